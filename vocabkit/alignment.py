@@ -1,0 +1,87 @@
+"""align: which tokens several vocabularies share, by bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.errors import VocabkitError
+from vocabkit.shared import Selection, SharedVocabulary, TokenizerInfo, make_shared
+from vocabkit.vocabulary import Vocabulary
+
+MAX_TOKENIZERS = 50
+
+
+def align(
+    vocabularies: Sequence[Vocabulary], *, at_least: int | None = None, special_roles: bool = False
+) -> SharedVocabulary:
+    """The shared vocabulary of 2 to 50 tokenizers (V_shared of Eq. 5).
+
+    A row is a byte string that at least `at_least` vocabularies contribute to text with one token. Rows stand in
+    the order of the first tokenizer's ids, then what it lacks in the order of the second's, and so on. Where a
+    tokenizer has several ids for the bytes, its canonical one is taken.
+
+    Args:
+        at_least: in how many of the tokenizers a token must be: None for all (intersection), 1 for the union.
+            Below all, an id column holds null where its tokenizer lacks the token.
+        special_roles: also add one row per role of special tokens (`bos`, `turn_end`, ...) that enough tokenizers
+            have, after the text rows and sorted by role. Special tokens are never matched by their spelling.
+
+    Raises:
+        VocabkitError: fewer than 2 or more than 50 tokenizers, two of one name, `at_least` out of range, or nothing
+            shared.
+    """
+    names = [vocabulary.name for vocabulary in vocabularies]
+    count = len(names)
+    required = count if at_least is None else at_least
+    if not 2 <= count <= MAX_TOKENIZERS:
+        raise VocabkitError(f"{count} tokenizers given; align takes 2 to {MAX_TOKENIZERS}")
+    if len(set(names)) < count:
+        twice = sorted(name for name in set(names) if names.count(name) > 1)
+        raise VocabkitError(f"{', '.join(twice)} given twice; each tokenizer needs a name of its own")
+    if not 1 <= required <= count:
+        raise VocabkitError(f"at least {required} of {count} tokenizers is not possible; choose 1 to {count}")
+
+    tokens, ids = _match(vocabularies, required)
+    roles = _match_roles(vocabularies, required) if special_roles else {}
+    if len(tokens) == 0:
+        raise VocabkitError(f"{', '.join(names)} share no token")
+    if roles:
+        tokens = pa.concat_arrays([tokens, pa.array([b""] * len(roles), pa.binary())])
+        ids = np.concatenate([ids, np.array(list(roles.values()), np.int32).T], axis=1)
+    return make_shared(
+        tokens=tokens,
+        ids=ids,
+        tokenizers=[TokenizerInfo.of(vocabulary) for vocabulary in vocabularies],
+        selection=Selection(at_least=required, order=f"id:{names[0]}"),
+        roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
+    )
+
+
+def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
+    """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
+    own_ids = [np.flatnonzero(vocabulary.alignable).astype(np.int32) for vocabulary in vocabularies]
+    own_tokens = [v.tokens.take(pa.array(ids)) for v, ids in zip(vocabularies, own_ids, strict=True)]
+    encoded = pa.chunked_array(own_tokens, pa.binary()).dictionary_encode()
+    # codes number the distinct byte strings in order of first appearance, which is the row order we promise
+    codes = [chunk.indices.to_numpy() for chunk in encoded.chunks if len(chunk)]
+    distinct = pa.concat_arrays(own_tokens[:0]) if not codes else encoded.chunks[-1].dictionary
+    presence = np.zeros(len(distinct), np.int32)
+    for own in codes:
+        presence[own] += 1
+    kept = np.flatnonzero(presence >= required)
+    ids = np.full((len(vocabularies), len(kept)), -1, np.int32)
+    for row, vocabulary_ids, own in zip(ids, own_ids, codes, strict=True):
+        by_code = np.full(len(distinct), -1, np.int32)
+        by_code[own] = vocabulary_ids
+        row[:] = by_code[kept]
+    return distinct.take(pa.array(kept)), ids
+
+
+def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:
+    """Role -> id in each vocabulary, -1 where it lacks the role."""
+    every = sorted({role for vocabulary in vocabularies for role in vocabulary.roles})
+    ids = {role: [vocabulary.roles.get(role, -1) for vocabulary in vocabularies] for role in every}
+    return {role: found for role, found in ids.items() if sum(i >= 0 for i in found) >= required}

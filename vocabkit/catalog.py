@@ -1,0 +1,176 @@
+"""The catalog: from what people type to a vocabulary.
+
+An argument is, in this order: a path that exists (folder, tokenizer file, GGUF, snapshot), a name of catalog.toml, or
+a repository on the Hugging Face hub. `NAME=ARGUMENT` gives the result a name of the user's choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe
+from vocabkit.readers.snapshot import Provenance
+from vocabkit.vocabulary import Vocabulary
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the catalog."""
+
+    name: str
+    snapshot: str
+    """The snapshot in data/ that holds its vocabulary, without the suffix."""
+    provenance: Provenance
+    family: str | None
+    """Special-token family, for sources that are bare tiktoken ranks."""
+    hub: str | None
+    """Repository on the Hugging Face hub with this tokenizer."""
+    width: int | None = None
+    embedding_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A vocabulary, and in words where it was found."""
+
+    vocabulary: Vocabulary
+    how: str
+
+
+def catalog() -> dict[str, Entry]:
+    """All names of the catalog, in the order of catalog.toml."""
+    tables = _tables()
+    entries = {name: _entry(name, name, table) for name, table in tables["vocabularies"].items()}
+    for alias, name in tables["aliases"].items():
+        entries[alias] = dataclasses.replace(entries[name], name=alias)
+    for name, model in tables["models"].items():
+        table = tables["vocabularies"][model["vocabulary"]]
+        entries[name] = _entry(name, model["vocabulary"], {**table, **model})
+    return entries
+
+
+def resolve(argument: str) -> Resolved:
+    """The vocabulary that `argument` names (see the module's text for the order of places).
+
+    Raises VocabkitError: nothing fits (with near names), or what fits can't be read.
+    """
+    name, separator, rest = argument.partition("=")
+    if separator and not Path(argument).exists():
+        found = resolve(rest)
+        return Resolved(dataclasses.replace(found.vocabulary, name=name), found.how)
+    path = Path(argument).expanduser()
+    if path.exists():
+        vocabulary = read(path)
+        return Resolved(vocabulary, f"local {'folder' if path.is_dir() else 'file'} {path}")
+    entries = catalog()
+    if argument.lower() in entries:
+        return _from_catalog(entries[argument.lower()])
+    if _HUB_ID.fullmatch(argument):
+        return _from_hub(argument)
+    near = difflib.get_close_matches(argument.lower(), entries, n=3, cutoff=0.5)
+    advice = f"did you mean {' or '.join(near)}?" if near else "`vocabkit catalog` lists the names"
+    raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
+
+
+def snapshot_path(name: str) -> Path:
+    """Path of a shipped snapshot."""
+    spec = importlib.util.find_spec("vocabkit_data")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / f"{name}.arrow"
+
+
+def read_source(entry: Entry, path: Path) -> Vocabulary:
+    """Read the source file of a catalog vocabulary, as its snapshot was made.
+
+    Raises VocabkitError: `path` is not the very file (by sha256) that the catalog names.
+    """
+    provenance = entry.provenance
+    found = sha256(path)
+    if found != provenance.sha256:
+        raise VocabkitError(
+            f"{path}: not the {provenance.file} of {provenance} that {entry.name} was made of (sha256 {found[:12]}…)"
+        )
+    if entry.family is not None:
+        return tiktoken_bpe.read(path, entry.snapshot, entry.family)
+    # a tokenizer serves models of many sizes: the table's size belongs to the models of the catalog
+    return dataclasses.replace(read(path, entry.snapshot), width=None, embedding_rows=None)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "catalog.toml").read_text("utf-8"))
+
+
+def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
+    provenance = Provenance(
+        file=table["file"],
+        sha256=table["sha256"],
+        package=table["package"],
+        version=table["version"],
+        licence=table["licence"],
+    )
+    width, rows = table.get("width"), table.get("embedding_rows")
+    return Entry(name, vocabulary, provenance, table.get("family"), table.get("hub"), width, rows)
+
+
+def _from_catalog(entry: Entry) -> Resolved:
+    vocabulary = snapshot.read(snapshot_path(entry.snapshot), entry.name)
+    if entry.embedding_rows is not None:
+        vocabulary = dataclasses.replace(vocabulary, width=entry.width, embedding_rows=entry.embedding_rows)
+    return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}")
+
+
+def _from_hub(repository: str) -> Resolved:
+    """The tokenizer of a hub repository: from the local cache if it is there, else downloaded; tokenizer files only."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    name = repository.split("/")[1]
+    for file in FOLDER_FILES:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(repository, file))
+        except LocalEntryNotFoundError as error:
+            raise VocabkitError(
+                f"{repository}: can't reach the Hugging Face hub and it is not in the cache; check the network, or "
+                "download the tokenizer and give its folder"
+            ) from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise VocabkitError(
+                f"{repository}: {quote(str(error).splitlines()[0], 120)}; for a gated repository run `hf auth login`"
+            ) from error
+        if file == "tokenizer.json":
+            _download_optional(repository, "tokenizer_config.json", "config.json")
+        return Resolved(read(path, name), f"Hugging Face hub, {repository}/{file}")
+    raise VocabkitError(f"{repository}: no tokenizer in this hub repository (looked for {', '.join(FOLDER_FILES)})")
+
+
+def _download_optional(repository: str, *files: str) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files:
+        try:
+            huggingface_hub.hf_hub_download(repository, file)
+        except EntryNotFoundError:
+            continue

@@ -1,0 +1,11 @@
+"""The one exception type users meet."""
+
+
+class VocabkitError(ValueError):
+    """Bad input. The message names the file or argument, what is wrong and what to do, on one line."""
+
+
+def quote(text: str, limit: int = 60) -> str:
+    """`text` from an untrusted file, escaped and shortened so that a message stays on one readable line."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    return ascii(shown) if not shown.isprintable() else repr(shown)

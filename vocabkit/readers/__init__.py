@@ -1,0 +1,74 @@
+"""One module per file format, each with `read(path, name) -> Vocabulary`. `read` here picks the module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vocabkit.errors import VocabkitError
+from vocabkit.files import reading
+from vocabkit.vocabulary import Vocabulary
+
+FOLDER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "qwen.tiktoken", "original/tokenizer.model")
+"""What is looked for in a folder, first found is taken."""
+
+
+def read(path: Path, name: str | None = None) -> Vocabulary:
+    """Read any tokenizer file, or the tokenizer of a model folder. The format is told from the content.
+
+    Raises VocabkitError: nothing there, or no format fits.
+    """
+    if path.is_dir():
+        return read(_file_in(path), name or path.resolve().name)
+    with reading(path), path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise VocabkitError(f"{path}: empty file")
+    if head.startswith(b"GGUF"):
+        from vocabkit.readers import gguf
+
+        return gguf.read(path, name)
+    if head.startswith(b"ARROW1"):
+        from vocabkit.readers import snapshot
+
+        return snapshot.read(path, name)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+        return _read_json(path, name)
+    if _looks_like_ranks(head):
+        from vocabkit.readers import tiktoken_bpe
+
+        return tiktoken_bpe.read(path, name)
+    if head[:1] == b"\n":  # field 1 of a ModelProto, length-delimited
+        from vocabkit.readers import sentencepiece
+
+        return sentencepiece.read(path, name)
+    raise VocabkitError(
+        f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, tekken.json, tiktoken ranks, SentencePiece "
+        ".model, GGUF and its own snapshots"
+    )
+
+
+def _file_in(folder: Path) -> Path:
+    for candidate in FOLDER_FILES:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    models = sorted(folder.glob("*.gguf"))
+    if len(models) == 1:
+        return models[0]
+    found = f"{len(models)} GGUF files; name one of them" if models else f"none of {', '.join(FOLDER_FILES)}, *.gguf"
+    raise VocabkitError(f"{folder}: no tokenizer in this folder: {found}")
+
+
+def _read_json(path: Path, name: str | None) -> Vocabulary:
+    from vocabkit.readers import tekken, tokenizer_json
+
+    content = tokenizer_json.load_json(path)
+    if "model" in content:
+        return tokenizer_json.from_content(path, content, name)
+    if "config" in content and "vocab" in content:
+        return tekken.from_content(path, content, name)
+    raise VocabkitError(f"{path}: JSON, but neither a tokenizer.json (no \"model\") nor a tekken.json (no \"config\")")
+
+
+def _looks_like_ranks(head: bytes) -> bool:
+    line = head.split(b"\n")[0].split()
+    return len(line) == 2 and line[1].isdigit() and line[0].isascii()

@@ -1,0 +1,89 @@
+"""tiktoken rank files: one line per token, base64 of its bytes, a space, its rank (openai/tiktoken, load.py).
+
+Rank = token id = merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of
+special_tokens.toml, chosen by the caller or by the number of ranks.
+"""
+
+from __future__ import annotations
+
+import binascii
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+from vocabkit.segmentation import Rules, byte_level_rules
+from vocabkit.special_tokens import append_special, families, family, roles
+from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
+
+
+def read(path: Path, name: str | None = None, family_name: str | None = None) -> Vocabulary:
+    """Read a rank file, with the special tokens of `family_name` after the ranks if given.
+
+    Raises VocabkitError: a line that is not `base64 rank`, ranks out of range or twice, a number of ranks that the
+    family does not have.
+    """
+    with reading(path):
+        lines = path.read_bytes().split(b"\n")
+    ranks: dict[int, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            encoded, rank_text = line.split()
+            token, rank = binascii.a2b_base64(encoded, strict_mode=True), int(rank_text)
+        except ValueError as error:
+            raise VocabkitError(
+                f"{path}: line {number} is {quote(line[:80].decode('latin-1'))}, expected base64 and a rank"
+            ) from error
+        if not 0 <= rank < MAX_TOKENS or rank in ranks:
+            raise VocabkitError(f"{path}: line {number} has rank {rank}, which is out of range or used before")
+        ranks[rank] = token
+    if not ranks:
+        raise VocabkitError(f"{path}: no tokens in it; expected lines of base64 and a rank")
+
+    size = max(ranks) + 1
+    tokens: list[bytes | None] = [ranks.get(i) for i in range(size)]
+    kinds: list[int] = [Kind.TEXT] * size
+    declared: dict[str, int] = {}
+    pretokenizer = None
+    if family_name is not None:
+        known = _family(path, family_name, size)
+        append_special(tokens, kinds, known.tokens, known.text)
+        declared = {role: size + known.tokens.index(spelling) for role, spelling in known.roles.items()}
+        pretokenizer = known.pretokenizer
+    kind_array = np.array(kinds, np.uint8)
+    spellings = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens))}
+    return make_vocabulary(
+        name=name or path.stem,
+        source=path.name,
+        tokens=tokens,
+        kinds=kind_array,
+        added=np.arange(len(tokens)) >= size,
+        roles=roles(spellings, kind_array, declared),
+        notes=() if family_name else (_no_family_note(size),),
+        segmentation=partial(_rules, size, len(tokens), pretokenizer) if pretokenizer else None,
+    )
+
+
+def _family(path: Path, name: str, size: int):  # type: ignore[no-untyped-def]
+    if name not in families():
+        raise VocabkitError(f"{path}: no special-token family {quote(name)}; known: {', '.join(families())}")
+    known = family(name)
+    if known.ranks != size:
+        raise VocabkitError(f"{path}: {size} ranks, but the family {name} has {known.ranks}; choose another family")
+    return known
+
+
+def _no_family_note(size: int) -> str:
+    fitting = [name for name in families() if family(name).ranks == size]
+    advice = f"; use the catalog name {' or '.join(fitting)} for those of its family" if fitting else ""
+    return f"a rank file holds no special tokens{advice}"
+
+
+def _rules(ranks: int, size: int, pretokenizer: str) -> Rules | None:
+    priority = np.full(size, np.nan, np.float32)
+    priority[:ranks] = np.arange(ranks, dtype=np.float32)
+    return byte_level_rules(priority, pretokenizer)

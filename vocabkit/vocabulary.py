@@ -1,0 +1,180 @@
+"""Vocabulary: what the token ids of one tokenizer mean, as bytes."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.errors import VocabkitError
+
+if TYPE_CHECKING:
+    from vocabkit.segmentation import Rules
+
+MAX_TOKENS = 1 << 24
+"""Largest id accepted. No tokenizer comes near it; a file that claims more is damaged or hostile."""
+
+
+class Kind(enum.IntEnum):
+    """What an id is for."""
+
+    TEXT = 0
+    """Contributes its bytes to decoded text."""
+    BYTE = 1
+    """A byte-fallback piece such as `<0x0A>`: contributes exactly one byte."""
+    SPECIAL = 2
+    """Control token. It has a role, not a text, and is never matched by its spelling."""
+    UNUSED = 3
+    """Reserved, or a hole in the id range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """id -> token bytes for one tokenizer. V ids, numbered from 0. Immutable; build it with `make_vocabulary`.
+
+    Two tokens are the same if they contribute the same bytes to decoded text. How a file spells those bytes
+    (`Ġ`, `▁`, `<0xNN>`, `##`) is known to its reader only.
+    """
+
+    name: str
+    source: str
+    """What was read, without machine-specific paths: file name, or package and version."""
+    tokens: pa.Array
+    """(V,) binary. Text and byte tokens: their bytes in decoded text. Special and unused: their spelling, as
+    UTF-8. Null: the id has no token."""
+    kinds: np.ndarray
+    """(V,) uint8, values of `Kind`."""
+    canonical: np.ndarray
+    """(V,) int32. The id that stands for this id's bytes: itself, or another id when this one is an alias."""
+    roles: Mapping[str, int]
+    """Role of a special token (`bos`, `eos`, `turn_end`, ...) -> id. One id may have several roles."""
+    embedding_rows: int | None = None
+    """Rows of the model's embedding table, when known. May exceed V (padding rows)."""
+    width: int | None = None
+    """Width of the model's embedding table, when known."""
+    notes: tuple[str, ...] = ()
+    """What a user must know about this tokenizer, for example that it is lossy."""
+    segmentation: Path | Callable[[], Rules] | None = field(default=None, repr=False)
+    """How to cut text into these tokens: a tokenizer.json, or a function that loads the rules."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def alignable(self) -> np.ndarray:
+        """(V,) bool. Canonical ids that contribute at least one byte to text: what an alignment may match."""
+        contributes = np.asarray(self.kinds <= Kind.BYTE)
+        lengths = np.diff(token_buffers(self.tokens)[0])
+        return contributes & (lengths > 0) & (self.canonical == np.arange(len(self), dtype=np.int32))
+
+    def token(self, token_id: int) -> bytes | None:
+        """Bytes of one id (see `tokens`). Raises IndexError outside 0..V-1."""
+        if not 0 <= token_id < len(self):
+            raise IndexError(f"token id {token_id} is outside 0..{len(self) - 1} of {self.name}")
+        value = self.tokens[token_id].as_py()
+        return value if value is None else bytes(value)
+
+    def aliases(self) -> dict[int, list[int]]:
+        """Canonical id -> the other ids that spell the same bytes, lowest first."""
+        others = np.flatnonzero(self.canonical != np.arange(len(self), dtype=np.int32))
+        result: dict[int, list[int]] = {}
+        for alias in others.tolist():
+            result.setdefault(int(self.canonical[alias]), []).append(alias)
+        return result
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over tokens, kinds, aliases and roles: equal for equal vocabularies, whatever file they came
+        from. Does not cover the name, the source or the model's embedding table."""
+        digest = hashlib.sha256(b"vocabkit vocabulary 1\n")
+        offsets, data = token_buffers(self.tokens)
+        present = self.tokens.is_valid().to_numpy(zero_copy_only=False)
+        lengths = np.where(present, np.diff(offsets), -1)
+        for part in (lengths.astype("<i4"), data, self.kinds.astype("u1"), self.canonical.astype("<i4")):
+            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+        for role, token_id in sorted(self.roles.items()):
+            digest.update(f"{role}={token_id}\n".encode())
+        return "sha256:" + digest.hexdigest()
+
+
+def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8 of a binary array, without a copy where possible.
+
+    A null has length 0.
+    """
+    _, offset_buffer, data_buffer = tokens.buffers()
+    if len(tokens) == 0:
+        return np.zeros(1, np.int32), np.zeros(0, np.uint8)
+    start = tokens.offset
+    offsets = np.frombuffer(offset_buffer, np.int32)[start : start + len(tokens) + 1]
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    return offsets - offsets[0], data[offsets[0] : offsets[-1]]
+
+
+def make_vocabulary(
+    *,
+    name: str,
+    source: str,
+    tokens: Sequence[bytes | None] | pa.Array,
+    kinds: np.ndarray,
+    added: np.ndarray | None = None,
+    roles: Mapping[str, int] | None = None,
+    embedding_rows: int | None = None,
+    width: int | None = None,
+    notes: tuple[str, ...] = (),
+    segmentation: Path | Callable[[], Rules] | None = None,
+) -> Vocabulary:
+    """A Vocabulary with its aliases resolved.
+
+    Where several ids contribute the same bytes, the tokenizer's own piece stands before a byte-fallback piece,
+    and that before an added token; then the lowest id.
+
+    Args:
+        tokens: (V,) bytes per id, None for holes.
+        kinds: (V,) uint8.
+        added: (V,) bool, True for tokens that were added on top of the tokenizer's own pieces.
+
+    Raises:
+        VocabkitError: no tokens at all, or more than `MAX_TOKENS`.
+    """
+    array = tokens if isinstance(tokens, pa.Array) else pa.array(tokens, pa.binary())
+    if not 0 < len(array) <= MAX_TOKENS:
+        raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
+    kinds = np.where(array.is_null().to_numpy(zero_copy_only=False), np.uint8(Kind.UNUSED), kinds).astype(np.uint8)
+    canonical = _canonical_ids(array, kinds, added)
+    for part in (kinds, canonical):
+        part.flags.writeable = False
+    return Vocabulary(
+        name=name,
+        source=source,
+        tokens=array,
+        kinds=kinds,
+        canonical=canonical,
+        roles=MappingProxyType(dict(roles or {})),
+        embedding_rows=embedding_rows,
+        width=width,
+        notes=notes,
+        segmentation=segmentation,
+    )
+
+
+def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+    canonical = np.arange(len(tokens), dtype=np.int32)
+    ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
+    encoded = tokens.take(pa.array(ids)).dictionary_encode()
+    if len(encoded.dictionary) == len(ids):
+        return canonical
+    codes = encoded.indices.to_numpy()
+    precedence = np.where(added[ids], 2, kinds[ids]) if added is not None else kinds[ids]
+    order = np.lexsort((ids, precedence, codes))
+    first_of_code = order[np.searchsorted(codes[order], np.arange(len(encoded.dictionary)))]
+    canonical[ids] = ids[first_of_code][codes]
+    return canonical
