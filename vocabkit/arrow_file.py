@@ -2,7 +2,7 @@
 
 Both kinds of file (shared vocabulary, snapshot) are Arrow IPC files whose schema metadata carries text under keys
 that start with `vocabkit.`. One of them, `vocabkit.checksum`, is the sha256 of all bytes of the file with the
-digest itself written as zeros. So any flipped byte is found before Arrow looks at the file.
+digest itself written as zeros (it stands in the file twice). So any flipped byte is found before Arrow looks at the file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vocabkit.files import reading, write_atomically
 
 MAGIC = b"ARROW1\0\0"
 PREFIX = "vocabkit."
-_BLANK = b"sha256:" + b"0" * 64
-_DIGEST = re.compile(rb"vocabkit\.checksum[\0-\x7f]{0,16}?(sha256:[0-9a-f]{64})")
+_BLANK = b"file-sha256:" + b"0" * 64
+_DIGEST = re.compile(rb"file-sha256:[0-9a-f]{64}")
 
 
 def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> None:
@@ -35,9 +35,8 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compre
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
         writer.write_table(table)
     content = bytearray(sink.getvalue())
-    digest = b"sha256:" + hashlib.sha256(content).hexdigest().encode()
-    for match in list(_DIGEST.finditer(content)):
-        content[slice(*match.span(1))] = digest
+    digest = b"file-sha256:" + hashlib.sha256(content).hexdigest().encode()
+    content = content.replace(_BLANK, digest)
 
     def write(file: BinaryIO) -> None:
         file.write(content)
@@ -88,11 +87,11 @@ def _verify_checksum(path: Path, content: mmap.mmap) -> None:
         return  # rewritten by another program, which dropped the checksum: the fingerprint alone decides
     digest, position = hashlib.sha256(), 0
     for match in matches:
-        digest.update(memoryview(content)[position : match.start(1)])
+        digest.update(content[position : match.start()])
         digest.update(_BLANK)
-        position = match.end(1)
-    digest.update(memoryview(content)[position:])
-    if {match.group(1) for match in matches} != {b"sha256:" + digest.hexdigest().encode()}:
+        position = match.end()
+    digest.update(content[position:])
+    if {match.group() for match in matches} != {b"file-sha256:" + digest.hexdigest().encode()}:
         raise VocabkitError(f"{path}: damaged (its bytes don't match its checksum); build it again")
 
 

@@ -73,21 +73,22 @@ def _tokenizer_json(vocabulary: Vocabulary, rules: Rules) -> dict[str, Any]:
     spelled = _spellings(vocabulary, rules)
     model: dict[str, Any]
     if rules.model == "unigram":
-        last = int(np.flatnonzero(~np.isnan(rules.priority))[-1])
         scores = np.nan_to_num(rules.priority, nan=-1000.0).tolist()
-        model = {"type": "Unigram", "vocab": [[spelled[i], scores[i]] for i in range(last + 1)]}
+        model = {"type": "Unigram", "vocab": [[spelled.get(i, ""), scores[i]] for i in range(len(vocabulary))]}
     else:
         merges = rules.merges if rules.merges is not None else all_merges(vocabulary, rules.priority)
-        pieces = np.flatnonzero(~np.isnan(rules.priority)).tolist()
+        # Added tokens are pieces too, so that `tokenizers` keeps their ids; the model's own pieces go first.
+        by_precedence = sorted(spelled, key=np.isnan(rules.priority).tolist().__getitem__, reverse=True)
         model = {
             "type": "BPE",
-            "vocab": {spelled[i]: i for i in pieces},
+            "vocab": {spelled[i]: i for i in by_precedence},
             "merges": [[spelled[left], spelled[right]] for left, right in merges.tolist()],
         }
+    kinds = vocabulary.kinds.tolist()
     added = np.flatnonzero(np.isnan(rules.priority) & (vocabulary.kinds != Kind.BYTE)).tolist()
     return {
         "version": "1.0",
-        "added_tokens": [_added_token(i, spelled[i], vocabulary.kinds[i]) for i in added if i in spelled],
+        "added_tokens": [_added_token(i, spelled[i], kinds[i]) for i in added if spelled.get(i)],
         "normalizer": rules.normalizer,
         "pre_tokenizer": rules.pre_tokenizer,
         "decoder": None,
@@ -97,21 +98,22 @@ def _tokenizer_json(vocabulary: Vocabulary, rules: Rules) -> dict[str, Any]:
 
 def _added_token(token_id: int, content: str, kind: int) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": content, "special": bool(kind != Kind.TEXT), **flags}
+    return {"id": token_id, "content": content, "special": kind != Kind.TEXT, **flags}
 
 
-def _spellings(vocabulary: Vocabulary, rules: Rules) -> dict[int, str]:
+def _spellings(vocabulary: Vocabulary, rules: Rules, *, in_model: bool = False) -> dict[int, str]:
+    """id -> spelling as `tokenizers` has it; only the model's own pieces with `in_model`."""
     spelled: dict[int, str] = {}
-    values = vocabulary.tokens.to_pylist()
-    in_model = ~np.isnan(rules.priority)
-    for i, value in enumerate(values):
-        if value is None:
+    byte_level = rules.spelling == "byte-level"
+    own = (~np.isnan(rules.priority)).tolist()
+    for i, (value, kind) in enumerate(zip(vocabulary.tokens.to_pylist(), vocabulary.kinds.tolist(), strict=True)):
+        if value is None or (in_model and not own[i]):
             continue
-        if vocabulary.kinds[i] == Kind.BYTE and rules.spelling == "sentencepiece":
+        if kind == Kind.BYTE and not byte_level:
             spelled[i] = f"<0x{value[0]:02X}>"
-        elif not in_model[i]:
+        elif not own[i]:
             spelled[i] = value.decode("utf-8", "replace")
-        elif rules.spelling == "byte-level":
+        elif byte_level:
             spelled[i] = to_alphabet(value)
         else:
             spelled[i] = value.decode("utf-8", "replace").replace(" ", "▁")
@@ -139,42 +141,110 @@ def all_merges(vocabulary: Vocabulary, priority: np.ndarray) -> np.ndarray:
 class Segmenter:
     """Cuts single tokens of other vocabularies, bytes that need not be valid UTF-8, into tokens of `vocabulary`.
 
+    For BPE it merges by itself, without the seconds that building a `tokenizers.Tokenizer` of 150,000 merges takes.
+
     Raises VocabkitError if the vocabulary's source does not say how its tokenizer cuts text.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._tokenizer = load_tokenizer(vocabulary, mid_text=True)
-        self._rules = load_rules(vocabulary)
-        values = vocabulary.tokens.to_pylist()
-        in_model = range(len(vocabulary)) if self._rules is None else np.flatnonzero(~np.isnan(self._rules.priority))
-        self._ids = {values[i]: int(i) for i in in_model if vocabulary.canonical[i] == i and values[i] is not None}
-        self._ids |= {values[i]: int(i) for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE) if values[i] not in self._ids}
+        rules = load_rules(vocabulary)
+        self._values = vocabulary.tokens.to_pylist()
+        self._byte_ids = {self._values[i]: i for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE).tolist()}
+        if rules is None or rules.model != "bpe":
+            self._bpe, self._tokenizer = None, load_tokenizer(vocabulary, mid_text=True)
+            return
+        self._bpe, self._tokenizer = _Bpe(vocabulary, rules, self._values), _pipeline_only(rules)
+        added = np.flatnonzero(np.isnan(rules.priority) & (vocabulary.kinds == Kind.TEXT)).tolist()
+        self._added = {self._values[i]: i for i in reversed(added)}
 
     def ids(self, value: bytes) -> list[int] | None:
-        """Token ids whose bytes join to `value`. None if the tokenizer can't spell it."""
+        """Token ids whose bytes join to `value`; None if there are none, for instance because the tokenizer's
+        normalizer changes the text."""
         try:
-            text = value.decode()
+            found = self._text_ids(value.decode()) if value else []
         except UnicodeDecodeError as error:
-            if self._rules is not None and self._rules.spelling == "byte-level":
-                return self._merge(value)
-            before, broken, after = value[: error.start], value[error.start : error.end], value[error.end :]
-            parts = [self.ids(before), [self._ids.get(bytes([b]), -1) for b in broken], self.ids(after)]
-            joined = [i for part in parts for i in (part if part is not None else [-1])]
-            return joined if -1 not in joined else None
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+            found = self._broken_ids(value, error.start, error.end)
+        if found is None or b"".join(self._values[i] or b"" for i in found) != value:
+            return None
+        return found
 
-    def _merge(self, value: bytes) -> list[int] | None:
-        assert self._rules is not None
-        parts = [value[i : i + 1] for i in range(len(value))]
-        while True:
-            joins = [self._ids.get(left + right) for left, right in itertools.pairwise(parts)]
-            candidates = [(self._rules.priority[j], at) for at, j in enumerate(joins) if j is not None]
-            if not candidates:
+    def _text_ids(self, text: str) -> list[int] | None:
+        if self._bpe is None:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if text.encode() in self._added:
+            return [self._added[text.encode()]]
+        normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        normal = normalizer.normalize_str(text) if normalizer else text
+        words = [word for word, _ in pre_tokenizer.pre_tokenize_str(normal)] if pre_tokenizer else [normal]
+        return _join(self._bpe.word_ids(word) for word in words)
+
+    def _broken_ids(self, value: bytes, start: int, end: int) -> list[int] | None:
+        if self._bpe is not None and self._bpe.byte_level:
+            return self._bpe.word_ids(to_alphabet(value))
+        broken = [self._byte_ids.get(value[i : i + 1]) for i in range(start, end)]
+        return _join([self.ids(value[:start]), None if None in broken else broken, self.ids(value[end:])])  # type: ignore[list-item]
+
+
+class _Bpe:
+    """BPE merges over one word in the spelling of `tokenizers`."""
+
+    def __init__(self, vocabulary: Vocabulary, rules: Rules, values: list[bytes | None]) -> None:
+        self.byte_level = rules.spelling == "byte-level"
+        self._ids = {spelling: i for i, spelling in reversed(_spellings(vocabulary, rules, in_model=True).items())}
+        self._priority = rules.priority.tolist()
+        self._whole_words = bool(rules.options.get("ignore_merges"))
+        self._pairs: dict[tuple[int, int], int] | None = None
+        if rules.merges is not None:
+            self._pairs = {(left, right): rank for rank, (left, right) in enumerate(rules.merges.tolist())}
+
+    def word_ids(self, word: str) -> list[int] | None:
+        if self._whole_words and word in self._ids:
+            return [self._ids[word]]
+        parts = list(word)
+        while len(parts) > 1:
+            ranks = [self._rank(left, right) for left, right in itertools.pairwise(parts)]
+            best = min(ranks)
+            if best == float("inf"):
                 break
-            _, at = min(candidates)
+            at = ranks.index(best)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        ids = [self._ids.get(part) for part in parts]
-        return [i for i in ids if i is not None] if None not in ids else None
+        return _join(self._piece_ids(part) for part in parts)
+
+    def _rank(self, left: str, right: str) -> float:
+        joined = self._ids.get(left + right)
+        if joined is None:
+            return float("inf")
+        if self._pairs is None:
+            return float(self._priority[joined])
+        return self._pairs.get((self._ids.get(left, -1), self._ids.get(right, -1)), float("inf"))
+
+    def _piece_ids(self, part: str) -> list[int] | None:
+        if part in self._ids:
+            return [self._ids[part]]
+        fallback = [self._ids.get(f"<0x{byte:02X}>") for byte in part.replace("▁", " ").encode()]
+        return None if None in fallback else fallback  # type: ignore[return-value]
+
+
+def _join(parts: Iterable[list[int] | None]) -> list[int] | None:
+    joined: list[int] = []
+    for part in parts:
+        if part is None:
+            return None
+        joined += part
+    return joined
+
+
+def _pipeline_only(rules: Rules) -> Tokenizer:
+    """A tokenizer with the normalizer and pre-tokenizer of `rules`, for text that stands inside a longer one."""
+    from tokenizers import Tokenizer
+
+    content = {
+        "version": "1.0",
+        "normalizer": _without_prefix(rules.normalizer),
+        "pre_tokenizer": _without_prefix(rules.pre_tokenizer),
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def load_rules(vocabulary: Vocabulary) -> Rules | None:

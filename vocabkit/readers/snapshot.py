@@ -61,6 +61,7 @@ def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
         "model": _json({"embedding_rows": vocabulary.embedding_rows, "width": vocabulary.width}),
         "notes": _json(vocabulary.notes),
         "rules": _json(_rules_settings(rules)),
+        "notice": "Converted by vocabkit from the file named in vocabkit.provenance, whose licence applies",
         "fingerprint": vocabulary.fingerprint,
     }
     write_table(path, pa.table(columns), metadata, compression="zstd")
