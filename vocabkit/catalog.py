@@ -19,7 +19,7 @@ from typing import Any
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
-from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe
+from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe, tokenizer_file
 from vocabkit.readers.snapshot import Provenance
 from vocabkit.vocabulary import Vocabulary
 
@@ -48,6 +48,8 @@ class Resolved:
 
     vocabulary: Vocabulary
     how: str
+    file: Path
+    """The file that was read."""
 
 
 def catalog() -> dict[str, Entry]:
@@ -70,11 +72,11 @@ def resolve(argument: str) -> Resolved:
     name, separator, rest = argument.partition("=")
     if separator and not Path(argument).exists():
         found = resolve(rest)
-        return Resolved(dataclasses.replace(found.vocabulary, name=name), found.how)
+        return dataclasses.replace(found, vocabulary=dataclasses.replace(found.vocabulary, name=name))
     path = Path(argument).expanduser()
     if path.exists():
-        vocabulary = read(path)
-        return Resolved(vocabulary, f"local {'folder' if path.is_dir() else 'file'} {path}")
+        file = tokenizer_file(path) if path.is_dir() else path
+        return Resolved(read(path), f"local file {file}", file)
     entries = catalog()
     if argument.lower() in entries:
         return _from_catalog(entries[argument.lower()])
@@ -136,7 +138,8 @@ def _from_catalog(entry: Entry) -> Resolved:
     vocabulary = snapshot.read(snapshot_path(entry.snapshot), entry.name)
     if entry.embedding_rows is not None:
         vocabulary = dataclasses.replace(vocabulary, width=entry.width, embedding_rows=entry.embedding_rows)
-    return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}")
+    how = f"catalog, snapshot {entry.snapshot} made from {entry.provenance}"
+    return Resolved(vocabulary, how, snapshot_path(entry.snapshot))
 
 
 def _from_hub(repository: str) -> Resolved:
@@ -161,7 +164,7 @@ def _from_hub(repository: str) -> Resolved:
             ) from error
         if file == "tokenizer.json":
             _download_optional(repository, "tokenizer_config.json", "config.json")
-        return Resolved(read(path, name), f"Hugging Face hub, {repository}/{file}")
+        return Resolved(read(path, name), f"Hugging Face hub, {repository}/{file}", path)
     raise VocabkitError(f"{repository}: no tokenizer in this hub repository (looked for {', '.join(FOLDER_FILES)})")
 
 

@@ -18,7 +18,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     Raises VocabkitError: nothing there, or no format fits.
     """
     if path.is_dir():
-        return read(_file_in(path), name or path.resolve().name)
+        return read(tokenizer_file(path), name or path.resolve().name)
     with reading(path), path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -47,7 +47,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     )
 
 
-def _file_in(folder: Path) -> Path:
+def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer file of a model folder. Raises VocabkitError if it has none, or several GGUF files."""
     for candidate in FOLDER_FILES:
         if (folder / candidate).is_file():
             return folder / candidate

@@ -1,0 +1,3 @@
+from vocabkit_cli.app import main
+
+main()
