@@ -77,9 +77,11 @@ def build_shared(
     if json:
         _print_json({"file": str(path), "rows": len(shared), "fingerprint": shared.fingerprint, "tokenizers": shared.tokenizers, "selection": shared.selection, "roles": shared.roles})
     else:
-        from vocabkit.report.terminal import shared_summary
-
-        _print(shared_summary(shared, str(path)))
+        print(f"{path}: {len(shared):,} shared tokens, {shared.fingerprint}")
+        for info in shared.tokenizers:
+            print(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+        if shared.selection.mass_kept is not None:
+            print(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
 
 
 @app.command()

@@ -262,17 +262,21 @@ def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocab
 
 def text_column(tokens: pa.Array) -> pa.Array:
     """(R,) string: tokens as text, null where their bytes are not valid UTF-8."""
-    try:
-        return tokens.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array([_text(token) for token in tokens.to_pylist()], pa.string())
+    offsets, data = token_buffers(tokens)
+    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int64)])
+    suspects = np.flatnonzero(np.diff(beyond_ascii[offsets]))
+    invalid = np.zeros(len(tokens), bool)
+    values = tokens.take(pa.array(suspects)).to_pylist()
+    invalid[suspects] = [not _is_utf8(value) for value in values]
+    return pc.if_else(pa.array(invalid), None, tokens).cast(pa.string())
 
 
-def _text(token: bytes) -> str | None:
+def _is_utf8(value: bytes) -> bool:
     try:
-        return token.decode()
+        value.decode()
     except UnicodeDecodeError:
-        return None
+        return False
+    return True
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -12,7 +12,6 @@ from rich.text import Text
 from vocabkit.catalog import Entry
 from vocabkit.explanation import Explanation
 from vocabkit.overlap import Overlap, Row
-from vocabkit.shared import SharedVocabulary
 
 
 def show_token(token: bytes) -> str:
@@ -23,37 +22,22 @@ def show_token(token: bytes) -> str:
         return repr(token)[1:]
 
 
-def shared_summary(shared: SharedVocabulary, path: str) -> RenderableType:
-    """What a build made."""
-    table = _table("tokenizer", "rows", "of its ids", "source")
-    for info in shared.tokenizers:
-        rows = int(shared.mask_for(info.name).sum())
-        table.add_row(escape(info.name), f"{rows:,}", f"{rows / info.size:.1%}", escape(info.source))
-    selection = shared.selection
-    lines = [Text(f"{len(shared):,} shared tokens in {path}", style="bold"), table]
-    if selection.mass_kept is not None:
-        lines.append(Text(f"{selection.mass_kept:.2%} of {selection.corpus_tokens:,} corpus tokens kept"))
-    lines.append(Text(shared.fingerprint, style="dim"))
-    return Group(*lines)
-
-
 def overlap_report(overlap: Overlap) -> RenderableType:
     """The whole overlap report."""
     names = [summary.name for summary in overlap.tokenizers]
     total = f"{overlap.shared_by_all:,} tokens shared by all, {overlap.shared_partial_utf8:,} of them partial UTF-8"
-    parts: list[RenderableType] = [
-        Text(total, style="bold"),
+    sections = [
         _tokenizers(overlap),
-        _matrix(overlap, names),
-        _rows("kind", overlap.by_kind, names),
-        _rows("script", overlap.by_script[:16], names),
-        _rows("bytes", overlap.by_length, names),
+        _pairs(overlap),
+        _breakdown("kind", overlap.by_kind, names),
+        _breakdown("script", overlap.by_script[:16], names),
+        _breakdown("length in bytes", overlap.by_length, names),
+        *([_one_sided(overlap)] if len(names) <= 3 else []),
+        _aliases(overlap),
+        _roles(overlap, names),
     ]
-    if len(names) <= 3:
-        parts += [_one_sided(overlap)]
-    parts += [_aliases(overlap), _roles(overlap, names)]
-    parts += [Text(f"{s.name}: {note}", style="yellow") for s in overlap.tokenizers for note in s.notes]
-    return Group(*parts)
+    notes = [Text(f"{s.name}: {note}", style="yellow") for s in overlap.tokenizers for note in s.notes]
+    return Group(Text(total, style="bold"), *(part for section in sections for part in (Text(), section)), *notes)
 
 
 def explanation(found: Explanation) -> RenderableType:
@@ -77,11 +61,10 @@ def explanation(found: Explanation) -> RenderableType:
 
 def catalog_table(entries: Sequence[Entry]) -> RenderableType:
     """The names of the catalog."""
-    table = _table("name", "vocabulary", "rows", "width", "made from", "licence")
+    table = _table("name", "snapshot", "rows", "width", "made from")
     for entry in entries:
         rows, width = (str(value or "") for value in (entry.embedding_rows, entry.width))
-        made_from = str(entry.provenance)
-        table.add_row(entry.name, entry.snapshot, rows, width, made_from, entry.provenance.licence or "")
+        table.add_row(entry.name, entry.snapshot, rows, width, str(entry.provenance))
     return table
 
 
@@ -104,8 +87,7 @@ def _tokenizers(overlap: Overlap) -> Table:
     return table
 
 
-def _matrix(overlap: Overlap, names: Sequence[str]) -> Table:
-    """Share of the row's distinct tokens that the column has too, and Jaccard below."""
+def _pairs(overlap: Overlap) -> Table:
     mass = any(pair.mass_a is not None for pair in overlap.pairs)
     table = _table("a", "b", "#shared", "#of a", "#of b", "#Jaccard", *(["#mass a", "#mass b"] if mass else []))
     for pair in overlap.pairs:
@@ -115,7 +97,7 @@ def _matrix(overlap: Overlap, names: Sequence[str]) -> Table:
     return table
 
 
-def _rows(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
+def _breakdown(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
     table = _table(title, *(f"#{escape(name)}" for name in names), "#shared by all")
     for row in rows:
         table.add_row(row.label, *(f"{count:,}" for count in row.distinct), f"{row.shared:,}")
