@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from vocabkit.errors import VocabkitError
 from vocabkit.shared import Selection, SharedVocabulary, TokenizerInfo, make_shared
-from vocabkit.vocabulary import Vocabulary
+from vocabkit.vocabulary import Vocabulary, new_numbers, number_values, token_values
 
 MAX_TOKENIZERS = 50
 
@@ -62,22 +63,23 @@ def align(
 
 def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
     """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
-    own_ids = [np.flatnonzero(vocabulary.alignable).astype(np.int32) for vocabulary in vocabularies]
-    own_tokens = [v.tokens.take(pa.array(ids)) for v, ids in zip(vocabularies, own_ids, strict=True)]
-    encoded = pa.chunked_array(own_tokens, pa.binary()).dictionary_encode()
-    # codes number the distinct byte strings in order of first appearance, which is the row order we promise
-    codes = [chunk.indices.to_numpy() for chunk in encoded.chunks if len(chunk)]
-    distinct = pa.concat_arrays(own_tokens[:0]) if not codes else encoded.chunks[-1].dictionary
-    presence = np.zeros(len(distinct), np.int32)
-    for own in codes:
-        presence[own] += 1
+    numbers = new_numbers()  # numbers distinct tokens in order of first appearance, which is the row order we promise
+    own_ids, own_codes = [], []
+    for vocabulary in vocabularies:
+        alignable = vocabulary.alignable
+        own_ids.append(np.flatnonzero(alignable).astype(np.int32))
+        own_codes.append(number_values(itertools.compress(token_values(vocabulary.tokens), alignable), numbers))
+    presence = np.zeros(len(numbers), np.int32)
+    for codes in own_codes:
+        presence[codes] += 1
     kept = np.flatnonzero(presence >= required)
     ids = np.full((len(vocabularies), len(kept)), -1, np.int32)
-    for row, vocabulary_ids, own in zip(ids, own_ids, codes, strict=True):
-        by_code = np.full(len(distinct), -1, np.int32)
-        by_code[own] = vocabulary_ids
+    for row, vocabulary_ids, codes in zip(ids, own_ids, own_codes, strict=True):
+        by_code = np.full(len(numbers), -1, np.int32)
+        by_code[codes] = vocabulary_ids
         row[:] = by_code[kept]
-    return distinct.take(pa.array(kept)), ids
+    tokens = list(itertools.compress(numbers, presence >= required))
+    return pa.array(tokens, pa.binary()), ids
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

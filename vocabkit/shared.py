@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vocabkit.arrow_file import json_field, read_table, write_table
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.vocabulary import Kind, Vocabulary, token_buffers
+from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, token_values, validity
 
 FORMAT = "shared-vocabulary"
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
@@ -105,8 +104,7 @@ class SharedVocabulary:
 
     def mask_for(self, name: str) -> np.ndarray:
         """(R,) bool: True where tokenizer `name` has the token of the row."""
-        mask: np.ndarray = self._id_column(name).is_valid().to_numpy(zero_copy_only=False)
-        return mask
+        return validity(self._id_column(name))
 
     def only_with(self, *names: str) -> SharedVocabulary:
         """The rows that every one of `names` has."""
@@ -136,10 +134,9 @@ class SharedVocabulary:
         """
         if vocabulary.name in self.names:
             raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
-        alignable = np.flatnonzero(vocabulary.alignable).astype(np.int32)
-        found = pc.index_in(self.tokens, vocabulary.tokens.take(pa.array(alignable)))
-        ids = pc.take(pa.array(alignable), found).to_numpy(zero_copy_only=False)
-        ids = np.where(np.isnan(ids), -1, ids).astype(np.int32) if ids.dtype.kind == "f" else ids.astype(np.int32)
+        values = token_values(vocabulary.tokens)
+        id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
+        ids = np.fromiter((id_of.get(token, -1) for token in token_values(self.tokens)), np.int32, len(self))
         for role, row in self.roles.items():
             ids[row] = vocabulary.roles.get(role, -1)
         column = pa.array(ids, pa.int32(), mask=ids < 0)
@@ -153,8 +150,8 @@ class SharedVocabulary:
         digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
         digest.update(_json(_metadata(self)).encode())
         offsets, data = token_buffers(self.tokens)
-        counts = _one_chunk(self.table["count"]).fill_null(-1).to_numpy()
-        ids = [self._id_column(name).fill_null(-1).to_numpy() for name in self.names]
+        counts = filled(_one_chunk(self.table["count"]), np.int64)
+        ids = [filled(self._id_column(name), np.int32) for name in self.names]
         for part in (np.diff(offsets).astype("<i4"), data, counts.astype("<i8"), *(i.astype("<i4") for i in ids)):
             digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
         return "sha256:" + digest.hexdigest()
@@ -230,7 +227,7 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
     text = text_column(shared.tokens)
     if not text.equals(_one_chunk(shared.table["text"])):
         problems.append("column text does not match column token")
-    duplicates = len(shared) - len(shared.roles) - len(shared.tokens.filter(pc.greater(pc.binary_length(shared.tokens), 0)).unique())
+    duplicates = len(shared) - len(shared.roles) - len({token for token in token_values(shared.tokens) if token})
     if duplicates:
         problems.append(f"{duplicates} rows repeat a token of another row")
     return problems
@@ -239,14 +236,14 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
 def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocabulary) -> list[str]:
     mask = shared.mask_for(info.name)
     rows = np.flatnonzero(mask)
-    ids = shared._id_column(info.name).fill_null(-1).to_numpy()[rows]
+    ids = filled(shared._id_column(info.name), np.int32)[rows]
     outside = (ids < 0) | (ids >= len(vocabulary))
     role_of = {row: role for role, row in shared.roles.items()}
     is_role = np.isin(rows, list(role_of))
     safe = np.where(outside, 0, ids)
-    same = pc.equal(shared.tokens.take(pa.array(rows)), vocabulary.tokens.take(pa.array(safe)))
-    good = same.fill_null(False).to_numpy(zero_copy_only=False) & (vocabulary.kinds[safe] <= Kind.BYTE)
-    good &= vocabulary.canonical[safe] == safe
+    expected, actual = token_values(shared.tokens), token_values(vocabulary.tokens)
+    same = [expected[row] == actual[i] for row, i in zip(rows.tolist(), safe.tolist(), strict=True)]
+    good = np.array(same, bool) & (vocabulary.kinds[safe] <= Kind.BYTE) & (vocabulary.canonical[safe] == safe)
     for at in np.flatnonzero(is_role):
         good[at] = vocabulary.roles.get(role_of[int(rows[at])]) == ids[at]
     wrong = np.flatnonzero(~good | outside)
@@ -262,21 +259,14 @@ def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocab
 
 def text_column(tokens: pa.Array) -> pa.Array:
     """(R,) string: tokens as text, null where their bytes are not valid UTF-8."""
-    offsets, data = token_buffers(tokens)
-    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int64)])
-    suspects = np.flatnonzero(np.diff(beyond_ascii[offsets]))
-    invalid = np.zeros(len(tokens), bool)
-    values = tokens.take(pa.array(suspects)).to_pylist()
-    invalid[suspects] = [not _is_utf8(value) for value in values]
-    return pc.if_else(pa.array(invalid), None, tokens).cast(pa.string())
+    return pa.array(map(_text, token_values(tokens)), pa.string(), size=len(tokens))
 
 
-def _is_utf8(value: bytes) -> bool:
+def _text(token: bytes) -> str | None:
     try:
-        value.decode()
+        return token.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,8 +98,7 @@ class Vocabulary:
         from. Does not cover the name, the source or the model's embedding table."""
         digest = hashlib.sha256(b"vocabkit vocabulary 1\n")
         offsets, data = token_buffers(self.tokens)
-        present = self.tokens.is_valid().to_numpy(zero_copy_only=False)
-        lengths = np.where(present, np.diff(offsets), -1)
+        lengths = np.where(validity(self.tokens), np.diff(offsets), -1)
         for part in (lengths.astype("<i4"), data, self.kinds.astype("u1"), self.canonical.astype("<i4")):
             digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
         for role, token_id in sorted(self.roles.items()):
@@ -117,6 +118,38 @@ def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.frombuffer(offset_buffer, np.int32)[start : start + len(tokens) + 1]
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
     return offsets - offsets[0], data[offsets[0] : offsets[-1]]
+
+
+def validity(array: pa.Array) -> np.ndarray:
+    """(V,) bool: False where an Arrow array is null."""
+    bitmap = array.buffers()[0]
+    if bitmap is None or array.null_count == 0:
+        return np.ones(len(array), bool)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(bool)
+
+
+def filled(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarray:
+    """An int32 or int64 column with -1 for null, without a copy if it has no null."""
+    data = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
+    return data if array.null_count == 0 else np.where(validity(array), data, -1).astype(dtype)
+
+
+def token_values(tokens: pa.Array) -> list[bytes]:
+    """The tokens of a binary array as Python bytes, b"" for null; several times faster than `to_pylist`."""
+    offsets, data = token_buffers(tokens)
+    content, bounds = data.tobytes(), offsets.tolist()
+    return [content[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def number_values(values: Iterable[bytes], numbers: defaultdict[bytes, int]) -> np.ndarray:
+    """(V,) int32: the number of each value in `numbers`, which numbers new values in order of appearance."""
+    return np.fromiter(map(numbers.__getitem__, values), np.int32)
+
+
+def new_numbers() -> defaultdict[bytes, int]:
+    """An empty numbering for `number_values`."""
+    return defaultdict(itertools.count().__next__)
 
 
 def make_vocabulary(
@@ -148,7 +181,7 @@ def make_vocabulary(
     array = tokens if isinstance(tokens, pa.Array) else pa.array(tokens, pa.binary())
     if not 0 < len(array) <= MAX_TOKENS:
         raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
-    kinds = np.where(array.is_null().to_numpy(zero_copy_only=False), np.uint8(Kind.UNUSED), kinds).astype(np.uint8)
+    kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)
     canonical = _canonical_ids(array, kinds, added)
     for part in (kinds, canonical):
         part.flags.writeable = False
@@ -169,12 +202,12 @@ def make_vocabulary(
 def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None) -> np.ndarray:
     canonical = np.arange(len(tokens), dtype=np.int32)
     ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
-    encoded = tokens.take(pa.array(ids)).dictionary_encode()
-    if len(encoded.dictionary) == len(ids):
+    values, numbers = token_values(tokens), new_numbers()
+    codes = number_values((values[i] for i in ids.tolist()), numbers)
+    if len(numbers) == len(ids):
         return canonical
-    codes = encoded.indices.to_numpy()
     precedence = np.where(added[ids], 2, kinds[ids]) if added is not None else kinds[ids]
     order = np.lexsort((ids, precedence, codes))
-    first_of_code = order[np.searchsorted(codes[order], np.arange(len(encoded.dictionary)))]
+    first_of_code = order[np.searchsorted(codes[order], np.arange(len(numbers)))]
     canonical[ids] = ids[first_of_code][codes]
     return canonical

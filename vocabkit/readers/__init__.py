@@ -20,7 +20,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if path.is_dir():
         return read(tokenizer_file(path), name or path.resolve().name)
     with reading(path), path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(4096)
     if not head:
         raise VocabkitError(f"{path}: empty file")
     if head.startswith(b"GGUF"):
@@ -32,7 +32,9 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
         return snapshot.read(path, name)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        return _read_json(path, name)
+        from vocabkit.readers import tekken, tokenizer_json
+
+        return (tekken if b'"default_num_special_tokens"' in head else tokenizer_json).read(path, name)
     if _looks_like_ranks(head):
         from vocabkit.readers import tiktoken_bpe
 
@@ -59,17 +61,6 @@ def tokenizer_file(folder: Path) -> Path:
     raise VocabkitError(f"{folder}: no tokenizer in this folder: {found}")
 
 
-def _read_json(path: Path, name: str | None) -> Vocabulary:
-    from vocabkit.readers import tekken, tokenizer_json
-
-    content = tokenizer_json.load_json(path)
-    if "model" in content:
-        return tokenizer_json.from_content(path, content, name)
-    if "config" in content and "vocab" in content:
-        return tekken.from_content(path, content, name)
-    raise VocabkitError(f"{path}: JSON, but neither a tokenizer.json (no \"model\") nor a tekken.json (no \"config\")")
-
-
 def _looks_like_ranks(head: bytes) -> bool:
-    line = head.split(b"\n")[0].split()
+    line = head.split(b"\n", 1)[0].split()
     return len(line) == 2 and line[1].isdigit() and line[0].isascii()

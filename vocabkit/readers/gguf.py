@@ -60,7 +60,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         source=path.name,
         tokens=tokens,
         kinds=kinds,
-        added=types == _USER_DEFINED,
+        # SentencePiece's user-defined pieces are its own: Gemma writes line breaks with one, not with <0x0A>
+        added=types == _USER_DEFINED if model == "gpt2" else None,
         roles=roles(named, kinds, {role: i for role, i in declared.items() if isinstance(i, int)}),
         embedding_rows=rows,
         width=width,

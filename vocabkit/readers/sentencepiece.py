@@ -19,7 +19,7 @@ from vocabkit.segmentation import Rules, sentencepiece_rules
 from vocabkit.special_tokens import roles, special_kind
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6
 _MODELS: dict[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
 
 
@@ -36,7 +36,6 @@ class Model:
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
-    escape_whitespaces: bool = True
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
@@ -47,7 +46,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     kinds = np.zeros(len(model.pieces), np.uint8)
     tokens: list[bytes | None] = []
     for token_id, (piece, piece_type) in enumerate(zip(model.pieces, model.types, strict=True)):
-        value, kinds[token_id] = _token(piece, piece_type, model.escape_whitespaces)
+        value, kinds[token_id] = _token(piece, piece_type)
         tokens.append(value)
     named = {i: model.pieces[i] for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     declared = dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
@@ -56,20 +55,20 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         source=path.name,
         tokens=tokens,
         kinds=kinds,
-        added=np.array(model.types) == _USER_DEFINED,
         roles=roles(named, kinds, declared),
         segmentation=partial(_rules, path),
     )
 
 
-def _token(piece: str, piece_type: int, escape_whitespaces: bool) -> tuple[bytes, Kind]:
+def _token(piece: str, piece_type: int) -> tuple[bytes, Kind]:
     if piece_type in (_CONTROL, _UNKNOWN):
         return piece.encode(), special_kind(piece)
     if piece_type == _UNUSED:
         return piece.encode(), Kind.UNUSED
     if piece_type == _BYTE and (byte := byte_piece(piece)) is not None:
         return byte, Kind.BYTE
-    return (piece.replace("▁", " ") if escape_whitespaces else piece).encode(), Kind.TEXT
+    # whatever escape_whitespaces says: it is about encoding, and decoding always makes spaces of low lines
+    return piece.replace("▁", " ").encode(), Kind.TEXT
 
 
 def _rules(path: Path) -> Rules:
@@ -107,13 +106,13 @@ def read_model(path: Path) -> Model:
                 types.append(_int(piece.get(3, _NORMAL)))
             elif field == 2 and isinstance(value, bytes):
                 trainer = dict(_fields(value))
-                settings["model_type"] = trainer.get(3, 1)
+                settings["model_type"] = _int(trainer.get(3, 1))
                 special = [_int32(trainer.get(40 + i, default)) for i, default in enumerate(special)]
             elif field == 3 and isinstance(value, bytes):
                 normalizer = dict(_fields(value))
-                settings["charsmap"] = normalizer.get(2, b"")
-                for number, flag in ((3, "add_dummy_prefix"), (4, "remove_extra_whitespaces"), (5, "escape_whitespaces")):
-                    settings[flag] = bool(normalizer.get(number, True))
+                settings["charsmap"] = _bytes(normalizer.get(2, b""))
+                settings["add_dummy_prefix"] = bool(_int(normalizer.get(3, 1)))
+                settings["remove_extra_whitespaces"] = bool(_int(normalizer.get(4, 1)))
     except (ValueError, IndexError, struct.error, TypeError) as error:
         raise VocabkitError(f"{path}: not a SentencePiece model, or truncated ({quote(str(error))})") from error
     if not 0 < len(pieces) <= MAX_TOKENS:

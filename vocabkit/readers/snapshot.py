@@ -16,7 +16,7 @@ import pyarrow as pa
 from vocabkit.arrow_file import json_field, read_table, write_table
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.segmentation import Rules, load_rules
-from vocabkit.vocabulary import Vocabulary
+from vocabkit.vocabulary import Vocabulary, filled
 
 FORMAT = "vocabulary"
 
@@ -103,8 +103,8 @@ def read_provenance(path: Path, metadata: Mapping[str, str] | None = None) -> Pr
 
 
 def _canonical(alias_of: pa.Array) -> np.ndarray:
-    ids = np.arange(len(alias_of), dtype=np.int32)
-    return np.where(alias_of.is_valid().to_numpy(zero_copy_only=False), alias_of.fill_null(0).to_numpy(), ids)
+    aliases = filled(alias_of, np.int32)
+    return np.where(aliases < 0, np.arange(len(aliases), dtype=np.int32), aliases)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -6,65 +6,79 @@ ranks count as fit into `default_vocab_size`, although the file holds more.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
-from vocabkit.errors import VocabkitError, quote
-from vocabkit.readers.tokenizer_json import load_json
+from vocabkit.errors import VocabkitError
+from vocabkit.readers.json_file import decode_json
 from vocabkit.segmentation import Rules, byte_level_rules
 from vocabkit.special_tokens import append_special, family, roles
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
 
+class Config(msgspec.Struct):
+    """The part of "config" that matters here."""
+
+    pattern: str
+    default_vocab_size: int
+    default_num_special_tokens: int
+
+
+class RankedToken(msgspec.Struct):
+    """An entry of "vocab"."""
+
+    rank: int
+    token_bytes: bytes
+    """base64 in the file"""
+
+
+class SpecialToken(msgspec.Struct):
+    """An entry of "special_tokens"."""
+
+    rank: int
+    token_str: str
+
+
+class File(msgspec.Struct):
+    """The part of a tekken.json that tells tokens."""
+
+    config: Config
+    vocab: list[RankedToken]
+    special_tokens: list[SpecialToken] | None = None
+
+
 def read(path: Path, name: str | None = None) -> Vocabulary:
     """Read a tekken.json. Raises VocabkitError if its config, special tokens or ranks are not as expected."""
-    return from_content(path, load_json(path), name)
+    file = decode_json(path, File, "a tekken.json")
+    n_special, size = file.config.default_num_special_tokens, file.config.default_vocab_size
+    if not 0 <= n_special < size <= MAX_TOKENS or len(file.vocab) < size - n_special:
+        raise VocabkitError(
+            f"{path}: {len(file.vocab)} ranks and {n_special} special tokens do not make a vocabulary of {size} ids"
+        )
+    ranked = file.vocab[: size - n_special]
+    for expected, token in enumerate(ranked):
+        if token.rank != expected:
+            raise VocabkitError(f"{path}: rank {token.rank} stands where rank {expected} is expected")
 
-
-def from_content(path: Path, content: Mapping[str, Any], name: str | None = None) -> Vocabulary:
-    """As `read`, from the parsed file."""
-    try:
-        config = content["config"]
-        n_special, size = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
-        pattern = str(config["pattern"])
-        special = _special_tokens(content, n_special)
-        if not 0 <= n_special < size <= MAX_TOKENS or len(content["vocab"]) < size - n_special:
-            raise VocabkitError(f"{path}: {len(content['vocab'])} ranks for a vocabulary of {quote(str(size))} ids")
-        text: list[bytes | None] = []
-        for rank, entry in enumerate(content["vocab"][: size - n_special]):
-            if entry["rank"] != rank:
-                raise VocabkitError(f"{path}: rank {quote(str(entry['rank']))} stands where rank {rank} is expected")
-            text.append(base64.b64decode(entry["token_bytes"], validate=True))
-    except VocabkitError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VocabkitError(f"{path}: not a tekken.json; {quote(repr(error))}") from error
-
+    named = dict(enumerate(family("tekken").tokens))
+    if file.special_tokens is not None:
+        named = {token.rank: token.token_str for token in file.special_tokens}
+    special = [named.get(i, f"<SPECIAL_{i}>") for i in range(n_special)]
     tokens: list[bytes | None] = []
     kinds: list[int] = []
     append_special(tokens, kinds, special)
-    kind_array = np.array(kinds + [Kind.TEXT] * len(text), np.uint8)
+    kind_array = np.array(kinds + [int(Kind.TEXT)] * len(ranked), np.uint8)
     return make_vocabulary(
         name=name or path.stem,
         source=path.name,
-        tokens=tokens + text,
+        tokens=tokens + [token.token_bytes for token in ranked],
         kinds=kind_array,
         roles=roles(dict(enumerate(special)), kind_array),
-        segmentation=partial(_rules, n_special, size, pattern),
+        segmentation=partial(_rules, n_special, size, file.config.pattern),
     )
-
-
-def _special_tokens(content: Mapping[str, Any], n_special: int) -> list[str]:
-    listed = content.get("special_tokens")
-    named = dict(enumerate(family("tekken").tokens))
-    if listed is not None:
-        named = {int(str(entry["rank"])): str(entry["token_str"]) for entry in listed}
-    return [named.get(i, f"<SPECIAL_{i}>") for i in range(n_special)]
 
 
 def _rules(n_special: int, size: int, pattern: str) -> Rules | None:

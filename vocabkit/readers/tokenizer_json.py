@@ -7,21 +7,54 @@ never from a class name and never from how pieces look. The rules of each decode
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 
-from vocabkit.byte_alphabet import from_alphabet
+from vocabkit.byte_alphabet import all_from_alphabet
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading
 from vocabkit.readers.byte_fallback import byte_piece
+from vocabkit.readers.json_file import decode_json, optional_json
 from vocabkit.special_tokens import roles, special_kind
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
-_CONFIG_ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+Step = Mapping[str, Any]
+"""One normalizer, pre-tokenizer or decoder."""
+
+
+class AddedToken(msgspec.Struct):
+    """An entry of "added_tokens"."""
+
+    id: int
+    content: str
+    special: bool = False
+
+
+class Model(msgspec.Struct):
+    """The part of "model" that tells tokens; merges are skipped, which halves time and memory."""
+
+    vocab: dict[str, int] | list[tuple[str, float]]
+    """A Unigram vocabulary is a list of [piece, score]."""
+    type: str | None = None
+    unk_token: str | None = None
+    unk_id: int | None = None
+    byte_fallback: bool | None = None
+    continuing_subword_prefix: str | None = None
+
+
+class File(msgspec.Struct):
+    """The part of a tokenizer.json that tells tokens."""
+
+    model: Model
+    added_tokens: list[AddedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
@@ -31,40 +64,28 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     Raises VocabkitError: not JSON, not a tokenizer, ids out of range or claimed twice, a decoder that vocabkit
     does not know.
     """
-    return from_content(path, load_json(path), name)
+    file = decode_json(path, File, "a tokenizer.json")
+    spellings = _spellings(path, file)
+    only_added = _add_tokens(path, spellings, file.added_tokens)
+    unk = _unknown_piece(file.model, spellings)
+    special = {token.id for token in file.added_tokens if token.special} | ({unk} if unk is not None else set())
+    named = {i: spellings[i] or "" for i in sorted(special)}
 
-
-def from_content(path: Path, content: Mapping[str, Any], name: str | None = None) -> Vocabulary:
-    """As `read`, from the parsed file."""
-    try:
-        pieces = _pieces(path, content)
-        spellings, is_added, special = _merge_added(path, pieces, content.get("added_tokens") or [])
-        to_bytes, notes = _piece_decoder(path, content)
-        unk = _unknown_piece(content["model"], spellings)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise VocabkitError(f"{path}: not a tokenizer.json (no valid model vocabulary); {quote(repr(error))}") from error
-
-    size = max(spellings, default=-1) + 1
-    tokens: list[bytes | None] = [None] * size
-    kinds = np.full(size, Kind.UNUSED, np.uint8)
-    for token_id, spelling in spellings.items():
-        if token_id in special or token_id == unk:
-            tokens[token_id] = spelling.encode("utf-8", "surrogatepass")
-            kinds[token_id] = special_kind(spelling)
-        else:
-            tokens[token_id], kinds[token_id] = to_bytes(spelling)
-    named = {i: spellings[i] for i in spellings if kinds[i] == Kind.SPECIAL}
+    decode, notes = _piece_decoder(path, file)
+    tokens, kinds = decode([spelling or "" for spelling in spellings])
+    for token_id, spelling in named.items():
+        kinds[token_id] = special_kind(spelling)
     declared = _declared_roles(path.parent / "tokenizer_config.json", named)
     if unk is not None:
         declared.setdefault("unk", unk)
-    config = _optional_json(path.parent / "config.json")
+    config = optional_json(path.parent / "config.json")
     config = config.get("text_config") or config
     return make_vocabulary(
         name=name or path.parent.resolve().name,
         source=path.name,
-        tokens=tokens,
+        tokens=_with_literals(tokens, spellings, named),
         kinds=kinds,
-        added=is_added(size),
+        added=np.isin(np.arange(len(spellings)), only_added),
         roles=roles(named, kinds, declared),
         embedding_rows=_positive(config.get("vocab_size")),
         width=_positive(config.get("hidden_size")),
@@ -73,100 +94,68 @@ def from_content(path: Path, content: Mapping[str, Any], name: str | None = None
     )
 
 
-def load_json(path: Path) -> Any:
-    """The JSON object in `path`. Raises VocabkitError if it is missing, not UTF-8, not JSON or not an object."""
-    with reading(path):
-        content = path.read_bytes()
-    try:
-        value = json.loads(content)
-    except UnicodeDecodeError as error:
-        raise VocabkitError(f"{path}: not UTF-8 (byte {error.start}); expected a JSON file") from error
-    except json.JSONDecodeError as error:
-        raise VocabkitError(f"{path}: not valid JSON ({error.msg}, line {error.lineno}); is it truncated?") from error
-    except (RecursionError, ValueError) as error:
-        raise VocabkitError(f"{path}: not readable JSON ({type(error).__name__})") from error
-    if not isinstance(value, dict):
-        raise VocabkitError(f"{path}: expected a JSON object, found a {type(value).__name__}")
-    return value
+def _spellings(path: Path, file: File) -> list[str | None]:
+    """(V,) spellings of the model's own pieces by id, with room for the added tokens."""
+    vocab = file.model.vocab
+    ids = range(len(vocab)) if isinstance(vocab, list) else vocab.values()
+    top = max(itertools.chain(ids, (token.id for token in file.added_tokens)), default=-1)
+    lowest = min(itertools.chain(ids, (token.id for token in file.added_tokens)), default=0)
+    if lowest < 0 or top >= MAX_TOKENS:
+        raise VocabkitError(f"{path}: has id {lowest if lowest < 0 else top}; ids are 0..{MAX_TOKENS - 1}")
+    spellings: list[str | None] = [None] * (top + 1)
+    for spelling, token_id in zip((entry[0] for entry in vocab) if isinstance(vocab, list) else vocab, ids, strict=True):
+        if spellings[token_id] is not None:
+            both = f"{quote(spellings[token_id] or '')} and {quote(spelling)}"
+            raise VocabkitError(f"{path}: id {token_id} belongs to two pieces, {both}")
+        spellings[token_id] = spelling
+    return spellings
 
 
-def _pieces(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
-    """id -> spelling of the model's own pieces. A Unigram vocabulary is a list of [piece, score]."""
-    vocab = content["model"]["vocab"]
-    if isinstance(vocab, list):
-        return dict(enumerate(_spelling(path, entry[0]) for entry in vocab))
-    pieces: dict[int, str] = {}
-    for spelling, token_id in vocab.items():
-        _check_id(path, spelling, token_id)
-        if token_id in pieces:
-            raise VocabkitError(
-                f"{path}: id {token_id} belongs to two pieces, {quote(pieces[token_id])} and {quote(spelling)}"
-            )
-        pieces[token_id] = spelling
-    return pieces
-
-
-def _merge_added(
-    path: Path, pieces: dict[int, str], added: list[Any]
-) -> tuple[dict[int, str], Callable[[int], np.ndarray], set[int]]:
-    """Put the added tokens over the pieces: all spellings, which ids are added only, which are special."""
-    spellings, seen, special = pieces, dict[int, str](), set[int]()
+def _add_tokens(path: Path, spellings: list[str | None], added: Sequence[AddedToken]) -> list[int]:
+    """Put the added tokens over the pieces in `spellings`. Returns the ids that are no piece of the model."""
+    seen: dict[int, str] = {}
     only_added: list[int] = []
-    for entry in added:
-        token_id, content = entry["id"], _spelling(path, entry["content"])
-        _check_id(path, content, token_id)
-        if token_id in seen:
-            raise VocabkitError(
-                f"{path}: id {token_id} belongs to two added tokens, {quote(seen[token_id])} and {quote(content)}"
-            )
-        seen[token_id] = content
-        if spellings.get(token_id) != content:
-            only_added.append(token_id)
-        spellings[token_id] = content
-        if entry.get("special"):
-            special.add(token_id)
-
-    def is_added(size: int) -> np.ndarray:
-        mask = np.zeros(size, bool)
-        mask[only_added] = True
-        return mask
-
-    return spellings, is_added, special
+    for token in added:
+        if token.id in seen:
+            both = f"{quote(seen[token.id])} and {quote(token.content)}"
+            raise VocabkitError(f"{path}: id {token.id} belongs to two added tokens, {both}")
+        seen[token.id] = token.content
+        if spellings[token.id] != token.content:
+            only_added.append(token.id)
+        spellings[token.id] = token.content
+    return only_added
 
 
-def _spelling(path: Path, value: Any) -> str:
-    if not isinstance(value, str):
-        raise VocabkitError(f"{path}: a token is spelled {quote(repr(value))}, expected text")
-    return value
+def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: Mapping[int, str]) -> pa.Array:
+    """`tokens` with special tokens spelled as in the file, and null where an id has no token."""
+    literals = {i: spelling.encode() for i, spelling in special.items() if tokens[i].as_py() != spelling.encode()}
+    holes = [i for i, spelling in enumerate(spellings) if spelling is None]
+    if not literals and not holes:
+        return tokens
+    values = tokens.to_pylist()
+    for token_id, literal in literals.items():
+        values[token_id] = literal
+    for token_id in holes:
+        values[token_id] = None
+    return pa.array(values, pa.binary())
 
 
-def _check_id(path: Path, spelling: str, token_id: Any) -> None:
-    if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS:
-        raise VocabkitError(
-            f"{path}: token {quote(spelling)} has id {quote(repr(token_id))}, expected 0..{MAX_TOKENS - 1}"
-        )
-
-
-def _unknown_piece(model: Mapping[str, Any], spellings: Mapping[int, str]) -> int | None:
-    if isinstance(model.get("unk_id"), int):
-        return int(model["unk_id"]) if model["unk_id"] in spellings else None
-    unk = model.get("unk_token")
-    return next((i for i, spelling in spellings.items() if spelling == unk), None) if unk else None
+def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
+    if model.unk_id is not None:
+        return model.unk_id if 0 <= model.unk_id < len(spellings) else None
+    return spellings.index(model.unk_token) if model.unk_token in spellings and model.unk_token else None
 
 
 def _positive(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-# ---- roles -------------------------------------------------------------------------------------------------------
-
-
 def _declared_roles(path: Path, special: Mapping[int, str]) -> dict[str, int]:
     """Roles of tokenizer_config.json (`bos_token`, ...), a text or {"content": text}."""
-    config = _optional_json(path)
+    config = optional_json(path)
     ids = {spelling: i for i, spelling in special.items()}
     declared: dict[str, int] = {}
-    for role in _CONFIG_ROLES:
+    for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
         token = config.get(f"{role}_token")
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str) and content in ids:
@@ -174,24 +163,32 @@ def _declared_roles(path: Path, special: Mapping[int, str]) -> dict[str, int]:
     return declared
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return load_json(path) if path.is_file() else {}
-
-
 # ---- decoders ----------------------------------------------------------------------------------------------------
 
-PieceDecoder = Callable[[str], tuple[bytes, int]]
-"""spelling -> (bytes, kind)"""
+Decode = Callable[[Sequence[str]], tuple[pa.Array, np.ndarray]]
+"""Spellings -> bytes (V,) binary and kinds (V,) uint8, for pieces in the middle of a text."""
 
 
-def _piece_decoder(path: Path, content: Mapping[str, Any]) -> tuple[PieceDecoder, tuple[str, ...]]:
-    """How one piece in the middle of a text turns into bytes, and notes for the user."""
-    steps = _flatten(content.get("decoder"), "decoders") or _implied_decoder(path, content)
-    names = [step["type"] for step in steps]
-    if names == ["ByteLevel"]:
-        return (lambda piece: (from_alphabet(piece), Kind.TEXT)), ()
-    if names == ["WordPiece"]:
-        return _wordpiece_decoder(steps[0]), _wordpiece_notes(content)
+def _piece_decoder(path: Path, file: File) -> tuple[Decode, tuple[str, ...]]:
+    """How pieces turn into bytes, and notes for the user."""
+    try:
+        steps = _flatten(file.decoder, "decoders") or _implied_decoder(path, file)
+        kinds = [step["type"] for step in steps]
+        if kinds == ["ByteLevel"]:
+            return _all_text(all_from_alphabet), ()
+        if kinds == ["WordPiece"]:
+            return _all_text(_wordpiece(steps[0])), _wordpiece_notes(file)
+        return _replacing(path, steps), ()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VocabkitError(f"{path}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
+
+
+def _all_text(to_bytes: Callable[[Sequence[str]], pa.Array]) -> Decode:
+    return lambda pieces: (to_bytes(pieces), np.full(len(pieces), Kind.TEXT, np.uint8))
+
+
+def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
+    """SentencePiece-style decoders: replacements, and byte pieces where the file has the step ByteFallback."""
     replacements: list[tuple[str, str]] = []
     fallback = False
     for step in steps:
@@ -207,35 +204,36 @@ def _piece_decoder(path: Path, content: Mapping[str, Any]) -> tuple[PieceDecoder
             case "Fuse" | "Strip":
                 pass  # these act on the ends of a whole text only
             case _:
-                raise VocabkitError(
-                    f"{path}: decoder {quote(' + '.join(map(str, names)))} is not known to vocabkit; please report the tokenizer"
-                )
+                names = " + ".join(str(each["type"]) for each in steps)
+                raise VocabkitError(f"{path}: decoder {quote(names)} is not known to vocabkit; please report it")
 
-    def decode(piece: str) -> tuple[bytes, int]:
-        if fallback and (byte := byte_piece(piece)) is not None:
-            return byte, Kind.BYTE
+    def decode(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
+        single = [byte_piece(piece) if fallback else None for piece in pieces]
         for old, new in replacements:
-            piece = piece.replace(old, new)
-        return piece.encode("utf-8", "surrogatepass"), Kind.TEXT
+            pieces = [piece.replace(old, new) for piece in pieces]
+        values = [piece.encode() if byte is None else byte for piece, byte in zip(pieces, single, strict=True)]
+        kinds = [Kind.TEXT.value if byte is None else Kind.BYTE.value for byte in single]
+        return pa.array(values, pa.binary()), np.array(kinds, np.uint8)
 
-    return decode, ()
+    return decode
 
 
-def _implied_decoder(path: Path, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _implied_decoder(path: Path, file: File) -> list[Step]:
     """The decoder that belongs to the pre-tokenizer, for files that have no decoder."""
-    steps = _flatten(content.get("pre_tokenizer"), "pretokenizers")
-    for step in steps:
-        if step["type"] in ("ByteLevel", "Metaspace"):
-            fallback = [{"type": "ByteFallback"}] if content["model"].get("byte_fallback") else []
-            return [step, *fallback] if step["type"] == "Metaspace" else [{"type": "ByteLevel"}]
-    if content["model"].get("type") == "WordPiece":
-        return [{"type": "WordPiece", "prefix": content["model"].get("continuing_subword_prefix", "##"), "cleanup": False}]
+    for step in _flatten(file.pre_tokenizer, "pretokenizers"):
+        if step["type"] == "ByteLevel":
+            return [step]
+        if step["type"] == "Metaspace":
+            return [step, *([{"type": "ByteFallback"}] if file.model.byte_fallback else [])]
+    if file.model.type == "WordPiece":
+        prefix = file.model.continuing_subword_prefix
+        return [{"type": "WordPiece", "prefix": "##" if prefix is None else prefix, "cleanup": False}]
     raise VocabkitError(
         f"{path}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to the file"
     )
 
 
-def _flatten(step: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+def _flatten(step: Step | None, key: str) -> list[Step]:
     if step is None:
         return []
     if step["type"] == "Sequence":
@@ -249,22 +247,21 @@ _CLEANUP = (
 )  # fmt: skip
 
 
-def _wordpiece_decoder(step: Mapping[str, Any]) -> PieceDecoder:
+def _wordpiece(step: Step) -> Callable[[Sequence[str]], pa.Array]:
     """A bare piece starts a word, so it brings its space; `##x` continues one."""
     prefix, cleanup = step.get("prefix", "##"), step.get("cleanup", True)
 
-    def decode(piece: str) -> tuple[bytes, int]:
+    def to_bytes(piece: str) -> bytes:
         text = piece.removeprefix(prefix) if prefix and piece.startswith(prefix) else " " + piece
-        if cleanup:
-            for old, new in _CLEANUP:
-                text = text.replace(old, new)
-        return text.encode("utf-8", "surrogatepass"), Kind.TEXT
+        for old, new in _CLEANUP if cleanup else ():
+            text = text.replace(old, new)
+        return text.encode()
 
-    return decode
+    return lambda pieces: pa.array([to_bytes(piece) for piece in pieces], pa.binary())
 
 
-def _wordpiece_notes(content: Mapping[str, Any]) -> tuple[str, ...]:
-    for step in _flatten(content.get("normalizer"), "normalizers"):
+def _wordpiece_notes(file: File) -> tuple[str, ...]:
+    for step in _flatten(file.normalizer, "normalizers"):
         if step["type"] == "Lowercase" or step.get("lowercase"):
             return ("lower-cases text, so capital letters and accents are lost: its tokens match lower-case text only",)
     return ()
