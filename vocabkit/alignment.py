@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from vocabkit.errors import VocabkitError
 from vocabkit.shared import Selection, SharedVocabulary, TokenizerInfo, make_shared
-from vocabkit.vocabulary import Vocabulary, new_numbers, number_values, token_values
+from vocabkit.vocabulary import Vocabulary
 
 MAX_TOKENIZERS = 50
 
@@ -63,12 +64,18 @@ def align(
 
 def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
     """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
-    numbers = new_numbers()  # numbers distinct tokens in order of first appearance, which is the row order we promise
+    # Distinct tokens are numbered in order of first appearance, which is the row order we promise. A tokenizer that
+    # stands too late in the list for a new token to reach `required` adds none.
+    numbers: defaultdict[bytes, int] = defaultdict(itertools.count().__next__)
     own_ids, own_codes = [], []
-    for vocabulary in vocabularies:
+    for at, vocabulary in enumerate(vocabularies):
         alignable = vocabulary.alignable
-        own_ids.append(np.flatnonzero(alignable).astype(np.int32))
-        own_codes.append(number_values(itertools.compress(token_values(vocabulary.tokens), alignable), numbers))
+        tokens = itertools.compress(vocabulary.tokens.to_pylist(), alignable.tolist())
+        may_add = len(vocabularies) - at >= required
+        found = map(numbers.__getitem__, tokens) if may_add else map(numbers.get, tokens, itertools.repeat(-1))
+        codes = np.fromiter(found, np.int32, int(alignable.sum()))
+        own_ids.append(np.flatnonzero(alignable).astype(np.int32)[codes >= 0])
+        own_codes.append(codes[codes >= 0])
     presence = np.zeros(len(numbers), np.int32)
     for codes in own_codes:
         presence[codes] += 1
@@ -78,8 +85,8 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
         by_code = np.full(len(numbers), -1, np.int32)
         by_code[codes] = vocabulary_ids
         row[:] = by_code[kept]
-    tokens = list(itertools.compress(numbers, presence >= required))
-    return pa.array(tokens, pa.binary()), ids
+    shared = list(itertools.compress(numbers, (presence >= required).tolist()))
+    return pa.array(shared, pa.binary()), ids
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

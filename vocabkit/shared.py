@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from vocabkit.arrow_file import json_field, read_table, write_table
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, token_values, validity
+from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, validity
 
 FORMAT = "shared-vocabulary"
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
@@ -134,9 +134,9 @@ class SharedVocabulary:
         """
         if vocabulary.name in self.names:
             raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
-        values = token_values(vocabulary.tokens)
+        values = vocabulary.tokens.to_pylist()
         id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
-        ids = np.fromiter((id_of.get(token, -1) for token in token_values(self.tokens)), np.int32, len(self))
+        ids = np.fromiter((id_of.get(token, -1) for token in self.tokens.to_pylist()), np.int32, len(self))
         for role, row in self.roles.items():
             ids[row] = vocabulary.roles.get(role, -1)
         column = pa.array(ids, pa.int32(), mask=ids < 0)
@@ -227,7 +227,7 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
     text = text_column(shared.tokens)
     if not text.equals(_one_chunk(shared.table["text"])):
         problems.append("column text does not match column token")
-    duplicates = len(shared) - len(shared.roles) - len({token for token in token_values(shared.tokens) if token})
+    duplicates = len(shared) - len(shared.roles) - len({token for token in shared.tokens.to_pylist() if token})
     if duplicates:
         problems.append(f"{duplicates} rows repeat a token of another row")
     return problems
@@ -241,7 +241,7 @@ def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocab
     role_of = {row: role for role, row in shared.roles.items()}
     is_role = np.isin(rows, list(role_of))
     safe = np.where(outside, 0, ids)
-    expected, actual = token_values(shared.tokens), token_values(vocabulary.tokens)
+    expected, actual = shared.tokens.to_pylist(), vocabulary.tokens.to_pylist()
     same = [expected[row] == actual[i] for row, i in zip(rows.tolist(), safe.tolist(), strict=True)]
     good = np.array(same, bool) & (vocabulary.kinds[safe] <= Kind.BYTE) & (vocabulary.canonical[safe] == safe)
     for at in np.flatnonzero(is_role):
@@ -258,15 +258,24 @@ def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocab
 
 
 def text_column(tokens: pa.Array) -> pa.Array:
-    """(R,) string: tokens as text, null where their bytes are not valid UTF-8."""
-    return pa.array(map(_text, token_values(tokens)), pa.string(), size=len(tokens))
+    """(R,) string: tokens as text, null where their bytes are not valid UTF-8. Shares the tokens' memory."""
+    offsets, data = token_buffers(tokens)
+    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int64)])
+    values = tokens.to_pylist()
+    invalid = [row for row in np.flatnonzero(np.diff(beyond_ascii[offsets])).tolist() if not _is_utf8(values[row])]
+    valid = np.ones(len(tokens), bool)
+    valid[invalid] = False
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if invalid else None
+    buffers = [bitmap, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
 
 
-def _text(token: bytes) -> str | None:
+def _is_utf8(value: bytes) -> bool:
     try:
-        return token.decode()
+        value.decode()
     except UnicodeDecodeError:
-        return None
+        return False
+    return True
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -135,23 +134,6 @@ def filled(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarra
     return data if array.null_count == 0 else np.where(validity(array), data, -1).astype(dtype)
 
 
-def token_values(tokens: pa.Array) -> list[bytes]:
-    """The tokens of a binary array as Python bytes, b"" for null; several times faster than `to_pylist`."""
-    offsets, data = token_buffers(tokens)
-    content, bounds = data.tobytes(), offsets.tolist()
-    return [content[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def number_values(values: Iterable[bytes], numbers: defaultdict[bytes, int]) -> np.ndarray:
-    """(V,) int32: the number of each value in `numbers`, which numbers new values in order of appearance."""
-    return np.fromiter(map(numbers.__getitem__, values), np.int32)
-
-
-def new_numbers() -> defaultdict[bytes, int]:
-    """An empty numbering for `number_values`."""
-    return defaultdict(itertools.count().__next__)
-
-
 def make_vocabulary(
     *,
     name: str,
@@ -202,10 +184,11 @@ def make_vocabulary(
 def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None) -> np.ndarray:
     canonical = np.arange(len(tokens), dtype=np.int32)
     ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
-    values, numbers = token_values(tokens), new_numbers()
-    codes = number_values((values[i] for i in ids.tolist()), numbers)
-    if len(numbers) == len(ids):
+    values = list(itertools.compress(tokens.to_pylist(), (kinds <= Kind.BYTE).tolist()))
+    if len(set(values)) == len(values):
         return canonical
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
     precedence = np.where(added[ids], 2, kinds[ids]) if added is not None else kinds[ids]
     order = np.lexsort((ids, precedence, codes))
     first_of_code = order[np.searchsorted(codes[order], np.arange(len(numbers)))]

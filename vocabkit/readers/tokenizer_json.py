@@ -85,7 +85,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         source=path.name,
         tokens=_with_literals(tokens, spellings, named),
         kinds=kinds,
-        added=np.isin(np.arange(len(spellings)), only_added),
+        added=only_added,
         roles=roles(named, kinds, declared),
         embedding_rows=_positive(config.get("vocab_size")),
         width=_positive(config.get("hidden_size")),
@@ -111,17 +111,17 @@ def _spellings(path: Path, file: File) -> list[str | None]:
     return spellings
 
 
-def _add_tokens(path: Path, spellings: list[str | None], added: Sequence[AddedToken]) -> list[int]:
-    """Put the added tokens over the pieces in `spellings`. Returns the ids that are no piece of the model."""
+def _add_tokens(path: Path, spellings: list[str | None], added: Sequence[AddedToken]) -> np.ndarray:
+    """Put the added tokens over the pieces in `spellings`. Returns (V,) bool: ids that are no piece of the model."""
     seen: dict[int, str] = {}
-    only_added: list[int] = []
+    only_added = np.zeros(len(spellings), bool)
     for token in added:
         if token.id in seen:
             both = f"{quote(seen[token.id])} and {quote(token.content)}"
             raise VocabkitError(f"{path}: id {token.id} belongs to two added tokens, {both}")
         seen[token.id] = token.content
         if spellings[token.id] != token.content:
-            only_added.append(token.id)
+            only_added[token.id] = True
         spellings[token.id] = token.content
     return only_added
 
