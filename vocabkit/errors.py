@@ -4,6 +4,10 @@
 class VocabkitError(ValueError):
     """Bad input. The message names the file or argument, what is wrong and what to do, on one line."""
 
+    def __init__(self, message: str) -> None:
+        # whatever a file's name or content brings along, a message can't break the line or talk to the terminal
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
 
 def quote(text: str, limit: int = 60) -> str:
     """`text` from an untrusted file, escaped and shortened so that a message stays on one readable line."""

@@ -15,13 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 
 if TYPE_CHECKING:
     from vocabkit.segmentation import Rules
 
 MAX_TOKENS = 1 << 24
 """Largest id accepted. No tokenizer comes near it; a file that claims more is damaged or hostile."""
+
+
+def check_highest_id(path: Path, highest: int, count: int) -> None:
+    """Raises VocabkitError if `count` tokens can't have the id `highest`: a few bytes of a damaged or hostile file must
+    not make gigabytes of holes."""
+    limit = min(MAX_TOKENS, 2 * count + 65536) - 1
+    if highest > limit:
+        raise VocabkitError(f"{path}: id {quote(str(highest))} with {count} tokens; expected ids up to {limit}")
 
 
 class Kind(enum.IntEnum):

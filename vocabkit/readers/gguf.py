@@ -41,10 +41,12 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     pieces = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(pieces, list) or not pieces:
         raise VocabkitError(f"{path}: GGUF without a tokenizer; take the file that holds the language model")
-    if model not in ("gpt2", "llama", "t5", "bert"):
+    if not isinstance(model, str) or model not in ("gpt2", "llama", "t5", "bert"):
         raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not known; vocabkit reads gpt2, llama, t5, bert")
     types = metadata.get("tokenizer.ggml.token_type")
-    types = np.ones(len(pieces), np.int32) if types is None else np.asarray(types)
+    types = np.ones(len(pieces), np.int32) if types is None else types
+    if not isinstance(types, np.ndarray):
+        raise VocabkitError(f"{path}: token types are {quote(repr(types))}, expected an array of numbers")
     if len(types) != len(pieces):
         raise VocabkitError(f"{path}: {len(types)} token types for {len(pieces)} tokens")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.readers.json_file import decode_json
 from vocabkit.segmentation import Rules, byte_level_rules
 from vocabkit.special_tokens import append_special, family, roles
@@ -56,16 +56,19 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     n_special, size = file.config.default_num_special_tokens, file.config.default_vocab_size
     if not 0 <= n_special < size <= MAX_TOKENS or len(file.vocab) < size - n_special:
         raise VocabkitError(
-            f"{path}: {len(file.vocab)} ranks and {n_special} special tokens do not make a vocabulary of {size} ids"
+            f"{path}: {len(file.vocab)} ranks and {quote(str(n_special))} special tokens do not make a vocabulary of "
+            f"{quote(str(size))} ids"
         )
     ranked = file.vocab[: size - n_special]
     for expected, token in enumerate(ranked):
         if token.rank != expected:
-            raise VocabkitError(f"{path}: rank {token.rank} stands where rank {expected} is expected")
+            raise VocabkitError(f"{path}: rank {quote(str(token.rank))} stands where rank {expected} is expected")
 
     named = dict(enumerate(family("tekken").tokens))
     if file.special_tokens is not None:
         named = {token.rank: token.token_str for token in file.special_tokens}
+        if len(named) < len(file.special_tokens):
+            raise VocabkitError(f"{path}: two special tokens have the same rank")
     special = [named.get(i, f"<SPECIAL_{i}>") for i in range(n_special)]
     tokens: list[bytes | None] = []
     kinds: list[int] = []

@@ -16,7 +16,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
 from vocabkit.segmentation import Rules, byte_level_rules
 from vocabkit.special_tokens import append_special, families, family, roles
-from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
+from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, check_highest_id, make_vocabulary
 
 
 def read(path: Path, name: str | None = None, family_name: str | None = None) -> Vocabulary:
@@ -33,17 +33,18 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
             continue
         try:
             encoded, rank_text = line.split()
-            token, rank = binascii.a2b_base64(encoded, strict_mode=True), int(rank_text)
+            token, rank = binascii.a2b_base64(encoded, strict_mode=True), _rank(rank_text)
         except ValueError as error:
             raise VocabkitError(
                 f"{path}: line {number} is {quote(line[:80].decode('latin-1'))}, expected base64 and a rank"
             ) from error
         if not 0 <= rank < MAX_TOKENS or rank in ranks:
-            raise VocabkitError(f"{path}: line {number} has rank {rank}, which is out of range or used before")
+            raise VocabkitError(f"{path}: line {number} has rank {quote(str(rank))}, which is out of range or used before")
         ranks[rank] = token
     if not ranks:
         raise VocabkitError(f"{path}: no tokens in it; expected lines of base64 and a rank")
 
+    check_highest_id(path, max(ranks), len(ranks))
     size = max(ranks) + 1
     tokens: list[bytes | None] = [ranks.get(i) for i in range(size)]
     kinds: list[int] = [Kind.TEXT] * size
@@ -66,6 +67,12 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
         notes=() if family_name else (_no_family_note(size),),
         segmentation=partial(_rules, size, len(tokens), pretokenizer) if pretokenizer else None,
     )
+
+
+def _rank(text: bytes) -> int:
+    if not text.removeprefix(b"-").isdigit():  # int() would take 1_0, too
+        raise ValueError("not a number")
+    return int(text)
 
 
 def _family(path: Path, name: str, size: int):  # type: ignore[no-untyped-def]

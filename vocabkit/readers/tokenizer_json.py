@@ -21,7 +21,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.readers.byte_fallback import byte_piece
 from vocabkit.readers.json_file import decode_json, optional_json
 from vocabkit.special_tokens import roles, special_kind
-from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
+from vocabkit.vocabulary import Kind, Vocabulary, check_highest_id, make_vocabulary
 
 Step = Mapping[str, Any]
 """One normalizer, pre-tokenizer or decoder."""
@@ -79,7 +79,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if unk is not None:
         declared.setdefault("unk", unk)
     config = optional_json(path.parent / "config.json")
-    config = config.get("text_config") or config
+    if isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
     return make_vocabulary(
         name=name or path.parent.resolve().name,
         source=path.name,
@@ -100,8 +101,9 @@ def _spellings(path: Path, file: File) -> list[str | None]:
     ids = range(len(vocab)) if isinstance(vocab, list) else vocab.values()
     top = max(itertools.chain(ids, (token.id for token in file.added_tokens)), default=-1)
     lowest = min(itertools.chain(ids, (token.id for token in file.added_tokens)), default=0)
-    if lowest < 0 or top >= MAX_TOKENS:
-        raise VocabkitError(f"{path}: has id {lowest if lowest < 0 else top}; ids are 0..{MAX_TOKENS - 1}")
+    if lowest < 0:
+        raise VocabkitError(f"{path}: has id {quote(str(lowest))}; ids are counted from 0")
+    check_highest_id(path, top, len(vocab) + len(file.added_tokens))
     spellings: list[str | None] = [None] * (top + 1)
     for spelling, token_id in zip((entry[0] for entry in vocab) if isinstance(vocab, list) else vocab, ids, strict=True):
         if spellings[token_id] is not None:
@@ -142,7 +144,7 @@ def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: M
 
 def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
     if model.unk_id is not None:
-        return model.unk_id if 0 <= model.unk_id < len(spellings) else None
+        return model.unk_id if 0 <= model.unk_id < len(spellings) and spellings[model.unk_id] is not None else None
     return spellings.index(model.unk_token) if model.unk_token in spellings and model.unk_token else None
 
 
@@ -165,6 +167,9 @@ def _declared_roles(path: Path, special: Mapping[int, str]) -> dict[str, int]:
 
 # ---- decoders ----------------------------------------------------------------------------------------------------
 
+MAX_REPLACEMENT = 16
+"""Characters that a decoder may put in place of others: more than any does, and no file explodes in memory."""
+
 Decode = Callable[[Sequence[str]], tuple[pa.Array, np.ndarray]]
 """Spellings -> bytes (V,) binary and kinds (V,) uint8, for pieces in the middle of a text."""
 
@@ -179,7 +184,7 @@ def _piece_decoder(path: Path, file: File) -> tuple[Decode, tuple[str, ...]]:
         if kinds == ["WordPiece"]:
             return _all_text(_wordpiece(steps[0])), _wordpiece_notes(file)
         return _replacing(path, steps), ()
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VocabkitError(f"{path}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
 
 
@@ -190,22 +195,28 @@ def _all_text(to_bytes: Callable[[Sequence[str]], pa.Array]) -> Decode:
 def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
     """SentencePiece-style decoders: replacements, and byte pieces where the file has the step ByteFallback."""
     replacements: list[tuple[str, str]] = []
-    fallback = False
+    fallback = fused = False
     for step in steps:
         match step["type"]:
-            case "Replace" if "String" in step["pattern"] and not fallback:
+            case "Replace" if "String" in step["pattern"] and not (fallback or fused):
                 replacements.append((step["pattern"]["String"], step["content"]))
-            case "Metaspace" if not fallback:
+            case "Metaspace" if not (fallback or fused):
                 replacements.append((step.get("replacement", "▁"), " "))
-            case "BPEDecoder" if not fallback:
+            case "BPEDecoder" if not (fallback or fused):
                 replacements.append((step.get("suffix", "</w>"), " "))
-            case "ByteFallback":
+            case "ByteFallback" if not fused:
                 fallback = True
-            case "Fuse" | "Strip":
-                pass  # these act on the ends of a whole text only
+            case "Fuse":
+                fused = True
+            case "Strip" if fused:
+                pass  # acts on the ends of a whole text only
             case _:
                 names = " + ".join(str(each["type"]) for each in steps)
                 raise VocabkitError(f"{path}: decoder {quote(names)} is not known to vocabkit; please report it")
+
+    for old, new in replacements:
+        if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
+            raise VocabkitError(f"{path}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it")
 
     def decode(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
         single = [byte_piece(piece) if fallback else None for piece in pieces]
@@ -250,6 +261,8 @@ _CLEANUP = (
 def _wordpiece(step: Step) -> Callable[[Sequence[str]], pa.Array]:
     """A bare piece starts a word, so it brings its space; `##x` continues one."""
     prefix, cleanup = step.get("prefix", "##"), step.get("cleanup", True)
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix {prefix!r}")
 
     def to_bytes(piece: str) -> bytes:
         text = piece.removeprefix(prefix) if prefix and piece.startswith(prefix) else " " + piece
