@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check snapshots docs benchmark clean
+.PHONY: demo test test-light check docs snapshots benchmark clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out qwen2-llama3.arrow
@@ -13,27 +13,33 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python -m pytest
 
+# The library, the alignment commands and their tests without torch and transformers: an environment of its own.
+test-light: .sources/.complete
+	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
+	! .venv-light/bin/python -c 'import torch' 2>/dev/null
+	.venv-light/bin/python -m pytest
+
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/python docs/generate.py --check
+
+# Write again what docs take from the program: docs/cli.md and the transcripts.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate.py
 
 # Build data/*.arrow again from the publishers' files.
 snapshots: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python data/build.py .sources
 
-docs: $(VENV)/.installed-dev
-	$(BIN)/python docs/generate_cli.py
-
 benchmark: $(VENV)/.installed-dev .sources/.complete
-	$(PIP) transformers
 	$(BIN)/python benchmarks/build_shared.py
 
 clean:
-	rm -rf $(VENV) .sources build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-light .sources build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vocabkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -44,12 +50,13 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
+EXTRAS := adapter,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[$(EXTRAS)]'
 	touch $@
 
 # Real tokenizers and models for tests and snapshots: the publishers' own packages, without their dependencies.
-.sources/.complete: tests/sources.txt $(VENV)/.created
+.sources/.complete: tests/sources.txt | $(VENV)/.created
 	rm -rf .sources
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .sources --requirement tests/sources.txt
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary sentencepiece --dest .sources sentencepiece==0.2.3

@@ -69,7 +69,9 @@ def _twenty(vocabkit: Sequence[str], work: Path) -> None:
     sizes = [len(resolve(copy).vocabulary) for copy in copies]
     start = costs["none"].seconds
     per_million = [(costs[n].seconds - start) / sum(sizes[:k]) * 1e6 for n, k in (("two", 2), ("twenty", 20))]
-    print(f"\n20 tokenizers, {sum(sizes):,} tokens: {costs['twenty'].seconds:.2f} s, {costs['twenty'].megabytes:.0f} MB")
+    print(
+        f"\n20 tokenizers, {sum(sizes):,} tokens: {costs['twenty'].seconds:.2f} s, {costs['twenty'].megabytes:.0f} MB"
+    )
     _line("20 tokenizers, time per million tokens, beside 2", per_million[1], per_million[0], "s", 1.0)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 SOURCES = Path(__file__).parent.parent / ".sources"
+
+collect_ignore = [] if importlib.util.find_spec("torch") else ["adapters"]
 
 
 @pytest.fixture(scope="session")

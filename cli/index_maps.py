@@ -1,0 +1,89 @@
+"""import-map and audit: index maps and token translations made by other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocabkit_cli.arguments import TOKENIZER, AsJson, named_paths, resolve_all
+from vocabkit_cli.show import show, show_json
+
+Owner = Annotated[str, typer.Argument(help=f"The tokenizer whose ids the map holds: {TOKENIZER}.", show_default=False)]
+
+
+def import_map(
+    file: Annotated[Path, typer.Argument(metavar="MAP", help="A published index map (JSON).", show_default=False)],
+    owner: Owner,
+    others: Annotated[list[str], typer.Argument(help="Further tokenizers that share the rows.", show_default=False)],
+    sister: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE: the map published for one of the others, to be checked too. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output file. [default: that of the map, .arrow]", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Turn a published index map into a shared vocabulary.
+
+    Every row is proven with the tokenizers; the map is refused if one is wrong.
+    """
+    from vocabkit.index_maps import import_map as prove
+
+    vocabularies = resolve_all([owner, *others])
+    sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
+    shared = prove(file, vocabularies[0], vocabularies[1:], sisters)
+    path = out or file.with_suffix(".arrow")
+    shared.save(path)
+    if json:
+        show_json({"file": path, "rows": len(shared), "fingerprint": shared.fingerprint, "tokenizers": shared.names})
+    else:
+        print(f"{path}: all {len(shared):,} rows proven in {', '.join(shared.names)}, {shared.fingerprint}")
+
+
+def audit(
+    translation: Annotated[
+        str,
+        typer.Argument(
+            metavar="MAP",
+            help="A JSON map from source ids or spellings to target ids; or `spelling` or `assistant`: what plain "
+            "string equality or transformers' assisted decoding takes for equal.",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[str, typer.Argument(help=f"The source tokenizer: {TOKENIZER}.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="The target tokenizer.", show_default=False)],
+    target_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="A second index map of the same rows, with ids of the target; MAP then holds ids of the source.",
+            show_default=False,
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each sort.")] = 6,
+    json: AsJson = False,
+) -> None:
+    """Compare another tool's token map with the exact one.
+
+    Counts and shows what it gets right, gets wrong and misses.
+    """
+    from vocabkit.audit import TRANSLATIONS, read_translation, spellings
+    from vocabkit.audit import audit as judge
+
+    first, second = resolve_all([source, target])
+    if translation in TRANSLATIONS and target_map is None and not Path(translation).exists():
+        pairs = TRANSLATIONS[translation](spellings(first), spellings(second))
+    else:
+        pairs = read_translation(Path(translation), first, target_map)
+    found = judge(pairs, first, second, examples=examples)
+    if json:
+        show_json(found)
+    else:
+        from vocabkit.report.terminal import audit_report
+
+        show(audit_report(found))

@@ -1,0 +1,117 @@
+"""build-shared and check: making a shared vocabulary, and proving one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocabkit_cli.arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, named_paths, resolve_all
+from vocabkit_cli.show import byte_progress, show_json
+
+
+def build_shared(
+    tokenizers: Tokenizers,
+    out: Annotated[
+        Path | None, typer.Option(help="Output file. [default: the names joined, .arrow]", show_default=False)
+    ] = None,
+    at_least: Annotated[
+        int | None,
+        typer.Option(help="Keep tokens that this many tokenizers have. [default: all of them]", show_default=False),
+    ] = None,
+    union: Annotated[bool, typer.Option("--union", help="Keep every token: the same as --at-least 1.")] = False,
+    special_roles: Annotated[
+        bool, typer.Option("--special-roles", help="Also match special tokens, by role (bos, turn_end, ...).")
+    ] = False,
+    rank_by: Corpus = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the N most frequent rows of the corpus.", show_default=False)
+    ] = None,
+    count_with: Annotated[
+        str | None, typer.Option(help="Name of the tokenizer that counts. [default: the first]", show_default=False)
+    ] = None,
+    field: Field = None,
+    json: AsJson = False,
+) -> None:
+    """Build the shared vocabulary of two or more tokenizers.
+
+    The result is one Arrow file: a row per shared token, a column of ids per tokenizer (see docs/formats.md).
+    """
+    from vocabkit.alignment import align
+    from vocabkit.errors import VocabkitError
+
+    if union and at_least is not None:
+        raise VocabkitError("--union and --at-least say the same thing; give one of them")
+    if not rank_by and (top or count_with or field):
+        raise VocabkitError("--top, --count-with and --field need a corpus: add --rank-by FILE")
+    vocabularies = resolve_all(tokenizers)
+    path = out or Path("-".join(vocabulary.name for vocabulary in vocabularies) + ".arrow")
+    shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles)
+    if rank_by:
+        from vocabkit.ranking import rank
+
+        named = {vocabulary.name: vocabulary for vocabulary in vocabularies}
+        if count_with is not None and count_with not in named:
+            raise VocabkitError(f"--count-with {count_with} is none of {', '.join(named)}")
+        counter = named[count_with] if count_with else vocabularies[0]
+        with byte_progress("counting tokens") as progress:
+            shared = rank(shared, counter, rank_by, top=top, field=field, progress=progress)
+    shared.save(path)
+    if json:
+        show_json(
+            {
+                "file": path,
+                "rows": len(shared),
+                "fingerprint": shared.fingerprint,
+                "tokenizers": shared.tokenizers,
+                "selection": shared.selection,
+                "roles": shared.roles,
+            }
+        )
+        return
+    print(f"{path}: {len(shared):,} shared tokens, {shared.fingerprint}")
+    for info in shared.tokenizers:
+        print(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+    if shared.selection.mass_kept is not None:
+        print(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="A shared vocabulary.", show_default=False)],
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"NAME=SOURCE for a tokenizer that is not in the catalog; SOURCE is {TOKENIZER}. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Prove a shared vocabulary row by row.
+
+    Every id is looked up in its tokenizer. Exit code 1 if a row is wrong.
+    """
+    from vocabkit.catalog import resolve
+    from vocabkit.errors import VocabkitError
+    from vocabkit.shared import open_shared, verify
+
+    shared = open_shared(file)
+    sources = named_paths(tokenizer, "--tokenizer")
+    if unknown := sorted(set(sources) - set(shared.names)):
+        raise VocabkitError(f"--tokenizer {unknown[0]}: {file} holds {', '.join(shared.names)}")
+    vocabularies = {}
+    for name in shared.names:
+        try:
+            vocabularies[name] = resolve(sources.get(name, name)).vocabulary
+        except VocabkitError as error:
+            raise VocabkitError(f"{file}: needs tokenizer {name}; add --tokenizer {name}=SOURCE ({error})") from error
+    problems = verify(shared, vocabularies)
+    if json:
+        show_json({"file": file, "rows": len(shared), "fingerprint": shared.fingerprint, "problems": problems})
+    else:
+        for problem in problems:
+            print(problem)
+        right = f"all {len(shared):,} rows are right in {', '.join(shared.names)}"
+        print(f"{file}: {f'{len(problems)} problems' if problems else right}")
+    raise typer.Exit(1 if problems else 0)
