@@ -12,7 +12,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,16 @@ import sys
 from transformers import AutoTokenizer
 vocabularies = [set(AutoTokenizer.from_pretrained(folder).get_vocab()) for folder in sys.argv[1:]]
 print(len(set.intersection(*vocabularies)))
+"""
+
+LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(status != 0)
 """
 
 
@@ -64,7 +73,7 @@ def main() -> None:
 
 def _twenty(vocabkit: Sequence[str], work: Path) -> None:
     """20 tokenizers at once: time per token against that of 2 of them. At most 1 means at most linear."""
-    copies = [f"copy{i}={name}" for i in range(4) for name in ("qwen2.5", "llama3", "mistral-v3", "smollm2", "gemma3")]
+    copies = [f"copy{i}={name}" for i, name in enumerate(4 * ["qwen2.5", "llama3", "mistral-v3", "smollm2", "gemma3"])]
     costs = _best({"two": [*vocabkit, *copies[:2]], "twenty": [*vocabkit, *copies], "none": [*vocabkit, "--help"]})
     sizes = [len(resolve(copy).vocabulary) for copy in copies]
     start = costs["none"].seconds
@@ -87,15 +96,12 @@ def _best(commands: dict[str, Sequence[str]]) -> dict[str, Cost]:
 
 
 def _cost(command: Sequence[str]) -> Cost:
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        sys.exit(f"{' '.join(command[:6])} failed:\n{errors.decode()}")
-    return Cost(seconds, usage.ru_maxrss / 1024)
+    """Time and peak memory of one process, started by a small one: a child's peak counts what its parent had."""
+    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:6])} failed:\n{done.stderr}")
+    seconds, kilobytes = done.stdout.splitlines()[-1].split()
+    return Cost(float(seconds), int(kilobytes) / 1024)
 
 
 def _hub_layout(name: str, folder: Path) -> Path:
