@@ -1,0 +1,165 @@
+"""Import of the published layout, `mm_projector.bin`, and the way back to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
+from torch import Tensor
+
+from vocabkit.adapter import LangBridgeAdapter, load_adapter
+from vocabkit.byte_alphabet import to_alphabet
+from vocabkit.catalog import resolve
+from vocabkit.errors import VocabkitError
+from vocabkit.index_maps import import_map
+from vocabkit.published import import_published, to_published
+from vocabkit.shared import SharedVocabulary
+
+PREFIXES = ["mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedVocabulary:
+    """An index map in the published layout, of 64 Qwen2 tokens in an order of its own, imported with LLaMA3."""
+    qwen, llama = resolve("qwen2").vocabulary, resolve("llama3").vocabulary
+    ids = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:ROWS].tolist()
+    path = tmp_path_factory.mktemp("published") / "64_Qwen_sub_llava_share_intersect_llama_qwen.json"
+    path.write_text(json.dumps({to_alphabet(qwen.token(i)): i for i in ids}))
+    return import_map(path, qwen, [llama])
+
+
+def published(prefix: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A synthetic checkpoint, keyed as LangBridge's training code keys it."""
+    shapes = {"0": (HIDDEN, VISION), "2": (HIDDEN, HIDDEN), "3": (ROWS, HIDDEN)}
+    weights = {f"{prefix}{layer}.weight": normal(*shape, seed=int(layer)) for layer, shape in shapes.items()}
+    biases = {f"{prefix}{layer}.bias": normal(shape[0], seed=9) for layer, shape in shapes.items()}
+    return {name: tensor.to(dtype) for name, tensor in (weights | biases).items()}
+
+
+def written(folder: Path, content: Any) -> Path:
+    torch.save(content, folder / "mm_projector.bin")
+    return folder / "mm_projector.bin"
+
+
+def refusal(weights: Path, shared: SharedVocabulary, llm: str = "qwen2") -> str:
+    with pytest.raises(VocabkitError) as caught:
+        import_published(weights, shared, llm)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(weights) in message
+    return message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_published_layers_are_taken_bit_for_bit(
+    tmp_path: Path, shared: SharedVocabulary, prefix: str, dtype: torch.dtype
+) -> None:
+    content = published(prefix, dtype)
+    adapter = import_published(written(tmp_path, content), shared, "qwen2")
+    assert adapter.config.head == "linear"
+    assert (adapter.config.vision_width, adapter.config.hidden_width, adapter.config.rows) == (VISION, HIDDEN, ROWS)
+    for layer, name in (("0", "linear_1"), ("2", "linear_2"), ("3", "head")):
+        for part in ("weight", "bias"):
+            found = adapter.state_dict()[f"{name}.{part}"]
+            assert found.dtype == dtype
+            assert torch.equal(found, content[f"{prefix}{layer}.{part}"])
+
+
+def test_an_imported_adapter_computes_what_the_published_module_computes(
+    tmp_path: Path, shared: SharedVocabulary
+) -> None:
+    content = published("mm_projector.")
+    module = torch.nn.Sequential(
+        torch.nn.Linear(VISION, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, ROWS)
+    )
+    module.load_state_dict({name.removeprefix("mm_projector."): tensor for name, tensor in content.items()})
+    features, embeddings = normal(4, VISION, seed=4), normal(ROWS, WIDTH, seed=5)
+    adapter = import_published(written(tmp_path, content), shared, "qwen2")
+    torch.testing.assert_close(adapter(features, embeddings), module(features) @ embeddings)
+
+
+def test_an_imported_adapter_is_saved_and_loaded_like_any_other(tmp_path: Path, shared: SharedVocabulary) -> None:
+    adapter = import_published(written(tmp_path, published("model.mm_projector.", torch.bfloat16)), shared, "qwen2")
+    adapter.save(tmp_path / "adapter.pt")
+    found = load_adapter(tmp_path / "adapter.pt")
+    assert_same_state(found, adapter)
+    assert isinstance(found, LangBridgeAdapter)
+    assert found.shared.ids_for("llama3").tolist() == shared.ids_for("llama3").tolist()
+
+
+def test_tensors_of_other_modules_are_left_aside(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
+    import_published(written(tmp_path, content), shared, "qwen2")
+
+
+def test_the_way_back_gives_the_published_file(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.", torch.bfloat16)
+    again = to_published(import_published(written(tmp_path, content), shared, "qwen2"))
+    assert again.keys() == content.keys()
+    assert all(torch.equal(again[name], content[name]) for name in content)
+    torch.save(again, tmp_path / "again.bin")
+    import_published(tmp_path / "again.bin", shared, "qwen2")
+
+
+def test_a_projector_becomes_llavas_own_file() -> None:
+    module = projector()
+    layers = to_published(module)
+    assert sorted(layers) == [f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("bias", "weight")]
+    assert torch.equal(layers["model.mm_projector.2.weight"], module.linear_2.weight)
+
+
+def test_a_softmax_head_is_not_written_as_if_it_were_linear() -> None:
+    with pytest.raises(VocabkitError, match="softmax"):
+        to_published(langbridge("softmax"))
+
+
+def without(key: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]]:
+    return lambda content: {name: tensor for name, tensor in content.items() if key not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("3.bias"), "lacks mm_projector.3.bias"),
+        (without(".3."), "plain LLaVA projector"),
+        (without("mm_projector"), "no mm_projector layers"),
+        (lambda content: [content], "no mm_projector layers"),
+        (lambda content: content | published("other.mm_projector."), "two projectors"),
+        (lambda content: content | {"model.mm_projector.4.bias": torch.ones(1)}, "its layers are '0, 2, 3, 4'"),
+        (lambda content: content | {"model.mm_projector.3.bias": torch.ones(ROWS - 1)}, "head.bias is (63,)"),
+        (lambda content: content | {"model.mm_projector.2.weight": torch.ones(HIDDEN, VISION)}, "linear_2.weight"),
+        (lambda content: content | {"model.mm_projector.0.weight": torch.ones(HIDDEN)}, "not matrices"),
+        (lambda content: content | {"model.mm_projector.3.weight": torch.ones(63, HIDDEN)}, "63 rows"),
+        (lambda content: content | {"model.mm_projector.3.bias": torch.full((ROWS,), torch.inf)}, "infinite"),
+        (lambda content: content | {"model.mm_projector.3.bias": "text"}, "floats"),
+    ],
+)
+def test_a_file_that_is_no_langbridge_projector_is_refused(
+    tmp_path: Path, shared: SharedVocabulary, change: Callable[[dict[str, Tensor]], Any], words: str
+) -> None:
+    assert words in refusal(written(tmp_path, change(published("model.mm_projector."))), shared)
+
+
+def test_an_llm_that_the_map_does_not_hold_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    assert "holds qwen2, llama3" in refusal(written(tmp_path, published("mm_projector.")), shared, "gemma3")
+
+
+def test_damaged_and_malicious_files_are_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'victim'}",)
+
+    weights = written(tmp_path, published("mm_projector.") | {"trap": Trap()})
+    assert "more than plain tensors" in refusal(weights, shared)
+    assert not (tmp_path / "victim").exists()
+    weights.write_bytes(weights.read_bytes()[:-300])
+    assert "truncated" in refusal(weights, shared)
+    weights.unlink()
+    assert "no such file" in refusal(weights, shared)

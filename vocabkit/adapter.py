@@ -1,0 +1,182 @@
+"""Adapters between a vision encoder and an LLM: `LangBridgeAdapter` (Eq. 2-4) and `MLPProjector`, the baseline.
+
+Sizes: Dv width of the vision encoder, H hidden width, V rows of V_shared, D width of the LLM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocabkit.adapter_config import AdapterConfig, MLPConfig
+from vocabkit.checkpoint import read_checkpoint
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.mixing import coefficients, mix
+from vocabkit.model_card import langbridge_card, projector_card
+from vocabkit.pretrained import Pretrained, locate
+from vocabkit.shared import SharedVocabulary
+
+INITIAL_SCALE = 0.1
+"""Standard deviation of a softmax head's weight after `initialise_from_embeddings`."""
+
+
+class LangBridgeAdapter(Pretrained):
+    """Visual tokens as sums of an LLM's embedding rows: features -> MLP (Eq. 2) -> coefficients (Eq. 3) -> mix (Eq. 4).
+
+    `linear_1`, `linear_2` and `head` are layers 0, 2 and 3 of the published `mm_projector`; row r of `head` belongs to
+    row r of `shared`.
+    """
+
+    adapter_type = "langbridge"
+    config_class = AdapterConfig
+    config: AdapterConfig
+    shared: SharedVocabulary
+
+    def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
+        """A new adapter with torch's default initial weights, in the default dtype.
+
+        Raises VocabkitError: `shared` is not the one that `config` was made for, or lacks rows of `config.llm`.
+        """
+        super().__init__()
+        _check_belongs(config, shared)
+        self.config = config
+        self.shared = shared
+        self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
+        self.linear_2 = nn.Linear(config.hidden_width, config.hidden_width)
+        self.head = nn.Linear(config.hidden_width, config.rows)
+
+    def forward(self, features: Tensor, embeddings: Tensor) -> Tensor:
+        """Visual tokens (..., D) in the dtype of `embeddings`.
+
+        Args:
+            features: (..., Dv) patch features, in the dtype of the weights.
+            embeddings: (V, D): row r is the LLM's embedding of row r of `shared` (Eq. 4 with the LLM of training,
+                Eq. 6 with another).
+        """
+        return mix(
+            self.hidden(features),
+            self.head.weight,
+            embeddings,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """(..., Dv) -> (..., H), Eq. 2."""
+        return _mlp(features, self.linear_1, self.linear_2)
+
+    def coefficients(self, features: Tensor) -> Tensor:
+        """(..., Dv) -> (..., V), Eq. 3: P. For few patches: all V coefficients of each are kept."""
+        return coefficients(
+            self.hidden(features),
+            self.head.weight,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def initialise_from_embeddings(self, embeddings: Tensor) -> None:
+        """Start a softmax head at the directions of the training LLM's own embeddings, in place.
+
+        The weight becomes the rows minus their mean, scaled to a standard deviation of 0.1 over all numbers; the bias
+        becomes 0. So a hidden state close to a token's (centred) embedding starts by choosing that token. Where
+        H < D, rows are first projected to their H principal directions, an orthogonal projection; where H > D, the
+        further columns are 0.
+
+        Args:
+            embeddings: (V, D) of the training LLM, in row order.
+
+        Raises VocabkitError: another number of rows, rows that are all equal, or a linear head, whose outputs run
+        away from the embeddings from such a start.
+        """
+        if self.config.head != "softmax":
+            raise VocabkitError("only a softmax head starts from embeddings; a linear head keeps its random start")
+        if embeddings.ndim != 2 or len(embeddings) != self.config.rows:
+            raise VocabkitError(f"embeddings are {tuple(embeddings.shape)}; expected {self.config.rows} rows")
+        rows = embeddings.to(self.head.weight.device, torch.float64)
+        rows = _fit_width(rows - rows.mean(dim=0), self.config.hidden_width)
+        deviation = rows.square().mean().sqrt()
+        if not (deviation > 0 and deviation.isfinite()):
+            raise VocabkitError("embeddings are all equal or not finite; give the training LLM's own rows")
+        self.head.weight.copy_(rows * (INITIAL_SCALE / deviation))
+        self.head.bias.zero_()
+
+    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        return langbridge_card(self.config, self.shared)
+
+
+class MLPProjector(Pretrained):
+    """LLaVA's two-layer projector: features -> linear_1 -> GELU -> linear_2 -> visual tokens of one LLM."""
+
+    adapter_type = "mlp"
+    config_class = MLPConfig
+    config: MLPConfig
+
+    def __init__(self, config: MLPConfig, shared: None = None) -> None:
+        """A new projector with torch's default initial weights, in the default dtype. It has no shared vocabulary."""
+        super().__init__()
+        self.config = config
+        self.shared = None
+        self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
+        self.linear_2 = nn.Linear(config.hidden_width, config.llm_width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., Dv) patch features -> (..., D) visual tokens."""
+        return _mlp(features, self.linear_1, self.linear_2)
+
+    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        return projector_card(self.config)
+
+
+def load_adapter(source: str | Path) -> LangBridgeAdapter | MLPProjector:
+    """The adapter in a checkpoint folder, a `.pt` file or a hub repository (owner/name), whichever type it is.
+
+    Raises VocabkitError: not found, damaged, or parts that do not belong together.
+    """
+    path = locate(source)
+    checkpoint = read_checkpoint(path)
+    found = checkpoint.config.get("adapter_type")
+    if found == LangBridgeAdapter.adapter_type:
+        return LangBridgeAdapter.from_checkpoint(path, checkpoint)
+    if found == MLPProjector.adapter_type:
+        return MLPProjector.from_checkpoint(path, checkpoint)
+    raise VocabkitError(f"{path}: holds an adapter of type {quote(str(found))}, expected langbridge or mlp")
+
+
+def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:
+    if features.shape[-1:] != (linear_1.in_features,):
+        raise VocabkitError(f"features are {tuple(features.shape)}; expected (..., {linear_1.in_features})")
+    hidden: Tensor = linear_2(functional.gelu(linear_1(features)))  # (..., Dv) -> (..., H) -> (..., H)
+    return hidden
+
+
+def _check_belongs(config: AdapterConfig, shared: SharedVocabulary | None) -> None:
+    if shared is None:
+        raise VocabkitError("its shared vocabulary is missing, without which the head's rows have no meaning")
+    if shared.fingerprint != config.shared_fingerprint:
+        raise VocabkitError(
+            f"the shared vocabulary is {quote(shared.fingerprint[:19])}…, but the head was trained on "
+            f"{quote(config.shared_fingerprint[:19])}…; give the one it was trained on"
+        )
+    if len(shared) != config.rows:
+        raise VocabkitError(f"the head has {config.rows} rows, but the shared vocabulary has {len(shared)}")
+    shared.ids_for(config.llm)  # raises if the column is missing, or has gaps
+
+
+def _fit_width(rows: Tensor, width: int) -> Tensor:
+    """(V, D) -> (V, width): the principal directions if narrower, zeros appended if wider."""
+    if width >= rows.shape[1]:
+        return functional.pad(rows, (0, width - rows.shape[1]))
+    _, directions = torch.linalg.eigh(rows.T @ rows)  # (D, D), ascending
+    kept = directions[:, -width:]
+    strongest = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True))  # the sign of a direction is arbitrary: fix it
+    projected: Tensor = rows @ (kept * strongest.sign())  # (V, D) @ (D, width) -> (V, width)
+    return projected

@@ -1,0 +1,202 @@
+"""Adapter checkpoints on disk: a folder in the layout of the Hugging Face hub, or one file.
+
+Folder: `config.json`, `model.safetensors`, `shared_vocabulary.arrow` (not for an MLP projector), `README.md`.
+File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor},
+"shared_vocabulary": uint8 tensor of the Arrow file's bytes}. It is read without executing pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading, write_atomically
+from vocabkit.shared import SharedVocabulary, open_shared
+from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch
+
+FORMAT, VERSION = "vocabkit-adapter", 1
+CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
+FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What both layouts hold."""
+
+    config: Mapping[str, Any]
+    """Plain JSON."""
+    tensors: Mapping[str, Tensor]
+    """Floating point, finite, on the CPU."""
+    shared: SharedVocabulary | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder or a `.pt` file; the tensors of a file are memory-mapped.
+
+    Raises VocabkitError: missing, damaged or of a newer format; a pickle with more than plain tensors; tensors that
+    are not finite floating-point numbers.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix != ".pt":
+        missing = "" if path.exists() else "no such file or folder; "
+        raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt")
+    return _read_file(path)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
+    """Write a `.pt` file if `path` ends in `.pt`, else a folder with the model card `card`. Same content, same bytes.
+
+    A file is written whole or not at all. Of a folder, all files are written beside the old ones first. Then, if the
+    config changes, the old `config.json` is removed, and the new one comes last: a save that is killed leaves the old
+    checkpoint, the new one, or a folder without `config.json`, which is refused.
+
+    Raises VocabkitError: can't write here, or tensors that are not finite.
+    """
+    tensors = {name: owned(tensor) for name, tensor in sorted(checkpoint.tensors.items())}
+    check_tensors(path, tensors)
+    config = json.dumps({**checkpoint.config, "format": f"{FORMAT}/{VERSION}"}, indent=2, sort_keys=True) + "\n"
+    if path.suffix == ".pt":
+        _write_file(path, config, tensors, checkpoint.shared)
+    else:
+        _write_folder(path, config, tensors, checkpoint.shared, card)
+
+
+# ---- one file ----------------------------------------------------------------------------------------------------
+
+
+def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None) -> None:
+    content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
+    if shared is not None:
+        content["shared_vocabulary"] = torch.frombuffer(bytearray(_arrow_bytes(path, shared)), dtype=torch.uint8)
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer hides why the file refused
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def _read_file(path: Path) -> Checkpoint:
+    content = read_torch(path)
+    if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config)")
+    config = _parse_config(path, content["config"])
+    tensors = content.get("tensors")
+    if not isinstance(tensors, dict):
+        raise VocabkitError(f"{path}: its tensors are missing; save the adapter again")
+    check_tensors(path, tensors)
+    arrow = content.get("shared_vocabulary")
+    if arrow is None:
+        return Checkpoint(config, tensors, None)
+    if not (is_plain(arrow) and arrow.dtype == torch.uint8 and arrow.ndim == 1):
+        raise VocabkitError(f"{path}: its shared vocabulary is not a tensor of bytes; save the adapter again")
+    return Checkpoint(config, tensors, _shared_of_bytes(path, arrow.numpy().tobytes()))
+
+
+def _arrow_bytes(path: Path, shared: SharedVocabulary) -> bytes:
+    with _temporary_arrow(path) as file:
+        shared.save(file)
+        return file.read_bytes()
+
+
+def _shared_of_bytes(path: Path, content: bytes) -> SharedVocabulary:
+    with _temporary_arrow(path) as file:
+        file.write_bytes(content)
+        return open_shared(file)  # stays mapped when the file's name is gone
+
+
+@contextmanager
+def _temporary_arrow(path: Path) -> Iterator[Path]:
+    """A temporary file for the shared vocabulary inside `path`, which errors then name."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / SHARED
+        try:
+            yield file
+        except VocabkitError as error:
+            raise VocabkitError(str(error).replace(str(file), f"{path}: {SHARED} inside")) from error
+
+
+# ---- folder ------------------------------------------------------------------------------------------------------
+
+
+def _write_folder(
+    folder: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None, card: str
+) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-", ignore_cleanup_errors=True) as temporary:
+            new = Path(temporary)
+            safetensors.torch.save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+            if shared is not None:
+                shared.save(new / SHARED)
+            (new / CARD).write_text(card, "utf-8")
+            (new / CONFIG).write_text(config, "utf-8")
+            for file in new.iterdir():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            _replace(folder, new)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else quote(str(error), 120)
+        raise VocabkitError(f"{folder}: can't write the checkpoint ({reason})") from error
+
+
+def _replace(folder: Path, new: Path) -> None:
+    if not (folder / CONFIG).exists() or (folder / CONFIG).read_bytes() != (new / CONFIG).read_bytes():
+        (folder / CONFIG).unlink(missing_ok=True)
+    for name in FOLDER_FILES:  # the config last
+        if (new / name).exists():
+            (new / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    file = folder / CONFIG
+    if not file.exists():
+        raise VocabkitError(f"{folder}: no {CONFIG} here: not an adapter, or its save was interrupted; save it again")
+    with reading(file):
+        config = _parse_config(file, file.read_bytes())
+    weights = folder / WEIGHTS
+    with reading(weights):
+        try:
+            tensors = safetensors.torch.load_file(weights)
+        except SafetensorError as error:
+            raise VocabkitError(f"{weights}: damaged ({quote(str(error), 120)}); save or download it again") from error
+    check_tensors(weights, tensors)
+    arrow = folder / SHARED
+    return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
+
+
+# ---- both --------------------------------------------------------------------------------------------------------
+
+
+def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VocabkitError(f"{path}: its config is not JSON ({quote(str(error), 120)})") from error
+    config = config if isinstance(config, dict) else {}
+    name, _, version = str(config.get("format")).partition("/")
+    if name != FORMAT:
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (its config has no format {FORMAT})")
+    if version != str(VERSION):
+        raise VocabkitError(
+            f"{path}: {FORMAT} format {quote(version)}; this vocabkit reads format {VERSION}. "
+            "Upgrade: pip install -U vocabkit"
+        )
+    return config

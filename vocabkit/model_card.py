@@ -1,0 +1,84 @@
+"""The README.md of a checkpoint: what an adapter is, from its config alone, and what can be done with it."""
+
+from __future__ import annotations
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from vocabkit.adapter_config import AdapterConfig, MLPConfig
+from vocabkit.shared import SharedVocabulary
+
+_DATA = ModelCardData(
+    library_name="vocabkit", pipeline_tag="image-text-to-text", tags=["pytorch_model_hub_mixin", "vision-adapter"]
+)
+
+
+def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCard:
+    """The card of a LangBridgeAdapter."""
+    head = "linear" if config.head == "linear" else f"softmax, temperature {config.temperature:g}"
+    return _card(
+        "LangBridge adapter",
+        "Turns patch features of a vision encoder into visual tokens for an LLM. A visual token is a sum of embedding "
+        "rows of the LLM, over a vocabulary that several tokenizers share, so the adapter can be moved to another of "
+        "these LLMs by exchanging the embedding rows, without training.",
+        {
+            "Head": head,
+            "Trained with": _code(config.llm),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "Hidden width": f"{config.hidden_width:,}",
+            "Rows of the shared vocabulary": f"{config.rows:,}",
+            "Tokenizers that share it": ", ".join(map(_code, shared.names)),
+            "Fingerprint of the shared vocabulary": _code(config.shared_fingerprint),
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.adapter import LangBridgeAdapter\n\n"
+        'adapter = LangBridgeAdapter.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = adapter(features, embeddings)  # the LLM's rows for adapter.shared, in its order\n"
+        "```\n\n"
+        "Move it to another LLM:\n\n"
+        "```sh\n"
+        "vocabkit transfer PATH_OR_HUB_ID --to TARGET\n"
+        "```\n\n"
+        "How well a moved adapter works depends on its head and its training. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+    )
+
+
+def projector_card(config: MLPConfig) -> ModelCard:
+    """The card of an MLPProjector."""
+    return _card(
+        "MLP projector",
+        "The two-layer projector of LLaVA: turns patch features of a vision encoder into visual tokens of one LLM. "
+        "It can't be moved to another LLM.",
+        {
+            "Trained with": _code(config.llm),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "Hidden width": f"{config.hidden_width:,}",
+            "LLM width": f"{config.llm_width:,}",
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.adapter import MLPProjector\n\n"
+        'projector = MLPProjector.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = projector(features)\n"
+        "```\n\n"
+        "This card is written from the configuration alone and says nothing about quality.\n",
+    )
+
+
+def _card(title: str, purpose: str, facts: dict[str, str], use: str) -> ModelCard:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return ModelCard(f"---\n{_DATA.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
+
+
+def _vision(model: str | None, layer: int | None) -> dict[str, str]:
+    facts = {} if model is None else {"Vision encoder": _code(model)}
+    return facts if layer is None else {**facts, "Layer of its features": str(layer)}
+
+
+def _code(text: str) -> str:
+    """`text` as Markdown code that can't leave its table cell."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'").replace("|", "\\|")
+    return f"`{shown}`"

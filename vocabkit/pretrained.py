@@ -1,0 +1,132 @@
+"""Saving adapters and getting them back: from a folder, one file, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import huggingface_hub
+import msgspec
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import Tensor, nn
+
+from vocabkit.checkpoint import FOLDER_FILES, Checkpoint, read_checkpoint, write_checkpoint
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.shared import SharedVocabulary
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Pretrained(nn.Module, PyTorchModelHubMixin):
+    """A module that is rebuilt from its config, its tensors and its shared vocabulary alone.
+
+    A subclass is built by `Class(config, shared)`, names the dataclass of its config, which has `shapes()`, and its
+    `adapter_type` in config.json. `push_to_hub` is huggingface_hub's.
+    """
+
+    adapter_type: ClassVar[str]
+    config_class: ClassVar[Any]
+    config: Any
+    shared: SharedVocabulary | None
+
+    def save(self, path: str | Path) -> None:
+        """Write one file if `path` ends in `.pt`, else a folder as `save_pretrained` does.
+
+        Raises VocabkitError: can't write here, or weights that are not finite.
+        """
+        config = {"adapter_type": self.adapter_type, **dataclasses.asdict(self.config)}
+        checkpoint = Checkpoint(config, self.state_dict(), self.shared)
+        write_checkpoint(Path(path), checkpoint, str(self.generate_model_card()))
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
+    ) -> str | None:
+        """Write a checkpoint folder; see `vocabkit.checkpoint` for its files. Other options go to `push_to_hub`.
+
+        Config and model card are always the adapter's own; files of an older checkpoint in the folder are replaced.
+        """
+        folder = Path(save_directory)
+        if folder.suffix == ".pt":
+            raise VocabkitError(f"{folder}: save_pretrained writes a folder; save() writes one file")
+        self.save(folder)
+        return self.push_to_hub(repo_id or folder.name, **options) if push_to_hub else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """Load from a checkpoint folder, a `.pt` file or a hub id (owner/name).
+
+        Args:
+            options: for hub ids, as huggingface_hub takes them: revision, token, cache_dir, force_download,
+                local_files_only.
+
+        Raises VocabkitError: not found, damaged, an adapter of another type, or parts that do not belong together.
+        """
+        path = locate(pretrained_model_name_or_path, **options)
+        return cls.from_checkpoint(path, read_checkpoint(path))
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, checkpoint: Checkpoint) -> Self:
+        """The module that `checkpoint`, read from `path`, describes."""
+        if checkpoint.config.get("adapter_type") != cls.adapter_type:
+            found = quote(str(checkpoint.config.get("adapter_type")))
+            raise VocabkitError(f"{path}: holds an adapter of type {found}, expected {cls.adapter_type}")
+        try:
+            config = msgspec.convert(dict(checkpoint.config), type=cls.config_class)
+        except msgspec.ValidationError as error:
+            raise VocabkitError(f"{path}: its config is wrong: {error}") from error
+        return cls.from_parts(path, config, checkpoint.tensors, checkpoint.shared)
+
+    @classmethod
+    def from_parts(
+        cls, path: Path, config: Any, tensors: Mapping[str, Tensor], shared: SharedVocabulary | None
+    ) -> Self:
+        """A module in evaluation mode whose parameters are the very `tensors`; `path` is for messages."""
+        _check_shapes(path, config.shapes(), tensors)
+        try:
+            with torch.device("meta"):
+                module = cls(config, shared)
+        except VocabkitError as error:
+            raise VocabkitError(f"{path}: {error}") from error
+        module.load_state_dict(tensors, assign=True)
+        return module.eval()
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        raise NotImplementedError
+
+
+def locate(source: str | Path, **options: Any) -> Path:
+    """The local path of `source`: itself if it exists, else the adapter's files of that hub repository, downloaded.
+
+    Raises VocabkitError: neither a path nor a hub id, or the hub does not give it.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(str(source)):
+        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name)")
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=list(FOLDER_FILES), **options))
+    except LocalEntryNotFoundError as error:
+        raise VocabkitError(
+            f"{source}: no such folder, can't reach the Hugging Face hub, and it is not in the cache; check the path "
+            "and the network"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = quote(str(error).splitlines()[0], 120)
+        raise VocabkitError(f"{source}: {reason}; for a gated repository run `hf auth login`") from error
+
+
+def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise VocabkitError(f"{path}: lacks {', '.join(missing)}; save the adapter again")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise VocabkitError(f"{path}: holds {quote(', '.join(extra), 120)}, which such an adapter does not have")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise VocabkitError(f"{path}: {name} is {tuple(tensors[name].shape)}, but should be {shape} by its config")

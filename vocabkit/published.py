@@ -1,0 +1,92 @@
+"""The published weights: LLaVA's `mm_projector.bin`, as LangBridge's code writes it too.
+
+A dict of `<prefix>mm_projector.<layer>.{weight,bias}`. Layers 0 and 2 are an MLP with a GELU between them; LangBridge
+has layer 3, the head, too. The prefix depends on how the model was wrapped.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter_config import AdapterConfig
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.shared import SharedVocabulary
+from vocabkit.tensor_files import check_tensors, read_torch
+
+LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
+"""Published layer -> ours."""
+_KEY = re.compile(r"((?:.*\.)?mm_projector\.)([0-9]+)\.(weight|bias)")
+
+
+def import_published(weights: Path, shared: SharedVocabulary, llm: str) -> LangBridgeAdapter:
+    """The LangBridge adapter of an `mm_projector.bin`, whose head is linear. Dtypes are kept.
+
+    Args:
+        weights: the file; keys without `mm_projector.` are left aside.
+        shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
+        llm: the name in `shared` of the tokenizer that it was trained with.
+
+    Raises:
+        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, or another number of
+            rows than the index map.
+    """
+    tensors = _read_layers(weights)
+    first, head = tensors["linear_1.weight"], tensors["head.weight"]
+    if first.ndim != 2 or head.ndim != 2:
+        raise VocabkitError(f"{weights}: layers 0 and 3 are not matrices")
+    if len(head) != len(shared):
+        raise VocabkitError(
+            f"{weights}: its head has {len(head)} rows, but the index map has {len(shared)}; give the map that it was "
+            "trained with"
+        )
+    config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0])
+    return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
+
+
+def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]:
+    """The tensors of `mm_projector.bin`, for `torch.save`: keys `model.mm_projector.{0,2,3}.{weight,bias}`.
+
+    Raises VocabkitError: a softmax head, which that layout can't tell from a linear one.
+    """
+    if isinstance(adapter, LangBridgeAdapter) and adapter.config.head != "linear":
+        raise VocabkitError("mm_projector.bin can't say that a head is softmax; use save() instead")
+    state = adapter.state_dict()
+    return {
+        f"model.mm_projector.{layer}.{part}": state[f"{name}.{part}"]
+        for layer, name in LAYERS.items()
+        for part in ("weight", "bias")
+        if f"{name}.{part}" in state
+    }
+
+
+def _read_layers(path: Path) -> dict[str, Tensor]:
+    content = read_torch(path)
+    keys = content.keys() if isinstance(content, dict) else ()
+    matches = [match for key in keys if isinstance(key, str) and (match := _KEY.fullmatch(key))]
+    prefixes = sorted({match[1] for match in matches})
+    if not matches:
+        raise VocabkitError(f"{path}: no mm_projector layers in this file")
+    if len(prefixes) > 1:
+        raise VocabkitError(f"{path}: two projectors, {quote(prefixes[0])} and {quote(prefixes[1])}; give one of them")
+    layers = {match[2] for match in matches}
+    if layers == {"0", "2"}:
+        raise VocabkitError(f"{path}: a plain LLaVA projector (layers 0 and 2), without LangBridge's head (layer 3)")
+    if not layers <= LAYERS.keys():
+        raise VocabkitError(
+            f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but LangBridge's are 0, 2 and 3"
+        )
+    tensors = {f"{LAYERS[match[2]]}.{match[3]}": content[match.group()] for match in matches}
+    check_tensors(path, tensors)
+    lacking = [
+        f"mm_projector.{k}.{part}"
+        for k, name in LAYERS.items()
+        for part in ("weight", "bias")
+        if f"{name}.{part}" not in tensors
+    ]
+    if lacking:
+        raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
+    return tensors

@@ -1,0 +1,65 @@
+"""Tensors out of files that nobody vouches for."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What adapters are stored in."""
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, memory-mapped: tensors and plain containers; nothing else is ever unpickled.
+
+    Raises VocabkitError: missing, truncated, not written by `torch.save`, or a pickle that would run code.
+    """
+    with reading(path):
+        size = path.stat().st_size
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except OSError:
+            raise
+        except Exception as error:  # whatever a damaged directory makes zipfile raise
+            raise VocabkitError(f"{path}: truncated, or not a file of torch.save (of torch 1.6 or newer)") from error
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
+        raise VocabkitError(f"{path}: compressed; torch.save never writes such a file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever a hostile or damaged pickle makes torch's restricted unpickler raise
+        raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
+
+
+def check_tensors(path: Path, tensors: Mapping[Any, Any]) -> None:
+    """Raises VocabkitError: a name that is no text, or a tensor that is not dense, floating-point and finite."""
+    for name, tensor in tensors.items():
+        if not (isinstance(name, str) and is_plain(tensor) and tensor.dtype in DTYPES and tensor.numel()):
+            raise VocabkitError(f"{path}: {quote(str(name))} is not a dense tensor of 16, 32 or 64-bit floats")
+        # NaN and infinity show in the extremes, which need no second tensor of that size
+        if not all(extreme.isfinite() for extreme in tensor.aminmax()):
+            raise VocabkitError(f"{path}: {quote(name)} holds NaN or infinite numbers; take an earlier checkpoint")
+
+
+def is_plain(value: Any) -> bool:
+    """A dense tensor whose elements all stand in memory, once."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_contiguous()
+    )
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """The values alone: on the CPU, contiguous, and not a view of a larger storage, which torch.save would write."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
