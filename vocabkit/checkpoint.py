@@ -74,9 +74,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
         _write_folder(path, config, tensors, checkpoint.shared, card)
 
 
-# ---- one file ----------------------------------------------------------------------------------------------------
-
-
 def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None) -> None:
     content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
     if shared is not None:
@@ -129,9 +126,10 @@ def _temporary_arrow(path: Path) -> Iterator[Path]:
             yield file
         except VocabkitError as error:
             raise VocabkitError(str(error).replace(str(file), f"{path}: {SHARED} inside")) from error
-
-
-# ---- folder ------------------------------------------------------------------------------------------------------
+        except OSError as error:
+            raise VocabkitError(
+                f"{path}: can't use a temporary file ({error.strerror}); free space in {folder}"
+            ) from error
 
 
 def _write_folder(
@@ -180,9 +178,6 @@ def _read_folder(folder: Path) -> Checkpoint:
     check_tensors(weights, tensors)
     arrow = folder / SHARED
     return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
-
-
-# ---- both --------------------------------------------------------------------------------------------------------
 
 
 def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
