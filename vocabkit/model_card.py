@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub import ModelCard, ModelCardData
 
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
 from vocabkit.shared import SharedVocabulary
+
+if TYPE_CHECKING:
+    from vocabkit.transferred import TransferredConfig
 
 _DATA = ModelCardData(
     library_name="vocabkit", pipeline_tag="image-text-to-text", tags=["pytorch_model_hub_mixin", "vision-adapter"]
@@ -41,6 +46,38 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
         "vocabkit transfer PATH_OR_HUB_ID --to TARGET\n"
         "```\n\n"
         "How well a moved adapter works depends on its head and its training. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+    )
+
+
+def transferred_card(config: TransferredConfig, shared: SharedVocabulary) -> ModelCard:
+    """The card of a TransferredAdapter."""
+    inner = config.adapter
+    return _card(
+        "Transferred LangBridge adapter",
+        "Turns patch features of a vision encoder into visual tokens of one LLM, which is not the one that it was trained "
+        "with: the coefficients are the trained ones, over the embedding rows of the other LLM, which are inside.",
+        {
+            "Visual tokens for": _code(config.target),
+            "Trained with": _code(inner.llm),
+            "Head": inner.head,
+            **_vision(inner.vision_model, inner.vision_layer),
+            "Feature width": f"{inner.vision_width:,}",
+            "LLM width": f"{config.target_width:,}",
+            "Embedding rows": f"{inner.rows:,}, from {_code(config.embeddings)}",
+            "Tokens that the target lacks": {"drop": "dropped", "compose": "composed of the target's own"}.get(
+                config.missing, "none"
+            ),
+            "Scale of the visual tokens": f"{config.scale:g}",
+            "Shared vocabulary of the training": _code(config.source_fingerprint),
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.transferred import TransferredAdapter\n\n"
+        'adapter = TransferredAdapter.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = adapter(features)\n"
+        "```\n\n"
+        "The licence of the LLM whose embedding rows are inside applies to them. This card is written from the "
         "configuration alone and says nothing about quality.\n",
     )
 

@@ -1,0 +1,164 @@
+"""check_transfer: a transferred adapter against Eq. 5-6 evaluated in float64 from the original parts.
+
+The reference takes the adapter as it was before the transfer and the target's embedding table, looks every token up again
+by its bytes, and shares no code with `transfer`, `mix` or `fold`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.errors import VocabkitError
+from vocabkit.segmentation import Segmenter
+from vocabkit.transfer import Target
+from vocabkit.transferred import TransferredAdapter
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""Largest relative error allowed, by the coarsest dtype that the result is computed in: some units of its rounding."""
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of visual tokens."""
+
+    name: str
+    patches: int
+    error: float
+    """Largest over the patches of |ours - reference| / |reference|, Euclidean norms."""
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit; NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `check_transfer` found."""
+
+    target: str
+    rows: int
+    checks: tuple[Check, ...]
+    problems: tuple[str, ...]
+    """Fingerprints or rows that do not belong together; empty if all do."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and all(check.passed for check in self.checks)
+
+
+@torch.no_grad()
+def check_transfer(
+    result: TransferredAdapter,
+    original: LangBridgeAdapter,
+    target: Target,
+    *,
+    features: Tensor | None = None,
+    folded: MLPProjector | None = None,
+    patches: int = 64,
+    seed: int = 0,
+) -> Proof:
+    """Compare `result` with the visual tokens that Eq. 5-6 give in float64.
+
+    Args:
+        original: the adapter before the transfer.
+        features: (N, Dv) real patch features, checked beside random ones.
+        folded: the projector that `fold(result)` gave, checked as well.
+        patches: how many random patches, standard normal.
+    """
+    ids, problems = _expected_ids(result, original, target)
+    if problems:
+        return Proof(result.config.target, len(result.embeddings), (), tuple(problems))
+    width = original.config.vision_width
+    inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
+    if features is not None:
+        if features.ndim != 2 or features.shape[1] != width or not len(features):
+            raise VocabkitError(f"features are {tuple(features.shape)}; expected (N, {width})")
+        inputs["real features"] = features.float()
+    checks = []
+    for name, values in inputs.items():
+        values = values.to(original.linear_1.weight.dtype)
+        reference = _reference(original, values.double(), ids, target, result.config.scale)
+        checks.append(_compare(name, result(values), reference, _limit(result)))
+        if folded is not None:
+            ours = folded(values.to(folded.linear_1.weight.dtype))
+            checks.append(_compare(f"{name}, folded", ours, reference, _limit(folded)))
+    return Proof(result.config.target, len(result.embeddings), tuple(checks), tuple(problems))
+
+
+def _expected_ids(
+    result: TransferredAdapter, original: LangBridgeAdapter, target: Target
+) -> tuple[list[list[int]], list[str]]:
+    """For each row of `original` the target's ids whose mean embedding it gets ([] if it was dropped), and problems."""
+    problems = []
+    vocabulary = target.vocabulary
+    if result.config.source_fingerprint != original.shared.fingerprint:
+        problems.append("the result was made from an adapter with another shared vocabulary")
+    recorded = {info.name: info.fingerprint for info in result.shared.tokenizers}
+    if recorded.get(result.config.target) != vocabulary.fingerprint:
+        problems.append(f"the result was made for another tokenizer than that of {vocabulary.name}")
+    if result.config.target_width != target.embeddings.width:
+        problems.append(f"width {result.config.target_width}, but the target's is {target.embeddings.width}")
+    if problems:
+        return [], problems
+    values = vocabulary.tokens.to_pylist()
+    id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
+    role_of = {row: role for role, row in original.shared.roles.items()}
+    segmenter = Segmenter(vocabulary) if result.config.missing == "compose" else None
+    ids: list[list[int]] = []
+    for row, token in enumerate(original.shared.tokens.to_pylist()):
+        found = vocabulary.roles.get(role_of[row]) if row in role_of else id_of.get(token)
+        if found is not None:
+            ids.append([found])
+        else:
+            ids.append((segmenter.ids(token) or []) if segmenter and row not in role_of else [])
+    kept = [row for row, parts in enumerate(ids) if parts]
+    if len(kept) != len(result.embeddings):
+        problems.append(f"{len(result.embeddings)} rows, but the target has {len(kept)} of the adapter's")
+    elif result.config.missing == "error" and len(kept) < len(ids):
+        problems.append(f"rows are missing although none was allowed to be ({len(ids) - len(kept)})")
+    return ids, problems
+
+
+def _reference(
+    original: LangBridgeAdapter, features: Tensor, ids: list[list[int]], target: Target, scale: float
+) -> Tensor:
+    """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows."""
+    weight = {name: tensor.double() for name, tensor in original.state_dict().items() if "head" not in name}
+    hidden = features @ weight["linear_1.weight"].T + weight["linear_1.bias"]
+    hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+    hidden = hidden @ weight["linear_2.weight"].T + weight["linear_2.bias"]
+    kept = torch.tensor([row for row, parts in enumerate(ids) if parts])
+    head, bias = original.head.weight, original.head.bias
+    scores = torch.cat(
+        [hidden @ head[rows].double().T + bias[rows].double() for rows in kept.split(_BLOCK)], dim=1
+    )  # (N, R)
+    if original.config.head == "softmax":
+        scores = torch.softmax(scores / original.config.temperature, dim=1)
+    tokens = torch.zeros(len(features), target.embeddings.width, dtype=torch.float64)
+    for start in range(0, len(kept), _BLOCK):
+        parts = [ids[row] for row in kept[start : start + _BLOCK].tolist()]
+        rows = target.embeddings.rows(np.array([i for each in parts for i in each], np.int32))
+        owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(each) for each in parts]))
+        shares = torch.tensor([1 / len(each) for each in parts], dtype=torch.float64)
+        embeddings = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64)
+        embeddings.index_add_(0, owner, rows.double())
+        tokens += scores[:, start : start + _BLOCK] @ (embeddings * shares[:, None])  # (N, B) @ (B, D) -> (N, D)
+    return scale * tokens
+
+
+def _compare(name: str, ours: Tensor, reference: Tensor, limit: float) -> Check:
+    difference = (ours.double() - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-300)
+    return Check(name, len(reference), float(difference.max()), limit)
+
+
+def _limit(module: torch.nn.Module) -> float:
+    return max(TOLERANCE[tensor.dtype] for tensor in module.state_dict().values())

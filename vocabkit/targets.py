@@ -1,0 +1,56 @@
+"""From what people type after --to, to an LLM that an adapter can be moved to: its tokenizer and its embedding rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vocabkit.catalog import Resolved, catalog, resolve
+from vocabkit.embeddings import open_embeddings
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.transfer import Target
+
+
+def open_target(
+    argument: str, *, weights: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Target, Resolved]:
+    """The target that `argument` names, and how its tokenizer was found.
+
+    A model folder, a GGUF or a hub id holds both tokenizer and embedding table; for a model of the catalog the tokenizer
+    is the shipped one and only the bytes of the embedding table are fetched from its hub repository.
+
+    Args:
+        weights: where to read the embedding table instead: a folder, a weights file, or a hub id.
+        progress: called with (bytes done, bytes in total) while a table is downloaded.
+
+    Raises:
+        VocabkitError: nothing found, no weights known for it, or a table of another width than the catalog says.
+    """
+    found = resolve(argument)
+    table = open_embeddings(weights or _weights(argument, found), progress=progress)
+    vocabulary = found.vocabulary
+    if vocabulary.width is not None and vocabulary.width != table.width:
+        raise VocabkitError(
+            f"{argument}: its embeddings have width {vocabulary.width}, but {table.source} has {table.width}; "
+            "give the weights of the same model"
+        )
+    return Target(vocabulary, table), found
+
+
+def _weights(argument: str, found: Resolved) -> str | Path:
+    name = argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
+    path = Path(name).expanduser()
+    if path.is_dir() or found.file.suffix == ".gguf":
+        return path
+    if path.exists():
+        raise VocabkitError(f"{path}: is a tokenizer only; add --weights with the model's folder, weights file or hub id")
+    entry = catalog().get(name.lower())
+    if entry is None:
+        return name
+    if entry.width is None or entry.hub is None:
+        models = [other.name for other in catalog().values() if other.snapshot == entry.snapshot and other.width]
+        advice = f"say which model: {' or '.join(models)}, or add" if models else "add"
+        raise VocabkitError(
+            f"{quote(name)} names a tokenizer, not a model; {advice} --weights with a folder, weights file or hub id"
+        )
+    return entry.hub

@@ -1,0 +1,258 @@
+"""transfer: the coefficients of an adapter over the embedding rows of another LLM (Eq. 5-6). Nothing is retrained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.embeddings import EmbeddingTable
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.fold import why_not_foldable
+from vocabkit.segmentation import Segmenter
+from vocabkit.shared import SharedVocabulary
+from vocabkit.transferred import TransferredAdapter, TransferredConfig
+from vocabkit.vocabulary import Vocabulary
+
+Missing = Literal["error", "drop", "compose"]
+"""What becomes of rows whose token the target lacks. error: the transfer is refused. drop: they are left out, by which a
+softmax is renormalised and a linear head loses their share. compose: they get the mean of the embeddings of the tokens
+that the target's own tokenizer cuts their bytes into."""
+
+EXAMPLES = 8
+"""Missing tokens that a report shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The LLM that an adapter is moved to."""
+
+    vocabulary: Vocabulary
+    embeddings: EmbeddingTable
+
+
+@dataclass(frozen=True)
+class MissingToken:
+    """A row of V_shared that the target has no token for."""
+
+    row: int
+    token: bytes
+    composed_of: tuple[bytes, ...]
+    """The target's tokens that stand in for it; empty if it was dropped."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How long embedding rows are."""
+
+    rms: float
+    """Root mean square of their elements."""
+    shortest: float
+    """Euclidean norm of the shortest row."""
+    median: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a transfer comes to, known before anything is written."""
+
+    head: str
+    source: str | None
+    """Tokenizer or LLM that the adapter was trained with."""
+    target: str
+    embeddings: str
+    """Where the target's embedding rows were read."""
+    rows: int
+    """Rows of the adapter's V_shared."""
+    found: int
+    """Rows whose token the target has."""
+    composed: int
+    dropped: int
+    mass_found: float | None
+    """Share of the counted corpus mass on found rows; None if V_shared has no counts."""
+    mass_dropped: float | None
+    examples: tuple[MissingToken, ...]
+    norms: Norms
+    """Of the target's rows."""
+    scale: float
+    vision_width: int
+    hidden_width: int
+    width: int
+    """Of the target LLM."""
+    dtype: str
+    bytes: int
+    """Of all tensors of the result."""
+    folds: bool
+    """Whether the result is exactly a stock two-layer projector."""
+    folding: str
+    """Why, in words."""
+
+
+def transfer(
+    adapter: LangBridgeAdapter, target: Target, *, missing: Missing = "error", scale: float = 1.0
+) -> tuple[TransferredAdapter, Preflight]:
+    """Put `adapter` onto the embedding rows of `target`: visual token = scale * P E_target[V_shared] (Eq. 6).
+
+    The target need not be among the tokenizers that V_shared was built for; then its tokens are looked up by their bytes.
+
+    Args:
+        missing: what becomes of rows whose token the target lacks.
+        scale: factor on the visual tokens.
+
+    Raises:
+        VocabkitError: rows missing under `error`, nothing shared at all, ids without an embedding row.
+    """
+    name = target.vocabulary.name
+    shared = _with_target(adapter.shared, target.vocabulary)
+    found = shared.mask_for(name)
+    lacking = np.flatnonzero(~found)
+    if len(lacking) and missing == "error":
+        raise VocabkitError(_refusal(shared, lacking, name))
+    composed = _compositions(shared, lacking, target.vocabulary) if missing == "compose" else {}
+    kept = np.flatnonzero(found | np.isin(np.arange(len(shared)), list(composed)))
+    if not len(kept):
+        raise VocabkitError(f"{name} has none of the {len(shared)} tokens of this adapter")
+    kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
+    embeddings = _rows(kept_shared, [composed.get(row) for row in kept.tolist()], target)
+    inner = dataclasses.replace(adapter.config, rows=len(kept), shared_fingerprint=kept_shared.fingerprint)
+    config = TransferredConfig(
+        adapter=inner,
+        target=name,
+        target_width=target.embeddings.width,
+        source_fingerprint=adapter.shared.fingerprint,
+        embeddings=target.embeddings.source,
+        missing=missing,
+        scale=scale,
+    )
+    tensors = {f"adapter.{key}": tensor for key, tensor in _head_rows(adapter, kept).items()}
+    result = TransferredAdapter.from_parts(Path(name), config, {**tensors, "embeddings": embeddings}, kept_shared)
+    return result, _preflight(adapter, result, shared, found, composed, target)
+
+
+def _head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
+    """The tensors of `adapter` with these rows of its head only."""
+    tensors: dict[str, Tensor] = adapter.state_dict()
+    if len(kept) < adapter.config.rows:
+        rows = torch.from_numpy(kept)
+        tensors |= {key: tensors[key][rows] for key in ("head.weight", "head.bias")}
+    return tensors
+
+
+def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
+    """`shared` with a column of the target: its own, told by the fingerprint, or one looked up by bytes."""
+    for info in shared.tokenizers:
+        if info.name == vocabulary.name and info.fingerprint != vocabulary.fingerprint:
+            raise VocabkitError(
+                f"{vocabulary.name}: the adapter's shared vocabulary was built with another version of this tokenizer "
+                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…); give the target another name: NAME=TARGET"
+            )
+    return shared if vocabulary.name in shared.names else shared.extend(vocabulary)
+
+
+def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:
+    tokens = [shared.tokens[int(row)].as_py().decode("utf-8", "backslashreplace") for row in lacking[:5]]
+    listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
+    mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
+    return (
+        f"{name} lacks {len(lacking)} of the {len(shared)} tokens of this adapter{mass} ({listed}); "
+        "choose --missing drop or --missing compose"
+    )
+
+
+def _compositions(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
+    """Row -> the target's ids whose bytes join to its token, for the rows where there are such."""
+    segmenter = Segmenter(vocabulary)
+    role_rows = set(shared.roles.values())
+    spelled = {row: segmenter.ids(shared.tokens[row].as_py()) for row in lacking.tolist() if row not in role_rows}
+    return {row: ids for row, ids in spelled.items() if ids}
+
+
+def _rows(shared: SharedVocabulary, composed: list[list[int] | None], target: Target) -> Tensor:
+    """(R, D) embedding rows in the table's dtype; row r is the rounded mean of the rows `composed[r]` if given."""
+    vocabulary, table = target.vocabulary, target.embeddings
+    if not any(composed):
+        return table.rows(shared.ids_for(vocabulary.name), tokens=vocabulary)
+    own = shared.mask_for(vocabulary.name)
+    embeddings = torch.empty(len(shared), table.width, dtype=table.dtype)
+    embeddings[torch.from_numpy(own)] = table.rows(
+        shared.only_with(vocabulary.name).ids_for(vocabulary.name), tokens=vocabulary
+    )
+    for row in np.flatnonzero(~own).tolist():
+        parts = table.rows(np.array(composed[row], np.int32), tokens=vocabulary)  # (P, D)
+        embeddings[row] = parts.float().mean(dim=0).to(table.dtype)
+    return embeddings
+
+
+def _preflight(
+    adapter: LangBridgeAdapter,
+    result: TransferredAdapter,
+    shared: SharedVocabulary,
+    found: np.ndarray,
+    composed: dict[int, list[int]],
+    target: Target,
+) -> Preflight:
+    counts = shared.counts
+    dropped = np.setdiff1d(np.flatnonzero(~found), list(composed))
+    lacking = np.flatnonzero(~found)[:EXAMPLES].tolist()
+    vocabulary = target.vocabulary
+    reason = why_not_foldable(adapter.config.head)
+    hidden, width = adapter.config.hidden_width, target.embeddings.width
+    return Preflight(
+        head=adapter.config.head,
+        source=adapter.config.llm,
+        target=vocabulary.name,
+        embeddings=target.embeddings.source,
+        rows=len(shared),
+        found=int(found.sum()),
+        composed=len(composed),
+        dropped=len(dropped),
+        mass_found=None if counts is None else _share(counts, np.flatnonzero(found)),
+        mass_dropped=None if counts is None else _share(counts, dropped),
+        examples=tuple(
+            MissingToken(
+                row,
+                shared.tokens[row].as_py(),
+                tuple(vocabulary.token(i) or b"" for i in composed.get(row, ())),
+            )
+            for row in lacking
+        ),
+        norms=norms(result.embeddings),
+        scale=result.config.scale,
+        vision_width=adapter.config.vision_width,
+        hidden_width=hidden,
+        width=width,
+        dtype=str(target.embeddings.dtype).removeprefix("torch."),
+        bytes=sum(tensor.nbytes for tensor in result.state_dict().values()),
+        folds=reason is None,
+        folding=reason or _folding(hidden, width),
+    )
+
+
+def _folding(hidden: int, width: int) -> str:
+    if hidden > width:
+        return f"to {hidden} hidden units, more than the {width} that a stock Llava projector of this LLM has"
+    padded = f", {width - hidden} hidden units padded with zeros" if hidden < width else ""
+    return f"into a stock two-layer projector{padded}"
+
+
+def norms(embeddings: Tensor, block: int = 8192) -> Norms:
+    """Norms of (R, D) embedding rows, computed in float32 a block at a time."""
+    squares = torch.cat([part.float().square().sum(dim=1) for part in embeddings.split(block)])
+    lengths = squares.sqrt()
+    return Norms(
+        rms=float((squares.double().mean() / embeddings.shape[1]).sqrt()),
+        shortest=float(lengths.min()),
+        median=float(lengths.median()),
+        longest=float(lengths.max()),
+    )
+
+
+def _share(counts: np.ndarray, rows: np.ndarray) -> float:
+    return float(counts[rows].sum() / max(counts.sum(), 1))
