@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,28 +13,59 @@ from vocabkit.errors import VocabkitError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to disk, then rename it over `path`.
+    """Replace `path` by what `write` puts into the file it is given. See `replacing`."""
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        write(file)
 
-    A reader of `path` sees the old file or the new one, never a part. Raises VocabkitError if the folder is
-    missing, read-only or full; the temporary file is removed.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside `path` for the block to create; it is then flushed to disk and renamed.
+
+    A reader of `path` sees the old file or the new one, never a part. If the block fails, the temporary file is
+    removed; a process that is killed can leave one, `.vocabkit-*.tmp`. An old file's permissions are kept, and a
+    symbolic link goes on pointing where it did.
+
+    Raises VocabkitError: a folder or a device stands there, or its folder is missing, read-only or full.
     """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            raise VocabkitError(
+                f"{path}: is {'a folder' if target.is_dir() else 'no regular file'}; choose another name"
+            )
+        temporary = _temporary_beside(target)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
     except OSError as error:
-        raise VocabkitError(f"{path}: can't write here ({error.strerror}); choose another folder") from error
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` at the end of the block, whole or not at all.
+
+    Raises VocabkitError: `path` is there already, or its parent is missing, read-only or full.
+    """
+    if os.path.lexists(path):
+        raise VocabkitError(f"{path}: is there already; choose another name")
+    temporary = _temporary_beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
     except OSError as error:
-        _remove(temporary)
-        raise VocabkitError(f"{path}: can't write ({error.strerror or error}); nothing was changed") from error
-    except BaseException:
-        _remove(temporary)
-        raise
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -50,14 +81,11 @@ def reading(path: Path) -> Iterator[None]:
         raise VocabkitError(f"{path}: can't read ({error.strerror or error})") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".vocabkit-{os.urandom(8).hex()}.tmp")
 
 
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+def _cannot_write(path: Path, error: OSError) -> VocabkitError:
+    return VocabkitError(
+        f"{path}: can't write here ({error.strerror or error}); nothing was changed. Choose another place"
+    )
