@@ -5,15 +5,19 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabkit_cli.arguments import TOKENIZER, AsJson
+from vocabkit_cli.arguments import AsJson
 from vocabkit_cli.show import byte_progress, show, show_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vocabkit.adapter import LangBridgeAdapter
     from vocabkit.transfer import Target
+    from vocabkit.transferred import TransferredAdapter
 
 
 class MissingRows(enum.StrEnum):
@@ -25,8 +29,9 @@ class MissingRows(enum.StrEnum):
 
 
 class Export(enum.StrEnum):
-    """Formats of other programs."""
+    """What a linear adapter can be written as, beside its own checkpoint."""
 
+    projector = "projector"
     llava = "llava"
     mmproj = "mmproj"
     mm_projector = "mm_projector"
@@ -36,7 +41,10 @@ Adapter = Annotated[str, typer.Argument(help="A checkpoint folder, an adapter.pt
 To = Annotated[
     str,
     typer.Option(
-        "--to", metavar="TARGET", help="The LLM: a model folder, a GGUF, a catalog model or a hub id.", show_default=False
+        "--to",
+        metavar="TARGET",
+        help="The LLM: a model folder, a GGUF, a catalog model or a hub id.",
+        show_default=False,
     ),
 ]
 Weights = Annotated[
@@ -64,12 +72,17 @@ def transfer(
         str, typer.Option(help="Factor on the visual tokens: none, rms (needs --features), or a number.")
     ] = "none",
     features: Features = None,
-    fold: Annotated[bool, typer.Option("--fold", help="Write a plain two-layer projector (linear heads only).")] = False,
     export: Annotated[
-        Export | None, typer.Option(help="Write the format of another program.", show_default=False)
+        Export | None,
+        typer.Option(
+            help="Fold a linear head, and write: a plain two-layer projector; a Hugging Face Llava checkpoint; a "
+            "llama.cpp mmproj GGUF; LLaVA's mm_projector.bin.",
+            show_default=False,
+        ),
     ] = None,
     vision: Annotated[
-        Path | None, typer.Option(help="Vision model folder, for --export llava and mmproj.", show_default=False)
+        str | None,
+        typer.Option(help="Vision model, folder or hub id, for --export llava and mmproj.", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -78,3 +91,108 @@ def transfer(
     Nothing is retrained: the adapter's coefficients go over the embedding rows of the target. The report comes first;
     with --out the result is written.
     """
+    from vocabkit.errors import VocabkitError
+    from vocabkit.report.transfer import preflight_report
+    from vocabkit.scaling import parse_scale, rms_scale
+    from vocabkit.transfer import transfer as move
+
+    factor = parse_scale(scale)
+    if factor is None and features is None:
+        raise VocabkitError("--scale rms measures visual tokens: add --features FILE")
+    if export and out is None:
+        raise VocabkitError("--export writes a result: add --out")
+    if export in (Export.llava, Export.mmproj) and vision is None:
+        raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
+    loaded, target = _load(adapter), _target(to, weights)
+    result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
+    if factor is None and features is not None:
+        measured = rms_scale(result, _features(features))
+        result, report = move(loaded, target, missing=missing.value, scale=measured)
+    if not json:
+        show(preflight_report(report))
+    if out is not None:
+        _write(result, out, export, vision, weights or to)
+    if json:
+        show_json({"preflight": report, "written": out})
+    elif out is not None:
+        print(f"written: {out}")
+
+
+def check_transfer(
+    result: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
+    adapter: Annotated[str, typer.Argument(help="The adapter before the transfer.", show_default=False)],
+    to: To,
+    weights: Weights = None,
+    features: Features = None,
+    json: AsJson = False,
+) -> None:
+    """Prove a transferred adapter against the equations.
+
+    Visual tokens of random and, with --features, of real features are compared with Eq. 5-6 in float64, from the adapter
+    before the transfer and the target's own embedding table. Exit code 1 if they differ.
+    """
+    from vocabkit.fold import fold, why_not_foldable
+    from vocabkit.proof import check_transfer as prove
+    from vocabkit.report.transfer import proof_report
+    from vocabkit.transferred import TransferredAdapter
+
+    moved = TransferredAdapter.from_pretrained(result)
+    folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved)
+    real = _features(features) if features is not None else None
+    proof = prove(moved, _load(adapter), _target(to, weights), features=real, folded=folded)
+    if json:
+        show_json({**vars(proof), "passed": proof.passed})
+    else:
+        show(proof_report(proof))
+    raise typer.Exit(0 if proof.passed else 1)
+
+
+def _load(source: str) -> LangBridgeAdapter:
+    from vocabkit.adapter import LangBridgeAdapter
+
+    return LangBridgeAdapter.from_pretrained(source)
+
+
+def _target(argument: str, weights: str | None) -> Target:
+    from vocabkit.targets import open_target
+
+    with byte_progress(f"embedding rows of {argument}") as progress:
+        target, found = open_target(argument, weights=weights, progress=progress)
+    rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"
+    print(f"{argument}: {len(found.vocabulary):,} ids, {found.how}; {rows}", file=sys.stderr)
+    return target
+
+
+def _features(path: Path) -> Tensor:
+    from vocabkit.tensor_files import read_features
+
+    return read_features(path)
+
+
+def _write(result: TransferredAdapter, out: Path, export: Export | None, vision: str | None, llm: str) -> None:
+    if export is None:
+        result.save(out)
+        return
+    from vocabkit.fold import fold
+
+    projector = fold(result)
+    if export is Export.projector:
+        projector.save(out)
+    elif export is Export.mm_projector:
+        from vocabkit.published import save_published
+
+        save_published(projector, out)
+    else:
+        from vocabkit.export.models import llm_folder, vision_folder
+
+        assert vision is not None
+        layer = -2 if projector.config.vision_layer is None else projector.config.vision_layer
+        if export is Export.mmproj:
+            from vocabkit.export.mmproj import export_mmproj
+
+            export_mmproj(projector, vision_folder(vision), out, feature_layer=layer)
+        else:
+            from vocabkit.export.llava import export_llava
+
+            with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:
+                export_llava(projector, vision_folder(vision), folder, out, feature_layer=layer, progress=progress)

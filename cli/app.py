@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from vocabkit_cli import index_maps, shared_vocabularies, tokenizers
+from vocabkit_cli import adapters, index_maps, shared_vocabularies, tokenizers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,8 @@ app.command("overlap")(tokenizers.overlap)
 app.command("explain")(tokenizers.explain)
 app.command("import-map")(index_maps.import_map)
 app.command("audit")(index_maps.audit)
+app.command("transfer")(adapters.transfer)
+app.command("check-transfer")(adapters.check_transfer)
 app.command("snapshot")(tokenizers.snapshot)
 app.command("catalog")(tokenizers.catalog)
 

@@ -82,6 +82,29 @@ def transferred_card(config: TransferredConfig, shared: SharedVocabulary) -> Mod
     )
 
 
+def llava_card(config: MLPConfig, name: str) -> ModelCard:
+    """The card of an exported Llava checkpoint."""
+    return _card(
+        name,
+        "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector between "
+        "them is an adapter that was folded for this LLM.",
+        {
+            "LLM": _code(config.llm),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "LLM width": f"{config.llm_width:,}",
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from transformers import AutoProcessor, LlavaForConditionalGeneration\n\n"
+        'model = LlavaForConditionalGeneration.from_pretrained("PATH_OR_HUB_ID", dtype="auto")\n'
+        'processor = AutoProcessor.from_pretrained("PATH_OR_HUB_ID")\n'
+        "```\n\n"
+        "The licences of the vision model and the LLM apply to their weights. This card is written from the configuration "
+        "alone and says nothing about quality.\n",
+    )
+
+
 def projector_card(config: MLPConfig) -> ModelCard:
     """The card of an MLPProjector."""
     return _card(

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import write_atomically
 from vocabkit.shared import SharedVocabulary
-from vocabkit.tensor_files import check_tensors, read_torch
+from vocabkit.tensor_files import check_tensors, owned, read_torch
 
 LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 """Published layer -> ours."""
@@ -61,6 +63,12 @@ def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]
         for part in ("weight", "bias")
         if f"{name}.{part}" in state
     }
+
+
+def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> None:
+    """Write an `mm_projector.bin` that LLaVA's code loads, whole or not at all. Raises VocabkitError."""
+    tensors = {key: owned(tensor) for key, tensor in to_published(adapter).items()}
+    write_atomically(path, lambda file: torch.save(tensors, file))
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:

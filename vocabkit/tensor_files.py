@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
@@ -37,6 +39,22 @@ def read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a hostile or damaged pickle makes torch's restricted unpickler raise
         raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
+
+
+def read_features(path: Path) -> Tensor:
+    """(N, Dv) patch features: the tensor `features` of a safetensors file, its leading dimensions flattened.
+
+    Raises VocabkitError: missing, damaged, no such tensor, or numbers that are not finite.
+    """
+    with reading(path):
+        try:
+            features = load_file(path).get("features")
+        except SafetensorError as error:
+            raise VocabkitError(f"{path}: not a safetensors file, or damaged ({quote(str(error), 80)})") from error
+    if features is None or features.ndim < 2:
+        raise VocabkitError(f"{path}: no tensor `features` of patch features (N, Dv) in it")
+    check_tensors(path, {"features": features})
+    return features.reshape(-1, features.shape[-1])
 
 
 def check_tensors(path: Path, tensors: Mapping[Any, Any]) -> None:

@@ -1,8 +1,8 @@
 """A complete Hugging Face Llava checkpoint of a vision model, a folded adapter and an LLM.
 
-The folder holds what `LlavaForConditionalGeneration`, vLLM, SGLang, lmms-eval and TRL load: config, weights, processor with
-chat template, generation config and model card. Tensors are named as in the checkpoints of the hub (llava-hf), which all
-versions of these readers know.
+The folder holds what `LlavaForConditionalGeneration`, vLLM, SGLang, lmms-eval and TRL load: config, weights, processor
+with chat template, generation config and model card. Tensors are named as in the checkpoints of the hub (llava-hf), which
+all versions of these readers know.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from vocabkit.adapter import MLPProjector
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.export.processor import build_processor, load_tokenizer
 from vocabkit.export.weights import llm_shards, vision_tensors
-from vocabkit.files import write_folder_atomically
+from vocabkit.files import new_folder
 from vocabkit.fold import pad_hidden
+from vocabkit.model_card import llava_card
 
 _CLASS_TOKENS = {"siglip_vision_model": 0, "siglip2_vision_model": 0}
 """Tokens beside the patches in the hidden states, where that is not one."""
@@ -53,7 +54,6 @@ def export_llava(
     *,
     feature_layer: int = -2,
     keep_cls: bool = False,
-    card: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportedLlava:
     """Write the Llava checkpoint of `vision`, `projector` and `llm` as the new folder `out`, whole or not at all.
@@ -66,17 +66,15 @@ def export_llava(
         llm: folder of a causal language model of transformers, with its tokenizer, in safetensors.
         feature_layer: the hidden states of the vision model that the adapter was trained on.
         keep_cls: whether these include the class token.
-        card: Markdown for the model card, after its title.
         progress: called with (bytes done, bytes in total) of the LLM.
 
     Raises:
         VocabkitError: widths that do not fit, an LLM whose logits Llava would not reproduce, weights that are no
             safetensors, `out` is there already.
     """
-    if out.exists():
-        raise VocabkitError(f"{out}: is there already; choose a folder that is not")
-    text_config, vision_config = _llm_config(llm), _vision_config(vision)
-    _check_widths(projector, vision, vision_config, llm, text_config)
+    text_config, vision_config = _llm_config(llm), read_vision_config(vision)
+    check_vision_width(projector, vision, vision_config)
+    _check_llm_width(projector, llm, text_config)
     padded = pad_hidden(projector, text_config.hidden_size)
     tokenizer, image_token_id = load_tokenizer(llm)
     added_rows = max(image_token_id + 1 - text_config.vocab_size, 0)
@@ -98,18 +96,16 @@ def export_llava(
         dtype=dtype,
     )
 
-    def write(folder: Path) -> None:
+    with new_folder(out) as folder:
         config.save_pretrained(folder)
         processor.save_pretrained(folder)
         _generation_config(llm, text_config, tokenizer, image_token_id).save_pretrained(folder)
-        (folder / "README.md").write_text(card, "utf-8")
-        projector_tensors = {f"multi_modal_projector.{key}": value for key, value in padded.state_dict().items()}
-        first = {**projector_tensors, **vision_tensors(vision, vision_config)}
-        first = {key: value.detach().to(dtype).contiguous() for key, value in first.items()}
-        _write_shards(folder, first, llm, added_rows, progress)
-
-    write_folder_atomically(out, write)
-    units = len(padded.linear_1.weight) - len(projector.linear_1.weight)
+        (folder / "README.md").write_text(str(llava_card(projector.config, out.name)), "utf-8")
+        tensors = {f"multi_modal_projector.{key}": value for key, value in padded.state_dict().items()}
+        tensors |= vision_tensors(vision, vision_config)
+        tensors = {key: value.detach().to(dtype).contiguous() for key, value in tensors.items()}
+        _write_shards(folder, tensors, llm, added_rows, progress)
+    units = padded.config.hidden_width - projector.config.hidden_width
     return ExportedLlava(out, image_token_id, image_tokens, added_rows, units)
 
 
@@ -157,7 +153,11 @@ def _llm_config(llm: Path) -> PreTrainedConfig:
     return config
 
 
-def _vision_config(vision: Path) -> PreTrainedConfig:
+def read_vision_config(vision: Path) -> PreTrainedConfig:
+    """The config of the vision model in a folder; the vision part of a CLIP or SigLIP.
+
+    Raises VocabkitError: no model, or one without a fixed image size, patch size and width.
+    """
     config = _config(vision)
     config = getattr(config, "vision_config", config)
     if not all(isinstance(getattr(config, field, None), int) for field in ("image_size", "patch_size", "hidden_size")):
@@ -177,18 +177,20 @@ def _config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _check_widths(
-    projector: MLPProjector, vision: Path, vision_config: PreTrainedConfig, llm: Path, text_config: PreTrainedConfig
-) -> None:
-    takes, gives = projector.linear_1.weight.shape[1], len(projector.linear_2.weight)
-    if takes != vision_config.hidden_size:
+def check_vision_width(projector: MLPProjector, vision: Path, config: PreTrainedConfig) -> None:
+    """Raises VocabkitError if `projector` does not take features of this vision model."""
+    if projector.config.vision_width != config.hidden_size:
         raise VocabkitError(
-            f"{vision}: its features have width {vision_config.hidden_size}, but the adapter takes {takes}; "
-            "give the vision model that it was trained with"
+            f"{vision}: its features have width {config.hidden_size}, but the adapter takes "
+            f"{projector.config.vision_width}; give the vision model that it was trained with"
         )
-    if gives != text_config.hidden_size:
+
+
+def _check_llm_width(projector: MLPProjector, llm: Path, config: PreTrainedConfig) -> None:
+    if projector.config.llm_width != config.hidden_size:
         raise VocabkitError(
-            f"{llm}: has width {text_config.hidden_size}, but the adapter gives {gives}; transfer it to this LLM first"
+            f"{llm}: has width {config.hidden_size}, but the adapter gives {projector.config.llm_width}; "
+            "transfer it to this LLM first"
         )
 
 

@@ -1,0 +1,1 @@
+"""Folded adapters in the formats of other programs."""
