@@ -34,7 +34,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         from vocabkit.readers import tekken, tokenizer_json
 
-        return (tekken if b'"default_num_special_tokens"' in head else tokenizer_json).read(path, name)
+        reader = tekken.read if b'"default_num_special_tokens"' in head else tokenizer_json.read
+        return reader(path, name)
     if _looks_like_ranks(head):
         from vocabkit.readers import tiktoken_bpe
 

@@ -15,7 +15,7 @@ from vocabkit.byte_alphabet import from_alphabet
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
 from vocabkit.readers.byte_fallback import byte_piece
-from vocabkit.segmentation import Rules, byte_level_rules, sentencepiece_rules
+from vocabkit.segmentation.rules import Rules, byte_level_rules, pretokenizers, sentencepiece_rules
 from vocabkit.special_tokens import roles, special_kind
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
@@ -27,7 +27,19 @@ _ROLE_KEYS = {
     "sep": "seperator_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "turn_end": "eot_token_id",
     "message_end": "eom_token_id",
 }  # fmt: skip
-_NUMPY_TYPES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+_NUMPY_TYPES = {
+    0: "u1",
+    1: "i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "u1",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 _STRING, _ARRAY = 8, 9
 
 
@@ -42,7 +54,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if not isinstance(pieces, list) or not pieces:
         raise VocabkitError(f"{path}: GGUF without a tokenizer; take the file that holds the language model")
     if not isinstance(model, str) or model not in ("gpt2", "llama", "t5", "bert"):
-        raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not known; vocabkit reads gpt2, llama, t5, bert")
+        raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not one of gpt2, llama, t5, bert")
     types = metadata.get("tokenizer.ggml.token_type")
     types = np.ones(len(pieces), np.int32) if types is None else types
     if not isinstance(types, np.ndarray):
@@ -67,7 +79,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         roles=roles(named, kinds, {role: i for role, i in declared.items() if isinstance(i, int)}),
         embedding_rows=rows,
         width=width,
-        segmentation=partial(_rules, path) if model != "bert" else None,
+        segmentation=partial(_rules, path) if _says_how_to_cut(metadata) else None,
     )
 
 
@@ -83,19 +95,26 @@ def _token(piece: str, token_type: int, *, byte_level: bool) -> tuple[bytes, Kin
     return piece.replace("▁", " ").encode(), Kind.TEXT
 
 
-def _rules(path: Path) -> Rules | None:
+def _says_how_to_cut(metadata: Mapping[str, Any]) -> bool:
+    match metadata["tokenizer.ggml.model"]:
+        case "gpt2":
+            return str(metadata.get("tokenizer.ggml.pre")) in pretokenizers() and "tokenizer.ggml.merges" in metadata
+        case "llama" | "t5":
+            return "tokenizer.ggml.scores" in metadata
+    return False
+
+
+def _rules(path: Path) -> Rules:
     metadata, _ = read_header(path)
     pieces, model = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.model"]
     types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(pieces), np.int32)))
     normal = types == 1
     if model == "gpt2":
         ids = {piece: i for i, piece in enumerate(pieces)}
-        pairs = [merge.split(" ", 1) for merge in metadata.get("tokenizer.ggml.merges", ())]
+        pairs = [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]]
         merges = np.array([[ids[left], ids[right]] for left, right in pairs], np.int32).reshape(-1, 2)
-        priority = np.where(normal, -1.0, np.nan).astype(np.float32)
-        results = [ids[left + right] for left, right in pairs]
-        priority[results] = np.arange(len(results), dtype=np.float32)
-        return byte_level_rules(priority, str(metadata.get("tokenizer.ggml.pre", "")), merges=merges)
+        priority = np.where(normal, 0, np.nan).astype(np.float32)
+        return byte_level_rules(priority, merges=merges, **pretokenizers()[metadata["tokenizer.ggml.pre"]])
     scores = np.asarray(metadata["tokenizer.ggml.scores"], np.float32)
     unk = metadata.get("tokenizer.ggml.unknown_token_id")
     charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
@@ -103,7 +122,7 @@ def _rules(path: Path) -> Rules | None:
     return sentencepiece_rules(
         "bpe" if model == "llama" else "unigram",
         np.where(in_model, -scores if model == "llama" else scores, np.nan).astype(np.float32),
-        unk=(unk, pieces[unk]) if isinstance(unk, int) else None,
+        unk=unk if isinstance(unk, int) and 0 <= unk < len(pieces) else None,
         prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)),
         byte_fallback=bool((types == _BYTE).any()),
         charsmap=_base64(charsmap) if charsmap is not None else None,

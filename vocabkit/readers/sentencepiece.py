@@ -15,7 +15,7 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
 from vocabkit.readers.byte_fallback import byte_piece
-from vocabkit.segmentation import Rules, sentencepiece_rules
+from vocabkit.segmentation.rules import Rules, sentencepiece_rules
 from vocabkit.special_tokens import roles, special_kind
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
@@ -80,7 +80,7 @@ def _rules(path: Path) -> Rules:
     return sentencepiece_rules(
         kind,
         np.where(in_model, -scores if kind == "bpe" else scores, np.nan).astype(np.float32),
-        unk=(unk, model.pieces[unk]) if 0 <= unk < len(model.pieces) else None,
+        unk=unk if 0 <= unk < len(model.pieces) else None,
         prefix=model.add_dummy_prefix,
         byte_fallback=bool((types == _BYTE).any()),
         charsmap=base64.b64encode(model.charsmap).decode() if model.charsmap else None,

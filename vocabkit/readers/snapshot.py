@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow_file import json_field, read_table, write_table
+from vocabkit.arrow_file import read_table, write_table
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.segmentation import Rules, load_rules
-from vocabkit.vocabulary import Vocabulary, filled
+from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, validity
 
 FORMAT = "vocabulary"
+_COLUMNS = {"token": pa.binary(), "kind": pa.uint8(), "alias_of": pa.int32()}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,28 @@ class Provenance:
         return f"{self.package} {self.version}" if self.package else self.file
 
 
+_Size = Annotated[int, msgspec.Meta(gt=0)] | None
+
+
+class _Model(msgspec.Struct):
+    """Size of the model's embedding table."""
+
+    embedding_rows: _Size
+    width: _Size
+
+
+class _RulesSettings(msgspec.Struct):
+    """The fields of `Rules` that are no columns."""
+
+    model: Literal["bpe", "unigram"]
+    spelling: Literal["byte-level", "sentencepiece"]
+    unk: int | None
+    normalizer: dict[str, Any] | None
+    pre_tokenizer: dict[str, Any] | None
+    options: dict[str, Any]
+    added: dict[str, list[int]]
+
+
 def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
     """Write a snapshot of `vocabulary`, its segmentation rules included where they are known.
 
@@ -49,14 +73,13 @@ def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
         "alias_of": pa.array(vocabulary.canonical, pa.int32(), mask=vocabulary.canonical == np.arange(len(vocabulary))),
     }
     if rules is not None:
-        missing = np.isnan(rules.priority)
-        columns["priority"] = pa.array(rules.priority, pa.float32(), mask=missing)
+        columns["priority"] = pa.array(rules.priority, pa.float32(), mask=np.isnan(rules.priority))
         if rules.merges is not None:
-            columns["merges"] = _merges_by_result(vocabulary, rules)
+            columns["merges"] = _merges_by_left(rules.merges, len(vocabulary))
     metadata = {
         "format": f"{FORMAT}/1",
         "name": vocabulary.name,
-        "provenance": _json(provenance.__dict__),
+        "provenance": _json(asdict(provenance)),
         "roles": _json(dict(vocabulary.roles)),
         "model": _json({"embedding_rows": vocabulary.embedding_rows, "width": vocabulary.width}),
         "notes": _json(vocabulary.notes),
@@ -69,46 +92,62 @@ def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
     """Open a snapshot. Raises VocabkitError if it is damaged, of a newer format, or not a snapshot."""
-    table, metadata = read_table(path, FORMAT, ["token", "kind", "alias_of"])
-    expected = {"token": pa.binary(), "kind": pa.uint8(), "alias_of": pa.int32()}
-    if dict(zip(table.schema.names, table.schema.types, strict=True)) != expected:
-        raise VocabkitError(f"{path}: columns {quote(str(table.schema.names))} are not those of a snapshot")
-    tokens, kinds, alias_of = (_one_chunk(table[column]) for column in expected)
-    model = json_field(path, metadata, "model")
+    table, metadata = read_table(path, FORMAT, list(_COLUMNS))
+    tokens, kinds, alias_of = (_column(path, table, column, expected) for column, expected in _COLUMNS.items())
+    model = _field(path, metadata, "model", _Model)
     vocabulary = Vocabulary(
         name=name or metadata.get("name", path.stem),
-        source=str(read_provenance(path, metadata)),
+        source=str(_field(path, metadata, "provenance", Provenance)),
         tokens=tokens,
         kinds=kinds.to_numpy(zero_copy_only=False),
         canonical=_canonical(alias_of),
-        roles=MappingProxyType(json_field(path, metadata, "roles")),
-        embedding_rows=model["embedding_rows"],
-        width=model["width"],
-        notes=tuple(json_field(path, metadata, "notes")),
-        segmentation=partial(_read_rules, path) if json_field(path, metadata, "rules") else None,
+        roles=MappingProxyType(_field(path, metadata, "roles", dict[str, int])),
+        embedding_rows=model.embedding_rows,
+        width=model.width,
+        notes=_field(path, metadata, "notes", tuple[str, ...]),
+        segmentation=partial(_read_rules, path) if _field(path, metadata, "rules", _RulesSettings | None) else None,
     )
+    if kinds.null_count or not _is_consistent(vocabulary):
+        raise VocabkitError(f"{path}: its columns contradict each other; build the snapshot again")
     if vocabulary.fingerprint != metadata.get("fingerprint"):
         raise VocabkitError(f"{path}: content does not match its fingerprint; build the snapshot again")
     return vocabulary
 
 
-def read_provenance(path: Path, metadata: Mapping[str, str] | None = None) -> Provenance:
-    """Provenance of a snapshot file."""
-    if metadata is None:
-        _, metadata = read_table(path, FORMAT, [])
-    try:
-        return Provenance(**json_field(path, metadata, "provenance"))
-    except TypeError as error:
-        raise VocabkitError(f"{path}: provenance is incomplete; build the snapshot again") from error
+def _is_consistent(vocabulary: Vocabulary) -> bool:
+    """What `make_vocabulary` takes care of, and a file may break."""
+    size, kinds, canonical = len(vocabulary), vocabulary.kinds, vocabulary.canonical
+    if not size or kinds.max() > max(Kind) or canonical.min() < 0 or canonical.max() >= size:
+        return False
+    lengths = np.diff(token_buffers(vocabulary.tokens)[0])
+    aliases = np.flatnonzero(canonical != np.arange(size))
+    return bool(
+        (kinds[~validity(vocabulary.tokens)] == Kind.UNUSED).all()
+        and (lengths[kinds == Kind.BYTE] == 1).all()
+        and vocabulary.tokens.take(pa.array(aliases)).equals(vocabulary.tokens.take(pa.array(canonical[aliases])))
+        and (canonical[canonical[aliases]] == canonical[aliases]).all()
+        and all(0 <= token_id < size for token_id in vocabulary.roles.values())
+    )
 
 
 def _canonical(alias_of: pa.Array) -> np.ndarray:
-    aliases = filled(alias_of, np.int32)
-    return np.where(aliases < 0, np.arange(len(aliases), dtype=np.int32), aliases)
+    """(V,) int32: `alias_of`, and the id itself where that is null."""
+    return np.where(validity(alias_of), filled(alias_of, np.int32), np.arange(len(alias_of), dtype=np.int32))
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def _column(path: Path, table: pa.Table, name: str, expected: pa.DataType) -> pa.Array:
+    if name not in table.column_names or table[name].type != expected:
+        raise VocabkitError(f"{path}: has no column {name!r} of type {expected}, as a snapshot has; build it again")
+    column = table[name]
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _field(path: Path, metadata: Mapping[str, str], key: str, expected: Any) -> Any:
+    """A metadata entry, JSON of the type `expected`."""
+    try:
+        return msgspec.json.decode(metadata.get(key, ""), type=expected)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise VocabkitError(f"{path}: metadata {key} is not as expected ({quote(str(error), 120)})") from error
 
 
 def _json(value: Any) -> str:
@@ -119,39 +158,31 @@ def _json(value: Any) -> str:
 
 
 def _rules_settings(rules: Rules | None) -> dict[str, Any] | None:
-    if rules is None:
-        return None
-    return {
-        "model": rules.model,
-        "spelling": rules.spelling,
-        "normalizer": rules.normalizer,
-        "pre_tokenizer": rules.pre_tokenizer,
-        "options": dict(rules.options),
-    }
+    return None if rules is None else {key: getattr(rules, key) for key in _RulesSettings.__struct_fields__}
 
 
-def _merges_by_result(vocabulary: Vocabulary, rules: Rules) -> pa.Array:
-    """(V,) list<int32>: for each token the pairs left, right that make it, in merge order."""
-    assert rules.merges is not None
-    values = vocabulary.tokens.to_pylist()
-    ids = {values[i]: i for i in np.flatnonzero(~np.isnan(rules.priority)).tolist()}
-    pairs: list[list[int] | None] = [None] * len(vocabulary)
-    for left, right in rules.merges.tolist():
-        result = ids[values[left] + values[right]]
-        pairs[result] = [*(pairs[result] or ()), left, right]
-    return pa.array(pairs, pa.list_(pa.int32()))
+def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
+    """(V,) list<int32>: for each token the pairs (right id, number of the merge) that it is the left of."""
+    left, right = merges.T
+    order = np.argsort(left, kind="stable")
+    pairs = np.stack([right, np.arange(len(merges))], axis=1)[order].astype(np.int32)
+    offsets = 2 * np.searchsorted(left[order], np.arange(size + 1))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(pairs.reshape(-1)))
+
+
+def _merges(by_left: pa.Array) -> np.ndarray:
+    """(M, 2) int32 in merge order, of `_merges_by_left`."""
+    pairs = by_left.flatten().to_numpy().reshape(-1, 2)
+    left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(by_left.offsets.to_numpy()) // 2)
+    return np.stack([left, pairs[:, 0]], axis=1)[np.argsort(pairs[:, 1], kind="stable")]
 
 
 def _read_rules(path: Path) -> Rules:
     table, metadata = read_table(path, FORMAT, ["priority", "merges"])
-    settings = json_field(path, metadata, "rules")
-    priority = _one_chunk(table["priority"]).to_numpy(zero_copy_only=False)
-    merges = None
-    if "merges" in table.column_names:
-        by_result = _one_chunk(table["merges"])
-        made = np.flatnonzero(by_result.is_valid().to_numpy(zero_copy_only=False))
-        order = made[np.argsort(priority[made], kind="stable")]
-        merges = by_result.take(pa.array(order)).flatten().to_numpy().reshape(-1, 2)
-    return Rules(priority=priority, merges=merges, **settings)
-
-
+    settings = _field(path, metadata, "rules", _RulesSettings)
+    has_merges = "merges" in table.column_names
+    return Rules(
+        priority=_column(path, table, "priority", pa.float32()).to_numpy(zero_copy_only=False),
+        merges=_merges(_column(path, table, "merges", pa.list_(pa.int32()))) if has_merges else None,
+        **msgspec.structs.asdict(settings),
+    )

@@ -14,7 +14,7 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.readers.json_file import decode_json
-from vocabkit.segmentation import Rules, byte_level_rules
+from vocabkit.segmentation.rules import Rules, byte_level_rules
 from vocabkit.special_tokens import append_special, family, roles
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
@@ -84,7 +84,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     )
 
 
-def _rules(n_special: int, size: int, pattern: str) -> Rules | None:
+def _rules(n_special: int, size: int, pattern: str) -> Rules:
     priority = np.full(size, np.nan, np.float32)
     priority[n_special:] = np.arange(size - n_special, dtype=np.float32)
-    return byte_level_rules(priority, pattern=pattern)
+    return byte_level_rules(priority, pattern=pattern, ignore_merges=True)

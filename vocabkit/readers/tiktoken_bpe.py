@@ -1,7 +1,7 @@
 """tiktoken rank files: one line per token, base64 of its bytes, a space, its rank (openai/tiktoken, load.py).
 
 Rank = token id = merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of
-special_tokens.toml, chosen by the caller or by the number of ranks.
+special_tokens.toml, if the caller names one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
-from vocabkit.segmentation import Rules, byte_level_rules
-from vocabkit.special_tokens import append_special, families, family, roles
+from vocabkit.segmentation.rules import Rules, byte_level_rules, pretokenizers
+from vocabkit.special_tokens import Family, append_special, families, family, roles
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, check_highest_id, make_vocabulary
 
 
@@ -39,7 +39,7 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
                 f"{path}: line {number} is {quote(line[:80].decode('latin-1'))}, expected base64 and a rank"
             ) from error
         if not 0 <= rank < MAX_TOKENS or rank in ranks:
-            raise VocabkitError(f"{path}: line {number} has rank {quote(str(rank))}, which is out of range or used before")
+            raise VocabkitError(f"{path}: line {number} has rank {quote(str(rank))}, out of range or used before")
         ranks[rank] = token
     if not ranks:
         raise VocabkitError(f"{path}: no tokens in it; expected lines of base64 and a rank")
@@ -75,9 +75,10 @@ def _rank(text: bytes) -> int:
     return int(text)
 
 
-def _family(path: Path, name: str, size: int):  # type: ignore[no-untyped-def]
-    if name not in families():
-        raise VocabkitError(f"{path}: no special-token family {quote(name)}; known: {', '.join(families())}")
+def _family(path: Path, name: str, size: int) -> Family:
+    of_ranks = [each for each in families() if family(each).ranks is not None]
+    if name not in of_ranks:
+        raise VocabkitError(f"{path}: no special-token family {quote(name)}; known: {', '.join(of_ranks)}")
     known = family(name)
     if known.ranks != size:
         raise VocabkitError(f"{path}: {size} ranks, but the family {name} has {known.ranks}; choose another family")
@@ -90,7 +91,7 @@ def _no_family_note(size: int) -> str:
     return f"a rank file holds no special tokens{advice}"
 
 
-def _rules(ranks: int, size: int, pretokenizer: str) -> Rules | None:
+def _rules(ranks: int, size: int, pretokenizer: str) -> Rules:
     priority = np.full(size, np.nan, np.float32)
     priority[:ranks] = np.arange(ranks, dtype=np.float32)
-    return byte_level_rules(priority, pretokenizer)
+    return byte_level_rules(priority, **pretokenizers()[pretokenizer])

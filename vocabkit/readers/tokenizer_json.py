@@ -105,7 +105,9 @@ def _spellings(path: Path, file: File) -> list[str | None]:
         raise VocabkitError(f"{path}: has id {quote(str(lowest))}; ids are counted from 0")
     check_highest_id(path, top, len(vocab) + len(file.added_tokens))
     spellings: list[str | None] = [None] * (top + 1)
-    for spelling, token_id in zip((entry[0] for entry in vocab) if isinstance(vocab, list) else vocab, ids, strict=True):
+    for spelling, token_id in zip(
+        (entry[0] for entry in vocab) if isinstance(vocab, list) else vocab, ids, strict=True
+    ):
         if spellings[token_id] is not None:
             both = f"{quote(spellings[token_id] or '')} and {quote(spelling)}"
             raise VocabkitError(f"{path}: id {token_id} belongs to two pieces, {both}")
@@ -216,7 +218,9 @@ def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
 
     for old, new in replacements:
         if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
-            raise VocabkitError(f"{path}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it")
+            raise VocabkitError(
+                f"{path}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it"
+            )
 
     def decode(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
         single = [byte_piece(piece) if fallback else None for piece in pieces]

@@ -1,0 +1,101 @@
+"""Cutting single tokens of other vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vocabkit.byte_alphabet import to_alphabet
+from vocabkit.segmentation.rules import load_rules, refusing_damaged, rules_missing
+from vocabkit.segmentation.tokenizer import build, load_tokenizer, tokenizer_json
+from vocabkit.vocabulary import Kind, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Segmenter:
+    """Cuts bytes, which need not be valid UTF-8, into tokens of `vocabulary`, as if they stood inside a text.
+
+    Only pieces of the bytes themselves can take part, so a tokenizer of these few is built, in milliseconds; one of
+    all 150,000 merges would take seconds.
+
+    Raises VocabkitError if the vocabulary's source does not say how its tokenizer cuts text.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._values = vocabulary.tokens.to_pylist()
+        self._byte_ids = {self._values[i]: i for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE).tolist()}
+        self._whole = self._rules = None
+        if isinstance(vocabulary.segmentation, Path):
+            self._whole = load_tokenizer(vocabulary, mid_text=True)
+            return
+        self._rules = load_rules(vocabulary)
+        if self._rules is None:
+            raise rules_missing(vocabulary)
+        self._ids: dict[bytes, list[int]] = {}
+        for i in np.flatnonzero(vocabulary.kinds == Kind.TEXT).tolist():
+            self._ids.setdefault(self._values[i], []).append(i)
+        self._longest = max(map(len, self._ids), default=0)
+
+    def ids(self, value: bytes) -> list[int] | None:
+        """Token ids whose bytes join to `value`; None if there are none, for instance because the tokenizer's
+        normalizer changes the text.
+
+        A byte-level tokenizer cuts bytes that are not valid UTF-8 as one word.
+        """
+        return self.ids_of_each([value])[0]
+
+    def ids_of_each(self, values: Sequence[bytes]) -> list[list[int] | None]:
+        """`ids` of many values at once, which is faster."""
+        tokenizer, known = self._tokenizer(values)
+        return [self._checked(value, self._cut(tokenizer, known, value)) for value in values]
+
+    def _tokenizer(self, values: Iterable[bytes]) -> tuple[Tokenizer, np.ndarray]:
+        """A tokenizer that knows all pieces of `values`, and the id that each of its ids stands for."""
+        if self._whole is not None:
+            return self._whole, np.arange(len(self._values))
+        rules = self._rules
+        assert rules is not None
+        parts = {part for value in set(values) for part in _parts(value, self._longest)}
+        known = {i for part in parts for i in self._ids.get(part, ())} | set(self._byte_ids.values())
+        if rules.unk is not None:
+            known.add(rules.unk)
+        with refusing_damaged(self._vocabulary):
+            if rules.model == "unigram":
+                known.add(int(np.nanargmin(rules.priority)))  # the score of an unknown character depends on it
+            ids = np.array(sorted(known), np.int64)
+            content = tokenizer_json(self._vocabulary, rules, ids)
+        return build(self._vocabulary, content, mid_text=True), ids
+
+    def _cut(self, tokenizer: Tokenizer, known: np.ndarray, value: bytes) -> list[int] | None:
+        found: list[int] = []
+        while value:
+            try:
+                text, broken, rest = value.decode(), b"", b""
+            except UnicodeDecodeError as error:
+                if not self._byte_ids:
+                    return [int(known[token.id]) for token in tokenizer.model.tokenize(to_alphabet(value))]
+                text, broken, rest = value[: error.start].decode(), value[error.start : error.end], value[error.end :]
+            found += known[tokenizer.encode(text, add_special_tokens=False).ids].tolist()
+            for byte in broken:
+                if bytes([byte]) not in self._byte_ids:
+                    return None
+                found.append(self._byte_ids[bytes([byte])])
+            value = rest
+        return found
+
+    def _checked(self, value: bytes, ids: list[int] | None) -> list[int] | None:
+        if ids is None or any(self._vocabulary.kinds[i] > Kind.BYTE for i in ids):
+            return None
+        return ids if b"".join(self._values[i] for i in ids) == value else None
+
+
+def _parts(value: bytes, longest: int) -> Iterator[bytes]:
+    for start in range(len(value)):
+        for end in range(start + 1, min(start + longest, len(value)) + 1):
+            yield value[start:end]
