@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +18,10 @@ from typing import Any
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
+from vocabkit.hub import Repository, is_hub_id, why_unreachable
 from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe, tokenizer_file
 from vocabkit.readers.snapshot import Provenance
 from vocabkit.vocabulary import Vocabulary
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,19 @@ def resolve(argument: str) -> Resolved:
 
     Raises VocabkitError: nothing fits (with near names), or what fits can't be read.
     """
+    path = _existing(argument)
+    if path is not None:
+        return _from_path(argument, path)
     name, separator, rest = argument.partition("=")
-    if separator and not Path(argument).exists():
+    if separator:
+        if not name or not rest:
+            raise VocabkitError(f"{quote(argument)}: expected NAME=TOKENIZER")
         found = resolve(rest)
         return dataclasses.replace(found, vocabulary=dataclasses.replace(found.vocabulary, name=name))
-    path = Path(argument).expanduser()
-    if path.exists():
-        file = tokenizer_file(path) if path.is_dir() else path
-        return Resolved(read(path), f"local file {file}", file)
     entries = catalog()
     if argument.lower() in entries:
         return _from_catalog(entries[argument.lower()])
-    if _HUB_ID.fullmatch(argument):
+    if is_hub_id(argument):
         return _from_hub(argument)
     near = difflib.get_close_matches(argument.lower(), entries, n=3, cutoff=0.5)
     advice = f"did you mean {' or '.join(near)}?" if near else "`vocabkit catalog` lists the names"
@@ -90,7 +89,8 @@ def resolve(argument: str) -> Resolved:
 def snapshot_path(name: str) -> Path:
     """Path of a shipped snapshot."""
     spec = importlib.util.find_spec("vocabkit_data")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations))) / f"{name}.arrow"
 
 
@@ -134,46 +134,47 @@ def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
     return Entry(name, vocabulary, provenance, table.get("family"), table.get("hub"), width, rows)
 
 
+def _existing(argument: str) -> Path | None:
+    try:
+        path = Path(argument).expanduser()
+        return path if argument and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a path, a folder that may not be read, an unknown ~user
+        return None
+
+
+def _from_path(argument: str, path: Path) -> Resolved:
+    clash = f"; a path goes before the catalog name {argument}" if argument.lower() in catalog() else ""
+    try:
+        file = tokenizer_file(path) if path.is_dir() else path
+        return Resolved(read(path), f"local file {file}{clash}", file)
+    except VocabkitError as error:
+        raise VocabkitError(f"{error}{clash}") from error
+
+
 def _from_catalog(entry: Entry) -> Resolved:
-    vocabulary = snapshot.read(snapshot_path(entry.snapshot), entry.name)
+    path = snapshot_path(entry.snapshot)
+    vocabulary = snapshot.read(path, entry.name)
     if entry.embedding_rows is not None:
         vocabulary = dataclasses.replace(vocabulary, width=entry.width, embedding_rows=entry.embedding_rows)
-    how = f"catalog, snapshot {entry.snapshot} made from {entry.provenance}"
-    return Resolved(vocabulary, how, snapshot_path(entry.snapshot))
+    return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}", path)
 
 
-def _from_hub(repository: str) -> Resolved:
-    """The tokenizer of a hub repository: from the local cache if it is there, else downloaded; tokenizer files only."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    name = repository.split("/")[1]
-    for file in FOLDER_FILES:
-        try:
-            path = Path(huggingface_hub.hf_hub_download(repository, file))
-        except LocalEntryNotFoundError as error:
-            raise VocabkitError(
-                f"{repository}: can't reach the Hugging Face hub and it is not in the cache; check the network, or "
-                "download the tokenizer and give its folder"
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise VocabkitError(
-                f"{repository}: {quote(str(error).splitlines()[0], 120)}; for a gated repository run `hf auth login`"
-            ) from error
-        if file == "tokenizer.json":
-            _download_optional(repository, "tokenizer_config.json", "config.json")
-        return Resolved(read(path, name), f"Hugging Face hub, {repository}/{file}", path)
-    raise VocabkitError(f"{repository}: no tokenizer in this hub repository (looked for {', '.join(FOLDER_FILES)})")
-
-
-def _download_optional(repository: str, *files: str) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for file in files:
-        try:
-            huggingface_hub.hf_hub_download(repository, file)
-        except EntryNotFoundError:
-            continue
+def _from_hub(name: str) -> Resolved:
+    """The tokenizer of a hub repository: its tokenizer files only, never weights."""
+    repository = Repository(name)
+    try:
+        for file in FOLDER_FILES:
+            path = repository.file(file)
+            if path is None:
+                continue
+            if file == "tokenizer.json":
+                repository.file("tokenizer_config.json"), repository.file("config.json")
+            place = "Hugging Face hub" if repository.reachable else "cache of the Hugging Face hub"
+            return Resolved(read(path, name.split("/")[1]), f"{place}, {name}/{file}", path)
+        looked = f"looked for {', '.join(FOLDER_FILES)}"
+        if repository.reachable:
+            raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")
+        raise VocabkitError(f"{name}: no such path, none in the cache, and {why_unreachable()}")
+    except VocabkitError as error:
+        same = next((f"; the catalog has its tokenizer: {e.name}" for e in catalog().values() if e.hub == name), "")
+        raise VocabkitError(f"{error}{same}") from error
