@@ -12,11 +12,20 @@ import pyarrow.compute as pc
 
 from vocabkit.byte_alphabet import ALPHABET, from_alphabet
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.segmentation import Segmenter
+from vocabkit.pieces import Piece, spell
 from vocabkit.vocabulary import Kind, Vocabulary
 
-_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\([ntr\\])")
-_CONTROLS = {"n": b"\n", "t": b"\t", "r": b"\r", "\\": b"\\"}
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(0010[0-9a-fA-F]{4}|000[0-9a-fA-F]{5})|([ntr\\'\"]))")
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """A special or unused id that is spelled like the bytes. It contributes no text, so it is not the same token."""
+
+    id: int
+    kind: str
+    role: str | None
 
 
 @dataclass(frozen=True)
@@ -27,22 +36,34 @@ class Finding:
     id: int | None
     """Canonical id that contributes these bytes to text, None if no single token does."""
     kind: str | None
+    """`text` or `byte`."""
     aliases: tuple[int, ...]
-    same_spelling: tuple[tuple[int, str, str | None], ...]
-    """Special or unused ids spelled like the text: id, kind, role. They are not the same token."""
-    segmentation: tuple[tuple[int, bytes], ...] | None
+    """Its other ids of the same bytes."""
+    lookalikes: tuple[Lookalike, ...]
+    pieces: tuple[Piece, ...] | None
     """How the tokenizer spells the bytes without such a token; None if it has one, or can't."""
 
 
 @dataclass(frozen=True)
+class Hint:
+    """Bytes that the user may have meant."""
+
+    how: str
+    """How the text was read differently."""
+    token: bytes
+    found_in: tuple[str, ...]
+    """Tokenizers that have a token of these bytes."""
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """Why a token is shared, or not."""
+    """Why a token is shared by all tokenizers, or not."""
 
     token: bytes
     findings: tuple[Finding, ...]
     shared: bool
     reason: str
-    hints: tuple[str, ...]
+    hints: tuple[Hint, ...]
 
 
 def explain(token: bytes, vocabularies: Sequence[Vocabulary]) -> Explanation:
@@ -53,94 +74,107 @@ def explain(token: bytes, vocabularies: Sequence[Vocabulary]) -> Explanation:
 
 
 def parse_token(argument: str, first: Vocabulary) -> bytes:
-    r"""Bytes of a token as people type it: text with escapes `\x0a`, `\n`, `\t`, `\r`, `\\`, or `id:279` for an id of
-    the first tokenizer.
+    r"""Bytes of a token as people type it: `id:279` for an id of the first tokenizer, or text with escapes: `\x0a` for
+    a byte, `\u00e4` and `\U0001f600` for a character, `\n`, `\t`, `\r`, `\\`, `\'`, `\"`.
 
-    Raises VocabkitError if the id is not a text or byte token of it, or the argument is empty.
+    Raises VocabkitError if the id is not a text or byte token of it, or the argument is empty or not Unicode.
     """
-    if match := re.fullmatch(r"id:(\d+)", argument):
-        token_id = int(match[1])
-        if token_id >= len(first):
-            raise VocabkitError(f"{first.name} has no id {token_id}; its ids are 0..{len(first) - 1}")
-        value = first.token(token_id)
-        if value is None or first.kinds[token_id] > Kind.BYTE:
-            kind = Kind(int(first.kinds[token_id])).name.lower()
-            raise VocabkitError(
-                f"{first.name} id {token_id} is {kind} ({quote((value or b'').decode('utf-8', 'replace'))}), which "
-                "contributes no text; special tokens match by role, see `vocabkit overlap`"
-            )
-        return value
+    if match := re.fullmatch(r"id:([0-9]+)", argument):
+        return _token_of(first, match[1])
     parts, at = [], 0
-    for match in _ESCAPE.finditer(argument):
-        parts += [argument[at : match.start()].encode("utf-8", "surrogateescape")]
-        parts += [bytes.fromhex(match[1]) if match[1] else _CONTROLS[match[2]]]
-        at = match.end()
-    token = b"".join([*parts, argument[at:].encode("utf-8", "surrogateescape")])
+    try:
+        for match in _ESCAPE.finditer(argument):
+            byte, short, long, other = match.groups()
+            parts.append(argument[at : match.start()].encode("utf-8", "surrogateescape"))
+            parts.append(bytes.fromhex(byte) if byte else _character(short or long, other).encode())
+            at = match.end()
+        parts.append(argument[at:].encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise VocabkitError(f"{quote(argument)} is not valid Unicode (half of a surrogate pair)") from error
+    token = b"".join(parts)
     if not token:
         raise VocabkitError("an empty token contributes nothing to text; give some text, or id:N")
     return token
 
 
+def _token_of(vocabulary: Vocabulary, digits: str) -> bytes:
+    name = vocabulary.name
+    if len(digits) > 9 or int(digits) >= len(vocabulary):
+        raise VocabkitError(f"{name} has no id {quote(digits, 20)}; its ids are 0 to {len(vocabulary) - 1}")
+    token_id = int(digits)
+    value = vocabulary.token(token_id) or b""
+    kind = Kind(int(vocabulary.kinds[token_id]))
+    if kind > Kind.BYTE or not value:
+        what = f"{kind.name.lower()} ({quote(value.decode('utf-8', 'replace'))})" if value else "empty"
+        raise VocabkitError(
+            f"{name} id {token_id} is {what} and contributes nothing to text; special tokens match by role, "
+            "see `vocabkit overlap`"
+        )
+    return value
+
+
+def _character(code: str | None, other: str) -> str:
+    return chr(int(code, 16)) if code else _CONTROLS.get(other, other)
+
+
+def _ids(token: bytes, vocabulary: Vocabulary) -> list[int]:
+    """All ids with these bytes or this spelling."""
+    equal = pc.equal(vocabulary.tokens, pa.scalar(token, pa.binary())).fill_null(False)
+    return np.flatnonzero(equal.to_numpy(zero_copy_only=False)).tolist()
+
+
 def _finding(token: bytes, vocabulary: Vocabulary) -> Finding:
-    hits = np.flatnonzero(pc.equal(vocabulary.tokens, pa.scalar(token, pa.binary())).fill_null(False).to_numpy(False))
-    own = [int(i) for i in hits if vocabulary.kinds[i] <= Kind.BYTE]
+    kinds = {i: Kind(int(vocabulary.kinds[i])) for i in _ids(token, vocabulary)}
+    own = [i for i, kind in kinds.items() if kind <= Kind.BYTE]
     token_id = int(vocabulary.canonical[own[0]]) if own else None
     role_of = {i: role for role, i in vocabulary.roles.items()}
-    spelled = [
-        (int(i), Kind(int(vocabulary.kinds[i])).name.lower(), role_of.get(int(i)))
-        for i in hits
-        if vocabulary.kinds[i] > Kind.BYTE
-    ]
     return Finding(
         name=vocabulary.name,
         id=token_id,
-        kind=None if token_id is None else Kind(int(vocabulary.kinds[token_id])).name.lower(),
+        kind=None if token_id is None else kinds[token_id].name.lower(),
         aliases=tuple(i for i in own if i != token_id),
-        same_spelling=tuple(spelled),
-        segmentation=_segmentation(token, vocabulary) if token_id is None else None,
+        lookalikes=tuple(
+            Lookalike(i, kind.name.lower(), role_of.get(i)) for i, kind in kinds.items() if kind > Kind.BYTE
+        ),
+        pieces=spell(vocabulary, [token])[0] if token_id is None else None,
     )
-
-
-def _segmentation(token: bytes, vocabulary: Vocabulary) -> tuple[tuple[int, bytes], ...] | None:
-    if vocabulary.segmentation is None:
-        return None
-    ids = Segmenter(vocabulary).ids(token)
-    return None if ids is None else tuple((i, vocabulary.token(i) or b"") for i in ids)
 
 
 def _reason(findings: Sequence[Finding]) -> str:
     missing = [finding for finding in findings if finding.id is None]
     if not missing:
-        ids = ", ".join(f"{finding.id} in {finding.name}" for finding in findings)
-        return f"shared: one token in each tokenizer contributes exactly these bytes ({ids})"
-    if len(missing) == len(findings):
+        return "shared: one token in each tokenizer contributes exactly these bytes"
+    if len(missing) == len(findings) and not any(finding.lookalikes for finding in findings):
         return "not shared: none of the tokenizers has one token for these bytes"
-    parts = []
-    for finding in missing:
-        if finding.same_spelling:
-            _, kind, role = finding.same_spelling[0]
-            what = f"{kind} token" + (f" with role {role}" if role else "")
-            parts.append(f"{finding.name} has this spelling only as a {what}, which is not text")
-        elif finding.segmentation:
-            parts.append(f"{finding.name} needs {len(finding.segmentation)} tokens")
-        else:
-            parts.append(f"{finding.name} has no token for it")
-    return "not shared: " + "; ".join(parts)
+    return "not shared: " + "; ".join(map(_why, missing))
 
 
-def _hints(token: bytes, vocabularies: Sequence[Vocabulary]) -> tuple[str, ...]:
-    """Other byte strings that the user may have meant, and that some tokenizer has."""
-    text = token.decode("utf-8", "ignore")
-    candidates = {
-        "with a space before it": b" " + token,
-        "▁ read as a space": text.replace("▁", " ").encode() if "▁" in text else token,
-        "read as byte-level spelling": from_alphabet(text) if set(text) <= set(ALPHABET.values()) else token,
-    }
+def _why(missing: Finding) -> str:
+    if missing.lookalikes:
+        other = missing.lookalikes[0]
+        role = f" (role {other.role})" if other.role else ""
+        return f"{missing.name} has this spelling only as id {other.id}, which is {other.kind}{role} and no text"
+    if missing.pieces:
+        return f"{missing.name} needs {len(missing.pieces)} tokens"
+    return f"{missing.name} has no token for it"
+
+
+def _hints(token: bytes, vocabularies: Sequence[Vocabulary]) -> tuple[Hint, ...]:
     hints = []
-    for how, candidate in candidates.items():
-        if candidate == token or candidate == b" ":
-            continue
-        has = [v.name for v in vocabularies if pc.index(v.tokens, pa.scalar(candidate, pa.binary())).as_py() >= 0]
-        if has:
-            hints.append(f"{how} it is {candidate!r}, which {', '.join(has)} {'has' if len(has) == 1 else 'have'}")
+    for how, candidate in _other_readings(token).items():
+        found_in = [v.name for v in vocabularies if any(v.kinds[i] <= Kind.BYTE for i in _ids(candidate, v))]
+        if found_in and candidate not in (token, b""):
+            hints.append(Hint(how, candidate, tuple(found_in)))
     return tuple(hints)
+
+
+def _other_readings(token: bytes) -> dict[str, bytes]:
+    readings = {"with a space before it": b" " + token, "without the space before it": token.removeprefix(b" ")}
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return readings
+    readings["with ▁ read as a space"] = text.replace("▁", " ").encode()
+    if set(text) <= set(ALPHABET.values()):
+        readings["read as a byte-level spelling"] = from_alphabet(text)
+    return readings

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from vocabkit.alignment import align
-from vocabkit.errors import VocabkitError
-from vocabkit.segmentation import Segmenter, load_tokenizer
-from vocabkit.shared import SharedVocabulary
-from vocabkit.token_properties import LENGTHS, PARTIAL_UTF8, length_classes, scripts
-from vocabkit.vocabulary import Kind, Vocabulary
+from vocabkit.pieces import Piece, spell
+from vocabkit.reachability import unreachable
+from vocabkit.token_properties import LENGTHS, PARTIAL_UTF8, length_classes, scripts, varied
+from vocabkit.vocabulary import Kind, Vocabulary, filled
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A token and the pieces that a tokenizer cuts it into; None if it can't spell it, or does not say how."""
+
+    token: bytes
+    pieces: tuple[Piece, ...] | None
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Tokens that every other tokenizer has and this one lacks. With two tokenizers: what only the other has."""
+
+    count: int
+    examples: tuple[Spelled, ...]
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Text tokens that the tokenizer does not make of their own text."""
+
+    count: int
+    shared_by_all: int
+    """Of these, shared by all tokenizers."""
+    examples: tuple[Spelled, ...]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """One byte string with several ids."""
+
+    token: bytes
+    ids: tuple[int, ...]
+    """The canonical id first."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +62,23 @@ class Summary:
     """Ids per kind: text, byte, special, unused."""
     distinct: int
     """Distinct byte strings that one token contributes to text: what can be shared."""
-    aliases: int
-    """Ids that spell the same bytes as another id of this tokenizer."""
     partial_utf8: int
     """Of the distinct tokens, those that are not valid UTF-8."""
+    in_no_other: int
+    """Of the distinct tokens, those that no other tokenizer has."""
+    lacks: Lacking
+    aliases: int
+    """Ids that spell the same bytes as another id of this tokenizer."""
+    alias_examples: tuple[Alias, ...]
+    special_without_role: tuple[str, ...]
+    """Spellings of special tokens that have no role and so never take part in an alignment."""
     embedding_rows: int | None
     width: int | None
     notes: tuple[str, ...]
-    unreachable: int | None = None
-    """Text tokens that the tokenizer does not produce for their own text; None if not asked for."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two tokenizers a and b."""
-
-    a: str
-    b: str
-    shared: int
-    jaccard: float
-    """shared / distinct tokens of both together"""
-    coverage_a: float
-    """shared / distinct tokens of a"""
-    coverage_b: float
-    mass_a: float | None = None
-    """Share of the corpus, cut with a, that shared tokens make up; None without a corpus."""
-    mass_b: float | None = None
+    mass_shared_by_all: float | None = None
+    """Share of the corpus, cut with this tokenizer, that tokens shared by all make up; None without a corpus."""
+    unreachable: Unreachable | None = None
+    """None if not asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,46 +88,50 @@ class Row:
     label: str
     distinct: tuple[int, ...]
     """Distinct tokens of this class in each tokenizer."""
-    shared: int
-    """Of these, shared by all."""
+    shared_by_all: int
 
 
 @dataclass(frozen=True)
-class OneSided:
-    """What `has` has and `lacks` lacks."""
+class RoleToken:
+    """A special token that has a role."""
 
-    has: str
-    lacks: str
-    count: int
-    examples: tuple[tuple[int, bytes, tuple[bytes, ...] | None], ...]
-    """id in `has`, bytes, and how `lacks` spells them; None if it can't."""
+    id: int
+    spelling: str
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role of special tokens: id and spelling in each tokenizer, None where it has no such token."""
+    """A role of special tokens, and who has it in each tokenizer: None where it has no such token."""
 
     role: str
-    tokens: tuple[tuple[int, str] | None, ...]
+    tokens: tuple[RoleToken | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Overlap:
-    """The overlap of K tokenizers, all numbers over distinct token bytes."""
+    """The overlap of K tokenizers. All numbers count distinct token bytes, special and unused ids left out."""
 
     tokenizers: tuple[Summary, ...]
+    """K, in the order given; so are rows and columns of the matrices."""
     shared_by_all: int
-    shared_partial_utf8: int
-    pairs: tuple[Pair, ...]
+    shared_by_all_partial_utf8: int
+    union: int
+    """Tokens that any of them has."""
+    shared: np.ndarray
+    """(K, K) int64: tokens that both have."""
+    coverage: np.ndarray
+    """(K, K) float64: share of the row's tokens that the column has too."""
+    jaccard: np.ndarray
+    """(K, K) float64: shared / tokens of both together."""
+    mass: np.ndarray | None
+    """(K, K) float64: share of the corpus, cut with the row's tokenizer, in tokens that the column has too. None
+    without a corpus."""
     by_kind: tuple[Row, ...]
     by_script: tuple[Row, ...]
+    """Largest first."""
     by_length: tuple[Row, ...]
-    one_sided: tuple[OneSided, ...]
-    aliases: dict[str, tuple[tuple[bytes, tuple[int, ...]], ...]]
-    """Tokenizer -> examples of bytes with several ids, the canonical id first."""
     roles: tuple[Role, ...]
-    unmapped_special: dict[str, tuple[str, ...]]
-    """Tokenizer -> spellings of special tokens without a role: these never take part in an alignment."""
+    """Every role that some tokenizer has."""
 
 
 def overlap(
@@ -116,154 +144,116 @@ def overlap(
     """Compare 2 to 50 vocabularies.
 
     Args:
-        examples: how many tokens to show of each kind.
-        reachability: also count unreachable tokens (takes seconds per tokenizer).
-        counts: corpus counts (V,) int64 per tokenizer name, canonical ids, for coverage by mass.
+        examples: how many tokens to show of each kind, of different scripts.
+        reachability: also find unreachable tokens (takes seconds per tokenizer).
+        counts: corpus counts (V,) int64 for each tokenizer by name, at canonical ids, for coverage by mass.
 
-    Raises VocabkitError as `align` does.
+    Raises VocabkitError as `align` does; with `reachability`, if a source does not say how text is cut.
     """
     union = align(vocabularies, at_least=1)
-    masks = np.stack([union.mask_for(v.name) for v in vocabularies])  # (K, U)
-    everywhere = masks.all(axis=0)
-    properties = {"script": scripts(union.tokens), "length": length_classes(union.tokens)}
-    partial = properties["script"] == PARTIAL_UTF8
+    ids = np.stack([filled(union.table[f"id:{name}"].combine_chunks(), np.int32) for name in union.names])  # (K, U)
+    has = ids >= 0
+    everywhere = np.all(has, axis=0)
+    owners = has.sum(axis=0)
+    script, script_names = scripts(union.tokens)
+    partial = script == (script_names.index(PARTIAL_UTF8) if PARTIAL_UTF8 in script_names else -1)
+    shared = np.array([(has & row).sum(axis=1) for row in has])  # (K, K)
+    distinct = shared.diagonal()
+    mass, mass_of_all = _mass(union.names, ids, has, everywhere, counts)
+
+    def summary(at: int) -> Summary:
+        v = vocabularies[at]
+        lacking = np.flatnonzero((owners == len(vocabularies) - 1) & ~has[at])
+        lacked = union.tokens.take(pa.array(varied(lacking, script[lacking], examples))).to_pylist()
+        kinds = np.bincount(v.kinds, minlength=len(Kind)).tolist()
+        return Summary(
+            name=v.name,
+            source=v.source,
+            size=len(v),
+            kinds={kind.name.lower(): kinds[kind] for kind in Kind},
+            distinct=int(distinct[at]),
+            partial_utf8=int((has[at] & partial).sum()),
+            in_no_other=int((has[at] & (owners == 1)).sum()),
+            lacks=Lacking(len(lacking), _spelled(v, lacked)),
+            aliases=int((v.canonical != np.arange(len(v))).sum()),
+            alias_examples=_alias_examples(v, examples),
+            special_without_role=_special_without_role(v),
+            embedding_rows=v.embedding_rows,
+            width=v.width,
+            notes=v.notes,
+            mass_shared_by_all=None if mass_of_all is None else float(mass_of_all[at]),
+            unreachable=_unreachable(v, ids[at][everywhere], examples) if reachability else None,
+        )
+
     return Overlap(
-        tokenizers=tuple(
-            _summary(v, mask, partial, reachability) for v, mask in zip(vocabularies, masks, strict=True)
-        ),
+        tokenizers=tuple(summary(at) for at in range(len(vocabularies))),
         shared_by_all=int(everywhere.sum()),
-        shared_partial_utf8=int((everywhere & partial).sum()),
-        pairs=tuple(
-            _pair(union, masks, a, b, counts or {}) for a, b in itertools.combinations(range(len(vocabularies)), 2)
-        ),
-        by_kind=_by_kind(vocabularies, union, everywhere),
-        by_script=_breakdown(properties["script"], masks, everywhere),
-        by_length=_breakdown(properties["length"], masks, everywhere, LENGTHS),
-        one_sided=_one_sided(vocabularies, union, masks, examples),
-        aliases={v.name: _alias_examples(v, examples) for v in vocabularies},
-        roles=_roles(vocabularies),
-        unmapped_special={v.name: _unmapped(v) for v in vocabularies},
-    )
-
-
-def unreachable(vocabulary: Vocabulary) -> np.ndarray:
-    """Ids (int64) of text tokens whose own text the tokenizer cuts in another way, so that they hardly ever come out
-    of encode: the round trip of Land and Bartolo, "Fishing for Magikarp", 2024. Partial UTF-8 can't be tested so and
-    is left out.
-
-    Raises VocabkitError if the source does not say how text is cut.
-    """
-    tokenizer = load_tokenizer(vocabulary, mid_text=True)
-    ids, texts = [], []
-    for token_id in np.flatnonzero(vocabulary.alignable & (vocabulary.kinds == Kind.TEXT)).tolist():
-        try:
-            texts.append((vocabulary.token(token_id) or b"").decode())
-            ids.append(token_id)
-        except UnicodeDecodeError:
-            continue
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return np.array([i for i, encoding in zip(ids, encodings, strict=True) if encoding.ids != [i]], np.int64)
-
-
-def _summary(vocabulary: Vocabulary, mask: np.ndarray, partial: np.ndarray, reachability: bool) -> Summary:
-    counts = np.bincount(vocabulary.kinds, minlength=len(Kind)).tolist()
-    return Summary(
-        name=vocabulary.name,
-        source=vocabulary.source,
-        size=len(vocabulary),
-        kinds={kind.name.lower(): counts[kind] for kind in Kind},
-        distinct=int(mask.sum()),
-        aliases=int((vocabulary.canonical != np.arange(len(vocabulary))).sum()),
-        partial_utf8=int((mask & partial).sum()),
-        embedding_rows=vocabulary.embedding_rows,
-        width=vocabulary.width,
-        notes=vocabulary.notes,
-        unreachable=len(unreachable(vocabulary)) if reachability else None,
-    )
-
-
-def _pair(union: SharedVocabulary, masks: np.ndarray, a: int, b: int, counts: Mapping[str, np.ndarray]) -> Pair:
-    both = masks[a] & masks[b]
-    shared, in_a, in_b = int(both.sum()), int(masks[a].sum()), int(masks[b].sum())
-    masses = [_mass(union, union.names[i], both, counts.get(union.names[i])) for i in (a, b)]
-    return Pair(
-        a=union.names[a],
-        b=union.names[b],
+        shared_by_all_partial_utf8=int((everywhere & partial).sum()),
+        union=len(union),
         shared=shared,
-        jaccard=shared / (in_a + in_b - shared),
-        coverage_a=shared / in_a,
-        coverage_b=shared / in_b,
-        mass_a=masses[0],
-        mass_b=masses[1],
+        coverage=shared / np.maximum(distinct[:, None], 1),
+        jaccard=shared / np.maximum(distinct[:, None] + distinct - shared, 1),
+        mass=mass,
+        by_kind=_by_kind(vocabularies, ids, everywhere),
+        by_script=_by_size(_breakdown(script, script_names, has, everywhere)),
+        by_length=_breakdown(length_classes(union.tokens), LENGTHS, has, everywhere),
+        roles=_roles(vocabularies),
     )
 
 
-def _mass(union: SharedVocabulary, name: str, rows: np.ndarray, counts: np.ndarray | None) -> float | None:
+def _mass(
+    names: Sequence[str],
+    ids: np.ndarray,
+    has: np.ndarray,
+    everywhere: np.ndarray,
+    counts: Mapping[str, np.ndarray] | None,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Shares of the corpus in shared tokens: (K, K) of each pair, (K,) of all together."""
     if counts is None:
-        return None
-    ids = union.select(np.flatnonzero(rows)).ids_for(name)
-    return float(counts[ids].sum() / max(counts.sum(), 1))
+        return None, None
+    pairs, together = [], []
+    for name, own, mask in zip(names, ids, has, strict=True):
+        share = np.where(mask, counts[name][own], 0) / max(int(counts[name].sum()), 1)  # (U,)
+        pairs.append([share[row & mask].sum() for row in has])
+        together.append(share[everywhere].sum())
+    return np.array(pairs), np.array(together)
 
 
-def _by_kind(vocabularies: Sequence[Vocabulary], union: SharedVocabulary, everywhere: np.ndarray) -> tuple[Row, ...]:
-    """Shared tokens that are text in every tokenizer, and those that are a byte piece in some."""
-    kinds = np.zeros((len(vocabularies), len(union)), np.uint8)
-    for row, vocabulary in zip(kinds, vocabularies, strict=True):
-        ids = union.only_with(vocabulary.name).ids_for(vocabulary.name)
-        row[union.mask_for(vocabulary.name)] = vocabulary.kinds[ids]
-    is_byte = kinds == Kind.BYTE
-    masks = np.stack([union.mask_for(v.name) for v in vocabularies])
-    any_byte = is_byte.any(axis=0)
+def _by_kind(vocabularies: Sequence[Vocabulary], ids: np.ndarray, everywhere: np.ndarray) -> tuple[Row, ...]:
+    """Tokens that are text, and those that are a byte-fallback piece; shared: in one tokenizer at least."""
+    byte = np.stack([(v.kinds[own] == Kind.BYTE) & (own >= 0) for v, own in zip(vocabularies, ids, strict=True)])
+    text = (ids >= 0) & ~byte
+    any_byte = byte.any(axis=0)
     return (
-        Row("text", tuple((masks & ~is_byte).sum(axis=1).tolist()), int((everywhere & ~any_byte).sum())),
-        Row("byte", tuple(is_byte.sum(axis=1).tolist()), int((everywhere & any_byte).sum())),
+        Row("text", tuple(text.sum(axis=1).tolist()), int((everywhere & ~any_byte).sum())),
+        Row("byte", tuple(byte.sum(axis=1).tolist()), int((everywhere & any_byte).sum())),
     )
 
 
-def _breakdown(
-    labels: np.ndarray, masks: np.ndarray, everywhere: np.ndarray, order: Sequence[str] | None = None
-) -> tuple[Row, ...]:
-    names, codes = np.unique(labels, return_inverse=True)
-    per_tokenizer = np.stack([np.bincount(codes[mask], minlength=len(names)) for mask in masks])
-    shared = np.bincount(codes[everywhere], minlength=len(names))
-    rows = [Row(str(n), tuple(per_tokenizer[:, i].tolist()), int(shared[i])) for i, n in enumerate(names)]
-    if order is not None:
-        return tuple(sorted(rows, key=lambda row: order.index(row.label)))
+def _breakdown(codes: np.ndarray, labels: Sequence[str], has: np.ndarray, everywhere: np.ndarray) -> tuple[Row, ...]:
+    distinct = np.stack([np.bincount(codes[mask], minlength=len(labels)) for mask in has])  # (K, classes)
+    shared = np.bincount(codes[everywhere], minlength=len(labels))
+    return tuple(Row(label, tuple(distinct[:, i].tolist()), int(shared[i])) for i, label in enumerate(labels))
+
+
+def _by_size(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (-max(row.distinct), row.label)))
 
 
-def _one_sided(
-    vocabularies: Sequence[Vocabulary], union: SharedVocabulary, masks: np.ndarray, examples: int
-) -> tuple[OneSided, ...]:
-    segmenters = [_segmenter(vocabulary) for vocabulary in vocabularies]
-    result = []
-    for a, b in itertools.permutations(range(len(vocabularies)), 2):
-        only = union.select(np.flatnonzero(masks[a] & ~masks[b]))
-        ids = only.ids_for(vocabularies[a].name)
-        first = np.argsort(ids, kind="stable")[:examples].tolist()
-        shown = [(int(ids[row]), only.tokens[row].as_py()) for row in first]
-        spelled = [(i, token, _spell(vocabularies[b], segmenters[b], token)) for i, token in shown]
-        result.append(OneSided(vocabularies[a].name, vocabularies[b].name, len(only), tuple(spelled)))
-    return tuple(result)
+def _spelled(vocabulary: Vocabulary, tokens: Sequence[bytes]) -> tuple[Spelled, ...]:
+    return tuple(map(Spelled, tokens, spell(vocabulary, tokens) if tokens else ()))
 
 
-def _segmenter(vocabulary: Vocabulary) -> Callable[[bytes], list[int] | None] | None:
-    try:
-        return Segmenter(vocabulary).ids
-    except VocabkitError:
-        return None
+def _unreachable(vocabulary: Vocabulary, shared_ids: np.ndarray, examples: int) -> Unreachable:
+    ids = unreachable(vocabulary)
+    script, _ = scripts(vocabulary.tokens.take(pa.array(ids)))
+    shown = [vocabulary.token(i) or b"" for i in varied(ids, script, examples).tolist()]
+    return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), _spelled(vocabulary, shown))
 
 
-def _spell(
-    vocabulary: Vocabulary, segment: Callable[[bytes], list[int] | None] | None, token: bytes
-) -> tuple[bytes, ...] | None:
-    ids = segment(token) if segment else None
-    return None if ids is None else tuple(vocabulary.token(i) or b"" for i in ids)
-
-
-def _alias_examples(vocabulary: Vocabulary, examples: int) -> tuple[tuple[bytes, tuple[int, ...]], ...]:
+def _alias_examples(vocabulary: Vocabulary, examples: int) -> tuple[Alias, ...]:
     aliases = sorted(vocabulary.aliases().items())[:examples]
-    return tuple((vocabulary.token(canonical) or b"", (canonical, *others)) for canonical, others in aliases)
+    return tuple(Alias(vocabulary.token(canonical) or b"", (canonical, *others)) for canonical, others in aliases)
 
 
 def _roles(vocabularies: Sequence[Vocabulary]) -> tuple[Role, ...]:
@@ -271,18 +261,16 @@ def _roles(vocabularies: Sequence[Vocabulary]) -> tuple[Role, ...]:
     return tuple(Role(role, tuple(_role_token(vocabulary, role) for vocabulary in vocabularies)) for role in every)
 
 
-def _role_token(vocabulary: Vocabulary, role: str) -> tuple[int, str] | None:
-    if role not in vocabulary.roles:
-        return None
-    token_id = vocabulary.roles[role]
-    return token_id, (vocabulary.token(token_id) or b"").decode("utf-8", "replace")
+def _role_token(vocabulary: Vocabulary, role: str) -> RoleToken | None:
+    token_id = vocabulary.roles.get(role)
+    return None if token_id is None else RoleToken(token_id, _spelling(vocabulary, token_id))
 
 
-def _unmapped(vocabulary: Vocabulary) -> tuple[str, ...]:
+def _special_without_role(vocabulary: Vocabulary) -> tuple[str, ...]:
+    special = np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist()
     mapped = set(vocabulary.roles.values())
-    special = [i for i in np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist() if i not in mapped]
-    return tuple(_texts(vocabulary.tokens.take(pa.array(special, pa.int64()))))
+    return tuple(_spelling(vocabulary, i) for i in special if i not in mapped)
 
 
-def _texts(tokens: pa.Array) -> list[str]:
-    return [token.decode("utf-8", "replace") for token in tokens.to_pylist()]
+def _spelling(vocabulary: Vocabulary, token_id: int) -> str:
+    return (vocabulary.token(token_id) or b"").decode("utf-8", "replace")

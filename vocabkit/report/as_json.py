@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import numpy as np
 
 
 def to_json(value: Any) -> str:
-    """`value`, made of dataclasses, mappings, lists, numbers and text, as indented JSON.
+    r"""`value`, made of dataclasses, mappings, lists, arrays, numbers and text, as indented JSON.
 
-    Bytes become {"hex": ..., "text": text or null}.
+    Bytes become {"hex": ..., "text": text or null}; numbers that are not finite become null. Characters that can't
+    be seen or that could talk to a terminal are written as `\uXXXX`, and so are halves of surrogate pairs.
     """
-    return json.dumps(plain(value), ensure_ascii=False, indent=2)
+    text = json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    return re.sub(r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def plain(value: Any) -> Any:
@@ -25,14 +29,14 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, bytes):
         return {"hex": value.hex(), "text": _text(value)}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

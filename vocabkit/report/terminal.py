@@ -2,131 +2,282 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from vocabkit.audit import RIGHT, UNJUDGED, WRONG, Audit, Case
 from vocabkit.catalog import Entry
-from vocabkit.explanation import Explanation
-from vocabkit.overlap import Overlap, Row
+from vocabkit.explanation import Explanation, Finding
+from vocabkit.overlap import Overlap, Row, Spelled, Summary
+from vocabkit.pieces import Piece
+from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 
-
-def show_token(token: bytes) -> str:
-    """A token in quotes: spaces visible by the quotes, control characters and broken UTF-8 as escapes."""
-    try:
-        return repr(token.decode())
-    except UnicodeDecodeError:
-        return repr(token)[1:]
+_SCRIPTS = 15
+"""Scripts that have a row of their own."""
+_NAME_WIDTH = 24
+_EXAMPLE_WIDTH = 26
+_MAX_PIECES = 8
+"""Pieces of one token in a list of examples."""
+_MAX_SPECIAL = 8
+"""Special tokens without a role that are named."""
+_NONE = "-"
 
 
 def overlap_report(overlap: Overlap) -> RenderableType:
     """The whole overlap report."""
-    names = [summary.name for summary in overlap.tokenizers]
-    total = f"{overlap.shared_by_all:,} tokens shared by all, {overlap.shared_partial_utf8:,} of them partial UTF-8"
-    sections = [
-        _tokenizers(overlap),
-        _pairs(overlap),
-        _breakdown("kind", overlap.by_kind, names),
-        _breakdown("script", overlap.by_script[:16], names),
-        _breakdown("length in bytes", overlap.by_length, names),
-        *([_one_sided(overlap)] if len(names) <= 3 else []),
-        _aliases(overlap),
+    names = [printable(summary.name, _NAME_WIDTH) for summary in overlap.tokenizers]
+    named = list(zip(names, overlap.tokenizers, strict=True))
+    owners = " and ".join(names) if len(names) == 2 else f"all {len(names)} tokenizers"
+    jaccard = _share(overlap.shared_by_all / overlap.union)
+    return _spaced(
+        Text(f"{overlap.shared_by_all:,} tokens shared by {owners}, Jaccard {jaccard}", style="bold"),
+        _numbers(overlap, names),
+        *(_lacking(name, summary, names) for name, summary in named),
+        *(_unreachable(name, summary) for name, summary in named if summary.unreachable),
+        _titled("aliases: ids of the same bytes, the canonical one first", _aliases(named)),
         _roles(overlap, names),
-    ]
-    notes = [Text(f"{s.name}: {note}", style="yellow") for s in overlap.tokenizers for note in s.notes]
-    return Group(Text(total, style="bold"), *(part for section in sections for part in (Text(), section)), *notes)
+        _titled("special tokens without a role, never aligned", _without_role(named)),
+        _titled("notes", [(name, [printable(note)]) for name, s in named for note in s.notes]),
+    )
 
 
 def explanation(found: Explanation) -> RenderableType:
     """Why one token matched or did not."""
-    head = Text(f"{show_token(found.token)}  bytes {found.token.hex(' ')}", style="bold")
-    table = _table("tokenizer", "id", "what it is")
-    for finding in found.findings:
-        what = [finding.kind or ""]
-        if finding.aliases:
-            what.append(f"also id {', '.join(map(str, finding.aliases))}")
-        if finding.segmentation is not None:
-            what = ["spelled " + " + ".join(f"{show_token(token)} ({i})" for i, token in finding.segmentation)]
-        elif finding.id is None:
-            what = ["no token, and no way to spell it known"]
-        for token_id, kind, role in finding.same_spelling:
-            what.append(f"id {token_id} is spelled so, but is {kind}" + (f" (role {role})" if role else ""))
-        table.add_row(escape(finding.name), "-" if finding.id is None else str(finding.id), escape("; ".join(what)))
-    verdict = Text(found.reason, style="green" if found.shared else "yellow")
-    return Group(head, table, verdict, *(Text(f"hint: {hint}") for hint in found.hints))
+    ids = [_NONE if finding.id is None else str(finding.id) for finding in found.findings]
+    names = [printable(finding.name, _NAME_WIDTH) for finding in found.findings]
+    labels = [
+        f"{name:<{max(map(len, names))}}  {token_id:>{max(map(len, ids))}}"
+        for name, token_id in zip(names, ids, strict=True)
+    ]
+    return Group(
+        Text(show_token(found.token, 400), style="bold"),
+        Listing([("bytes", found.token.hex(" ").split())]),
+        Listing([(label, _what(finding)) for label, finding in zip(labels, found.findings, strict=True)]),
+        Text(printable(found.reason), style="green" if found.shared else "yellow"),
+        *(
+            Text(f"{h.how} it is {show_token(h.token)}, found in {printable(', '.join(h.found_in))}")
+            for h in found.hints
+        ),
+    )
+
+
+def audit_report(found: Audit) -> RenderableType:
+    """What another tool's translation gets right, gets wrong and misses."""
+
+    def reasons(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        return [(f"  {name}", [f"{found.by_reason[name]:,}", "", ""]) for name in names if found.by_reason[name]]
+
+    def row(label: str, count: int, total: int, of: str) -> tuple[str, list[str]]:
+        return label, [f"{count:,}", _share(count / max(total, 1)), of]
+
+    rows = [
+        row("right", found.right, found.pairs, "of the pairs"),
+        *reasons(RIGHT),
+        row("wrong", found.wrong, found.pairs, "of the pairs"),
+        *reasons(WRONG),
+        row(f"not judged, {UNJUDGED}", found.unjudged, found.pairs, "of the pairs"),
+        row("missed", found.missed, found.expected, f"of {found.expected:,} tokens of the same bytes"),
+    ]
+    source, target = printable(found.source, _NAME_WIDTH), printable(found.target, _NAME_WIDTH)
+    return _spaced(
+        Text(f"{found.pairs:,} pairs of {source} and {target}", style="bold"),
+        Columns(("ids", "", ""), [Section("verdict", rows)]),
+        _titled(f"wrong: {source}, then {target}", [_case(case) for case in found.wrong_examples]),
+        _titled(f"missed: {source}, then {target}", [_case(case) for case in found.missed_examples]),
+    )
 
 
 def catalog_table(entries: Sequence[Entry]) -> RenderableType:
     """The names of the catalog."""
-    table = _table("name", "snapshot", "rows", "width", "made from")
+    rows = []
     for entry in entries:
-        rows, width = (str(value or "") for value in (entry.embedding_rows, entry.width))
-        table.add_row(entry.name, entry.snapshot, rows, width, str(entry.provenance))
-    return table
+        numbers = [f"{number:,}" if number else "" for number in (entry.embedding_rows, entry.width)]
+        rows.append((entry.name, [*numbers, entry.snapshot, str(entry.provenance)]))
+    return Columns(("embedding rows", "width", "snapshot", "made from"), [Section("name", rows)])
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for at, column in enumerate(columns):
-        numeric = column in ("rows", "width", "ids", "distinct", "of its ids", "id") or column.startswith("#")
-        table.add_column(column.lstrip("#"), justify="right" if numeric and at else "left", overflow="fold")
-    return table
+# ---- numbers of an overlap ---------------------------------------------------------------------------------------
 
 
-def _tokenizers(overlap: Overlap) -> Table:
-    reach = any(summary.unreachable is not None for summary in overlap.tokenizers)
-    columns = ["tokenizer", "ids", "distinct", "#special", "#unused", "#aliases", "#partial UTF-8"]
-    table = _table(*columns, *(["#unreachable"] if reach else []))
-    for s in overlap.tokenizers:
-        numbers = [s.size, s.distinct, s.kinds["special"], s.kinds["unused"], s.aliases, s.partial_utf8]
-        numbers += [s.unreachable or 0] if reach else []
-        table.add_row(escape(s.name), *(f"{number:,}" for number in numbers))
-    return table
+def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
+    """One column per tokenizer, one for what all share, and with two tokenizers its share of each."""
+    pair = len(names) == 2
+    headings = [*names, "shared", *(f"of {name}" for name in names)] if pair else [*names, "shared by all"]
+
+    def row(label: str, cells: Sequence[str]) -> tuple[str, list[str]]:
+        return label, [*cells, *[""] * (len(headings) - len(cells))]
+
+    def numbers(label: str, counts: Sequence[int | None]) -> tuple[str, list[str]]:
+        return row(label, [_NONE if count is None else f"{count:,}" for count in counts])
+
+    def breakdown(label: str, distinct: Sequence[int], shared: int) -> tuple[str, list[str]]:
+        shares = [_share(shared / count) if count else _NONE for count in distinct] if pair else []
+        return row(label, [f"{count:,}" for count in [*distinct, shared]] + shares)
+
+    def rows(classes: Iterable[Row]) -> list[tuple[str, list[str]]]:
+        return [breakdown(r.label, r.distinct, r.shared_by_all) for r in classes if any(r.distinct)]
+
+    def matrix(title: str, note: str, values: np.ndarray, of_all: Sequence[float] = ()) -> Section:
+        cells = [[f"{v:,}" if isinstance(v, int) else _share(v) for v in line] for line in values.tolist()]
+        for at, line in enumerate(cells):
+            line[at] = "·"
+            line.extend(map(_share, of_all[at : at + 1]))
+        return Section(title, list(map(row, names, cells)), note)
+
+    t = overlap.tokenizers
+    mass = [s.mass_shared_by_all or 0.0 for s in t]
+    summary = [
+        numbers("ids", [s.size for s in t]),
+        numbers("special", [s.kinds["special"] for s in t]),
+        numbers("unused", [s.kinds["unused"] for s in t]),
+        numbers("aliases", [s.aliases for s in t]),
+        breakdown("distinct tokens", [s.distinct for s in t], overlap.shared_by_all),
+    ]
+    if not pair:
+        summary.append(numbers("in no other", [s.in_no_other for s in t]))
+    if any(s.embedding_rows for s in t):
+        summary += [numbers("embedding rows", [s.embedding_rows for s in t]), numbers("width", [s.width for s in t])]
+    if overlap.mass is not None:
+        summary.append(row("corpus in shared", list(map(_share, mass))))
+    matrices = [
+        matrix("shared", "tokens that both have", overlap.shared),
+        matrix(
+            "coverage",
+            "share of the row's tokens that the column has too",
+            overlap.coverage,
+            [overlap.shared_by_all / max(s.distinct, 1) for s in t],
+        ),
+        matrix("Jaccard", "tokens that both have / tokens of both together", overlap.jaccard),
+    ]
+    if overlap.mass is not None:
+        note = "share of the corpus, cut with the row's tokenizer, in tokens of the column too"
+        matrices.append(matrix("mass", note, overlap.mass, mass))
+    return Columns(
+        headings,
+        [
+            Section("tokenizer", summary),
+            *([] if pair else matrices),
+            Section("kind", rows(overlap.by_kind)),
+            Section("script", rows(_with_rest(overlap.by_script))),
+            Section("length in bytes", rows(overlap.by_length)),
+        ],
+    )
 
 
-def _pairs(overlap: Overlap) -> Table:
-    mass = any(pair.mass_a is not None for pair in overlap.pairs)
-    table = _table("a", "b", "#shared", "#of a", "#of b", "#Jaccard", *(["#mass a", "#mass b"] if mass else []))
-    for pair in overlap.pairs:
-        shares = [pair.coverage_a, pair.coverage_b, pair.jaccard]
-        shares += [pair.mass_a or 0.0, pair.mass_b or 0.0] if mass else []
-        table.add_row(escape(pair.a), escape(pair.b), f"{pair.shared:,}", *(f"{share:.1%}" for share in shares))
-    return table
+def _with_rest(scripts: Sequence[Row]) -> list[Row]:
+    """The first scripts, and all others as one row."""
+    rest = scripts[_SCRIPTS:]
+    if len(rest) < 2:
+        return list(scripts)
+    distinct = tuple(map(sum, zip(*(row.distinct for row in rest), strict=True)))
+    return [*scripts[:_SCRIPTS], Row(f"{len(rest)} others", distinct, sum(row.shared_by_all for row in rest))]
 
 
-def _breakdown(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
-    table = _table(title, *(f"#{escape(name)}" for name in names), "#shared by all")
-    for row in rows:
-        table.add_row(row.label, *(f"{count:,}" for count in row.distinct), f"{row.shared:,}")
-    return table
+# ---- examples of an overlap --------------------------------------------------------------------------------------
 
 
-def _one_sided(overlap: Overlap) -> Table:
-    table = _table("only in", "#tokens", "for example", "how the other spells it")
-    for side in overlap.one_sided:
-        for at, (_, token, spelled) in enumerate(side.examples):
-            other = "?" if spelled is None else " + ".join(show_token(part) for part in spelled)
-            first = (f"{side.has}, not {side.lacks}", f"{side.count:,}") if at == 0 else ("", "")
-            table.add_row(escape(first[0]), first[1], escape(show_token(token)), escape(other))
-    return table
+def _lacking(name: str, summary: Summary, names: Sequence[str]) -> RenderableType:
+    owners = next(f"{other} has" for other in names if other != name) if len(names) == 2 else "all the others have"
+    spells = ", and spells them" if summary.lacks.examples else ""
+    title = Text(f"{name} lacks {summary.lacks.count:,} tokens that {owners}{spells}", style="bold")
+    return Group(title, Listing(_examples(summary.lacks.examples)))
 
 
-def _aliases(overlap: Overlap) -> RenderableType:
-    table = _table("aliases in", "token", "ids")
-    for name, examples in overlap.aliases.items():
-        for at, (token, ids) in enumerate(examples[:3]):
-            table.add_row(escape(name) if at == 0 else "", escape(show_token(token)), ", ".join(map(str, ids)))
-    return table if table.row_count else Text("no tokenizer has two ids for the same bytes")
+def _unreachable(name: str, summary: Summary) -> RenderableType:
+    assert summary.unreachable is not None
+    count, shared = summary.unreachable.count, summary.unreachable.shared_by_all
+    but = ", but" if summary.unreachable.examples else ""
+    title = Text(f"{name} never makes {count:,} of its text tokens ({shared:,} of them shared){but}", style="bold")
+    return Group(title, Listing(_examples(summary.unreachable.examples)))
 
 
-def _roles(overlap: Overlap, names: Sequence[str]) -> RenderableType:
-    table = _table("role", *(escape(name) for name in names))
-    for role in overlap.roles:
-        cells = [escape(f"{token[1]} ({token[0]})") if token else "-" for token in role.tokens]
-        table.add_row(role.role, *cells)
-    unmapped = [f"{name}: {len(tokens)}" for name, tokens in overlap.unmapped_special.items() if tokens]
-    note = f"special tokens without a role, never aligned: {', '.join(unmapped)}" if unmapped else ""
-    return Group(table, Text(note, style="dim"))
+def _aliases(named: Sequence[tuple[str, Summary]]) -> list[tuple[str, list[str]]]:
+    rows = []
+    for name, summary in named:
+        shown = [
+            f"{show_token(a.token, _EXAMPLE_WIDTH)} {' = '.join(map(str, a.ids))}," for a in summary.alias_examples
+        ]
+        if summary.aliases:
+            rows.append((name, [*shown, f"… {summary.aliases:,} in all"]))
+    return rows
+
+
+def _roles(overlap: Overlap, names: Sequence[str]) -> RenderableType | None:
+    """With two tokenizers there is room for the ids."""
+
+    def cell(spelling: str, token_id: int) -> str:
+        return printable(spelling, _EXAMPLE_WIDTH) + (f" {token_id}" if len(names) == 2 else "")
+
+    rows = [(r.role, [cell(t.spelling, t.id) if t else _NONE for t in r.tokens]) for r in overlap.roles]
+    return Columns(names, [Section("role", rows)]) if rows else None
+
+
+def _without_role(named: Sequence[tuple[str, Summary]]) -> list[tuple[str, list[str]]]:
+    rows = []
+    for name, summary in named:
+        shown = [printable(spelling, _EXAMPLE_WIDTH) for spelling in summary.special_without_role[:_MAX_SPECIAL]]
+        more = len(summary.special_without_role) - len(shown)
+        if shown:
+            rows.append((name, [*shown, *([f"and {more:,} more"] if more else [])]))
+    return rows
+
+
+def _examples(examples: Sequence[Spelled]) -> list[tuple[str, list[str]]]:
+    return [(show_token(example.token, _EXAMPLE_WIDTH), _pieces(example.pieces)) for example in examples]
+
+
+def _pieces(pieces: Sequence[Piece] | None) -> list[str]:
+    if pieces is None:
+        return ["not at all"]
+    shown = [show_token(piece.token, _EXAMPLE_WIDTH) for piece in pieces[:_MAX_PIECES]]
+    return shown + ([f"… {len(pieces)} tokens"] if len(pieces) > _MAX_PIECES else [])
+
+
+# ---- one token ---------------------------------------------------------------------------------------------------
+
+
+def _what(finding: Finding) -> list[str]:
+    """What one tokenizer makes of a token, in words."""
+    if finding.id is not None:
+        words = [finding.kind or ""]
+        if finding.aliases:
+            words += ["and", "id", *map(str, finding.aliases)]
+    elif finding.pieces:
+        words = [f"{len(finding.pieces)} tokens:", *(f"{show_token(p.token)} {p.id}," for p in finding.pieces)]
+        words[-1] = words[-1].removesuffix(",")
+    else:
+        words = ["no token, and no way to spell it"]
+    for other in finding.lookalikes:
+        role = f" (role {other.role})" if other.role else ""
+        words[-1] += ";"
+        words += f"id {other.id} is spelled so, but is {other.kind}{role}".split(" ")
+    return words
+
+
+def _case(case: Case) -> tuple[str, list[str]]:
+    words = []
+    if case.target_id is not None:
+        words = [f"{_token(case.target_token)} {case.target_id}", f"({case.reason}),"]
+    right = "no token of these bytes" if case.expected_id is None else f"right: {case.expected_id}"
+    return f"{_token(case.source_token)} {case.source_id}", [*words, right]
+
+
+def _token(token: bytes | None) -> str:
+    return _NONE if token is None else show_token(token, _EXAMPLE_WIDTH)
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _titled(title: str, rows: Sequence[tuple[str, Sequence[str]]]) -> RenderableType | None:
+    return Group(Text(title, style="bold"), Listing(rows)) if rows else None
+
+
+def _spaced(*parts: RenderableType | None) -> Group:
+    """The parts that there are, with an empty line between them."""
+    shown = [part for part in parts if part is not None]
+    return Group(*[item for part in shown for item in (part, Text())][:-1])

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vocabkit.proof import Proof
-from vocabkit.report.terminal import show_token
+from vocabkit.report.layout import show_token
 from vocabkit.transfer import Preflight
 
 
