@@ -32,8 +32,8 @@ def align(
             have, after the text rows and sorted by role. Special tokens are never matched by their spelling.
 
     Raises:
-        VocabkitError: fewer than 2 or more than 50 tokenizers, two of one name, `at_least` out of range, or nothing
-            shared.
+        VocabkitError: fewer than 2 or more than 50 tokenizers, two of one name, a name that is empty or not
+            printable, `at_least` out of range, or no text shared.
     """
     names = [vocabulary.name for vocabulary in vocabularies]
     count = len(names)
@@ -42,21 +42,21 @@ def align(
         raise VocabkitError(f"{count} tokenizers given; align takes 2 to {MAX_TOKENIZERS}")
     if len(set(names)) < count:
         twice = sorted(name for name in set(names) if names.count(name) > 1)
-        raise VocabkitError(f"{', '.join(twice)} given twice; each tokenizer needs a name of its own")
+        raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")
     if not 1 <= required <= count:
         raise VocabkitError(f"at least {required} of {count} tokenizers is not possible; choose 1 to {count}")
-
+    tokenizers = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
     tokens, ids = _match(vocabularies, required)
     roles = _match_roles(vocabularies, required) if special_roles else {}
     if len(tokens) == 0:
-        raise VocabkitError(f"{', '.join(names)} share no token")
+        raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller at-least")
     if roles:
         tokens = pa.concat_arrays([tokens, pa.array([b""] * len(roles), pa.binary())])
         ids = np.concatenate([ids, np.array(list(roles.values()), np.int32).T], axis=1)
     return make_shared(
         tokens=tokens,
         ids=ids,
-        tokenizers=[TokenizerInfo.of(vocabulary) for vocabulary in vocabularies],
+        tokenizers=tokenizers,
         selection=Selection(at_least=required, order=f"id:{names[0]}"),
         roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
     )

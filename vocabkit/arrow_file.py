@@ -1,24 +1,26 @@
-"""The envelope of vocabkit's Arrow files: written whole, reproducible, and checked before they are parsed.
+"""The envelope of vocabkit's Arrow files: reproducible, and checked before they are parsed.
 
 Both kinds of file (shared vocabulary, snapshot) are Arrow IPC files whose schema metadata carries text under keys
-that start with `vocabkit.`. One of them, `vocabkit.checksum`, is the sha256 of all bytes of the file with the
-digest itself written as zeros (it stands in the file twice). So any flipped byte is found before Arrow looks at the file.
+that start with `vocabkit.`. One of them, `vocabkit.checksum`, is the sha256 of all bytes of the file with the digest
+itself written as zeros in the two places where it stands (the schema, and its copy in the footer). So any flipped byte
+is found before Arrow looks at the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading, write_atomically
+from vocabkit.files import reading, replacing
 
 MAGIC = b"ARROW1\0\0"
 PREFIX = "vocabkit."
@@ -27,7 +29,17 @@ _DIGEST = re.compile(rb"file-sha256:[0-9a-f]{64}")
 
 
 def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> None:
-    """Write `table` as one record batch with `metadata` (keys without prefix). Same input, same bytes."""
+    """Write `table_bytes` to `path`, whole or not at all. Raises VocabkitError."""
+    content = table_bytes(table, metadata, compression)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> bytearray:
+    """An Arrow file of `table` as one record batch, with `metadata` (keys without prefix). Same input, same bytes.
+
+    Raises VocabkitError: the content holds something that looks like the checksum.
+    """
     entries = {PREFIX + key: value for key, value in sorted({**metadata, "checksum": _BLANK.decode()}.items())}
     table = table.combine_chunks().replace_schema_metadata(entries)
     sink = pa.BufferOutputStream()
@@ -35,18 +47,18 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compre
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
         writer.write_table(table)
     content = bytearray(sink.getvalue())
-    digest = b"file-sha256:" + hashlib.sha256(content).hexdigest().encode()
-    content = content.replace(_BLANK, digest)
+    places = _digest_places(content)
+    if len(places) != 2:
+        raise VocabkitError(
+            "a token or name reads `file-sha256:` and 64 digits, like the file's checksum; leave it out"
+        )
+    digest = _digest(content, places)
+    for place in places:
+        content[place : place + len(digest)] = digest
+    return content
 
-    def write(file: BinaryIO) -> None:
-        file.write(content)
 
-    write_atomically(path, write)
-
-
-def read_table(
-    path: Path, format_name: str, columns: Sequence[str] | None = None
-) -> tuple[pa.Table, dict[str, str]]:
+def read_table(path: Path, format_name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
     """Open a file of `write_table` memory-mapped: its table and its metadata without prefix.
 
     Only `columns` are decoded, if given; a column that the file lacks is left out.
@@ -54,56 +66,75 @@ def read_table(
     Raises:
         VocabkitError: missing, damaged, not one of our files, or written by a newer vocabkit.
     """
-    with reading(path):
-        with path.open("rb") as file:
-            if path.stat().st_size < 2 * len(MAGIC) or file.read(len(MAGIC)) != MAGIC:
-                raise VocabkitError(f"{path}: not an Arrow file; expected a vocabkit {format_name}")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                _verify_checksum(path, content)
-        try:
-            source = pa.memory_map(str(path))
-            schema = pa.ipc.open_file(source).schema
-            metadata = _our_metadata(path, schema, format_name)
-            wanted = None if columns is None else [schema.get_field_index(c) for c in columns if c in schema.names]
-            options = pa.ipc.IpcReadOptions(included_fields=wanted)
-            table = pa.ipc.open_file(source, options=options).read_all()
-            table.validate(full=True)
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise VocabkitError(f"{path}: damaged Arrow file ({quote(str(error), 120)}); build it again") from error
+    with reading(path), path.open("rb") as file:
+        is_empty = os.fstat(file.fileno()).st_size == 0  # which can't be mapped
+        content = b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return parse_table(content, str(path), format_name, columns)
+
+
+def parse_table(
+    content: bytes | mmap.mmap, where: str, format_name: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, str]]:
+    """`read_table` of a file's bytes, without copying them. Errors name them `where`."""
+    view = memoryview(content)
+    if view[: len(MAGIC)] != MAGIC:
+        raise VocabkitError(f"{where}: not an Arrow file; expected a vocabkit {format_name}")
+    places = _digest_places(view)
+    # a file rewritten by another program may have no checksum: the fingerprint alone decides
+    if places and (len(places) != 2 or any(view[at : at + len(_BLANK)] != _digest(view, places) for at in places)):
+        raise VocabkitError(f"{where}: damaged (its bytes don't match its checksum); build it again")
+    buffer = pa.py_buffer(content)
+    try:
+        schema = pa.ipc.open_file(buffer).schema
+        metadata = _our_metadata(where, schema, format_name)
+        wanted = None if columns is None else [schema.get_field_index(c) for c in columns if c in schema.names]
+        table = pa.ipc.open_file(buffer, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise VocabkitError(f"{where}: damaged Arrow file ({quote(str(error), 120)}); build it again") from error
     return table, metadata
 
 
-def json_field(path: Path, metadata: Mapping[str, str], key: str) -> Any:
-    """The JSON value of one metadata entry. Raises VocabkitError if it is missing or not JSON."""
+def json_field(where: str, metadata: Mapping[str, str], key: str, expected: Any) -> Any:
+    """A metadata entry, JSON of the type `expected`. Raises VocabkitError if it is missing or anything else."""
     try:
-        return json.loads(metadata[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise VocabkitError(f"{path}: metadata {PREFIX}{key} is missing or not JSON; build the file again") from error
+        return msgspec.json.decode(metadata.get(key, ""), type=expected)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise VocabkitError(
+            f"{where}: metadata {PREFIX}{key} is not as expected ({quote(str(error), 160)}); build the file again"
+        ) from error
 
 
-def _verify_checksum(path: Path, content: mmap.mmap) -> None:
-    matches = list(_DIGEST.finditer(content))
-    if not matches:
-        return  # rewritten by another program, which dropped the checksum: the fingerprint alone decides
-    digest, position = hashlib.sha256(), 0
-    for match in matches:
-        digest.update(content[position : match.start()])
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array, without a copy if it is one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _digest_places(content: bytearray | memoryview) -> list[int]:
+    return [match.start() for match in _DIGEST.finditer(content)]
+
+
+def _digest(content: bytearray | memoryview, places: Sequence[int]) -> bytes:
+    """The checksum of a file whose checksum stands in `places`."""
+    view, digest, done = memoryview(content), hashlib.sha256(), 0
+    for place in places:
+        digest.update(view[done:place])
         digest.update(_BLANK)
-        position = match.end()
-    digest.update(content[position:])
-    if {match.group() for match in matches} != {b"file-sha256:" + digest.hexdigest().encode()}:
-        raise VocabkitError(f"{path}: damaged (its bytes don't match its checksum); build it again")
+        done = place + len(_BLANK)
+    digest.update(view[done:])
+    return b"file-sha256:" + digest.hexdigest().encode()
 
 
-def _our_metadata(path: Path, schema: pa.Schema, format_name: str) -> dict[str, str]:
+def _our_metadata(where: str, schema: pa.Schema, format_name: str) -> dict[str, str]:
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     name, _, version = ours.get("format", "").partition("/")
     if name != format_name:
-        found = f"a vocabkit {name}" if name else "an Arrow file of another program"
-        raise VocabkitError(f"{path}: {found}, expected a vocabkit {format_name}")
+        found = f"a vocabkit {quote(name)}" if name else "an Arrow file of another program"
+        raise VocabkitError(f"{where}: {found}, expected a vocabkit {format_name}")
     if version != "1":
         raise VocabkitError(
-            f"{path}: {format_name} format {quote(version)}; this vocabkit reads format 1. Upgrade: pip install -U vocabkit"
+            f"{where}: {format_name} format {quote(version)}; this vocabkit reads format 1. "
+            "Upgrade: pip install -U vocabkit"
         )
     return ours

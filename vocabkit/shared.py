@@ -8,19 +8,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow_file import json_field, read_table, write_table
+from vocabkit.arrow_file import json_field, one_chunk, parse_table, read_table, table_bytes, write_table
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, validity
+from vocabkit.shared_columns import is_utf8, nullable, shared_table, text_column, text_mask
+from vocabkit.vocabulary import MAX_TOKENS, Vocabulary, filled, token_buffers, validity
 
 FORMAT = "shared-vocabulary"
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,17 @@ class TokenizerInfo:
     name: str
     source: str
     fingerprint: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     """Ids of the tokenizer, highest id + 1."""
-    embedding_rows: int | None = None
+    embedding_rows: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise VocabkitError(f"{quote(self.name)} can't name a tokenizer; give it a name: NAME=TOKENIZER")
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> TokenizerInfo:
-        """The record of `vocabulary`."""
+        """The record of `vocabulary`. Raises VocabkitError if its name is empty or not printable."""
         v = vocabulary
         return cls(v.name, v.source, v.fingerprint, len(v), v.embedding_rows)
 
@@ -48,12 +56,13 @@ class Selection:
     at_least: int
     """Number of tokenizers that must have a token."""
     order: str
-    """`id:<name>`: by that tokenizer's ids; `count`: most frequent first; `map:<file>`: as in an imported map."""
+    """`id:<name>`: by that tokenizer's ids; `count`: most frequent first; `map:<file>`: as in an imported map;
+    `given`: as the caller of `select` gave them."""
     corpus: str | None = None
     """What was counted: file names, and the tokenizer that counted."""
-    corpus_tokens: int | None = None
+    corpus_tokens: _Count | None = None
     """Tokens in that corpus."""
-    mass_kept: float | None = None
+    mass_kept: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """Share of the corpus tokens that are rows, 0 to 1."""
 
 
@@ -79,28 +88,31 @@ class SharedVocabulary:
     @property
     def tokens(self) -> pa.Array:
         """(R,) binary: the bytes of each row."""
-        return _one_chunk(self.table["token"])
+        return one_chunk(self.table["token"])
 
     @property
     def counts(self) -> np.ndarray | None:
-        """(R,) int64 corpus frequencies, None if no corpus was counted."""
-        counts = _one_chunk(self.table["count"])
-        return None if counts.null_count else counts.to_numpy()
+        """(R,) int64 corpus frequencies, read-only, None if no corpus was counted."""
+        counts = one_chunk(self.table["count"])
+        return None if counts.null_count else filled(counts, np.int64)
 
     def ids_for(self, name: str) -> np.ndarray:
         """(R,) int32, read-only: the id of each row in tokenizer `name`, without a copy.
 
         Raises VocabkitError: `name` is not in the file, or lacks some rows (a union map); `mask_for` tells which,
-        `only_with` leaves them out.
+        `only_with` leaves them out, `ids_with_gaps` marks them.
         """
-        column = self._id_column(name)
-        if column.null_count:
+        missing = self._id_column(name).null_count
+        if missing:
             raise VocabkitError(
-                f"{name} lacks {column.null_count} of {len(self)} rows of this union; "
+                f"{name} lacks {missing} of {len(self)} rows of this union; "
                 f"take only_with({name!r}) or mask_for({name!r}) first"
             )
-        ids: np.ndarray = column.to_numpy()
-        return ids
+        return self.ids_with_gaps(name)
+
+    def ids_with_gaps(self, name: str) -> np.ndarray:
+        """(R,) int32: as `ids_for`, with -1 where tokenizer `name` lacks the token of the row."""
+        return filled(self._id_column(name), np.int32)
 
     def mask_for(self, name: str) -> np.ndarray:
         """(R,) bool: True where tokenizer `name` has the token of the row."""
@@ -108,24 +120,47 @@ class SharedVocabulary:
 
     def only_with(self, *names: str) -> SharedVocabulary:
         """The rows that every one of `names` has."""
-        mask = np.logical_and.reduce([self.mask_for(name) for name in names])
+        mask = np.ones(len(self), bool)
+        for name in names:
+            mask &= self.mask_for(name)
         return self.select(np.flatnonzero(mask))
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: Selection | None = None) -> SharedVocabulary:
-        """These rows, in this order. Raises VocabkitError if a row is out of range or given twice."""
-        index = np.asarray(rows, np.int64)
+        """These rows, in this order.
+
+        Args:
+            rows: (S,) integers, distinct.
+            selection: how they were chosen. Without it, the record tells their order and what they keep of the corpus.
+
+        Raises:
+            VocabkitError: a row is no integer, out of range or given twice.
+        """
+        index = np.asarray(rows)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise VocabkitError(f"rows to select must be a list of row numbers, not {quote(str(index.dtype))}")
+        index = index.astype(np.int64)
         if len(np.unique(index)) != len(index) or (len(index) and not 0 <= index.min() <= index.max() < len(self)):
             raise VocabkitError(f"rows to select must be distinct and within 0..{len(self) - 1}")
         where = {int(old): new for new, old in enumerate(index)}
         roles = {role: where[row] for role, row in self.roles.items() if row in where}
         table = self.table.take(pa.array(index)).combine_chunks()
-        return SharedVocabulary(table, self.tokenizers, selection or self.selection, MappingProxyType(roles))
+        record = selection or self._selection_of(index)
+        return SharedVocabulary(table, self.tokenizers, record, MappingProxyType(roles))
 
     def with_counts(self, counts: np.ndarray) -> SharedVocabulary:
-        """The same rows with corpus frequencies, (R,) int64."""
+        """The same rows with corpus frequencies, (R,) int64. Raises VocabkitError for another shape or type."""
+        if counts.shape != (len(self),) or counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise VocabkitError(f"counts must be {len(self)} integers from 0, one per row")
         position = self.table.column_names.index("count")
-        table = self.table.set_column(position, "count", pa.array(counts, pa.int64()))
+        table = self.table.set_column(position, "count", nullable(counts.astype(np.int64), pa.int64()))
         return dataclasses.replace(self, table=table)
+
+    def look_up(self, vocabulary: Vocabulary) -> np.ndarray:
+        """(R,) int32: the id of each row in `vocabulary`, by bytes and roles; -1 where it lacks the token or role."""
+        ids = vocabulary.ids_of(self.tokens)
+        for role, row in self.roles.items():
+            ids[row] = vocabulary.roles.get(role, -1)
+        return ids
 
     def extend(self, vocabulary: Vocabulary) -> SharedVocabulary:
         """The same rows with one more tokenizer: null where it lacks the token or the role.
@@ -134,37 +169,61 @@ class SharedVocabulary:
         """
         if vocabulary.name in self.names:
             raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
-        values = vocabulary.tokens.to_pylist()
-        id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
-        ids = np.fromiter((id_of.get(token, -1) for token in self.tokens.to_pylist()), np.int32, len(self))
-        for role, row in self.roles.items():
-            ids[row] = vocabulary.roles.get(role, -1)
-        column = pa.array(ids, pa.int32(), mask=ids < 0)
+        info = TokenizerInfo.of(vocabulary)
+        column = nullable(self.look_up(vocabulary), pa.int32())
         table = self.table.append_column(f"id:{vocabulary.name}", column)
-        return dataclasses.replace(self, table=table, tokenizers=(*self.tokenizers, TokenizerInfo.of(vocabulary)))
+        return dataclasses.replace(self, table=table, tokenizers=(*self.tokenizers, info))
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over rows, ids, counts and records of the tokenizers. Does not depend on machine, compression or
-        the version of any library."""
+        the version of any library.
+        """
         digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
-        digest.update(_json(_metadata(self)).encode())
+        digest.update(_json({**self._records(), "rows": len(self)}).encode())
         offsets, data = token_buffers(self.tokens)
-        counts = filled(_one_chunk(self.table["count"]), np.int64)
-        ids = [filled(self._id_column(name), np.int32) for name in self.names]
+        counts = filled(one_chunk(self.table["count"]), np.int64)
+        ids = [self.ids_with_gaps(name) for name in self.names]
         for part in (np.diff(offsets).astype("<i4"), data, counts.astype("<i8"), *(i.astype("<i4") for i in ids)):
-            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
         return "sha256:" + digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the Arrow file, whole or not at all. Same content, same bytes. Raises VocabkitError."""
-        metadata = {key: _json(value) for key, value in _metadata(self).items()}
-        write_table(path, self.table, {**metadata, "format": f"{FORMAT}/1", "fingerprint": self.fingerprint}, None)
+        write_table(path, self._plain_table(), self._metadata(), compression=None)
+
+    def to_bytes(self) -> bytes:
+        """The content of the Arrow file, for keeping inside another file; `parse_shared` reads it."""
+        return bytes(table_bytes(self._plain_table(), self._metadata(), compression=None))
 
     def _id_column(self, name: str) -> pa.Array:
         if name not in self.names:
             raise VocabkitError(f"{name} is not in this shared vocabulary; it holds {', '.join(self.names)}")
-        return _one_chunk(self.table[f"id:{name}"])
+        return one_chunk(self.table[f"id:{name}"])
+
+    def _selection_of(self, rows: np.ndarray) -> Selection:
+        order = self.selection.order if (np.diff(rows) > 0).all() else "given"
+        mass = self.selection.mass_kept
+        if mass is not None and self.counts is not None and self.selection.corpus_tokens:
+            mass = int(self.counts[rows].sum()) / self.selection.corpus_tokens
+        return dataclasses.replace(self.selection, order=order, mass_kept=mass)
+
+    def _plain_table(self) -> pa.Table:
+        """The table with nothing that depends on its history: what lies under nulls, chunks, offsets."""
+        has_text = validity(one_chunk(self.table["text"]))
+        counts = filled(one_chunk(self.table["count"]), np.int64)
+        return shared_table(self.tokens, has_text, counts, {name: self.ids_with_gaps(name) for name in self.names})
+
+    def _records(self) -> dict[str, Any]:
+        return {
+            "tokenizers": [dataclasses.asdict(info) for info in self.tokenizers],
+            "selection": dataclasses.asdict(self.selection),
+            "roles": dict(self.roles),
+        }
+
+    def _metadata(self) -> dict[str, str]:
+        records = {key: _json(value) for key, value in self._records().items()}
+        return {**records, "format": f"{FORMAT}/1", "fingerprint": self.fingerprint}
 
 
 def make_shared(
@@ -174,19 +233,12 @@ def make_shared(
     tokenizers: Sequence[TokenizerInfo],
     selection: Selection,
     roles: Mapping[str, int] | None = None,
-    counts: np.ndarray | None = None,
 ) -> SharedVocabulary:
-    """A SharedVocabulary from its parts: tokens (R,) binary, ids (K, R) int32 with -1 for null, counts (R,) int64."""
-    rows = len(tokens)
-    columns = {
-        "token": tokens,
-        "text": text_column(tokens),
-        "count": pa.array(counts, pa.int64()) if counts is not None else pa.nulls(rows, pa.int64()),
-    }
-    for info, column in zip(tokenizers, ids, strict=True):
-        missing = column < 0
-        columns[f"id:{info.name}"] = pa.array(column, pa.int32(), mask=missing if missing.any() else None)
-    return SharedVocabulary(pa.table(columns), tuple(tokenizers), selection, MappingProxyType(dict(roles or {})))
+    """A SharedVocabulary from its parts: tokens (R,) binary, ids (K, R) int32 with -1 for null."""
+    no_counts = np.full(len(tokens), -1, np.int64)
+    named = {info.name: column for info, column in zip(tokenizers, ids, strict=True)}
+    table = shared_table(tokens, text_mask(tokens), no_counts, named)
+    return SharedVocabulary(table, tuple(tokenizers), selection, MappingProxyType(dict(roles or {})))
 
 
 def open_shared(path: Path) -> SharedVocabulary:
@@ -194,101 +246,63 @@ def open_shared(path: Path) -> SharedVocabulary:
 
     Raises VocabkitError: missing, damaged, of a newer format, or not a shared vocabulary.
     """
-    table, metadata = read_table(path, FORMAT)
-    try:
-        tokenizers = tuple(TokenizerInfo(**entry) for entry in json_field(path, metadata, "tokenizers"))
-        selection = Selection(**json_field(path, metadata, "selection"))
-        roles = MappingProxyType(dict(json_field(path, metadata, "roles")))
-    except (TypeError, ValueError) as error:
-        raise VocabkitError(f"{path}: its records of tokenizers are not as expected; build it again") from error
-    expected = {**_LEADING_COLUMNS, **{f"id:{info.name}": pa.int32() for info in tokenizers}}
-    if dict(zip(table.schema.names, table.schema.types, strict=True)) != expected:
-        raise VocabkitError(f"{path}: columns {quote(', '.join(table.schema.names), 200)} are not as expected")
-    shared = SharedVocabulary(table, tokenizers, selection, roles)
+    return _checked(str(path), *read_table(path, FORMAT))
+
+
+def parse_shared(content: bytes | mmap, where: str) -> SharedVocabulary:
+    """`open_shared` of a file's bytes, as `to_bytes` gives, without copying them. Errors name them `where`."""
+    return _checked(where, *parse_table(content, where, FORMAT))
+
+
+def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> SharedVocabulary:
+    tokenizers = json_field(where, metadata, "tokenizers", tuple[TokenizerInfo, ...])
+    selection = json_field(where, metadata, "selection", Selection)
+    roles = json_field(where, metadata, "roles", dict[str, _Count])
+    columns = [*_LEADING_COLUMNS.items(), *((f"id:{info.name}", pa.int32()) for info in tokenizers)]
+    found = [(field.name, field.type) for field in table.schema]
+    if found != columns:
+        shown = ", ".join(f"{name} {kind}" for name, kind in found)
+        raise VocabkitError(f"{where}: columns {quote(shown, 200)} are not as expected; build it again")
+    shared = SharedVocabulary(table, tokenizers, selection, MappingProxyType(roles))
+    if contradiction := _contradiction(shared):
+        raise VocabkitError(f"{where}: {contradiction}; build it again")
     if shared.fingerprint != metadata.get("fingerprint"):
-        raise VocabkitError(f"{path}: damaged (its content does not match its fingerprint); build it again")
+        raise VocabkitError(f"{where}: damaged (its content does not match its fingerprint); build it again")
     return shared
 
 
-def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> list[str]:
-    """What is wrong with a shared vocabulary, row by row, against its tokenizers; [] if nothing is.
-
-    Each line names a tokenizer, a row, and the token expected and found; at most 10 lines per tokenizer.
-    """
-    problems: list[str] = []
+def _contradiction(shared: SharedVocabulary) -> str | None:
+    """What can't be in a file that vocabkit wrote, whatever its fingerprint says."""
+    if len(set(shared.names)) < len(shared.names):
+        return "two of its tokenizers have one name"
+    if not 1 <= shared.selection.at_least <= len(shared.names):
+        return f"at_least is {shared.selection.at_least} for {len(shared.names)} tokenizers"
+    tokens, text, count = (one_chunk(shared.table[column]) for column in _LEADING_COLUMNS)
+    if tokens.null_count:
+        return "column token has nulls"
+    has_text = validity(text)  # where it has, Arrow has checked that it is UTF-8
+    lacking = np.flatnonzero(~has_text).tolist()
+    if not text_column(tokens, has_text).equals(text) or any(is_utf8(tokens[row].as_py()) for row in lacking):
+        return "column text does not match column token"
+    empty_rows = np.flatnonzero(np.diff(token_buffers(tokens)[0]) == 0)
+    if sorted(shared.roles.values()) != empty_rows.tolist():
+        return "its roles do not match its rows without a token"
+    if count.null_count not in (0, len(shared)) or (count.null_count == 0 and (filled(count, np.int64) < 0).any()):
+        return "column count has nulls or negative numbers"
     for info in shared.tokenizers:
-        vocabulary = vocabularies[info.name]
-        if vocabulary.fingerprint != info.fingerprint:
-            problems.append(
-                f"{info.name}: the file was built with another version of this tokenizer "
-                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…)"
-            )
-        problems += _wrong_rows(shared, info, vocabulary)
-    text = text_column(shared.tokens)
-    if not text.equals(_one_chunk(shared.table["text"])):
-        problems.append("column text does not match column token")
-    duplicates = len(shared) - len(shared.roles) - len({token for token in shared.tokens.to_pylist() if token})
-    if duplicates:
-        problems.append(f"{duplicates} rows repeat a token of another row")
-    return problems
-
-
-def _wrong_rows(shared: SharedVocabulary, info: TokenizerInfo, vocabulary: Vocabulary) -> list[str]:
-    mask = shared.mask_for(info.name)
-    rows = np.flatnonzero(mask)
-    ids = filled(shared._id_column(info.name), np.int32)[rows]
-    outside = (ids < 0) | (ids >= len(vocabulary))
-    role_of = {row: role for role, row in shared.roles.items()}
-    is_role = np.isin(rows, list(role_of))
-    safe = np.where(outside, 0, ids)
-    expected, actual = shared.tokens.to_pylist(), vocabulary.tokens.to_pylist()
-    same = [expected[row] == actual[i] for row, i in zip(rows.tolist(), safe.tolist(), strict=True)]
-    good = np.array(same, bool) & (vocabulary.kinds[safe] <= Kind.BYTE) & (vocabulary.canonical[safe] == safe)
-    for at in np.flatnonzero(is_role):
-        good[at] = vocabulary.roles.get(role_of[int(rows[at])]) == ids[at]
-    wrong = np.flatnonzero(~good | outside)
-    lines = []
-    for at in wrong[:10]:
-        row, token_id = int(rows[at]), int(ids[at])
-        found = "no such id" if outside[at] else repr(vocabulary.token(token_id))
-        lines.append(f"{info.name}: row {row} is {shared.tokens[row].as_py()!r}, but id {token_id} is {found}")
-    if len(wrong) > 10:
-        lines.append(f"{info.name}: and {len(wrong) - 10} more rows")
-    return lines
-
-
-def text_column(tokens: pa.Array) -> pa.Array:
-    """(R,) string: tokens as text, null where their bytes are not valid UTF-8. Shares the tokens' memory."""
-    offsets, data = token_buffers(tokens)
-    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int64)])
-    values = tokens.to_pylist()
-    invalid = [row for row in np.flatnonzero(np.diff(beyond_ascii[offsets])).tolist() if not _is_utf8(values[row])]
-    valid = np.ones(len(tokens), bool)
-    valid[invalid] = False
-    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if invalid else None
-    buffers = [bitmap, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _metadata(shared: SharedVocabulary) -> dict[str, Any]:
-    return {
-        "tokenizers": [dataclasses.asdict(info) for info in shared.tokenizers],
-        "selection": dataclasses.asdict(shared.selection),
-        "roles": dict(shared.roles),
-    }
+        ids = shared.ids_with_gaps(info.name)[shared.mask_for(info.name)]
+        if len(ids) and not 0 <= ids.min() <= ids.max() < info.size:
+            return f"column id:{info.name} has ids outside 0..{info.size - 1}"
+    return None
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode()  # a file name need not be valid Unicode
+
+
+def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> list[str]:
+    """See `vocabkit.verification.verify`."""
+    from vocabkit.verification import verify
+
+    return verify(shared, vocabularies)

@@ -26,7 +26,8 @@ MAX_TOKENS = 1 << 24
 
 def check_highest_id(path: Path, highest: int, count: int) -> None:
     """Raises VocabkitError if `count` tokens can't have the id `highest`: a few bytes of a damaged or hostile file must
-    not make gigabytes of holes."""
+    not make gigabytes of holes.
+    """
     limit = min(MAX_TOKENS, 2 * count + 65536) - 1
     if highest > limit:
         raise VocabkitError(f"{path}: id {quote(str(highest))} with {count} tokens; expected ids up to {limit}")
@@ -74,15 +75,19 @@ class Vocabulary:
     segmentation: Path | Callable[[], Rules] | None = field(default=None, repr=False)
     """How to cut text into these tokens: a tokenizer.json, or a function that loads the rules."""
 
+    def __post_init__(self) -> None:
+        for part in (self.kinds, self.canonical):
+            part.flags.writeable = False
+
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def alignable(self) -> np.ndarray:
         """(V,) bool. Canonical ids that contribute at least one byte to text: what an alignment may match."""
-        contributes = np.asarray(self.kinds <= Kind.BYTE)
         lengths = np.diff(token_buffers(self.tokens)[0])
-        return contributes & (lengths > 0) & (self.canonical == np.arange(len(self), dtype=np.int32))
+        mask: np.ndarray = (self.kinds <= Kind.BYTE) & (lengths > 0) & (self.canonical == np.arange(len(self)))
+        return mask
 
     def token(self, token_id: int) -> bytes | None:
         """Bytes of one id (see `tokens`). Raises IndexError outside 0..V-1."""
@@ -90,6 +95,13 @@ class Vocabulary:
             raise IndexError(f"token id {token_id} is outside 0..{len(self) - 1} of {self.name}")
         value = self.tokens[token_id].as_py()
         return value if value is None else bytes(value)
+
+    def ids_of(self, tokens: pa.Array) -> np.ndarray:
+        """(R,) int32: the canonical id that contributes each of `tokens`, (R,) binary, to text; -1 where none does."""
+        alignable = self.alignable
+        own = itertools.compress(self.tokens.to_pylist(), alignable.tolist())
+        ids = dict(zip(own, np.flatnonzero(alignable).tolist(), strict=True))
+        return np.fromiter(map(ids.get, tokens.to_pylist(), itertools.repeat(-1)), np.int32, len(tokens))
 
     def aliases(self) -> dict[int, list[int]]:
         """Canonical id -> the other ids that spell the same bytes, lowest first."""
@@ -102,12 +114,13 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over tokens, kinds, aliases and roles: equal for equal vocabularies, whatever file they came
-        from. Does not cover the name, the source or the model's embedding table."""
+        from. Does not cover the name, the source or the model's embedding table.
+        """
         digest = hashlib.sha256(b"vocabkit vocabulary 1\n")
         offsets, data = token_buffers(self.tokens)
         lengths = np.where(validity(self.tokens), np.diff(offsets), -1)
         for part in (lengths.astype("<i4"), data, self.kinds.astype("u1"), self.canonical.astype("<i4")):
-            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
         for role, token_id in sorted(self.roles.items()):
             digest.update(f"{role}={token_id}\n".encode())
         return "sha256:" + digest.hexdigest()
@@ -137,9 +150,12 @@ def validity(array: pa.Array) -> np.ndarray:
 
 
 def filled(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarray:
-    """An int32 or int64 column with -1 for null, without a copy if it has no null."""
+    """An int32 or int64 column with -1 for null; read-only and without a copy if it has no null."""
+    if array.null_count == 0:
+        numbers: np.ndarray = array.to_numpy()
+        return numbers
     data = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
-    return data if array.null_count == 0 else np.where(validity(array), data, -1).astype(dtype)
+    return np.where(validity(array), data, -1).astype(dtype)
 
 
 def make_vocabulary(
@@ -173,8 +189,6 @@ def make_vocabulary(
         raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
     kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)
     canonical = _canonical_ids(array, kinds, added)
-    for part in (kinds, canonical):
-        part.flags.writeable = False
     return Vocabulary(
         name=name,
         source=source,
