@@ -40,7 +40,7 @@ def overlap_report(overlap: Overlap) -> RenderableType:
         _titled("aliases: ids of the same bytes, the canonical one first", _aliases(named)),
         _roles(overlap, names),
         _titled("special tokens without a role, never aligned", _without_role(named)),
-        _titled("notes", [(name, [printable(note)]) for name, s in named for note in s.notes]),
+        _titled("notes", [(name, printable(note).split(" ")) for name, s in named for note in s.notes]),
     )
 
 
@@ -197,11 +197,10 @@ def _unreachable(name: str, summary: Summary) -> RenderableType:
 def _aliases(named: Sequence[tuple[str, Summary]]) -> list[tuple[str, list[str]]]:
     rows = []
     for name, summary in named:
-        shown = [
-            f"{show_token(a.token, _EXAMPLE_WIDTH)} {' = '.join(map(str, a.ids))}," for a in summary.alias_examples
-        ]
+        shown = [f"{show_token(a.token, _EXAMPLE_WIDTH)} {' = '.join(map(str, a.ids))}" for a in summary.alias_examples]
+        more = summary.aliases - sum(len(alias.ids) - 1 for alias in summary.alias_examples)
         if summary.aliases:
-            rows.append((name, [*shown, f"… {summary.aliases:,} in all"]))
+            rows.append((name, _separated([*shown, *([f"and {more:,} more"] if more else [])])))
     return rows
 
 
@@ -246,8 +245,10 @@ def _what(finding: Finding) -> list[str]:
         if finding.aliases:
             words += ["and", "id", *map(str, finding.aliases)]
     elif finding.pieces:
-        words = [f"{len(finding.pieces)} tokens:", *(f"{show_token(p.token)} {p.id}," for p in finding.pieces)]
-        words[-1] = words[-1].removesuffix(",")
+        words = [
+            f"{len(finding.pieces)} tokens:",
+            *_separated([f"{show_token(p.token)} {p.id}" for p in finding.pieces]),
+        ]
     else:
         words = ["no token, and no way to spell it"]
     for other in finding.lookalikes:
@@ -267,6 +268,10 @@ def _case(case: Case) -> tuple[str, list[str]]:
 
 def _token(token: bytes | None) -> str:
     return _NONE if token is None else show_token(token, _EXAMPLE_WIDTH)
+
+
+def _separated(words: Sequence[str]) -> list[str]:
+    return [f"{word}," for word in words[:-1]] + list(words[-1:])
 
 
 def _share(value: float) -> str:
