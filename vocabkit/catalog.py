@@ -169,8 +169,9 @@ def _from_hub(name: str) -> Resolved:
                 continue
             if file == "tokenizer.json":
                 repository.file("tokenizer_config.json"), repository.file("config.json")
-            place = "Hugging Face hub" if repository.reachable else "cache of the Hugging Face hub"
-            return Resolved(read(path, name.split("/")[1]), f"{place}, {name}/{file}", path)
+            commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
+            how = f"Hugging Face hub, {name}/{file} at {commit[:7]}"
+            return Resolved(read(path, name.split("/")[1]), how, path)
         looked = f"looked for {', '.join(FOLDER_FILES)}"
         if repository.reachable:
             raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")
