@@ -128,8 +128,8 @@ def check_transfer(
 ) -> None:
     """Prove a transferred adapter against the equations.
 
-    Visual tokens of random and, with --features, of real features are compared with Eq. 5-6 in float64, from the adapter
-    before the transfer and the target's own embedding table. Exit code 1 if they differ.
+    Visual tokens of random and, with --features, of real features are compared with Eq. 5-6 in float64, from the
+    adapter before the transfer and the target's own embedding table. Exit code 1 if they differ.
     """
     from vocabkit.fold import fold, why_not_foldable
     from vocabkit.proof import check_transfer as prove

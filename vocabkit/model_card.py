@@ -55,8 +55,8 @@ def transferred_card(config: TransferredConfig, shared: SharedVocabulary) -> Mod
     inner = config.adapter
     return _card(
         "Transferred LangBridge adapter",
-        "Turns patch features of a vision encoder into visual tokens of one LLM, which is not the one that it was trained "
-        "with: the coefficients are the trained ones, over the embedding rows of the other LLM, which are inside.",
+        "Turns patch features of a vision encoder into visual tokens of one LLM, which is not the one that it was "
+        "trained with: the coefficients are the trained ones, over the embedding rows of the other LLM, which are inside.",
         {
             "Visual tokens for": _code(config.target),
             "Trained with": _code(inner.llm),
@@ -86,8 +86,8 @@ def llava_card(config: MLPConfig, name: str) -> ModelCard:
     """The card of an exported Llava checkpoint."""
     return _card(
         name,
-        "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector between "
-        "them is an adapter that was folded for this LLM.",
+        "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector "
+        "between them is an adapter that was folded for this LLM.",
         {
             "LLM": _code(config.llm),
             **_vision(config.vision_model, config.vision_layer),
@@ -100,8 +100,8 @@ def llava_card(config: MLPConfig, name: str) -> ModelCard:
         'model = LlavaForConditionalGeneration.from_pretrained("PATH_OR_HUB_ID", dtype="auto")\n'
         'processor = AutoProcessor.from_pretrained("PATH_OR_HUB_ID")\n'
         "```\n\n"
-        "The licences of the vision model and the LLM apply to their weights. This card is written from the configuration "
-        "alone and says nothing about quality.\n",
+        "The licences of the vision model and the LLM apply to their weights. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
     )
 
 

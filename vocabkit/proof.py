@@ -1,7 +1,7 @@
 """check_transfer: a transferred adapter against Eq. 5-6 evaluated in float64 from the original parts.
 
-The reference takes the adapter as it was before the transfer and the target's embedding table, looks every token up again
-by its bytes, and shares no code with `transfer`, `mix` or `fold`.
+The reference takes the adapter as it was before the transfer and the target's embedding table, looks every token up
+again by its bytes, and shares no code with `transfer`, `mix` or `fold`.
 """
 
 from __future__ import annotations

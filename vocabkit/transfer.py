@@ -21,9 +21,9 @@ from vocabkit.transferred import TransferredAdapter, TransferredConfig
 from vocabkit.vocabulary import Vocabulary
 
 Missing = Literal["error", "drop", "compose"]
-"""What becomes of rows whose token the target lacks. error: the transfer is refused. drop: they are left out, by which a
-softmax is renormalised and a linear head loses their share. compose: they get the mean of the embeddings of the tokens
-that the target's own tokenizer cuts their bytes into."""
+"""What becomes of rows whose token the target lacks. error: the transfer is refused. drop: they are left out, by which
+a softmax is renormalised and a linear head loses their share. compose: they get the mean of the embeddings of the
+tokens that the target's own tokenizer cuts their bytes into."""
 
 EXAMPLES = 8
 """Missing tokens that a report shows."""
@@ -64,8 +64,8 @@ class Preflight:
     """What a transfer comes to, known before anything is written."""
 
     head: str
-    source: str | None
-    """Tokenizer or LLM that the adapter was trained with."""
+    source: str
+    """The LLM that the adapter was trained with."""
     target: str
     embeddings: str
     """Where the target's embedding rows were read."""
@@ -100,7 +100,7 @@ def transfer(
 ) -> tuple[TransferredAdapter, Preflight]:
     """Put `adapter` onto the embedding rows of `target`: visual token = scale * P E_target[V_shared] (Eq. 6).
 
-    The target need not be among the tokenizers that V_shared was built for; then its tokens are looked up by their bytes.
+    The target need not be among the tokenizers that V_shared was built for: its tokens are looked up by their bytes.
 
     Args:
         missing: what becomes of rows whose token the target lacks.
@@ -146,12 +146,12 @@ def _head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor
 
 
 def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
-    """`shared` with a column of the target: its own, told by the fingerprint, or one looked up by bytes."""
+    """`shared` with a column of the target."""
     for info in shared.tokenizers:
         if info.name == vocabulary.name and info.fingerprint != vocabulary.fingerprint:
             raise VocabkitError(
                 f"{vocabulary.name}: the adapter's shared vocabulary was built with another version of this tokenizer "
-                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…); give the target another name: NAME=TARGET"
+                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…); give it another name: NAME=TARGET"
             )
     return shared if vocabulary.name in shared.names else shared.extend(vocabulary)
 
