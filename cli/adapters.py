@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabkit_cli.arguments import AsJson
-from vocabkit_cli.show import byte_progress, show, show_json
+from .arguments import AsJson
+from .show import byte_progress, show, show_json
 
 if TYPE_CHECKING:
     from torch import Tensor

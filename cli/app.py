@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from vocabkit_cli import adapters, index_maps, shared_vocabularies, tokenizers
+from . import adapters, index_maps, shared_vocabularies, tokenizers
 
 app = typer.Typer(
     no_args_is_help=True,

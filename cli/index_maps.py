@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vocabkit_cli.arguments import TOKENIZER, AsJson, named_paths, resolve_all
-from vocabkit_cli.show import show, show_json
+from .arguments import TOKENIZER, AsJson, named_paths, resolve_all
+from .show import show, show_json
 
 Owner = Annotated[str, typer.Argument(help=f"The tokenizer whose ids the map holds: {TOKENIZER}.", show_default=False)]
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vocabkit_cli.arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, named_paths, resolve_all
-from vocabkit_cli.show import byte_progress, show_json
+from .arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, named_paths, resolve_all
+from .show import byte_progress, show_json
 
 
 def build_shared(

@@ -56,7 +56,7 @@ def transferred_card(config: TransferredConfig, shared: SharedVocabulary) -> Mod
     return _card(
         "Transferred LangBridge adapter",
         "Turns patch features of a vision encoder into visual tokens of one LLM, which is not the one that it was "
-        "trained with: the coefficients are the trained ones, over the embedding rows of the other LLM, which are inside.",
+        "trained with: the coefficients are the trained ones, over the embedding rows of the other LLM, kept inside.",
         {
             "Visual tokens for": _code(config.target),
             "Trained with": _code(inner.llm),

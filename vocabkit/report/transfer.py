@@ -24,14 +24,15 @@ def preflight_report(found: Preflight) -> RenderableType:
         "size": f"{found.bytes / 1e6:,.1f} MB",
         "folds": f"{'yes' if found.folds else 'no'}: {found.folding}",
     }
-    missing = [_missing(token) for token in found.examples]
-    more = found.rows - found.found - len(missing)
-    return Group(
+    parts: list[RenderableType] = [
         Text(f"Transfer to {printable(found.target)}", style="bold"),
         Listing([(label, words.split()) for label, words in facts.items()]),
-        *([Text("Tokens that it lacks", style="bold"), Listing(missing)] if missing else []),
-        *([Text(f"  and {more:,} more", style="dim")] if more else []),
-    )
+    ]
+    if found.examples:
+        parts += [Text("Tokens that it lacks", style="bold"), Listing([_missing(token) for token in found.examples])]
+    if more := found.rows - found.found - len(found.examples):
+        parts.append(Text(f"  and {more:,} more", style="dim"))
+    return Group(*parts)
 
 
 def proof_report(proof: Proof) -> RenderableType:
@@ -43,16 +44,12 @@ def proof_report(proof: Proof) -> RenderableType:
         )
         for check in proof.checks
     ]
+    parts: list[RenderableType] = []
+    if rows:
+        parts.append(Columns(("patches", "largest relative error", "limit", ""), [Section("float64 Eq. 5-6", rows)]))
+    parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
     verdict = f"{printable(proof.target)}: {proof.rows:,} rows {'proven' if proof.passed else 'NOT proven'}"
-    return Group(
-        *(
-            [Columns(("patches", "largest relative error", "limit", ""), [Section("float64 Eq. 5-6", rows)])]
-            if rows
-            else []
-        ),
-        *(Text(f"wrong: {problem}", style="red") for problem in proof.problems),
-        Text(verdict, style="green" if proof.passed else "red"),
-    )
+    return Group(*parts, Text(verdict, style="green" if proof.passed else "red"))
 
 
 def _coverage(found: Preflight) -> str:
