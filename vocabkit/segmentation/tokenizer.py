@@ -97,15 +97,16 @@ def tokenizer_json(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> dic
         # Text must not match the spelling of a special token: no space reaches the model, so that one hides it.
         hidden = (vocabulary.kinds[ids] > Kind.BYTE).tolist()
         spelled = [f" {piece}" if hide else piece for piece, hide in zip(spelled, hidden, strict=True)]
-        scores = np.where(np.isnan(priority), np.nanmin(priority), priority).tolist()
+        scores = np.where(np.isnan(priority), priority[~np.isnan(priority)].min(), priority).tolist()
         vocab = [[piece or "", score] for piece, score in zip(spelled, scores, strict=True)]
         model = {"type": "Unigram", "vocab": vocab, "unk_id": unk[0] if unk else None}
     else:
-        # Added tokens are pieces too, so that `tokenizers` keeps their ids; the model's own pieces go first.
-        own_last = np.argsort(~np.isnan(priority), kind="stable").tolist()
+        # Added tokens are pieces too, so that `tokenizers` keeps their ids. Of equal spellings the last one counts: one of
+        # the model's own pieces, and the lowest id.
+        order = np.lexsort((-ids, ~np.isnan(priority))).tolist()
         model = {
             "type": "BPE",
-            "vocab": {piece: i for i in own_last if (piece := spelled[i]) is not None},
+            "vocab": {piece: i for i in order if (piece := spelled[i]) is not None},
             "merges": [[spelled[left], spelled[right]] for left, right in _merges(vocabulary, rules, ids)],
             "unk_token": spelled[unk[0]] if unk else None,
         }
