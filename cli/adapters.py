@@ -131,13 +131,15 @@ def check_transfer(
     Visual tokens of random and, with --features, of real features are compared with Eq. 5-6 in float64, from the
     adapter before the transfer and the target's own embedding table. Exit code 1 if they differ.
     """
+    import torch
+
     from vocabkit.fold import fold, why_not_foldable
     from vocabkit.proof import check_transfer as prove
     from vocabkit.report.transfer import proof_report
     from vocabkit.transferred import TransferredAdapter
 
     moved = TransferredAdapter.from_pretrained(result)
-    folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved)
+    folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved, torch.float64)
     real = _features(features) if features is not None else None
     proof = prove(moved, _load(adapter), _target(to, weights), features=real, folded=folded)
     if json:

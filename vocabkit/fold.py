@@ -8,6 +8,7 @@ M = scale * W3.T E. Nothing is approximated.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def why_not_foldable(head: str) -> str | None:
 def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> MLPProjector:
     """The projector `linear_1` (Dv -> H), GELU, `linear_2` (H -> D) that computes what `transferred` does.
 
-    Products are accumulated in float32 (float64 for a float64 adapter) and rounded once.
+    Products are accumulated in float32 (in float64 for an adapter or a result of that dtype) and rounded once.
 
     Args:
         dtype: of the result; by default that of the target's embeddings.
@@ -44,7 +45,7 @@ def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> M
     adapter, embeddings, scale = transferred.adapter, transferred.embeddings, transferred.config.scale
     if reason := why_not_foldable(adapter.config.head):
         raise VocabkitError(f"a {adapter.config.head} head does not fold: {reason}")
-    wide = torch.promote_types(adapter.head.weight.dtype, torch.float32)
+    wide = functools.reduce(torch.promote_types, (adapter.head.weight.dtype, dtype or embeddings.dtype, torch.float32))
     mixed, bias = _head_times_rows(adapter.head, embeddings, wide)  # (H, D), (D,)
     middle = adapter.linear_2
     weight = mixed.T @ middle.weight.to(wide)  # (D, H) @ (H, H) -> (D, H)

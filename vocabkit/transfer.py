@@ -186,7 +186,7 @@ def _rows(shared: SharedVocabulary, composed: list[list[int] | None], target: Ta
     )
     for row in np.flatnonzero(~own).tolist():
         parts = table.rows(np.array(composed[row], np.int32), tokens=vocabulary)  # (P, D)
-        embeddings[row] = parts.float().mean(dim=0).to(table.dtype)
+        embeddings[row] = parts.double().mean(dim=0).to(table.dtype)
     return embeddings
 
 

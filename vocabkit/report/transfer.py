@@ -46,7 +46,7 @@ def proof_report(proof: Proof) -> RenderableType:
     ]
     parts: list[RenderableType] = []
     if rows:
-        parts.append(Columns(("patches", "largest relative error", "limit", ""), [Section("float64 Eq. 5-6", rows)]))
+        parts.append(Columns(("patches", "relative error", "limit", ""), [Section("against Eq. 5-6", rows)]))
     parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
     verdict = f"{printable(proof.target)}: {proof.rows:,} rows {'proven' if proof.passed else 'NOT proven'}"
     return Group(*parts, Text(verdict, style="green" if proof.passed else "red"))
