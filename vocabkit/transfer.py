@@ -242,12 +242,15 @@ def _folding(hidden: int, width: int) -> str:
     return f"into a stock two-layer projector{padded}"
 
 
-def norms(embeddings: Tensor, block: int = 8192) -> Norms:
-    """Norms of (R, D) embedding rows, computed in float32 a block at a time."""
-    squares = torch.cat([part.float().square().sum(dim=1) for part in embeddings.split(block)])
-    lengths = squares.sqrt()
+@torch.no_grad()
+def norms(embeddings: Tensor, block: int = 256) -> Norms:
+    """Norms of (R, D) embedding rows, in float32, so many rows at a time."""
+    lengths = torch.empty(len(embeddings))
+    for start in range(0, len(embeddings), block):
+        rows = slice(start, start + block)
+        torch.linalg.vector_norm(embeddings[rows], dim=1, dtype=torch.float32, out=lengths[rows])
     return Norms(
-        rms=float((squares.double().mean() / embeddings.shape[1]).sqrt()),
+        rms=float((lengths.double().square().mean() / embeddings.shape[1]).sqrt()),
         shortest=float(lengths.min()),
         median=float(lengths.median()),
         longest=float(lengths.max()),

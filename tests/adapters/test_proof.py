@@ -26,7 +26,7 @@ def test_a_transfer_is_proven_on_random_and_real_features(tmp_path: Path, head: 
     folded = fold(moved, torch.float64) if head == "linear" else None
     proof = check_transfer(moved, adapter, llama, features=normal(30, 7) * 3, folded=folded)
     assert proof.passed, proof
-    kinds = ("in float64", "as run") if folded is None else ("in float64", "as run", "folded")
+    kinds = ("in float64", "as run") if folded is None else ("in float64", "as run", "folded, in float64")
     assert [check.name for check in proof.checks] == [
         f"{features}, {kind}" for features in ("random features", "real features") for kind in kinds
     ]

@@ -1,0 +1,233 @@
+"""Time and memory of a transfer at real size, beside reading the same bytes and beside loading the whole model.
+
+The checkpoint has LLaMA3-8B's true embedding shape (128,256 x 4,096, bfloat16, random values) and as many layers as --layers
+says, so that the published way (load the model, index_select) fits in memory; it is the more costly, the more layers
+there are. Adapters have hidden width 1,024 and 19,200 or 109,566 rows. Needs about 8 GB of disk.
+
+Cold: the files were dropped from the page cache before (Linux). In-process times leave out starting Python and torch.
+Run: python benchmarks/transfer.py [--layers N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig
+
+from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.adapter_config import AdapterConfig
+from vocabkit.alignment import align
+from vocabkit.catalog import resolve
+from vocabkit.embeddings import open_embeddings
+from vocabkit.transfer import Target, transfer
+
+ROWS, WIDTH = 128_256, 4_096
+ROUNDS = 5
+LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+PUBLISHED_WAY = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from vocabkit.adapter import LangBridgeAdapter
+adapter = LangBridgeAdapter.from_pretrained(sys.argv[2])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+ids = torch.tensor(adapter.shared.ids_for("llama3").tolist())
+rows = model.get_input_embeddings().weight.index_select(0, ids)
+torch.save({"adapter": adapter.state_dict(), "embeddings": rows}, sys.argv[3])
+"""
+ONLY_IMPORTS = "import vocabkit.transfer, vocabkit.targets, vocabkit.report.transfer"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process."""
+
+    seconds: float
+    megabytes: float
+
+
+def main() -> None:
+    """Print each claim: ours, the peer, the ratio, the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=1, help="layers of the checkpoint [1]")
+    layers = parser.parse_args().layers
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, best of {ROUNDS}\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        model = make_model(work / "llama3-8b", layers)
+        for rows in (19_200, 109_566):
+            measure(work, model, rows)
+
+
+def measure(work: Path, model: Path, rows: int) -> None:
+    """One adapter: in this process, then whole processes."""
+    adapter_file, adapter = make_adapter(work / f"adapter-{rows}.pt", rows)
+    vocabulary = resolve("llama3").vocabulary
+    ids = adapter.shared.ids_for("llama3").astype("int64")
+    needed = rows * WIDTH * 2
+    print(
+        f"{rows:,} rows: {needed / 1e6:,.0f} MB of embeddings, adapter of {adapter_file.stat().st_size / 1e6:,.0f} MB"
+    )
+
+    def ours() -> None:
+        transfer(adapter, Target(vocabulary, open_embeddings(model)))
+
+    for how in ("cold", "warm"):
+        prepare: Callable[[], None] = (lambda: drop(model)) if how == "cold" else (lambda: None)
+        read_same = best(lambda: read_rows(model, sorted(ids.tolist())), prepare)
+        read_all = best(lambda: read_range(model, ROWS * WIDTH * 2), prepare)
+        line(f"  transfer in process, {how}", best(ours, prepare), read_same, "s", 1.3)
+        print(f"    (the peer reads these rows one after the other; the whole table in one go: {read_all:.2f} s)")
+
+    out = work / "out"
+    command = [sys.executable, "-m", "vocabkit_cli", "transfer", str(adapter_file), "--to", f"llama3={model}"]
+    command += ["--weights", str(model), "--out", str(out)]
+    tokenizer = work / "llama3.arrow"
+    if not tokenizer.exists():
+        subprocess.run(
+            [sys.executable, "-m", "vocabkit_cli", "snapshot", "llama3", "--out", str(tokenizer)], check=True
+        )
+    command[command.index(f"llama3={model}")] = f"llama3={tokenizer}"
+    costs = {"ours": process(command)}
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    line("  peak memory of the command", costs["ours"].megabytes, size + 300, "MB", 1.0)
+    print(
+        f"    (the output has {size:,.0f} MB; Python and the imports alone take {process(imports()).megabytes:,.0f} MB)"
+    )
+    published = process(
+        [sys.executable, "-c", PUBLISHED_WAY, str(model), str(adapter_file), str(work / "published.pt")]
+    )
+    line("  whole command, beside the published way", costs["ours"].seconds, published.seconds, "s", None)
+    line("  peak memory, beside the published way", costs["ours"].megabytes, published.megabytes, "MB", None)
+    print()
+
+
+def imports() -> list[str]:
+    """A process that imports what the command does, and no more."""
+    return [sys.executable, "-c", ONLY_IMPORTS]
+
+
+def make_model(folder: Path, layers: int) -> Path:
+    """A sharded Llama checkpoint with the true embedding shape."""
+    folder.mkdir()
+    config = LlamaConfig(
+        vocab_size=ROWS, hidden_size=WIDTH, intermediate_size=14_336, num_hidden_layers=layers, num_attention_heads=32,
+        num_key_value_heads=8, dtype="bfloat16", architectures=["LlamaForCausalLM"], tie_word_embeddings=False,
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    shapes = {
+        "model.embed_tokens.weight": (ROWS, WIDTH),
+        "lm_head.weight": (ROWS, WIDTH),
+        "model.norm.weight": (WIDTH,),
+    }
+    for layer in range(layers):
+        name = f"model.layers.{layer}."
+        shapes |= {
+            f"{name}self_attn.{part}_proj.weight": (1_024 if part in "kv" else WIDTH, WIDTH)
+            for part in ("q", "k", "v", "o")
+        }
+        shapes |= {f"{name}mlp.{part}_proj.weight": (14_336, WIDTH) for part in ("gate", "up")}
+        shapes |= {f"{name}mlp.down_proj.weight": (WIDTH, 14_336)}
+        shapes |= {f"{name}{norm}_layernorm.weight": (WIDTH,) for norm in ("input", "post_attention")}
+    index: dict[str, str] = {}
+    generator = torch.Generator().manual_seed(0)
+    for number, (name, shape) in enumerate(shapes.items()):
+        file = f"model-{number + 1:05d}-of-{len(shapes):05d}.safetensors"
+        save_file({name: torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator)}, folder / file)
+        index[name] = file
+    (folder / "model.safetensors.index.json").write_text(
+        '{"metadata": {}, "weight_map": {' + ", ".join(f'"{name}": "{file}"' for name, file in index.items()) + "}}"
+    )
+    return folder
+
+
+def make_adapter(path: Path, rows: int) -> tuple[Path, LangBridgeAdapter]:
+    """An untrained linear adapter in bfloat16 over the first `rows` shared tokens of Qwen2 and LLaMA3."""
+    shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(rows))
+    config = AdapterConfig.of(shared, llm="qwen2", vision_width=1_024, hidden_width=1_024)
+    LangBridgeAdapter(config, shared).to(torch.bfloat16).save(path)
+    return path, LangBridgeAdapter.from_pretrained(path)
+
+
+def embedding_file(model: Path) -> Path:
+    """The shard with the embedding table."""
+    return next(iter(sorted(model.glob("model-00001-*.safetensors"))))
+
+
+def read_rows(model: Path, ids: list[int]) -> None:
+    """The bytes of these rows, runs of neighbours in one read, into one buffer."""
+    row = WIDTH * 2
+    with embedding_file(model).open("rb", buffering=0) as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        buffer = memoryview(bytearray(len(ids) * row))
+        at = 0
+        while at < len(ids):
+            run = 1
+            while at + run < len(ids) and ids[at + run] == ids[at] + run:
+                run += 1
+            file.seek(start + ids[at] * row)
+            file.readinto(buffer[at * row : (at + run) * row])
+            at += run
+
+
+def read_range(model: Path, size: int) -> None:
+    """So many bytes from the start of the table."""
+    with embedding_file(model).open("rb", buffering=0) as file:
+        file.readinto(bytearray(size))
+
+
+def drop(model: Path) -> None:
+    """The files of the model, out of the page cache."""
+    for path in model.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def best(work: Callable[[], None], prepare: Callable[[], None]) -> float:
+    """The fastest of some rounds, in seconds."""
+    times = []
+    for _ in range(ROUNDS):
+        prepare()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def process(command: list[str]) -> Cost:
+    """Time and peak memory of one process, started by a small one: a child's peak counts what its parent had."""
+    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:6])} failed:\n{done.stderr}")
+    seconds, kilobytes = done.stdout.splitlines()[-1].split()
+    return Cost(float(seconds), int(kilobytes) * 1024 / 1e6)
+
+
+def line(claim: str, ours: float, peer: float, unit: str, limit: float | None) -> None:
+    """One row of the result."""
+    verdict = "" if limit is None else f"  limit {limit:4.2f}  {'ok' if ours / peer <= limit else 'MISSED'}"
+    print(f"{claim:42s} {ours:8.2f} {unit:2s} / {peer:8.2f} {unit:2s} = {ours / peer:5.2f}{verdict}")
+
+
+if __name__ == "__main__":
+    main()
