@@ -69,9 +69,7 @@ def special_kind(spelling: str) -> Kind:
     return Kind.UNUSED if is_reserved(spelling) else Kind.SPECIAL
 
 
-def roles(
-    spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str, int] | None = None
-) -> dict[str, int]:
+def roles(spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str, int] | None = None) -> dict[str, int]:
     """Role -> id for the special tokens of one tokenizer, sorted by role.
 
     Only ids of kind `special` get a role: Qwen has ordinary text pieces spelled `<s>`. What the file declares

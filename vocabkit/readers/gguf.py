@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from vocabkit.special_tokens import roles, special_kind
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
 MAGIC = b"GGUF"
-_EMBEDDING = "token_embd.weight"
+EMBEDDING = "token_embd.weight"
+"""Name of the embedding table."""
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
 _ROLE_KEYS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id",
@@ -116,6 +118,8 @@ def _rules(path: Path) -> Rules:
         priority = np.where(normal, 0, np.nan).astype(np.float32)
         return byte_level_rules(priority, merges=merges, **pretokenizers()[metadata["tokenizer.ggml.pre"]])
     scores = np.asarray(metadata["tokenizer.ggml.scores"], np.float32)
+    if scores.shape != normal.shape:
+        raise ValueError(f"{scores.size} scores for {len(pieces)} tokens")
     unk = metadata.get("tokenizer.ggml.unknown_token_id")
     charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
     in_model = normal | (types == _BYTE) | (types == _UNKNOWN) | (np.arange(len(pieces)) == unk)
@@ -139,12 +143,31 @@ def _base64(values: Sequence[int]) -> str:
 # ---- the header --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor stands in a GGUF file."""
+
+    shape: tuple[int, ...]
+    """Rows first, as in torch; GGUF writes it the other way round."""
+    type: int
+    """Number of its quantisation."""
+    start: int
+    """First byte, from the beginning of the file."""
+
+
 def read_header(path: Path) -> tuple[Mapping[str, Any], tuple[int | None, int | None]]:
     """Metadata (key -> value; arrays of numbers as numpy, of strings as list), and the embedding table's width and
     rows, None without one.
 
     Raises VocabkitError if the file is not a GGUF of version 2 or 3, or ends inside its header.
     """
+    metadata, tensors = read_tensor_table(path)
+    table = tensors.get(EMBEDDING)
+    return metadata, (table.shape[1], table.shape[0]) if table is not None and len(table.shape) == 2 else (None, None)
+
+
+def read_tensor_table(path: Path) -> tuple[Mapping[str, Any], Mapping[str, TensorPlace]]:
+    """Metadata as in `read_header`, and name -> place of every tensor. Raises VocabkitError as `read_header` does."""
     with reading(path), path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise VocabkitError(f"{path}: not a GGUF file")
@@ -164,20 +187,24 @@ class _Cursor:
         self._content = content
         self._at = 4
 
-    def header(self) -> tuple[dict[str, Any], tuple[int | None, int | None]]:
+    def header(self) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
         version, n_tensors, n_metadata = self._number("<I"), self._number("<Q"), self._number("<Q")
         if version not in (2, 3):
             raise ValueError(f"version {version}, expected 2 or 3")
         metadata = {self._string(): self._value(self._number("<I")) for _ in range(n_metadata)}
-        for _ in range(n_tensors):
-            tensor, n_dims = self._string(), self._number("<I")
-            if n_dims > 8:
-                raise ValueError(f"tensor of {n_dims} dimensions")
-            dims = [self._number("<Q") for _ in range(n_dims)]
-            self._at += 12  # type, offset
-            if tensor == _EMBEDDING and n_dims == 2:
-                return metadata, (dims[0], dims[1])
-        return metadata, (None, None)
+        tensors = dict(self._tensor() for _ in range(n_tensors))
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"an alignment of {alignment}")
+        data = -(-self._at // alignment) * alignment
+        return metadata, {name: replace(tensor, start=data + tensor.start) for name, tensor in tensors.items()}
+
+    def _tensor(self) -> tuple[str, TensorPlace]:
+        name, n_dims = self._string(), self._number("<I")
+        if n_dims > 8:
+            raise ValueError(f"tensor of {n_dims} dimensions")
+        shape = tuple(self._number("<Q") for _ in range(n_dims))[::-1]
+        return name, TensorPlace(shape, self._number("<I"), self._number("<Q"))
 
     def _number(self, code: str) -> int:
         (value,) = struct.unpack_from(code, self._content, self._at)

@@ -61,6 +61,8 @@ class Segmenter:
             return self._whole, np.arange(len(self._values))
         rules = self._rules
         assert rules is not None
+        if rules.spelling == "sentencepiece":  # whose `▁` in a text is a space
+            values = [value.replace("▁".encode(), b" ") for value in values]
         parts = {part for value in set(values) for part in _parts(value, self._longest)}
         known = {i for part in parts for i in self._ids.get(part, ())} | set(self._byte_ids.values())
         if rules.unk is not None:

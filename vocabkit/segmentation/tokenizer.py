@@ -65,7 +65,9 @@ def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) ->
         encoded = msgspec.json.encode(content)
     try:
         tokenizer = Tokenizer.from_buffer(encoded)
-    except Exception as error:  # the library raises nothing more specific
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing more specific, and its panics are no Exceptions
         raise VocabkitError(
             f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source} ({quote(str(error), 120)})"
         ) from error
@@ -101,8 +103,8 @@ def tokenizer_json(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> dic
         vocab = [[piece or "", score] for piece, score in zip(spelled, scores, strict=True)]
         model = {"type": "Unigram", "vocab": vocab, "unk_id": unk[0] if unk else None}
     else:
-        # Added tokens are pieces too, so that `tokenizers` keeps their ids. Of equal spellings the last one counts: one of
-        # the model's own pieces, and the lowest id.
+        # Added tokens are pieces too, so that `tokenizers` keeps their ids. Of equal spellings the last counts: one
+        # of the model's own pieces, and the lowest id.
         order = np.lexsort((-ids, ~np.isnan(priority))).tolist()
         model = {
             "type": "BPE",
@@ -157,6 +159,6 @@ def all_merges(values: Sequence[bytes | None], priority: np.ndarray) -> list[tup
     merges: list[tuple[int, int]] = []
     for piece in pieces:
         value = values[piece] or b""
-        pairs = ((ids.get(value[:cut]), ids.get(value[cut:])) for cut in range(1, len(value)))
-        merges.extend(sorted((left, right) for left, right in pairs if left is not None and right is not None))
+        cuts = ((value[:cut], value[cut:]) for cut in range(1, len(value)))
+        merges += sorted([(ids[left], ids[right]) for left, right in cuts if left in ids and right in ids])
     return merges
