@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -123,16 +124,10 @@ def test_the_intersection_of_many_is_the_intersection_of_intersections(group: li
 @given(groups())
 def test_asking_for_more_tokenizers_keeps_a_part_of_the_rows(group: list[Drawn]) -> None:
     kept = [content(align(of(group), at_least=k, special_roles=True)) for k in range(1, len(group) + 1)]
-    for fewer, more in zip(kept, kept[1:], strict=False):
+    for fewer, more in itertools.pairwise(kept):
         assert more.items() <= fewer.items()
     assert kept[-1] == content(align(of(group), special_roles=True))
     assert set(kept[0]) == {token for drawn in group for token in (*drawn.ids(), *drawn.vocabulary.roles)}
-
-
-@generated
-@given(groups())
-def test_the_same_tokenizers_give_the_same_fingerprint(group: list[Drawn]) -> None:
-    assert align(of(group)).fingerprint == align(of(group)).fingerprint
 
 
 # ---- special tokens ----------------------------------------------------------------------------------------------
@@ -232,10 +227,10 @@ def test_qwen2_5_and_gemma3_share_95968_tokens() -> None:
 
 def test_qwen_and_llama3_share_what_their_publishers_rank_files_share(sources: Path) -> None:
     files = ("dashscope/resources/qwen.tiktoken", "llama_models/llama3/tokenizer.model")
-    ranks = [
-        {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, (sources / file).open("rb"))}
-        for file in files
-    ]
+    ranks = []
+    for file in files:
+        lines = map(bytes.split, (sources / file).read_bytes().splitlines())
+        ranks.append({base64.b64decode(token): int(rank) for token, rank in lines})
     expected = {
         token: {"qwen2.5": ranks[0][token], "llama3": ranks[1][token]} for token in ranks[0] if token in ranks[1]
     }
