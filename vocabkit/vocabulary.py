@@ -127,15 +127,14 @@ class Vocabulary:
 
 
 def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8 of a binary array, without a copy where possible.
+    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8, not copied, of a binary array.
 
-    A null has length 0.
+    A null has length 0, unless another program put bytes under it.
     """
     _, offset_buffer, data_buffer = tokens.buffers()
     if len(tokens) == 0:
         return np.zeros(1, np.int32), np.zeros(0, np.uint8)
-    start = tokens.offset
-    offsets = np.frombuffer(offset_buffer, np.int32)[start : start + len(tokens) + 1]
+    offsets = np.frombuffer(offset_buffer, np.int32, count=len(tokens) + 1, offset=4 * tokens.offset)
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
     return offsets - offsets[0], data[offsets[0] : offsets[-1]]
 
@@ -154,7 +153,7 @@ def filled(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarra
     if array.null_count == 0:
         numbers: np.ndarray = array.to_numpy()
         return numbers
-    data = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
+    data = np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
     return np.where(validity(array), data, -1).astype(dtype)
 
 
