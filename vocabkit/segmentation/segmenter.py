@@ -53,7 +53,7 @@ class Segmenter:
     def ids_of_each(self, values: Sequence[bytes]) -> list[list[int] | None]:
         """`ids` of many values at once, which is faster."""
         tokenizer, known = self._tokenizer(values)
-        return [self._checked(value, self._cut(tokenizer, known, value)) for value in values]
+        return [self._joining(value, tokenizer, known) for value in values]
 
     def _tokenizer(self, values: Iterable[bytes]) -> tuple[Tokenizer, np.ndarray]:
         """A tokenizer that knows all pieces of `values`, and the id that each of its ids stands for."""
@@ -74,7 +74,16 @@ class Segmenter:
             content = tokenizer_json(self._vocabulary, rules, ids)
         return build(self._vocabulary, content, mid_text=True), ids
 
-    def _cut(self, tokenizer: Tokenizer, known: np.ndarray, value: bytes) -> list[int] | None:
+    def _joining(self, value: bytes, tokenizer: Tokenizer, known: np.ndarray) -> list[int] | None:
+        try:
+            ids = self._cut(value, tokenizer, known)
+        except Exception:  # `tokenizers` raises nothing more specific where it has no token for a character
+            return None
+        if any(self._vocabulary.kinds[i] > Kind.BYTE for i in ids) or b"".join(self._values[i] for i in ids) != value:
+            return None
+        return ids
+
+    def _cut(self, value: bytes, tokenizer: Tokenizer, known: np.ndarray) -> list[int]:
         found: list[int] = []
         while value:
             try:
@@ -84,17 +93,9 @@ class Segmenter:
                     return [int(known[token.id]) for token in tokenizer.model.tokenize(to_alphabet(value))]
                 text, broken, rest = value[: error.start].decode(), value[error.start : error.end], value[error.end :]
             found += known[tokenizer.encode(text, add_special_tokens=False).ids].tolist()
-            for byte in broken:
-                if bytes([byte]) not in self._byte_ids:
-                    return None
-                found.append(self._byte_ids[bytes([byte])])
+            found += [self._byte_ids[broken[i : i + 1]] for i in range(len(broken))]
             value = rest
         return found
-
-    def _checked(self, value: bytes, ids: list[int] | None) -> list[int] | None:
-        if ids is None or any(self._vocabulary.kinds[i] > Kind.BYTE for i in ids):
-            return None
-        return ids if b"".join(self._values[i] for i in ids) == value else None
 
 
 def _parts(value: bytes, longest: int) -> Iterator[bytes]:
