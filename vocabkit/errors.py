@@ -5,8 +5,14 @@ class VocabkitError(ValueError):
     """Bad input. The message names the file or argument, what is wrong and what to do, on one line."""
 
     def __init__(self, message: str) -> None:
-        # whatever a file's name or content brings along, a message can't break the line or talk to the terminal
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and control characters escaped: whatever a file's name or content brings along, it
+    can't break the line or talk to the terminal.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def quote(text: str, limit: int = 60) -> str:

@@ -28,12 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises VocabkitError: a folder or a device stands there, or its folder is missing, read-only or full.
     """
+    check_writable(path)
     try:
         target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
-            raise VocabkitError(
-                f"{path}: is {'a folder' if target.is_dir() else 'no regular file'}; choose another name"
-            )
         temporary = _temporary_beside(target)
         try:
             yield temporary
@@ -47,6 +44,26 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """What is known before writing, and so before the work that leads to it. Writes nothing.
+
+    Raises VocabkitError: a folder or a device stands there, or its folder is missing or read-only.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            found = "a folder" if target.is_dir() else "no regular file"
+            raise VocabkitError(f"{path}: is {found}; choose another name")
+        if not target.parent.is_dir():
+            raise VocabkitError(
+                f"{path}: can't write here, no folder {target.parent}; make it first, or choose another place"
+            )
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if not os.access(target.parent, os.W_OK):
+        raise VocabkitError(f"{path}: the folder {target.parent} is read-only; choose another place")
 
 
 @contextmanager
@@ -70,13 +87,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an OSError while reading `path` into a VocabkitError."""
+    """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: a pipe or a device."""
     try:
+        if path.exists() and not path.is_file():
+            kind = "a folder, expected a file" if path.is_dir() else "a pipe or device; write its content to a file"
+            raise VocabkitError(f"{path}: is {kind}")
         yield
     except FileNotFoundError as error:
         raise VocabkitError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise VocabkitError(f"{path}: is a folder, expected a file") from error
     except OSError as error:
         raise VocabkitError(f"{path}: can't read ({error.strerror or error})") from error
 

@@ -20,9 +20,9 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if path.is_dir():
         return read(tokenizer_file(path), name or path.resolve().name)
     with reading(path), path.open("rb") as file:
+        if path.stat().st_size == 0:  # or a file of /proc, which may never end
+            raise VocabkitError(f"{path}: empty file")
         head = file.read(4096)
-    if not head:
-        raise VocabkitError(f"{path}: empty file")
     if head.startswith(b"GGUF"):
         from vocabkit.readers import gguf
 
