@@ -66,15 +66,19 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
     """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
     # Distinct tokens are numbered in order of first appearance, which is the row order we promise. A tokenizer that
     # stands too late in the list for a new token to reach `required` adds none.
-    numbers: defaultdict[bytes, int] = defaultdict(itertools.count().__next__)
+    numbers: defaultdict[bytes, int] = defaultdict()
     own_ids, own_codes = [], []
     for at, vocabulary in enumerate(vocabularies):
-        alignable = vocabulary.alignable
-        tokens = itertools.compress(vocabulary.tokens.to_pylist(), alignable.tolist())
-        may_add = len(vocabularies) - at >= required
-        found = map(numbers.__getitem__, tokens) if may_add else map(numbers.get, tokens, itertools.repeat(-1))
-        codes = np.fromiter(found, np.int32, int(alignable.sum()))
-        own_ids.append(np.flatnonzero(alignable).astype(np.int32)[codes >= 0])
+        ids = np.flatnonzero(vocabulary.alignable).astype(np.int32)
+        tokens = itertools.compress(vocabulary.tokens.to_pylist(), vocabulary.alignable.tolist())
+        if at == 0:  # all are new
+            numbers = defaultdict(itertools.count(len(ids)).__next__, zip(tokens, itertools.count()))
+            codes = np.arange(len(ids), dtype=np.int32)
+        else:
+            may_add = len(vocabularies) - at >= required
+            found = map(numbers.__getitem__, tokens) if may_add else map(numbers.get, tokens, itertools.repeat(-1))
+            codes = np.fromiter(found, np.int32, len(ids))
+        own_ids.append(ids[codes >= 0])
         own_codes.append(codes[codes >= 0])
     presence = np.zeros(len(numbers), np.int32)
     for codes in own_codes:

@@ -120,11 +120,12 @@ def _is_consistent(vocabulary: Vocabulary) -> bool:
     if not size or kinds.max() > max(Kind) or canonical.min() < 0 or canonical.max() >= size:
         return False
     lengths = np.diff(token_buffers(vocabulary.tokens)[0])
-    aliases = np.flatnonzero(canonical != np.arange(size))
+    aliases = np.flatnonzero(canonical != np.arange(size)).tolist()
     return bool(
         (kinds[~validity(vocabulary.tokens)] == Kind.UNUSED).all()
         and (lengths[kinds == Kind.BYTE] == 1).all()
-        and vocabulary.tokens.take(pa.array(aliases)).equals(vocabulary.tokens.take(pa.array(canonical[aliases])))
+        # one by one: Array.take would import all of pyarrow.compute, which takes longer than the rest of reading
+        and all(vocabulary.token(i) == vocabulary.token(int(canonical[i])) for i in aliases)
         and (canonical[canonical[aliases]] == canonical[aliases]).all()
         and all(0 <= token_id < size for token_id in vocabulary.roles.values())
     )

@@ -7,7 +7,6 @@ never from a class name and never from how pieces look. The rules of each decode
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,16 +97,18 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 def _spellings(path: Path, file: File) -> list[str | None]:
     """(V,) spellings of the model's own pieces by id, with room for the added tokens."""
     vocab = file.model.vocab
-    ids = range(len(vocab)) if isinstance(vocab, list) else vocab.values()
-    top = max(itertools.chain(ids, (token.id for token in file.added_tokens)), default=-1)
-    lowest = min(itertools.chain(ids, (token.id for token in file.added_tokens)), default=0)
+    pieces = [piece for piece, _ in vocab] if isinstance(vocab, list) else list(vocab)
+    ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
+    every = ids + [token.id for token in file.added_tokens]
+    lowest, top = min(every, default=0), max(every, default=-1)
     if lowest < 0:
         raise VocabkitError(f"{path}: has id {quote(str(lowest))}; ids are counted from 0")
-    check_highest_id(path, top, len(vocab) + len(file.added_tokens))
+    check_highest_id(path, top, len(every))
     spellings: list[str | None] = [None] * (top + 1)
-    for spelling, token_id in zip(
-        (entry[0] for entry in vocab) if isinstance(vocab, list) else vocab, ids, strict=True
-    ):
+    if ids == list(range(len(ids))):  # as in most files, which saves a loop over all tokens
+        spellings[: len(ids)] = pieces
+        return spellings
+    for spelling, token_id in zip(pieces, ids, strict=True):
         if spellings[token_id] is not None:
             both = f"{quote(spellings[token_id] or '')} and {quote(spelling)}"
             raise VocabkitError(f"{path}: id {token_id} belongs to two pieces, {both}")
@@ -133,7 +134,7 @@ def _add_tokens(path: Path, spellings: list[str | None], added: Sequence[AddedTo
 def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: Mapping[int, str]) -> pa.Array:
     """`tokens` with special tokens spelled as in the file, and null where an id has no token."""
     literals = {i: spelling.encode() for i, spelling in special.items() if tokens[i].as_py() != spelling.encode()}
-    holes = [i for i, spelling in enumerate(spellings) if spelling is None]
+    holes = [i for i, spelling in enumerate(spellings) if spelling is None] if None in spellings else []
     if not literals and not holes:
         return tokens
     values = tokens.to_pylist()
