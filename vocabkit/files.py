@@ -58,7 +58,7 @@ def check_writable(path: Path) -> None:
             raise VocabkitError(f"{path}: is {found}; choose another name")
         if not target.parent.is_dir():
             raise VocabkitError(
-                f"{path}: can't write here, no folder {target.parent}; make it first, or choose another place"
+                f"{path}: no folder {target.parent}, so can't write here; make it, or choose another place"
             )
     except OSError as error:
         raise _cannot_write(path, error) from error
