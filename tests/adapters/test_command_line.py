@@ -1,0 +1,145 @@
+"""transfer and check-transfer through the real entry point."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_adapters import langbridge, normal
+from tiny_llms import random_rows, table_folder
+
+from vocabkit.adapter import MLPProjector
+from vocabkit.published import import_published
+from vocabkit.transferred import TransferredAdapter
+from vocabkit_cli.app import main
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an adapter and an LLM's embedding table."""
+    langbridge().save(tmp_path / "adapter.pt")
+    langbridge("softmax").save(tmp_path / "softmax.pt")
+    table_folder(tmp_path / "llm", random_rows(128_256, 6))
+    save_file({"features": normal(4, 5, 7)}, tmp_path / "features.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of `vocabkit words...`."""
+    monkeypatch.setattr("sys.argv", ["vocabkit", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+TO_LLAMA = ("--to", "llama3", "--weights", "llm")
+
+
+def test_without_out_only_the_report_comes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA) == 0
+    shown = capsys.readouterr()
+    assert "64 of 64 rows (100.0%)" in shown.out
+    assert "yes: into a stock two-layer projector" in shown.out
+    assert "128,256 embedding rows of llm/model.safetensors" in shown.err
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_transfer_is_written_and_proven(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 0
+    assert capsys.readouterr().out.endswith("written: moved\n")
+    assert (
+        run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
+    )
+    assert "64 rows proven" in capsys.readouterr().out
+
+
+def test_a_wrong_transfer_ends_with_1(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
+    tensors = load_file(here / "moved/model.safetensors")
+    tensors["embeddings"] = tensors["embeddings"].roll(1, dims=0)
+    save_file(tensors, here / "moved/model.safetensors")
+    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 1
+    assert "NOT proven" in capsys.readouterr().out
+
+
+def test_json_holds_the_report_and_the_proof(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "transfer", "softmax.pt", *TO_LLAMA, "--out", "moved.pt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["written"] == "moved.pt"
+    assert (found["preflight"]["found"], found["preflight"]["folds"]) == (64, False)
+    assert run(monkeypatch, "check-transfer", "moved.pt", "softmax.pt", *TO_LLAMA, "--json") == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["passed"] is True
+    assert proof["checks"][0]["error"] < proof["checks"][0]["limit"]
+
+
+def test_rms_scale_is_measured_on_features_and_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--scale", "rms", "--features", "features.safetensors", "--out", "moved")
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *options) == 0
+    moved = TransferredAdapter.from_pretrained(here / "moved")
+    tokens = moved(normal(4, 5, 7)).detach()
+    assert float(tokens.square().mean().sqrt()) == pytest.approx(
+        float(moved.embeddings.square().mean().sqrt()), rel=1e-3
+    )
+    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 0
+
+
+def test_a_linear_adapter_is_written_as_a_plain_projector(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "folded", "--export", "projector") == 0
+    moved, folded = TransferredAdapter.from_pretrained(here / "moved"), MLPProjector.from_pretrained(here / "folded")
+    torch.testing.assert_close(folded(normal(3, 7)), moved(normal(3, 7)), rtol=1e-4, atol=1e-4)
+
+
+def test_mm_projector_is_what_llava_loads(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = ("--out", "mm_projector.bin", "--export", "mm_projector")
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *out) == 0
+    tensors = torch.load(here / "mm_projector.bin", weights_only=True)
+    assert sorted(tensors) == [f"model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("bias", "weight")]
+    with pytest.raises(ValueError, match="plain LLaVA projector"):
+        import_published(here / "mm_projector.bin", langbridge().shared, "qwen2")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("adapter.pt", "--to", "llama3"), "names a tokenizer, not a model; say which model: llama3-8b"),
+        (("adapter.pt", "--to", "lama3"), "did you mean"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "rms"), "add --features FILE"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "big"), "choose none, rms, or a positive number"),
+        (("adapter.pt", *TO_LLAMA, "--export", "llava"), "add --out"),
+        (("adapter.pt", *TO_LLAMA, "--export", "mmproj", "--out", "x.gguf"), "add --vision"),
+        (("softmax.pt", *TO_LLAMA, "--export", "projector", "--out", "x"), "a softmax head does not fold"),
+        (("absent.pt", *TO_LLAMA), "absent.pt: no such file"),
+        (("adapter.pt", "--to", "llama3", "--weights", "absent"), "absent"),
+        (("adapter.pt", "--to", "mistral-v1", "--weights", "llm", "--out", "missing/moved.pt"), "missing"),
+        (("adapter.pt", "--to", "gemma3", "--weights", "llm"), "outside its 128256 rows"),
+        (("llm", *TO_LLAMA), "not an adapter of vocabkit"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    before = sorted(here.rglob("*"))
+    assert run(monkeypatch, "transfer", *words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert says in error
+    assert sorted(here.rglob("*")) == before
