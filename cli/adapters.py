@@ -149,6 +149,35 @@ def check_transfer(
     raise typer.Exit(0 if proof.passed else 1)
 
 
+def import_adapter(
+    weights: Annotated[
+        Path, typer.Argument(help="The published mm_projector.bin (LangBridge, linear head).", show_default=False)
+    ],
+    shared: Annotated[
+        Path, typer.Argument(help="Its shared vocabulary, from `vocabkit import-map`.", show_default=False)
+    ],
+    llm: Annotated[
+        str, typer.Option(help="The tokenizer that it was trained with: a name in the vocabulary.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder or *.pt to write.")] = Path("adapter.pt"),
+    json: AsJson = False,
+) -> None:
+    """Turn published LangBridge weights into an adapter.
+
+    The result carries its shared vocabulary and can be given to `vocabkit transfer`.
+    """
+    from vocabkit.published import import_published
+    from vocabkit.shared import open_shared
+
+    adapter = import_published(weights, open_shared(shared), llm)
+    adapter.save(out)
+    if json:
+        show_json({"file": out, "config": adapter.config})
+    else:
+        config = adapter.config
+        print(f"{out}: {config.head} head, {config.rows:,} rows, hidden {config.hidden_width:,}, trained with {llm}")
+
+
 def _load(source: str) -> LangBridgeAdapter:
     from vocabkit.adapter import LangBridgeAdapter
 

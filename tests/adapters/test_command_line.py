@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_adapters import langbridge, normal
+from small_adapters import assert_same_state, langbridge, normal
 from tiny_llms import random_rows, table_folder
 
-from vocabkit.adapter import MLPProjector
-from vocabkit.published import import_published
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.published import import_published, save_published
 from vocabkit.transferred import TransferredAdapter
 from vocabkit_cli.app import main
 
@@ -111,6 +111,20 @@ def test_mm_projector_is_what_llava_loads(here: Path, monkeypatch: pytest.Monkey
     assert sorted(tensors) == [f"model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("bias", "weight")]
     with pytest.raises(ValueError, match="plain LLaVA projector"):
         import_published(here / "mm_projector.bin", langbridge().shared, "qwen2")
+
+
+def test_published_weights_become_an_adapter_that_can_be_moved(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = langbridge()
+    save_published(original, here / "mm_projector.bin")
+    original.shared.save(here / "shared.arrow")
+    words = ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
+    assert run(monkeypatch, *words) == 0
+    assert "linear head, 64 rows, hidden 5, trained with qwen2" in capsys.readouterr().out
+    assert_same_state(LangBridgeAdapter.from_pretrained(here / "imported.pt"), original)
+    assert run(monkeypatch, "transfer", "imported.pt", *TO_LLAMA) == 0
+    assert run(monkeypatch, *words[:3], "--llm", "gemma3") == 2
 
 
 @pytest.mark.parametrize(
