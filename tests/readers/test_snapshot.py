@@ -228,7 +228,6 @@ def test_metadata_that_is_missing_is_refused(key: str, tmp_path: Path) -> None:
         {"kind": pa.array([0, 0, 2, 3, 1], pa.int32())},
         {"alias_of": pa.array([None, 0, None, None, None], pa.int64())},
     ],
-    ids=str,
 )
 def test_columns_of_another_type_are_refused(columns: dict[str, Any], tmp_path: Path) -> None:
     assert "has no column" in refusal(rewritten(tmp_path / "x.arrow", {}, columns))
