@@ -25,6 +25,7 @@ app.command("overlap")(tokenizers.overlap)
 app.command("explain")(tokenizers.explain)
 app.command("import-map")(index_maps.import_map)
 app.command("audit")(index_maps.audit)
+app.command("import-adapter")(adapters.import_adapter)
 app.command("transfer")(adapters.transfer)
 app.command("check-transfer")(adapters.check_transfer)
 app.command("snapshot")(tokenizers.snapshot)
@@ -32,14 +33,21 @@ app.command("catalog")(tokenizers.catalog)
 
 
 def main() -> None:
-    """Run the command line. Exit code 2 on bad input, with one line on stderr."""
-    from vocabkit.errors import VocabkitError
+    """Run the command line.
+
+    Exit code 1 if a check failed or the reader of a pipe went away, 2 on bad usage or, with one line on stderr, on bad
+    input, 130 on Ctrl-C.
+    """
+    from vocabkit.errors import VocabkitError, one_line
 
     try:
         app()
     except VocabkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        problem = str(error)
+    except MemoryError:
+        problem = "not enough memory"
+    except OSError as error:  # a full disk under stdout, which must not be flushed once more
+        problem = one_line(f"{error.filename or 'output'}: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)

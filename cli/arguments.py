@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from vocabkit.vocabulary import Vocabulary
+    from vocabkit.catalog import Resolved
 
 TOKENIZER = (
     "a folder, a tokenizer file, a GGUF, a catalog name (see `vocabkit catalog`), a hub id, or NAME=any of these"
@@ -29,16 +29,38 @@ Corpus = Annotated[
 ]
 
 
-def resolve_all(arguments: Sequence[str]) -> list[Vocabulary]:
-    """The vocabularies that `arguments` name; what was used for each goes to stderr."""
+def resolve_one(argument: str) -> Resolved:
+    """The tokenizer that `argument` names; what was used goes to stderr."""
     from vocabkit.catalog import resolve
+    from vocabkit.errors import one_line
 
-    vocabularies = []
-    for argument in arguments:
-        found = resolve(argument)
-        print(f"{argument}: {len(found.vocabulary):,} ids, {found.how}", file=sys.stderr)
-        vocabularies.append(found.vocabulary)
-    return vocabularies
+    found = resolve(argument)
+    print(one_line(f"{argument}: {len(found.vocabulary):,} ids, {found.how}"), file=sys.stderr)
+    return found
+
+
+def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
+    """`resolve_one` of two or more arguments."""
+    from vocabkit.errors import VocabkitError, quote
+
+    if len(arguments) < 2:
+        raise VocabkitError(f"only {quote(arguments[0])} is given; name two tokenizers or more")
+    return [resolve_one(argument) for argument in arguments]
+
+
+def arrow_file(name: str) -> Path:
+    """An Arrow file in the current folder called after `name`, whatever that holds."""
+    return Path(name.replace("/", "-")[:100] + ".arrow")
+
+
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Before the work. Raises VocabkitError: `path` can't be written, or is one of the files that the command reads."""
+    from vocabkit.errors import VocabkitError
+    from vocabkit.files import check_writable
+
+    check_writable(path)
+    if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
+        raise VocabkitError(f"{path}: is what this command reads; name another output with --out")
 
 
 def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -49,7 +71,7 @@ def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
     for argument in arguments or ():
         name, separator, value = argument.partition("=")
         if not (name and separator and value) or name in pairs:
-            problem = "is given twice" if name in pairs else "is not NAME=VALUE"
+            problem = f"names {quote(name)} a second time" if name in pairs else "is not of the form NAME=VALUE"
             raise VocabkitError(f"{option} {quote(argument)} {problem}")
         pairs[name] = value
     return pairs

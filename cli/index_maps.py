@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .arguments import TOKENIZER, AsJson, named_paths, resolve_all
-from .show import show, show_json
+from .arguments import TOKENIZER, AsJson, arrow_file, check_output, named_paths, resolve_all
+from .show import say, shared_as_json, show, show_json
 
 Owner = Annotated[str, typer.Argument(help=f"The tokenizer whose ids the map holds: {TOKENIZER}.", show_default=False)]
 
@@ -25,7 +25,7 @@ def import_map(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Output file. [default: that of the map, .arrow]", show_default=False)
+        Path | None, typer.Option(help="Output file. [default: the name of MAP, .arrow]", show_default=False)
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -35,15 +35,17 @@ def import_map(
     """
     from vocabkit.index_maps import import_map as prove
 
-    vocabularies = resolve_all([owner, *others])
     sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
-    shared = prove(file, vocabularies[0], vocabularies[1:], sisters)
-    path = out or file.with_suffix(".arrow")
+    found = resolve_all([owner, *others])
+    path = out or arrow_file(file.stem)
+    check_output(path, [file, *sisters.values(), *(each.file for each in found)])
+    first, *rest = (each.vocabulary for each in found)
+    shared = prove(file, first, rest, sisters)
     shared.save(path)
     if json:
-        show_json({"file": path, "rows": len(shared), "fingerprint": shared.fingerprint, "tokenizers": shared.names})
+        show_json(shared_as_json(path, shared))
     else:
-        print(f"{path}: all {len(shared):,} rows proven in {', '.join(shared.names)}, {shared.fingerprint}")
+        say(f"{path}: all {len(shared):,} rows proven in {', '.join(shared.names)}, {shared.fingerprint}")
 
 
 def audit(
@@ -74,9 +76,13 @@ def audit(
     """
     from vocabkit.audit import TRANSLATIONS, read_translation, spellings
     from vocabkit.audit import audit as judge
+    from vocabkit.errors import VocabkitError
 
-    first, second = resolve_all([source, target])
-    if translation in TRANSLATIONS and target_map is None and not Path(translation).exists():
+    by_rule = translation in TRANSLATIONS and not Path(translation).exists()
+    if by_rule and target_map is not None:
+        raise VocabkitError(f"--target-map goes with a MAP of ids, not with {translation}")
+    first, second = (each.vocabulary for each in resolve_all([source, target]))
+    if by_rule:
         pairs = TRANSLATIONS[translation](spellings(first), spellings(second))
     else:
         pairs = read_translation(Path(translation), first, target_map)

@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, named_paths, resolve_all
-from .show import byte_progress, show_json
+from .arguments import (
+    TOKENIZER,
+    AsJson,
+    Corpus,
+    Field,
+    Tokenizers,
+    arrow_file,
+    check_output,
+    named_paths,
+    resolve_all,
+    resolve_one,
+)
+from .show import byte_progress, say, shared_as_json, show_json
 
 
 def build_shared(
@@ -39,42 +50,35 @@ def build_shared(
     The result is one Arrow file: a row per shared token, a column of ids per tokenizer (see docs/formats.md).
     """
     from vocabkit.alignment import align
-    from vocabkit.errors import VocabkitError
+    from vocabkit.errors import VocabkitError, quote
 
     if union and at_least is not None:
         raise VocabkitError("--union and --at-least say the same thing; give one of them")
     if not rank_by and (top or count_with or field):
         raise VocabkitError("--top, --count-with and --field need a corpus: add --rank-by FILE")
-    vocabularies = resolve_all(tokenizers)
-    path = out or Path("-".join(vocabulary.name for vocabulary in vocabularies) + ".arrow")
+    found = resolve_all(tokenizers)
+    vocabularies = [each.vocabulary for each in found]
+    path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
+    check_output(path, [*(each.file for each in found), *(rank_by or ())])
     shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles)
     if rank_by:
         from vocabkit.ranking import rank
 
         named = {vocabulary.name: vocabulary for vocabulary in vocabularies}
         if count_with is not None and count_with not in named:
-            raise VocabkitError(f"--count-with {count_with} is none of {', '.join(named)}")
+            raise VocabkitError(f"--count-with {quote(count_with)}: name one of {', '.join(named)}")
         counter = named[count_with] if count_with else vocabularies[0]
         with byte_progress("counting tokens") as progress:
             shared = rank(shared, counter, rank_by, top=top, field=field, progress=progress)
     shared.save(path)
     if json:
-        show_json(
-            {
-                "file": path,
-                "rows": len(shared),
-                "fingerprint": shared.fingerprint,
-                "tokenizers": shared.tokenizers,
-                "selection": shared.selection,
-                "roles": shared.roles,
-            }
-        )
+        show_json(shared_as_json(path, shared))
         return
-    print(f"{path}: {len(shared):,} shared tokens, {shared.fingerprint}")
+    say(f"{path}: {len(shared):,} shared tokens, {shared.fingerprint}")
     for info in shared.tokenizers:
-        print(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+        say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
     if shared.selection.mass_kept is not None:
-        print(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
+        say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
 
 
 def check(
@@ -92,26 +96,26 @@ def check(
 
     Every id is looked up in its tokenizer. Exit code 1 if a row is wrong.
     """
-    from vocabkit.catalog import resolve
-    from vocabkit.errors import VocabkitError
-    from vocabkit.shared import open_shared, verify
+    from vocabkit.catalog import catalog
+    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.shared import open_shared
+    from vocabkit.verification import verify
 
     shared = open_shared(file)
     sources = named_paths(tokenizer, "--tokenizer")
-    if unknown := sorted(set(sources) - set(shared.names)):
-        raise VocabkitError(f"--tokenizer {unknown[0]}: {file} holds {', '.join(shared.names)}")
-    vocabularies = {}
-    for name in shared.names:
-        try:
-            vocabularies[name] = resolve(sources.get(name, name)).vocabulary
-        except VocabkitError as error:
-            raise VocabkitError(f"{file}: needs tokenizer {name}; add --tokenizer {name}=SOURCE ({error})") from error
+    if unknown := sorted(sources.keys() - set(shared.names)):
+        raise VocabkitError(f"--tokenizer {quote(unknown[0])}: name one of {', '.join(shared.names)}, as in {file}")
+    known = catalog()
+    for name in shared.names:  # the file may come from anyone: its names open no path and no hub repository
+        if name not in sources and name.lower() not in known:
+            raise VocabkitError(f"{file}: {quote(name)} is no catalog name; add --tokenizer {quote(name)}=SOURCE")
+    vocabularies = {name: resolve_one(sources.get(name, name)).vocabulary for name in shared.names}
     problems = verify(shared, vocabularies)
     if json:
         show_json({"file": file, "rows": len(shared), "fingerprint": shared.fingerprint, "problems": problems})
     else:
         for problem in problems:
-            print(problem)
+            say(problem)
         right = f"all {len(shared):,} rows are right in {', '.join(shared.names)}"
-        print(f"{file}: {f'{len(problems)} problems' if problems else right}")
+        say(f"{file}: {'does not fit its tokenizers' if problems else right}")
     raise typer.Exit(1 if problems else 0)

@@ -1,11 +1,23 @@
-"""How commands show values: Rich or JSON on stdout, progress bars on stderr where it is a terminal."""
+"""How commands show values: lines, Rich or JSON on stdout, progress bars on stderr where it is a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vocabkit.shared import SharedVocabulary
+
+
+def say(line: str) -> None:
+    """Print a line of data. Names and paths in it can't break it."""
+    from vocabkit.errors import one_line
+
+    print(one_line(line), flush=True)
 
 
 def show(renderable: Any) -> None:
@@ -19,7 +31,19 @@ def show_json(value: Any) -> None:
     """Print any result of the library as JSON."""
     from vocabkit.report.as_json import to_json
 
-    print(to_json(value))
+    print(to_json(value), flush=True)
+
+
+def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
+    """What a command that writes a shared vocabulary says of it with --json."""
+    return {
+        "file": path,
+        "rows": len(shared),
+        "fingerprint": shared.fingerprint,
+        "tokenizers": shared.tokenizers,
+        "selection": shared.selection,
+        "roles": shared.roles,
+    }
 
 
 @contextmanager

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, resolve_all
-from .show import byte_progress, show, show_json
+from .arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, arrow_file, check_output, resolve_all, resolve_one
+from .show import byte_progress, say, show, show_json
+
+if TYPE_CHECKING:
+    from vocabkit.catalog import Resolved
+    from vocabkit.vocabulary import Vocabulary
 
 
 def overlap(
@@ -30,7 +34,7 @@ def overlap(
 
     if field and not corpus:
         raise VocabkitError("--field needs a corpus: add --corpus FILE")
-    vocabularies = resolve_all(tokenizers)
+    vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
     counts = None
     if corpus:
         from vocabkit.ranking import count_tokens
@@ -62,7 +66,7 @@ def explain(
     from vocabkit.explanation import explain as look_up
     from vocabkit.explanation import parse_token
 
-    vocabularies = resolve_all(tokenizers)
+    vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
     found = look_up(parse_token(token, vocabularies[0]), vocabularies)
     if json:
         show_json(found)
@@ -90,15 +94,13 @@ def snapshot(
 
     A snapshot opens at once and offline, and may be given wherever a tokenizer is asked for.
     """
-    from vocabkit.catalog import resolve, sha256
+    from vocabkit.catalog import sha256
     from vocabkit.readers import snapshot as snapshots
-    from vocabkit.readers import tiktoken_bpe
 
-    found = resolve(source)
-    vocabulary = found.vocabulary
-    if family is not None:
-        vocabulary = tiktoken_bpe.read(found.file, vocabulary.name, family)
-    path = out or Path(f"{vocabulary.name}.arrow")
+    found = resolve_one(source)
+    vocabulary = found.vocabulary if family is None else _with_family(found, family)
+    path = out or arrow_file(vocabulary.name)
+    check_output(path, [found.file])
     snapshots.write(path, vocabulary, snapshots.Provenance(found.file.name, sha256(found.file), licence=licence))
     if json:
         show_json(
@@ -111,9 +113,19 @@ def snapshot(
             }
         )
         return
-    print(f"{path}: {vocabulary.name}, {len(vocabulary):,} ids from {found.how}")
+    say(f"{path}: {vocabulary.name}, {len(vocabulary):,} ids, {vocabulary.fingerprint}")
     for note in vocabulary.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
+
+
+def _with_family(found: Resolved, family: str) -> Vocabulary:
+    from vocabkit.errors import VocabkitError
+    from vocabkit.readers import tiktoken_bpe
+
+    try:
+        return tiktoken_bpe.read(found.file, found.vocabulary.name, family)
+    except VocabkitError as error:
+        raise VocabkitError(f"--family {family}, for tiktoken rank files: {error}") from error
 
 
 def catalog(json: AsJson = False) -> None:
