@@ -78,7 +78,7 @@ def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
             columns["merges"] = _merges_by_left(rules.merges, len(vocabulary))
     metadata = {
         "format": f"{FORMAT}/1",
-        "name": vocabulary.name,
+        "name": _unicode(vocabulary.name),
         "provenance": _json(asdict(provenance)),
         "roles": _json(dict(vocabulary.roles)),
         "model": _json({"embedding_rows": vocabulary.embedding_rows, "width": vocabulary.width}),
@@ -152,7 +152,11 @@ def _field(path: Path, metadata: Mapping[str, str], key: str, expected: Any) -> 
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _unicode(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a file's name need not be valid Unicode
 
 
 # ---- segmentation rules ------------------------------------------------------------------------------------------
