@@ -5,6 +5,7 @@ Each command parses, calls one library function and shows its value: data on std
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -40,6 +41,8 @@ def main() -> None:
     """
     from vocabkit.errors import VocabkitError, one_line
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:
         app()
     except VocabkitError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def show_json(value: Any) -> None:
     """Print any result of the library as JSON."""
     from vocabkit.report.as_json import to_json
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal speaks
     print(to_json(value), flush=True)
 
 
