@@ -205,6 +205,14 @@ def test_what_qwen_adds_after_its_ranks_is_special_or_text(name: str, last: int,
     assert vocabulary.roles["turn_end"] == 151_645
 
 
+def test_gemmas_image_marks_are_special_as_the_publisher_has_them() -> None:
+    """The GGUF that the snapshot is made of marks them as text."""
+    vocabulary = resolve("gemma3").vocabulary
+    assert (vocabulary.roles["image_start"], vocabulary.roles["image_end"]) == (255_999, 256_000)
+    assert vocabulary.token(255_999) == b"<start_of_image>"
+    assert vocabulary.kinds[255_999] == vocabulary.kinds[256_000] == Kind.SPECIAL
+
+
 def test_llama_3_has_256_special_tokens_after_its_ranks() -> None:
     for name in ("llama3", "llama3.1"):
         kinds = resolve(name).vocabulary.kinds

@@ -11,17 +11,22 @@ import difflib
 import hashlib
 import importlib.util
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
 from vocabkit.hub import Repository, is_hub_id, why_unreachable
 from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe, tokenizer_file
 from vocabkit.readers.snapshot import Provenance
-from vocabkit.vocabulary import Vocabulary
+from vocabkit.special_tokens import roles
+from vocabkit.vocabulary import Kind, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Entry:
     """Special-token family, for sources that are bare tiktoken ranks."""
     hub: str | None
     """Repository on the Hugging Face hub with this tokenizer."""
+    special: tuple[str, ...] = ()
+    """Special tokens that the source file marks as text."""
     width: int | None = None
     embedding_rows: int | None = None
 
@@ -108,7 +115,8 @@ def read_source(entry: Entry, path: Path) -> Vocabulary:
     if entry.family is not None:
         return tiktoken_bpe.read(path, entry.snapshot, entry.family)
     # a tokenizer serves models of many sizes: the table's size belongs to the models of the catalog
-    return dataclasses.replace(read(path, entry.snapshot), width=None, embedding_rows=None)
+    vocabulary = dataclasses.replace(read(path, entry.snapshot), width=None, embedding_rows=None)
+    return _with_special(vocabulary, entry.special)
 
 
 def sha256(path: Path) -> str:
@@ -130,8 +138,26 @@ def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
         version=table["version"],
         licence=table["licence"],
     )
-    width, rows = table.get("width"), table.get("embedding_rows")
-    return Entry(name, vocabulary, provenance, table.get("family"), table.get("hub"), width, rows)
+    return Entry(
+        name=name,
+        snapshot=vocabulary,
+        provenance=provenance,
+        family=table.get("family"),
+        hub=table.get("hub"),
+        special=tuple(table.get("special", ())),
+        width=table.get("width"),
+        embedding_rows=table.get("embedding_rows"),
+    )
+
+
+def _with_special(vocabulary: Vocabulary, spellings: Sequence[str]) -> Vocabulary:
+    """`vocabulary` with the tokens of these spellings special, and with their roles."""
+    tokens = vocabulary.tokens.to_pylist()
+    kinds = vocabulary.kinds.copy()
+    kinds[[tokens.index(spelling.encode()) for spelling in spellings]] = Kind.SPECIAL
+    special = {i: tokens[i].decode() for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
+    found = MappingProxyType(roles(special, kinds, vocabulary.roles))
+    return dataclasses.replace(vocabulary, kinds=kinds, roles=found)
 
 
 def _existing(argument: str) -> Path | None:
