@@ -18,7 +18,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
-from tokenizer_files import real_file
+from tokenizer_files import read_json_tokenizer, real_file, unigram_json
 
 from vocabkit.alignment import align
 from vocabkit.catalog import resolve
@@ -330,3 +330,10 @@ def test_a_corpus_without_captions_is_refused(tmp_path: Path, qwen: Vocabulary) 
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(VocabkitError, match="no captions in it"):
         count_tokens(qwen, [tmp_path / "empty.txt"])
+
+
+def test_a_tokenizer_without_a_token_for_a_character_is_named(tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, unigram_json(["a", "b"]))
+    (tmp_path / "a.txt").write_text("a z")
+    with pytest.raises(VocabkitError, match="can't cut a text"):
+        count_tokens(vocabulary, [tmp_path / "a.txt"])

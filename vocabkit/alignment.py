@@ -69,16 +69,16 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
     numbers: defaultdict[bytes, int] = defaultdict()
     own_ids, own_codes = [], []
     for at, vocabulary in enumerate(vocabularies):
-        ids = np.flatnonzero(vocabulary.alignable).astype(np.int32)
+        alignable = np.flatnonzero(vocabulary.alignable).astype(np.int32)
         tokens = itertools.compress(vocabulary.tokens.to_pylist(), vocabulary.alignable.tolist())
         if at == 0:  # all are new
-            numbers = defaultdict(itertools.count(len(ids)).__next__, zip(tokens, itertools.count()))
-            codes = np.arange(len(ids), dtype=np.int32)
+            numbers = defaultdict(itertools.count(len(alignable)).__next__, zip(tokens, itertools.count()))
+            codes = np.arange(len(alignable), dtype=np.int32)
         else:
             may_add = len(vocabularies) - at >= required
             found = map(numbers.__getitem__, tokens) if may_add else map(numbers.get, tokens, itertools.repeat(-1))
-            codes = np.fromiter(found, np.int32, len(ids))
-        own_ids.append(ids[codes >= 0])
+            codes = np.fromiter(found, np.int32, len(alignable))
+        own_ids.append(alignable[codes >= 0])
         own_codes.append(codes[codes >= 0])
     presence = np.zeros(len(numbers), np.int32)
     for codes in own_codes:

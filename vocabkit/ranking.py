@@ -13,7 +13,7 @@ import numpy as np
 
 from vocabkit.corpus import Progress, captions
 from vocabkit.errors import VocabkitError
-from vocabkit.segmentation import load_tokenizer
+from vocabkit.segmentation import encode_batch, load_tokenizer
 from vocabkit.shared import SharedVocabulary
 from vocabkit.vocabulary import Vocabulary
 
@@ -29,12 +29,13 @@ def count_tokens(
     Every caption is cut alone, without special tokens; text that spells one is text.
 
     Raises:
-        VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut.
+        VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut, or that
+            has no token for some character and none for unknown ones.
     """
     tokenizer = load_tokenizer(vocabulary)
     counts = np.zeros(len(vocabulary), np.int64)
     for batch in _batches(captions(paths, field=field, progress=progress)):
-        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        encodings = encode_batch(tokenizer, batch)
         ids = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
         counts += np.bincount(ids, minlength=len(counts))
     if not counts.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vocabkit.segmentation import load_tokenizer
+from vocabkit.segmentation import encode_batch, load_tokenizer
 from vocabkit.vocabulary import Kind, Vocabulary
 
 
@@ -23,5 +23,5 @@ def unreachable(vocabulary: Vocabulary) -> np.ndarray:
             ids.append(token_id)
         except UnicodeDecodeError:
             continue
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    encodings = encode_batch(tokenizer, texts)
     return np.array([i for i, encoding in zip(ids, encodings, strict=True) if encoding.ids != [i]], np.int64)

@@ -1,7 +1,7 @@
 """The factor on transferred visual tokens. `none` is Eq. 6 as it stands.
 
-A linear head is free to make visual tokens far longer than any embedding, and the LLM it was trained with learns to be
-read through that; another LLM does not. `rms` brings them to the length of the target's embeddings, by one factor for all.
+A linear head is free to make visual tokens far longer than any embedding: the LLM it was trained with reads them all the
+same, another LLM does not. `rms` brings them to the length of the target's embeddings, by one factor for all.
 """
 
 from __future__ import annotations

@@ -299,10 +299,3 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
 def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()  # a file name need not be valid Unicode
-
-
-def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> list[str]:
-    """See `vocabkit.verification.verify`."""
-    from vocabkit.verification import verify
-
-    return verify(shared, vocabularies)

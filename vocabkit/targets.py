@@ -16,8 +16,8 @@ def open_target(
 ) -> tuple[Target, Resolved]:
     """The target that `argument` names, and how its tokenizer was found.
 
-    A model folder, a GGUF or a hub id holds both tokenizer and embedding table; for a model of the catalog the tokenizer
-    is the shipped one and only the bytes of the embedding table are fetched from its hub repository.
+    A model folder, a GGUF or a hub id holds both tokenizer and embedding table; for a model of the catalog the
+    tokenizer is the shipped one, and the bytes of the embedding table are fetched from its hub repository.
 
     Args:
         weights: where to read the embedding table instead: a folder, a weights file, or a hub id.
@@ -43,7 +43,9 @@ def _weights(argument: str, found: Resolved) -> str | Path:
     if path.is_dir() or found.file.suffix == ".gguf":
         return path
     if path.exists():
-        raise VocabkitError(f"{path}: is a tokenizer only; add --weights with the model's folder, weights file or hub id")
+        raise VocabkitError(
+            f"{path}: is a tokenizer only; add --weights with the model's folder, weights file or hub id"
+        )
     entry = catalog().get(name.lower())
     if entry is None:
         return name

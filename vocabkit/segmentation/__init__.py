@@ -2,6 +2,6 @@
 
 from vocabkit.segmentation.rules import Rules, load_rules
 from vocabkit.segmentation.segmenter import Segmenter
-from vocabkit.segmentation.tokenizer import load_tokenizer
+from vocabkit.segmentation.tokenizer import encode_batch, load_tokenizer
 
-__all__ = ["Rules", "Segmenter", "load_rules", "load_tokenizer"]
+__all__ = ["Rules", "Segmenter", "encode_batch", "load_rules", "load_tokenizer"]

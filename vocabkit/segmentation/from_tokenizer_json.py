@@ -38,7 +38,10 @@ def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]
         unk = vocab.get(model.get("unk_token") or "")
     else:
         vocab = {piece: i for i, (piece, _) in enumerate(model["vocab"])}
-        priority[: len(model["vocab"])] = [score for _, score in model["vocab"]]
+        scores = np.array([score for _, score in model["vocab"]], np.float64)
+        if not (np.abs(scores) <= np.finfo(np.float32).max).all():
+            raise ValueError("a score beyond float32")
+        priority[: len(scores)] = scores
         unk = model.get("unk_id")
     added = content.get("added_tokens") or ()
     priority[[token["id"] for token in added]] = np.nan

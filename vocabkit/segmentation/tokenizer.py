@@ -26,7 +26,7 @@ from vocabkit.segmentation.spelling import spellings
 from vocabkit.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 
 def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenizer:
@@ -51,6 +51,17 @@ def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokeniz
         with refusing_damaged(vocabulary):
             content = tokenizer_json(vocabulary, rules, np.arange(len(vocabulary)))
     return build(vocabulary, content, mid_text=mid_text)
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    """Each text cut alone, on all cores, without special tokens; offsets are not computed.
+
+    Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
+    """
+    try:
+        return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    except Exception as error:  # the library raises nothing more special
+        raise VocabkitError(f"its tokenizer can't cut a text: {quote(str(error), 120)}") from error
 
 
 def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
