@@ -159,11 +159,15 @@ def read_header(path: Path) -> tuple[Mapping[str, Any], tuple[int | None, int | 
     """Metadata (key -> value; arrays of numbers as numpy, of strings as list), and the embedding table's width and
     rows, None without one.
 
-    Raises VocabkitError if the file is not a GGUF of version 2 or 3, or ends inside its header.
+    Raises VocabkitError: not a GGUF of version 2 or 3, an end inside the header, a table of impossible size.
     """
     metadata, tensors = read_tensor_table(path)
     table = tensors.get(EMBEDDING)
-    return metadata, (table.shape[1], table.shape[0]) if table is not None and len(table.shape) == 2 else (None, None)
+    if table is None or len(table.shape) != 2:
+        return metadata, (None, None)
+    if not all(0 < number < 1 << 31 for number in table.shape):
+        raise VocabkitError(f"{path}: an embedding table of {table.shape[0]} x {table.shape[1]}; the file is damaged")
+    return metadata, (table.shape[1], table.shape[0])
 
 
 def read_tensor_table(path: Path) -> tuple[Mapping[str, Any], Mapping[str, TensorPlace]]:

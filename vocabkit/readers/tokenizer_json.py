@@ -152,7 +152,7 @@ def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
 
 
 def _positive(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    return value if type(value) is int and 0 < value < 1 << 31 else None
 
 
 def _declared_roles(path: Path, special: Mapping[int, str]) -> dict[str, int]:
