@@ -51,6 +51,7 @@ def test_at_least_two_of_three_keeps_what_two_have() -> None:
     shared = align([a, b, c], at_least=2)
     assert shared.tokens.to_pylist() == [b"y", b"z"]
     assert content(shared) == {b"y": {"a": 1, "b": 1}, b"z": {"b": 0, "c": 1}}
+    assert (shared.selection.at_least, shared.selection.order) == (2, "id:a")
 
 
 def test_fifty_tokenizers_can_be_aligned() -> None:

@@ -134,6 +134,22 @@ def test_a_file_rewritten_by_another_program_opens_with_the_same_fingerprint(
     assert opened.to_bytes() == small().to_bytes()
 
 
+def test_what_another_program_left_under_nulls_changes_nothing() -> None:
+    table = small().table
+    text, ids = table["text"].chunk(0), table["id:b"].chunk(0)
+    under_text = pa.Array.from_buffers(
+        pa.string(), len(text), [text.buffers()[0], *pa.array(["x", "under", "y", "é", "q", "", ""]).buffers()[1:]]
+    )
+    under_ids = pa.Array.from_buffers(
+        pa.int32(), len(ids), [ids.buffers()[0], pa.array([77, 1, 0, 3, 2, 4, 77], pa.int32()).buffers()[1]]
+    )
+    other = table.set_column(1, "text", under_text).set_column(4, "id:b", under_ids)
+    assert other.equals(table)
+    file = arrow_file(other, metadata_of(rewritten(small().to_bytes())))
+    assert file != rewritten(small().to_bytes())
+    assert parse_shared(file, "f").to_bytes() == small().to_bytes()
+
+
 def test_metadata_of_other_programs_is_left_alone() -> None:
     file = rewritten(small().to_bytes(), {"pandas": "{}", "other.vocabkit.format": "9"})
     assert parse_shared(file, "f").fingerprint == small().fingerprint
@@ -320,7 +336,7 @@ def test_two_tokenizers_and_columns_of_one_name_are_refused() -> None:
     assert "two of its tokenizers have one name" in refusal(parse_shared, file, "f")
 
 
-@pytest.mark.parametrize("value", ["", "{", "[" * 100_000, '{"a": NaN}', '"\\ud800"', "\x00"])
+@pytest.mark.parametrize("value", ["", "{", '{"deep": ' + "[" * 100_000, '{"a": NaN}', '"\\ud800"', "\x00"])
 @pytest.mark.parametrize("key", ["tokenizers", "selection", "roles"])
 def test_records_that_are_not_json_are_refused(key: str, value: str) -> None:
     file = rewritten(small().to_bytes(), {f"vocabkit.{key}": value})

@@ -18,7 +18,7 @@ from vocabularies import Drawn, chat_vocabulary, content, groups, refusal, text_
 
 from vocabkit.alignment import align
 from vocabkit.catalog import resolve
-from vocabkit.shared import Selection, SharedVocabulary, open_shared, parse_shared
+from vocabkit.shared import Selection, SharedVocabulary, make_shared, open_shared, parse_shared
 from vocabkit.vocabulary import Vocabulary
 
 generated = settings(deadline=None, max_examples=60)
@@ -106,6 +106,10 @@ def test_no_array_that_it_gives_or_was_given_can_change_it() -> None:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 7
     assert dataclasses.replace(shared).fingerprint == before
+    ids = np.zeros((2, 1), np.int32)
+    made = make_shared(tokens=pa.array([b"x"]), ids=ids, tokenizers=shared.tokenizers, selection=shared.selection)
+    ids[0] = 99
+    assert made.ids_for("a").tolist() == [0]
 
 
 def two() -> list[Vocabulary]:

@@ -24,7 +24,10 @@ def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids
 def nullable(numbers: np.ndarray, kind: pa.DataType) -> pa.Array:
     """A copy of `numbers` as a column, -1 as null."""
     missing = numbers < 0
-    return pa.array(np.where(missing, 0, numbers), kind, mask=missing if missing.any() else None)
+    bitmap = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    values = np.where(missing, 0, numbers).astype(kind.to_pandas_dtype())
+    # not pa.array(values), which would import numpy.ma to see whether they are masked
+    return pa.Array.from_buffers(kind, len(numbers), [bitmap, pa.py_buffer(values)])
 
 
 def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
