@@ -12,7 +12,7 @@ from vocabkit.alignment import align
 from vocabkit.pieces import Piece, spell
 from vocabkit.reachability import unreachable
 from vocabkit.token_properties import LENGTHS, PARTIAL_UTF8, length_classes, scripts, varied
-from vocabkit.vocabulary import Kind, Vocabulary, filled
+from vocabkit.vocabulary import Kind, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def overlap(
     Raises VocabkitError as `align` does; with `reachability`, if a source does not say how text is cut.
     """
     union = align(vocabularies, at_least=1)
-    ids = np.stack([filled(union.table[f"id:{name}"].combine_chunks(), np.int32) for name in union.names])  # (K, U)
+    ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
     has = ids >= 0
     everywhere = np.all(has, axis=0)
     owners = has.sum(axis=0)

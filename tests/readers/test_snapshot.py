@@ -210,12 +210,12 @@ def refusal(path: Path) -> str:
     ],
 )
 def test_metadata_of_another_type_is_refused(key: str, value: str, tmp_path: Path) -> None:
-    assert f"metadata {key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: value}, {}))
+    assert f"metadata vocabkit.{key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: value}, {}))
 
 
 @pytest.mark.parametrize("key", ["roles", "model", "notes", "provenance", "rules"])
 def test_metadata_that_is_missing_is_refused(key: str, tmp_path: Path) -> None:
-    assert f"metadata {key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: None}, {}))
+    assert f"metadata vocabkit.{key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: None}, {}))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow_file import read_table, write_table
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.arrow_file import json_field, read_table, write_table
+from vocabkit.errors import VocabkitError
 from vocabkit.segmentation import Rules, load_rules
 from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, validity
 
@@ -94,18 +93,19 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     """Open a snapshot. Raises VocabkitError if it is damaged, of a newer format, or not a snapshot."""
     table, metadata = read_table(path, FORMAT, list(_COLUMNS))
     tokens, kinds, alias_of = (_column(path, table, column, expected) for column, expected in _COLUMNS.items())
-    model = _field(path, metadata, "model", _Model)
+    field = partial(json_field, str(path), metadata)
+    model = field("model", _Model)
     vocabulary = Vocabulary(
         name=name or metadata.get("name", path.stem),
-        source=str(_field(path, metadata, "provenance", Provenance)),
+        source=str(field("provenance", Provenance)),
         tokens=tokens,
         kinds=kinds.to_numpy(zero_copy_only=False),
         canonical=_canonical(alias_of),
-        roles=MappingProxyType(_field(path, metadata, "roles", dict[str, int])),
+        roles=MappingProxyType(field("roles", dict[str, int])),
         embedding_rows=model.embedding_rows,
         width=model.width,
-        notes=_field(path, metadata, "notes", tuple[str, ...]),
-        segmentation=partial(_read_rules, path) if _field(path, metadata, "rules", _RulesSettings | None) else None,
+        notes=field("notes", tuple[str, ...]),
+        segmentation=partial(_read_rules, path) if field("rules", _RulesSettings | None) else None,
     )
     if kinds.null_count or not _is_consistent(vocabulary):
         raise VocabkitError(f"{path}: its columns contradict each other; build the snapshot again")
@@ -143,14 +143,6 @@ def _column(path: Path, table: pa.Table, name: str, expected: pa.DataType) -> pa
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _field(path: Path, metadata: Mapping[str, str], key: str, expected: Any) -> Any:
-    """A metadata entry, JSON of the type `expected`."""
-    try:
-        return msgspec.json.decode(metadata.get(key, ""), type=expected)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise VocabkitError(f"{path}: metadata {key} is not as expected ({quote(str(error), 120)})") from error
-
-
 def _json(value: Any) -> str:
     return _unicode(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
@@ -184,7 +176,7 @@ def _merges(by_left: pa.Array) -> np.ndarray:
 
 def _read_rules(path: Path) -> Rules:
     table, metadata = read_table(path, FORMAT, ["priority", "merges"])
-    settings = _field(path, metadata, "rules", _RulesSettings)
+    settings = json_field(str(path), metadata, "rules", _RulesSettings)
     has_merges = "merges" in table.column_names
     return Rules(
         priority=_column(path, table, "priority", pa.float32()).to_numpy(zero_copy_only=False),
