@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vocabkit.byte_alphabet import to_alphabet
+from vocabkit.errors import VocabkitError
 from vocabkit.segmentation.rules import load_rules, refusing_damaged, rules_missing
-from vocabkit.segmentation.tokenizer import build, load_tokenizer, tokenizer_json
+from vocabkit.segmentation.tokenizer import build, load_tokenizer, refusing_failures, tokenizer_json
 from vocabkit.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class Segmenter:
 
     def _joining(self, value: bytes, tokenizer: Tokenizer, known: np.ndarray) -> list[int] | None:
         try:
-            ids = self._cut(value, tokenizer, known)
-        except Exception:  # `tokenizers` raises nothing more specific where it has no token for a character
+            with refusing_failures("no token for some character"):
+                ids = self._cut(value, tokenizer, known)
+        except VocabkitError:
             return None
         if any(self._vocabulary.kinds[i] > Kind.BYTE for i in ids) or b"".join(self._values[i] for i in ids) != value:
             return None

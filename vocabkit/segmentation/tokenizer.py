@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,19 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
 
     Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
     """
-    try:
+    with refusing_failures("its tokenizer can't cut a text"):
         return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-    except Exception as error:  # the library raises nothing more special
-        raise VocabkitError(f"its tokenizer can't cut a text: {quote(str(error), 120)}") from error
+
+
+@contextmanager
+def refusing_failures(problem: str) -> Iterator[None]:
+    """Turn whatever `tokenizers` raises into a VocabkitError: it has no class of its own, and panics are no Exceptions."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise VocabkitError(f"{problem} ({quote(str(error), 120)})") from error
 
 
 def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
@@ -74,14 +84,8 @@ def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) ->
             content["normalizer"] = _inside(content.get("normalizer"))
             content["pre_tokenizer"] = _inside(content.get("pre_tokenizer"))
         encoded = msgspec.json.encode(content)
-    try:
+    with refusing_failures(f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source}"):
         tokenizer = Tokenizer.from_buffer(encoded)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library raises nothing more specific, and its panics are no Exceptions
-        raise VocabkitError(
-            f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source} ({quote(str(error), 120)})"
-        ) from error
     tokenizer.encode_special_tokens = True
     return tokenizer
 
