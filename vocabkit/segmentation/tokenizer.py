@@ -65,7 +65,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
 
 @contextmanager
 def refusing_failures(problem: str) -> Iterator[None]:
-    """Turn whatever `tokenizers` raises into a VocabkitError: it has no class of its own, and panics are no Exceptions."""
+    """Turn whatever `tokenizers` raises into a VocabkitError. Its panics are no Exceptions."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
