@@ -30,6 +30,8 @@ def read_json(path: Path) -> list[Any] | tuple[tuple[str, Any], ...]:
     Arrays are lists; objects are tuples of (key, value), so that keys given twice are seen.
     """
     with reading(path):
+        if path.stat().st_size == 0:  # or a file of /proc, which may never end
+            raise VocabkitError(f"{path}: empty, not JSON")
         content = path.read_bytes()
     try:
         value = json.loads(content, object_pairs_hook=tuple)
