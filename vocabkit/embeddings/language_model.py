@@ -54,7 +54,7 @@ def read_config(path: Path) -> LanguageModel:
     if not isinstance(family, str):
         raise VocabkitError(f"{path}: no model_type in it; expected the config.json of an LLM")
     dtype = config.get("dtype", config.get("torch_dtype"))
-    if isinstance(dtype, dict) or dtype not in _DTYPES:
+    if not isinstance(dtype, str | None) or dtype not in _DTYPES:
         raise VocabkitError(f"{path}: dtype {quote(str(dtype))} is not one of {', '.join(filter(None, _DTYPES))}")
     tied = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     return LanguageModel(str(path), family, inner, _DTYPES[dtype], tied is True)

@@ -22,7 +22,7 @@ def read_index(path: Path) -> dict[str, str]:
     """
     shards = decode_json(path, _Index, "an index of weight files").weight_map
     for tensor, shard in shards.items():
-        if Path(shard).name != shard or "\\" in shard or ":" in shard:
+        if Path(shard).name != shard or shard in ("", "..") or "\\" in shard or ":" in shard:
             raise VocabkitError(
                 f"{path}: puts {quote(tensor)} into {quote(shard)}, which is no file beside it; don't trust this model"
             )
