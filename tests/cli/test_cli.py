@@ -1,0 +1,305 @@
+"""What each command does, run as users run it: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from command_line import error_of, vocabkit
+from index_map_files import LLAMA_MAP, QWEN_MAP, written
+from tokenizer_files import bpe_json, real_file, write_json
+
+from vocabkit.alignment import align
+from vocabkit.catalog import catalog, resolve
+from vocabkit.shared import SharedVocabulary, open_shared
+
+ADAPTER_COMMANDS = ["import-adapter", "transfer", "check-transfer"]
+COMMANDS = [
+    "build-shared",
+    "check",
+    "overlap",
+    "explain",
+    "import-map",
+    "audit",
+    *ADAPTER_COMMANDS,
+    "snapshot",
+    "catalog",
+]
+
+
+def output_of(folder: Path, *words: str | Path, code: int = 0) -> str:
+    """What a command prints on stdout."""
+    done = vocabkit(folder, *words)
+    assert done.returncode == code, done
+    assert not re.search("^(error|Traceback)", done.stderr, re.MULTILINE)
+    return done.stdout
+
+
+def json_of(folder: Path, *words: str | Path, code: int = 0) -> dict[str, Any]:
+    """The JSON object that a command prints."""
+    value: dict[str, Any] = json.loads(output_of(folder, *words, "--json", code=code))
+    return value
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with two small tokenizers: left.json, right.json. They share a, b, ab and " a"."""
+    (tmp_path / "left").mkdir()
+    (tmp_path / "right").mkdir()
+    left, right = ["a", "b", "ab", "Ġa", "c"], ["Ġa", "a", "d", "b", "ab"]
+    write_json(tmp_path / "left/tokenizer.json", bpe_json(left, merges=["a b"]))
+    write_json(tmp_path / "right/tokenizer.json", bpe_json(right, merges=["a b"]))
+    return tmp_path
+
+
+# ---- help --------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    listed = output_of(tmp_path, "--help").split("Commands:\n")[1]
+    assert [line.split()[0] for line in listed.splitlines()] == COMMANDS
+
+
+def test_without_a_command_the_help_is_shown_as_an_error(tmp_path: Path) -> None:
+    done = vocabkit(tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == output_of(tmp_path, "--help")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_all_it_takes_in_80_columns(tmp_path: Path, command: str) -> None:
+    text = output_of(tmp_path, command, "--help")
+    assert text.startswith(f"Usage: vocabkit {command} ")
+    assert max(map(len, text.splitlines())) <= 80
+    for row in re.split(r"^  (?=\S)", text.split("Options:\n")[1], flags=re.MULTILINE)[1:]:
+        assert re.fullmatch(r"--[a-z-]+( <[^>]+>| [A-Z]+)?\s{2,}\w.*\s", row, re.DOTALL), row
+
+
+# ---- build-shared, check -----------------------------------------------------------------------------------------
+
+
+def test_build_shared_writes_the_file_says_what_is_in_it_and_what_was_used(tmp_path: Path) -> None:
+    done = vocabkit(tmp_path, "build-shared", "qwen2.5", "llama3")
+    shared = open_shared(tmp_path / "qwen2.5-llama3.arrow")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"qwen2.5-llama3.arrow: 109,566 shared tokens, {shared.fingerprint}",
+        "  qwen2.5: 72.2% of 151,665 ids",
+        "  llama3: 85.4% of 128,256 ids",
+    ]
+    assert re.fullmatch(r"qwen2.5: 151,665 ids, catalog, .*\nllama3: 128,256 ids, catalog, .*\n", done.stderr)
+    assert len(shared) == 109_566
+    assert [path.name for path in tmp_path.iterdir()] == ["qwen2.5-llama3.arrow"]
+
+
+def test_build_shared_gives_the_same_bytes_each_time_and_replaces_the_old_file(tmp_path: Path) -> None:
+    output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
+    first = (tmp_path / "a.arrow").read_bytes()
+    (tmp_path / "a.arrow").write_bytes(b"old")
+    output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
+    assert (tmp_path / "a.arrow").read_bytes() == first
+
+
+def test_build_shared_as_json_has_these_keys(small: Path) -> None:
+    value = json_of(small, "build-shared", "left", "right", "--out", "x.arrow")
+    shared = open_shared(small / "x.arrow")
+    assert list(value) == ["file", "rows", "fingerprint", "tokenizers", "selection", "roles"]
+    assert value["file"] == "x.arrow"
+    assert value["rows"] == len(shared) == 4
+    assert value["fingerprint"] == shared.fingerprint
+    assert list(value["tokenizers"][0]) == ["name", "source", "fingerprint", "size", "embedding_rows"]
+    assert [info["name"] for info in value["tokenizers"]] == ["left", "right"]
+    assert list(value["selection"]) == ["at_least", "order", "corpus", "corpus_tokens", "mass_kept"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"), [(["--union"], 6), (["--at-least", "1"], 6), (["--at-least", "2"], 4), ([], 4)]
+)
+def test_at_least_and_union_keep_tokens_that_some_tokenizers_lack(small: Path, options: list[str], rows: int) -> None:
+    assert json_of(small, "build-shared", "left", "right", *options)["rows"] == rows
+
+
+def test_special_roles_add_a_row_for_each_role_that_all_have(tmp_path: Path) -> None:
+    plain = json_of(tmp_path, "build-shared", "qwen2", "llama3")
+    asked = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
+    assert plain["roles"] == {}
+    assert set(asked["roles"]) == set(resolve("qwen2").vocabulary.roles) & set(resolve("llama3").vocabulary.roles)
+    assert asked["rows"] == plain["rows"] + len(asked["roles"])
+
+
+def test_check_proves_a_file_and_names_what_is_wrong_with_exit_code_1(small: Path) -> None:
+    sources = [f"--tokenizer={name}={name}" for name in ("left", "right")]
+    output_of(small, "build-shared", "left", "right", "--out", "x.arrow")
+    assert output_of(small, "check", "x.arrow", *sources) == "x.arrow: all 4 rows are right in left, right\n"
+
+    ids = open_shared(small / "x.arrow").ids_for("left")
+    with_ids(open_shared(small / "x.arrow"), "left", ids[::-1].copy()).save(small / "wrong.arrow")
+    lines = output_of(small, "check", "wrong.arrow", *sources, code=1).splitlines()
+    assert len(lines) == 5
+    assert all(
+        re.match(r"left: row \d+ is b'.*', which is id \d+, but the file has id \d+ ", line) for line in lines[:-1]
+    )
+    assert lines[-1] == "wrong.arrow: does not fit its tokenizers"
+
+    value = json_of(small, "check", "wrong.arrow", *sources, code=1)
+    assert list(value) == ["file", "rows", "fingerprint", "problems"]
+    assert value["problems"] == lines[:-1]
+
+
+def with_ids(shared: SharedVocabulary, name: str, ids: np.ndarray) -> SharedVocabulary:
+    """`shared` with other ids of one tokenizer."""
+    position = shared.table.column_names.index(f"id:{name}")
+    table = shared.table.set_column(position, f"id:{name}", pa.array(ids, pa.int32()))
+    return dataclasses.replace(shared, table=table)
+
+
+def test_check_looks_catalog_names_up_and_no_other(small: Path) -> None:
+    output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
+    assert "x.arrow: all " in output_of(small, "check", "x.arrow")
+    output_of(small, "build-shared", "left", "right", "--out", "y.arrow")
+    assert error_of(vocabkit(small, "check", "y.arrow")).endswith("add --tokenizer 'left'=SOURCE")
+
+
+# ---- ranking -----------------------------------------------------------------------------------------------------
+
+
+def test_rank_by_orders_by_the_corpus_and_top_keeps_the_first(small: Path) -> None:
+    (small / "captions.txt").write_text("ab\nb\nab\nc\n")
+    value = json_of(
+        small, "build-shared", "left", "right", "--rank-by", "captions.txt", "--top", "2", "--out", "x.arrow"
+    )
+    shared = open_shared(small / "x.arrow")
+    assert shared.tokens.to_pylist() == [b"ab", b"b"]
+    assert shared.counts is not None
+    assert shared.counts.tolist() == [2, 1]
+    assert value["selection"] == {
+        "at_least": 2, "order": "count", "corpus": "captions.txt, counted with left", "corpus_tokens": 4,
+        "mass_kept": 0.75,
+    }  # fmt: skip
+
+
+def test_count_with_names_the_tokenizer_that_counts_and_field_the_field(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"alt": "a dog on a mat"}\n{"alt": "a dog"}\n')
+    words = ["build-shared", "smollm2", "qwen2", "--rank-by", "captions.jsonl", "--field", "alt", "--top", "3"]
+    done = vocabkit(tmp_path, *words, "--count-with", "qwen2")
+    assert done.returncode == 0, done
+    shared = open_shared(tmp_path / "smollm2-qwen2.arrow")
+    assert shared.tokens.to_pylist()[:2] == [b"a", b" dog"]
+    assert shared.selection.corpus == "captions.jsonl, counted with qwen2"
+    assert re.search(r"^  \d+\.\d\d% of 7 corpus tokens kept$", done.stdout, re.MULTILINE)
+
+
+# ---- overlap, explain --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [["qwen2", "llama3"], ["qwen2", "llama3", "gemma3", "mistral-v3", "smollm2"]], ids=len
+)
+def test_overlap_fits_80_columns_and_agrees_with_the_library(tmp_path: Path, names: list[str]) -> None:
+    text = output_of(tmp_path, "overlap", *names)
+    shared = align([resolve(name).vocabulary for name in names])
+    assert re.match(rf"{len(shared):,} tokens shared by ", text)
+    assert max(map(len, text.splitlines())) <= 80
+    value = json_of(tmp_path, "overlap", *names)
+    assert value["shared_by_all"] == len(shared)
+    assert [summary["name"] for summary in value["tokenizers"]] == names
+    assert list(value) == [
+        "tokenizers", "shared_by_all", "shared_by_all_partial_utf8", "union", "shared", "coverage", "jaccard", "mass",
+        "by_kind", "by_script", "by_length", "roles",
+    ]  # fmt: skip
+
+
+def test_overlap_measures_a_corpus_and_reachability_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog on a mat\n")
+    plain = json_of(tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0")
+    asked = json_of(
+        tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0", "--corpus", "captions.txt", "--reachability"
+    )
+    assert plain["mass"] is None
+    assert asked["mass"] is not None
+    assert [summary["unreachable"] for summary in plain["tokenizers"]] == [None, None]
+    assert all(summary["unreachable"]["count"] >= 0 for summary in asked["tokenizers"])
+
+
+def test_explain_says_why_a_token_is_shared_or_not(tmp_path: Path) -> None:
+    assert "shared: " in output_of(tmp_path, "explain", " dog", "qwen2", "llama3")
+    value = json_of(tmp_path, "explain", r"\xe4\xb8", "qwen2", "gemma3")
+    assert list(value) == ["token", "findings", "shared", "reason", "hints"]
+    assert value["token"] == {"hex": "e4b8", "text": None}
+    assert value["shared"] is False
+    assert [finding["name"] for finding in value["findings"]] == ["qwen2", "gemma3"]
+    assert json_of(tmp_path, "explain", "id:279", "qwen2", "llama3")["token"]["text"] == " the"
+
+
+# ---- index maps, audits ------------------------------------------------------------------------------------------
+
+
+def test_import_map_proves_published_rows_and_keeps_their_order(tmp_path: Path) -> None:
+    written(tmp_path, QWEN_MAP, "qwen.json")
+    written(tmp_path, LLAMA_MAP, "llama.json")
+    value = json_of(tmp_path, "import-map", "qwen.json", "qwen2", "llama3", "--sister", "llama3=llama.json")
+    shared = open_shared(tmp_path / "qwen.arrow")
+    assert list(value) == ["file", "rows", "fingerprint", "tokenizers", "selection", "roles"]
+    assert value["rows"] == len(QWEN_MAP)
+    assert shared.ids_for("qwen2").tolist() == list(QWEN_MAP.values())
+    assert shared.ids_for("llama3").tolist() == list(LLAMA_MAP.values())
+    again = output_of(tmp_path, "import-map", "qwen.json", "qwen2", "llama3", "--out", "again.arrow")
+    assert again == f"again.arrow: all 40 rows proven in qwen2, llama3, {shared.fingerprint}\n"
+
+
+def test_import_map_refuses_a_map_of_another_tokenizer_and_writes_nothing(tmp_path: Path) -> None:
+    written(tmp_path, QWEN_MAP, "qwen.json")
+    assert "rows are not gemma3's tokens" in error_of(vocabkit(tmp_path, "import-map", "qwen.json", "gemma3", "llama3"))
+    assert [path.name for path in tmp_path.iterdir()] == ["qwen.json"]
+
+
+def test_audit_counts_what_other_maps_get_right_wrong_and_missed(tmp_path: Path) -> None:
+    text = output_of(tmp_path, "audit", "spelling", "qwen2", "gemma3")
+    value = json_of(tmp_path, "audit", "spelling", "qwen2", "gemma3", "--examples", "2")
+    assert {"source", "target", "pairs", "expected", "right", "wrong", "missed", "by_reason"} <= set(value)
+    assert value["right"] + value["wrong"] + value["unjudged"] == value["pairs"]
+    assert value["missed"] == 71_450  # what a matcher by spelling was measured to miss
+    assert len(value["missed_examples"]) == 2
+    assert f"{value['pairs']:,} pairs of qwen2 and gemma3" in text
+    assert max(map(len, text.splitlines())) <= 80
+    written(tmp_path, QWEN_MAP, "qwen.json")
+    written(tmp_path, LLAMA_MAP, "llama.json")
+    rows = json_of(tmp_path, "audit", "qwen.json", "qwen2", "llama3", "--target-map", "llama.json")
+    assert (rows["pairs"], rows["right"]) == (40, 40)
+
+
+# ---- snapshot, catalog -------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_stands_for_its_tokenizer(small: Path) -> None:
+    value = json_of(small, "snapshot", "mine=left", "--licence", "MIT")
+    assert list(value) == ["file", "name", "size", "fingerprint", "notes"]
+    assert (value["file"], value["name"], value["size"]) == ("mine.arrow", "mine", 5)
+    direct = json_of(small, "build-shared", "mine=left", "right", "--out", "a.arrow")
+    through = json_of(small, "build-shared", "mine.arrow", "right", "--out", "b.arrow")
+    assert direct["tokenizers"][0]["fingerprint"] == through["tokenizers"][0]["fingerprint"] == value["fingerprint"]
+    assert output_of(small, "snapshot", "mine=left") == f"mine.arrow: mine, 5 ids, {value['fingerprint']}\n"
+
+
+def test_a_snapshot_of_a_rank_file_takes_its_special_tokens_from_a_family(tmp_path: Path, sources: Path) -> None:
+    value = json_of(tmp_path, "snapshot", real_file("qwen"), "--family", "qwen2")
+    assert value["fingerprint"] == resolve("qwen2").vocabulary.fingerprint
+    assert value["notes"] == []
+    bare = output_of(tmp_path, "snapshot", real_file("qwen")).splitlines()
+    assert bare[1].startswith("note: a rank file holds no special tokens; ")
+
+
+def test_catalog_lists_the_names_that_need_no_download(tmp_path: Path) -> None:
+    entries = json.loads(output_of(tmp_path, "catalog", "--json"))
+    assert [entry["name"] for entry in entries] == list(catalog())
+    assert list(entries[0])[:2] == ["name", "snapshot"]
+    lines = output_of(tmp_path, "catalog").splitlines()
+    assert set(catalog()) <= {line.split()[0] for line in lines if line.strip()}
+    assert max(map(len, lines)) <= 80
