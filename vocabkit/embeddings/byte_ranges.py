@@ -18,7 +18,6 @@ from vocabkit.errors import VocabkitError, quote
 
 TransportError: type[Exception] = huggingface_hub.errors.HTTPError  # type: ignore[attr-defined]
 """What the HTTP library of huggingface_hub (httpx) raises when a connection fails."""
-_CHUNK = 1 << 20
 _ATTEMPTS = 5
 """That bring nothing, before giving up."""
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -82,7 +81,7 @@ class RemoteFile:
         with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
             hf_raise_for_status(response)
             skip, left = self._unwanted(response, start), stop - start
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_bytes():  # as they come: what waits for a full chunk is lost with the connection
                 wanted = chunk[skip : skip + left]
                 skip = max(0, skip - len(chunk))
                 left -= len(wanted)

@@ -105,6 +105,8 @@ def _remote_header(file: RemoteFile) -> Header:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # the hub was reached, but gave no answer that huggingface_hub has a name for
     match error:
         case GatedRepoError():
             return "access is granted on request: ask for it on its hub page, then run `hf auth login` or set HF_TOKEN"
