@@ -6,8 +6,10 @@ has layer 3, the head, too. The prefix depends on how the model was wrapped.
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -66,9 +68,19 @@ def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]
 
 
 def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> None:
-    """Write an `mm_projector.bin` that LLaVA's code loads, whole or not at all. Raises VocabkitError."""
-    tensors = {key: owned(tensor) for key, tensor in to_published(adapter).items()}
-    write_atomically(path, lambda file: torch.save(tensors, file))
+    """Write an `mm_projector.bin` that LLaVA's code loads, whole or not at all.
+
+    For an MLP, that code expects a hidden layer as wide as the LLM; `export_mm_projector` pads it.
+
+    Raises VocabkitError: a softmax head, or can't write here.
+    """
+    content = io.BytesIO()  # torch.save would hide why a file refused to be written
+    torch.save({key: owned(tensor) for key, tensor in to_published(adapter).items()}, content)
+
+    def write(file: BinaryIO) -> None:
+        file.write(content.getbuffer())
+
+    write_atomically(path, write)
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:

@@ -1,74 +1,73 @@
 """A llama.cpp projector file ("mmproj" GGUF): vision model and folded adapter, for use beside any GGUF of the LLM.
 
 Keys and tensor names are those that llama.cpp's clip.cpp reads for LLaVA (projector type `mlp`): `mm.0` and `mm.2` are
-linear_1 and linear_2. Without a key for it, clip.cpp takes the hidden states before the last layer and drops the class
-token; the norm after the last layer is left out, since it would be applied to them. Its GELU is the tanh approximation.
+linear_1 and linear_2. Its graph drops the class token, and applies the norm after the last layer to whatever layer it
+takes, so that norm is left out. Its GELU is the tanh approximation. For what it does to the class token of a CLIP, see
+docs/serving.md.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.constants import LlamaFileType
 from torch import Tensor
-from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from vocabkit.adapter import MLPProjector
 from vocabkit.errors import VocabkitError
-from vocabkit.export.llava import check_vision_width, read_vision_config
-from vocabkit.export.weights import vision_tensors
+from vocabkit.export.models import quiet_transformers
+from vocabkit.export.vision import converted, features_of, image_processor, read_vision_config, vision_tensors
 from vocabkit.files import replacing
 
-_ACTIVATIONS = {
-    "quick_gelu": (False, False),
-    "gelu": (True, False),
-    "gelu_pytorch_tanh": (True, False),
-    "silu": (False, True),
-}
-"""Activation of the vision model -> clip.use_gelu, clip.use_silu; quick GELU is neither."""
-_DROPPED = ("position_ids", "post_layernorm.", "head.")
+_USE_GELU = {"quick_gelu": False, "gelu": True, "gelu_pytorch_tanh": True}
+"""Activation of the vision model -> clip.use_gelu; without it, clip.cpp takes quick GELU."""
+_DROPPED = ("post_layernorm.", "head.")
 
 
 def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_layer: int = -2) -> None:
     """Write the mmproj GGUF of `vision` and `projector`: matrices in float16, the rest in float32.
 
     Args:
-        projector: a folded adapter, vision width -> width of the LLM.
+        projector: a folded adapter, vision width -> width of the LLM; its hidden layer may have any width.
         vision: folder of a CLIP or SigLIP vision model of transformers, with its image processor.
-        feature_layer: the hidden states that the adapter was trained on, counted as in transformers.
+        feature_layer: the hidden states that the adapter was trained on, counted as in transformers. They are without
+            the class token.
 
     Raises:
         VocabkitError: another kind of vision model, widths that do not fit, values beyond float16, or a file that can't
             be written.
     """
-    config = read_vision_config(vision)
-    if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
-        raise VocabkitError(
-            f"{vision}: llama.cpp's LLaVA takes CLIP and SigLIP vision models, not a {config.model_type}"
-        )
-    if config.hidden_act not in _ACTIVATIONS:
-        raise VocabkitError(f"{vision}: llama.cpp knows no activation {config.hidden_act} in a vision model")
-    check_vision_width(projector, vision, config)
+    with quiet_transformers():
+        config = read_vision_config(vision)
+        if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+            raise VocabkitError(
+                f"{vision}: llama.cpp's LLaVA takes CLIP and SigLIP vision models, not a {config.model_type}"
+            )
+        if config.hidden_act not in _USE_GELU:
+            raise VocabkitError(f"{vision}: llama.cpp knows no activation {config.hidden_act} in a vision model")
+        features_of(vision, config, feature_layer, projector)
+        processor = image_processor(vision)
+    tensors = _tensors(projector, vision, config)
     with replacing(out) as temporary:
         writer = GGUFWriter(temporary, "clip")
-        _write_keys(writer, projector, vision, config, feature_layer)
-        for name, tensor in _tensors(projector, vision, config):
-            _add_tensor(writer, name, tensor, out)
+        _add_keys(writer, projector, config, feature_layer)
+        writer.add_vision_image_mean(processor.image_mean)
+        writer.add_vision_image_std(processor.image_std)
+        for name, tensor in tensors.items():
+            half = tensor.dtype == torch.float16
+            kind = GGMLQuantizationType.F16 if half else GGMLQuantizationType.F32
+            writer.add_tensor(name, np.ascontiguousarray(tensor.numpy()), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
 
 
-def _write_keys(
-    writer: GGUFWriter, projector: MLPProjector, vision: Path, config: PreTrainedConfig, feature_layer: int
-) -> None:
-    processor: Any = AutoImageProcessor.from_pretrained(vision, local_files_only=True)
-    use_gelu, use_silu = _ACTIVATIONS[config.hidden_act]
+def _add_keys(writer: GGUFWriter, projector: MLPProjector, config: PreTrainedConfig, feature_layer: int) -> None:
     layers = config.num_hidden_layers
     writer.add_type("mmproj")
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
@@ -79,42 +78,29 @@ def _write_keys(
     writer.add_vision_patch_size(config.patch_size)
     writer.add_vision_embedding_length(config.hidden_size)
     writer.add_vision_feed_forward_length(config.intermediate_size)
-    writer.add_vision_projection_dim(len(projector.linear_2.weight))
+    writer.add_vision_projection_dim(projector.config.llm_width)
     writer.add_vision_block_count(layers)
     writer.add_vision_head_count(config.num_attention_heads)
     writer.add_vision_attention_layernorm_eps(config.layer_norm_eps)
-    writer.add_vision_image_mean(processor.image_mean)
-    writer.add_vision_image_std(processor.image_std)
-    writer.add_vision_use_gelu(use_gelu)
-    writer.add_vision_use_silu(use_silu)
-    index = feature_layer if feature_layer >= 0 else layers + 1 + feature_layer
-    if index != layers - 1:
-        writer.add_array("clip.vision.feature_layer", [index])
+    writer.add_vision_use_gelu(_USE_GELU[config.hidden_act])
+    # the default, one layer before the last of the file, was miscounted by converters and may change
+    writer.add_array("clip.vision.feature_layer", [feature_layer if feature_layer >= 0 else layers + 1 + feature_layer])
 
 
-def _tensors(projector: MLPProjector, vision: Path, config: PreTrainedConfig) -> list[tuple[str, Tensor]]:
+def _tensors(projector: MLPProjector, vision: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
+    """Name in the file -> tensor, in float16 or float32."""
     names = get_tensor_name_map(MODEL_ARCH.MMPROJ, config.num_hidden_layers)
-    found = []
+    found = {}
     for key, tensor in vision_tensors(vision, config).items():
         inner = key.removeprefix("vision_tower.vision_model.")
-        if inner.endswith(_DROPPED[0]) or inner.startswith(_DROPPED[1:]):
+        if inner.startswith(_DROPPED):
             continue
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise VocabkitError(f"{vision}: llama.cpp has no place for the tensor {inner}")
-        found.append((name, tensor))
+        found[name] = tensor
     for number, linear in ((0, projector.linear_1), (2, projector.linear_2)):
-        found += [(f"mm.{number}.weight", linear.weight.detach()), (f"mm.{number}.bias", linear.bias.detach())]
-    return found
-
-
-def _add_tensor(writer: GGUFWriter, name: str, tensor: Tensor, out: Path) -> None:
-    is_matrix = name.endswith(".weight") and tensor.ndim >= 2 and "position_embd" not in name
-    dtype = torch.float16 if is_matrix else torch.float32
-    stored = tensor.to(dtype)
-    if not torch.isfinite(stored).all():
-        raise VocabkitError(
-            f"{out}: {name} has values beyond float16 ({tensor.abs().max().item():.3g}), as GGUF stores it"
-        )
-    kind = GGMLQuantizationType.F16 if is_matrix else GGMLQuantizationType.F32
-    writer.add_tensor(name, np.ascontiguousarray(stored.numpy()), raw_dtype=kind)
+        found |= {f"mm.{number}.weight": linear.weight, f"mm.{number}.bias": linear.bias}
+    halves = {name for name, tensor in found.items() if tensor.ndim >= 2 and name != "v.position_embd.weight"}
+    small = converted({name: found[name] for name in halves}, torch.float16, vision)
+    return small | converted({name: found[name] for name in found.keys() - halves}, torch.float32, vision)

@@ -1,54 +1,43 @@
-"""Reading the weights that go into an exported checkpoint, under the names that they have on the hub."""
+"""The weights of the models that go into an export, memory-mapped, a file at a time."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig
 
+from vocabkit.embeddings.shard_index import read_index
+from vocabkit.embeddings.torch_file import read_tensors
+from vocabkit.embeddings.weights import weights_file
 from vocabkit.errors import VocabkitError, quote
-
-_UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
-"""Vision models whose weights stand under `vision_model.` in the checkpoints of the hub."""
+from vocabkit.files import reading
 
 
-def llm_shards(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in the order of their names.
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of a model folder, in the order of their names: safetensors, or torch.save's.
 
-    Raises VocabkitError: none, one that the index names is missing, or names that lead out of the folder.
+    Raises VocabkitError: none, GGUF, or an index that names a file that is missing or elsewhere.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise VocabkitError(f"{index}: not an index of safetensors ({quote(repr(error), 80)})") from error
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise VocabkitError(f"{index}: names the shard {quote(str(name))}, which is not in its folder")
-        if not (folder / name).is_file():
-            raise VocabkitError(f"{folder}: no {name} in it; give a folder with safetensors weights")
-    return [folder / name for name in names]
+    file = weights_file(folder)
+    if file.suffix == ".gguf":
+        raise VocabkitError(f"{folder}: holds a GGUF; name the file itself: {file}")
+    if not file.name.endswith(".index.json"):
+        return [file]
+    files = [folder / name for name in sorted(set(read_index(file).values()))]
+    if missing := [shard.name for shard in files if not shard.is_file()]:
+        raise VocabkitError(f"{folder}: {missing[0]} is missing, which {file.name} names; download the model again")
+    return files
 
 
-def vision_tensors(folder: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
-    """The weights of the vision model in `folder`, named as in a Llava checkpoint; a text tower is left out."""
-    found: dict[str, Tensor] = {}
-    prefix = "vision_tower.vision_model." if config.model_type in _UNDER_VISION_MODEL else "vision_tower."
-    for path in llm_shards(folder):
+def read_weights(file: Path) -> Mapping[str, Tensor]:
+    """Name -> tensor. Raises VocabkitError: damaged, or a pickle with more than tensors."""
+    if file.suffix != ".safetensors":
+        return read_tensors(file)
+    with reading(file):
         try:
-            with safe_open(path, "pt") as file:
-                keys = list(file.keys())
-                inside = any(key.startswith("vision_model.") for key in keys)
-                for key in keys:
-                    if inside and not key.startswith("vision_model."):
-                        continue
-                    found[prefix + key.removeprefix("vision_model.")] = file.get_tensor(key)
+            return load_file(file)
         except SafetensorError as error:
-            raise VocabkitError(f"{path}: damaged safetensors file ({quote(str(error), 80)})") from error
-    return found
+            raise VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); download it again") from error
