@@ -1,18 +1,29 @@
-"""The command line as users run it: the installed program, in a process of its own."""
+"""The command line, as users run it and, where a test needs many runs, in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+import typer
+
+from vocabkit_cli import app
 
 PROGRAM = Path(sys.executable).parent / "vocabkit"
 TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
+COMMAND = typer.main.get_command(app.app)
+"""Built once: that takes longer than most runs."""
+
+Done = subprocess.CompletedProcess[str]
 
 
-def vocabkit(folder: Path, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
     """Run `vocabkit WORDS` in `folder`, piped, in a terminal of 80 columns if it asks."""
     return subprocess.run(
         [PROGRAM, *words],
@@ -27,7 +38,30 @@ def vocabkit(folder: Path, *words: str | Path, **environment: str) -> subprocess
     )
 
 
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
+def vocabkit_here(folder: Path, *words: str | Path) -> Done:
+    """As `vocabkit`, without a process of its own."""
+    arguments = ["vocabkit", *map(str, words)]
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="surrogateescape") for _ in range(2))
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", arguments),
+        mock.patch.object(app, "app", COMMAND),
+    ):
+        try:
+            app.main()
+            code: object = None
+        except SystemExit as ended:
+            code = ended.code
+    printed = []
+    for stream in (out, err):
+        stream.seek(0)
+        printed.append(stream.read())
+    return subprocess.CompletedProcess(arguments, code if isinstance(code, int) else int(code is not None), *printed)
+
+
+def error_of(done: Done) -> str:
     """The one line with which a command refuses its input; asserts that it is the way it should be."""
     assert done.returncode == 2, done
     assert done.stdout == ""

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 
 import pytest
-import typer
-from command_line import error_of, vocabkit
+from command_line import error_of, vocabkit, vocabkit_here
 from hostile.make import FOLDER, files
 from tokenizer_files import bpe_json, write_json
 
@@ -18,7 +17,6 @@ from vocabkit.errors import VocabkitError, one_line
 from vocabkit.index_map_json import read_map
 from vocabkit.readers import read
 from vocabkit.shared import open_shared
-from vocabkit_cli import app
 
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py")
 OPENERS: dict[str, Callable[[Path], Sized]] = {"tokenizer": read, "shared": open_shared, "map": read_map}
@@ -160,8 +158,6 @@ def test_a_table_size_that_is_none_is_not_taken_from_a_config(tmp_path: Path, va
 
 # ---- through the command line ------------------------------------------------------------------------------------
 
-COMMAND = typer.main.get_command(app.app)
-"""Built once: that takes longer than to run it."""
 SOUND = f"sound={FOLDER / 'snapshot-sound.arrow'}"
 COMMANDS: dict[str, Sequence[str]] = {
     "build-shared": ["FILE", SOUND, "--out", "new.arrow", "--special-roles"],
@@ -182,40 +178,22 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_line_answers_every_hostile_file_with_one_line_and_writes_nothing(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     refused = 0
     for path in FILES:
-        words = [str(path) if word == "FILE" else word for word in COMMANDS[command]]
-        code, out, err = run_here(monkeypatch, capsys, [command.split()[0], *words])
-        assert all(line.isprintable() for line in (out + err).splitlines()), path
-        if code == 2:
+        words = [path if word == "FILE" else word for word in COMMANDS[command]]
+        done = vocabkit_here(tmp_path, command.split()[0], *words)
+        assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines()), path
+        if done.returncode == 2:
             refused += 1
-            *notes, problem = err.splitlines()
-            assert problem.startswith("error: "), path
-            assert not any(line.startswith("error: ") for line in notes), path
-            assert out == "", path
+            error_of(done)
             assert list(tmp_path.iterdir()) == [], path
         else:
-            assert code == 0 or (code == 1 and command.startswith("check")), path
+            assert done.returncode == 0 or (done.returncode == 1 and command.startswith("check")), done
         for written in tmp_path.iterdir():
             written.unlink()
     assert refused > len(FILES) / 2
-
-
-def run_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: Sequence[str]
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command line, without a process of its own."""
-    monkeypatch.setattr(app, "app", COMMAND)
-    monkeypatch.setattr(sys, "argv", ["vocabkit", *words])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        app.main()
-    printed = capsys.readouterr()
-    code = ended.value.code
-    return code if isinstance(code, int) else int(code is not None), printed.out, printed.err
 
 
 SAMPLE = [
