@@ -1,7 +1,7 @@
 """Time and memory of a transfer at real size, beside reading the same bytes and beside loading the whole model.
 
-The checkpoint has LLaMA3-8B's true embedding shape (128,256 x 4,096, bfloat16, random values) and as many layers as --layers
-says, so that the published way (load the model, index_select) fits in memory; it is the more costly, the more layers
+The checkpoint has LLaMA3-8B's true embedding shape (128,256 x 4,096, bfloat16, random values) and so many layers
+(--layers) that the published way (load the model, index_select) fits in memory; it is the more costly, the more layers
 there are. Adapters have hidden width 1,024 and 19,200 or 109,566 rows. Needs about 8 GB of disk.
 
 Cold: the files were dropped from the page cache before (Linux). In-process times leave out starting Python and torch.

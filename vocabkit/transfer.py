@@ -120,7 +120,7 @@ def transfer(
     if not len(kept):
         raise VocabkitError(f"{name} has none of the {len(shared)} tokens of this adapter")
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
-    embeddings = _rows(kept_shared, [composed.get(row) for row in kept.tolist()], target)
+    embeddings, norms = _rows(kept_shared, [composed.get(row) for row in kept.tolist()], target)
     inner = dataclasses.replace(adapter.config, rows=len(kept), shared_fingerprint=kept_shared.fingerprint)
     config = TransferredConfig(
         adapter=inner,
@@ -133,7 +133,7 @@ def transfer(
     )
     tensors = {f"adapter.{key}": tensor for key, tensor in _head_rows(adapter, kept).items()}
     result = TransferredAdapter.from_parts(Path(name), config, {**tensors, "embeddings": embeddings}, kept_shared)
-    return result, _preflight(adapter, result, shared, found, composed, target)
+    return result, _preflight(adapter, result, shared, found, composed, target, norms)
 
 
 def _head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
@@ -174,20 +174,22 @@ def _compositions(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Voc
     return {row: ids for row, ids in spelled.items() if ids}
 
 
-def _rows(shared: SharedVocabulary, composed: list[list[int] | None], target: Target) -> Tensor:
-    """(R, D) embedding rows in the table's dtype; row r is the rounded mean of the rows `composed[r]` if given."""
+def _rows(shared: SharedVocabulary, composed: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
+    """(R, D) embedding rows in the table's dtype and their norms (R,); row r is the rounded mean of the rows
+    `composed[r]` if given.
+    """
     vocabulary, table = target.vocabulary, target.embeddings
     if not any(composed):
-        return table.rows(shared.ids_for(vocabulary.name), tokens=vocabulary)
-    own = shared.mask_for(vocabulary.name)
-    embeddings = torch.empty(len(shared), table.width, dtype=table.dtype)
-    embeddings[torch.from_numpy(own)] = table.rows(
-        shared.only_with(vocabulary.name).ids_for(vocabulary.name), tokens=vocabulary
-    )
-    for row in np.flatnonzero(~own).tolist():
+        return table.rows_and_norms(shared.ids_for(vocabulary.name), tokens=vocabulary)
+    own = torch.from_numpy(shared.mask_for(vocabulary.name))
+    embeddings, norms = torch.empty(len(shared), table.width, dtype=table.dtype), torch.empty(len(shared))
+    ids = shared.only_with(vocabulary.name).ids_for(vocabulary.name)
+    embeddings[own], norms[own] = table.rows_and_norms(ids, tokens=vocabulary)
+    for row in (~own).nonzero().flatten().tolist():
         parts = table.rows(np.array(composed[row], np.int32), tokens=vocabulary)  # (P, D)
         embeddings[row] = parts.double().mean(dim=0).to(table.dtype)
-    return embeddings
+        norms[row] = embeddings[row].float().norm()
+    return embeddings, norms
 
 
 def _preflight(
@@ -197,6 +199,7 @@ def _preflight(
     found: np.ndarray,
     composed: dict[int, list[int]],
     target: Target,
+    norms: Tensor,
 ) -> Preflight:
     counts = shared.counts
     dropped = np.setdiff1d(np.flatnonzero(~found), list(composed))
@@ -223,7 +226,7 @@ def _preflight(
             )
             for row in lacking
         ),
-        norms=norms(result.embeddings),
+        norms=_norms(norms, width),
         scale=result.config.scale,
         vision_width=adapter.config.vision_width,
         hidden_width=hidden,
@@ -242,15 +245,9 @@ def _folding(hidden: int, width: int) -> str:
     return f"into a stock two-layer projector{padded}"
 
 
-@torch.no_grad()
-def norms(embeddings: Tensor, block: int = 256) -> Norms:
-    """Norms of (R, D) embedding rows, in float32, so many rows at a time."""
-    lengths = torch.empty(len(embeddings))
-    for start in range(0, len(embeddings), block):
-        rows = slice(start, start + block)
-        torch.linalg.vector_norm(embeddings[rows], dim=1, dtype=torch.float32, out=lengths[rows])
+def _norms(lengths: Tensor, width: int) -> Norms:
     return Norms(
-        rms=float((lengths.double().square().mean() / embeddings.shape[1]).sqrt()),
+        rms=float((lengths.double().square().mean() / width).sqrt()),
         shortest=float(lengths.min()),
         median=float(lengths.median()),
         longest=float(lengths.max()),
