@@ -40,7 +40,7 @@ def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> M
     Args:
         dtype: of the result; by default that of the target's embeddings.
 
-    Raises VocabkitError if the head is not linear.
+    Raises VocabkitError: the head is not linear, or the result is beyond `dtype`.
     """
     adapter, embeddings, scale = transferred.adapter, transferred.embeddings, transferred.config.scale
     if reason := why_not_foldable(adapter.config.head):
@@ -65,7 +65,10 @@ def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> M
         vision_model=inner.vision_model,
         vision_layer=inner.vision_layer,
     )
-    return _projector(config, {key: tensor.to(dtype or embeddings.dtype) for key, tensor in tensors.items()})
+    tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise VocabkitError(f"the folded projector is beyond {dtype or embeddings.dtype}; fold it to float32")
+    return _projector(config, tensors)
 
 
 def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -84,13 +87,15 @@ def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) ->
 def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
     """`projector` with its hidden layer padded to `width` by units of zero weight: GELU(0) = 0, so nothing changes.
 
+    One whose hidden layer has that width is given back as it is.
+
     Raises VocabkitError if its hidden layer is wider than that.
     """
     hidden = len(projector.linear_1.weight)
     if hidden > width:
         raise VocabkitError(
             f"the adapter's hidden layer has {hidden} units, more than the target's width {width}, which a stock Llava "
-            "projector can't hold; export mm_projector instead, or run it with vocabkit"
+            "projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
         )
     if hidden == width:
         return projector
@@ -100,7 +105,7 @@ def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
         "linear_1.weight": functional.pad(state["linear_1.weight"], (0, 0, 0, more)),  # (H, Dv) -> (width, Dv)
         "linear_1.bias": functional.pad(state["linear_1.bias"], (0, more)),
         "linear_2.weight": functional.pad(state["linear_2.weight"], (0, more)),  # (D, H) -> (D, width)
-        "linear_2.bias": state["linear_2.bias"],
+        "linear_2.bias": state["linear_2.bias"].clone(),
     }
     return _projector(dataclasses.replace(projector.config, hidden_width=width), tensors)
 

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
@@ -142,7 +143,10 @@ def _write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int)
     size = 0
     for number, tensors in enumerate(shards, 1):
         file = folder / f"model-{number:05d}-of-{count:05d}.safetensors"
-        save_file(tensors, file, metadata={"format": "pt"})
+        try:
+            save_file(tensors, file, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, too
+            raise OSError(str(error)) from error
         shutil.copymode(folder / "config.json", file)  # save_file makes it readable by its owner only
         index |= dict.fromkeys(tensors, file.name)
         size += sum(tensor.nbytes for tensor in tensors.values())
