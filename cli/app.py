@@ -13,6 +13,9 @@ import typer
 
 from . import adapters, index_maps, shared_vocabularies, tokenizers
 
+ADAPTER_EXTRA = {"gguf", "safetensors", "torch", "transformers"}
+"""What only the commands about adapters need, and a light installation lacks."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -49,6 +52,10 @@ def main() -> None:
         problem = str(error)
     except MemoryError:
         problem = "not enough memory"
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ADAPTER_EXTRA:
+            raise
+        problem = f"this command needs {error.name}: pip install 'vocabkit[adapter]'"
     except OSError as error:  # a full disk under stdout, which must not be flushed once more
         problem = one_line(f"{error.filename or 'output'}: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,243 @@
+"""How commands end: in pipes, in terminals, on full disks, stopped and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from command_line import PROGRAM, TIMEOUT, error_of, vocabkit
+
+BUILD = ["build-shared", "smollm2", "mistral-v3"]
+SHOWING = [
+    ["catalog"],
+    ["catalog", "--json"],
+    ["overlap", "smollm2", "mistral-v3"],
+    ["explain", "dog", "smollm2", "qwen2"],
+]
+
+
+# ---- pipes and terminals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", SHOWING, ids=" ".join)
+def test_piped_output_has_no_colour_codes_and_a_terminal_gets_them(tmp_path: Path, words: list[str]) -> None:
+    piped = vocabkit(tmp_path, *words, TERM="xterm-256color").stdout
+    assert "\x1b" not in piped
+    shown = in_terminal(tmp_path, words)
+    assert ("\x1b[1m" in shown) == (words[-1] != "--json")
+    assert [line for line in piped.splitlines() if line.strip() and line.split()[0] not in shown] == []
+
+
+def in_terminal(folder: Path, words: Sequence[str]) -> str:
+    """What a command writes to stdout where that is a terminal."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, *words], cwd=folder, stdout=its, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+        while block := os.read(ours, 65536):
+            shown += block
+    os.close(ours)
+    assert process.wait(TIMEOUT) == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize("words", [["--help"], *SHOWING, [*BUILD, "--out", "x.arrow"]], ids=" ".join)
+def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path, words: list[str]) -> None:
+    process = subprocess.Popen(
+        [PROGRAM, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    notes = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(TIMEOUT) == 1
+    assert not any(line.startswith(("error", "Traceback", "Exception", " ")) for line in notes.splitlines())
+
+
+def test_the_first_line_can_be_taken_of_a_long_report(tmp_path: Path) -> None:
+    command = f"'{PROGRAM}' overlap smollm2 mistral-v3 | head -1"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=TIMEOUT
+    )
+    assert " tokens shared by smollm2 and mistral-v3" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], *SHOWING], ids=" ".join)
+def test_output_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [PROGRAM, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: output: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], *SHOWING], ids=" ".join)
+def test_closed_streams_change_nothing_else(tmp_path: Path, words: list[str]) -> None:
+    printed = vocabkit(tmp_path, *words).stdout
+    for closing, remains in [("2>&-", printed), (">&-", "")]:
+        command = ["sh", "-c", f'COLUMNS=80 "$@" {closing}', "sh", PROGRAM, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        assert (done.returncode, done.stdout) == (0, remains)
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_some_characters_gets_their_numbers_and_json_stays_utf_8(
+    tmp_path: Path, encoding: str
+) -> None:
+    environment = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    text = vocabkit(tmp_path, "explain", "年", "smollm2", "qwen2", **environment)
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith("'年'" if encoding == "utf-8" else r"'\u5e74'")
+    value = vocabkit(tmp_path, "explain", "年", "smollm2", "qwen2", "--json", **environment)
+    assert json.loads(value.stdout)["token"]["text"] == "年"
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "\x1b[31mred", "new\nline"], ids=ascii)
+def test_what_is_printed_about_a_file_of_any_name_is_one_line_each(tmp_path: Path, name: str) -> None:
+    assert vocabkit(tmp_path, "snapshot", "smollm2", "--out", f"{name}.arrow").returncode == 0
+    for words in (
+        ["build-shared", f"{name}.arrow", "mistral-v3", "--out", f"{name}.shared"],
+        ["check", f"{name}.shared"],
+        ["snapshot", f"{name}.arrow", "--out", f"{name}.again"],
+    ):
+        done = vocabkit(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        assert ascii(name)[1:-1] in done.stdout + done.stderr
+        assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
+
+
+# ---- disks -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own; skips where this user can't mount one."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small tmpfs: {mounted.stderr.decode().strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("words", [BUILD, ["snapshot", "gemma3"]], ids=" ".join)
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, words: list[str]) -> None:
+    with small_disk(tmp_path, "256k") as disk:
+        (disk / "x.arrow").write_bytes(b"old")
+        message = error_of(vocabkit(tmp_path, *words, "--out", disk / "x.arrow"))
+        assert "x.arrow: can't write here (No space left on device); nothing was changed" in message
+        assert (disk / "x.arrow").read_bytes() == b"old"
+        assert [path.name for path in disk.iterdir()] == ["x.arrow"]
+
+
+def test_a_read_only_disk_is_told_before_the_work(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "256k") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        message = error_of(vocabkit(tmp_path, *BUILD, "--out", disk / "x.arrow"))
+        assert message == f"{disk}/x.arrow: the folder {disk} is read-only; choose another place"
+
+
+def test_a_folder_without_the_right_to_write_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "is read-only" in error_of(vocabkit(tmp_path, *BUILD, "--out", "locked/x.arrow"))
+
+
+# ---- stopped and killed ------------------------------------------------------------------------------------------
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A command that has begun its work: it has said what it uses for its first tokenizer."""
+    process = subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() != ""
+    return process
+
+
+@pytest.mark.parametrize(
+    "words", [["build-shared", "qwen2", "gemma3", "llama4"], ["overlap", "qwen2", "gemma3"]], ids=" ".join
+)
+def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(tmp_path: Path, words: list[str]) -> None:
+    process = started(tmp_path, *words)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert "error" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_program_is_still_loading_is_quiet_too(tmp_path: Path) -> None:
+    program = """
+import sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from vocabkit_cli.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_killed_build_leaves_the_old_file_or_the_new_one_and_nothing_that_a_rerun_trips_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+    begin = time.monotonic()
+    assert vocabkit(tmp_path, *BUILD, "--union", "--out", path).returncode == 0
+    duration = time.monotonic() - begin
+    new = path.read_bytes()
+    assert vocabkit(tmp_path, *BUILD, "--out", path).returncode == 0
+    old = path.read_bytes()
+    moments = random.Random(0)
+    for _ in range(20):
+        process = subprocess.Popen(
+            [PROGRAM, *BUILD, "--union", "--out", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(0, duration))
+        process.kill()
+        process.wait(TIMEOUT)
+        assert path.read_bytes() in (old, new)
+        assert [left.name for left in tmp_path.iterdir() if not left.match(".vocabkit-*.tmp") and left != path] == []
+        path.write_bytes(old)
+    assert vocabkit(tmp_path, *BUILD, "--union", "--out", path).returncode == 0
+    assert path.read_bytes() == new
+
+
+def test_two_builds_of_one_file_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+    quiet = subprocess.DEVNULL
+    processes = [
+        subprocess.Popen([PROGRAM, *BUILD, *option, "--out", "x.arrow"], cwd=tmp_path, stdout=quiet, stderr=quiet)
+        for option in ([], ["--union"], [], ["--union"])
+    ]
+    assert [process.wait(TIMEOUT) for process in processes] == [0, 0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.arrow"]
+    assert vocabkit(tmp_path, "check", "x.arrow").returncode == 0

@@ -1,0 +1,106 @@
+"""What is not needed is not imported: a command starts at once, and aligns where torch is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import TIMEOUT, error_of
+from index_map_files import QWEN_MAP, written
+
+HEAVY = {"torch", "transformers", "safetensors", "gguf", "accelerate"}
+COMMANDS = [
+    "--help",
+    "build-shared smollm2 qwen2",
+    "build-shared smollm2 qwen2 --rank-by captions.txt --top 3 --special-roles",
+    "check shared.arrow",
+    "overlap smollm2 qwen2",
+    "overlap smollm2 qwen2 --corpus captions.txt --reachability --json",
+    "explain dog smollm2 qwen2",
+    "import-map map.json qwen2 smollm2",
+    "audit spelling smollm2 qwen2",
+    "snapshot smollm2",
+    "catalog",
+]
+RUN = """
+import sys
+sys.argv = ["vocabkit", *sys.argv[1:]]
+from vocabkit_cli.app import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+"""
+REPORT = """
+print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "gguf", "accelerate"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands read."""
+    folder = tmp_path_factory.mktemp("imports")
+    (folder / "captions.txt").write_text("a dog on a mat\n")
+    written(folder, {spelling: QWEN_MAP[spelling] for spelling in ("Ġthe", ",", "Ġa", "Ġof")})
+    run(folder, RUN, "build-shared", "smollm2", "qwen2", "--out", "shared.arrow")
+    return folder
+
+
+def run(folder: Path, program: str, *words: str) -> set[str]:
+    """Run a Python program: the words of the last line of its stderr."""
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split()) if done.stderr else set()
+
+
+def test_the_library_imports_next_to_nothing(tmp_path: Path) -> None:
+    imported = run(tmp_path, "import sys, vocabkit" + REPORT)
+    assert "vocabkit" in imported
+    assert not imported & (HEAVY | {"numpy", "pyarrow", "tokenizers", "typer", "rich"})
+
+
+def test_help_needs_no_numbers_and_no_files(tmp_path: Path) -> None:
+    for words in (["--help"], ["build-shared", "--help"], ["transfer", "--help"]):
+        imported = run(tmp_path, RUN + REPORT, *words)
+        assert "vocabkit_cli" in imported
+        assert not imported & (HEAVY | {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "msgspec", "ijson"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_alignment_command_imports_torch_or_its_companions(folder: Path, command: str) -> None:
+    imported = run(folder, RUN + REPORT, *command.split())
+    assert "vocabkit_cli" in imported
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_alignment_command_works_where_they_are_not_installed(folder: Path, command: str) -> None:
+    run(folder, WITHOUT_TORCH + RUN, *command.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["transfer adapter.pt --to smollm2", "check-transfer moved adapter.pt --to smollm2"]
+)
+def test_commands_that_need_torch_say_how_to_get_it(folder: Path, command: str) -> None:
+    program = WITHOUT_TORCH + "from vocabkit_cli.__main__ import run\nrun()"
+    command_line = [sys.executable, "-c", program, *command.split()]
+    done = subprocess.run(command_line, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert error_of(done) == "this command needs torch: pip install 'vocabkit[adapter]'"
+
+
+def test_no_module_of_the_alignment_half_imports_the_other_half(tmp_path: Path) -> None:
+    modules = ["alignment", "audit", "catalog", "corpus", "explanation", "index_maps", "overlap", "ranking", "readers"]
+    modules += ["reachability", "report.terminal", "segmentation", "shared", "verification"]
+    imports = "".join(f"import vocabkit.{module}\n" for module in modules)
+    run(tmp_path, WITHOUT_TORCH + imports)
