@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .arguments import AsJson
-from .show import byte_progress, show, show_json
+from .show import byte_progress, note, say, show, show_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +114,7 @@ def transfer(
     if json:
         show_json({"preflight": report, "written": out})
     elif out is not None:
-        print(f"written: {out}")
+        say(f"written: {out}")
 
 
 def check_transfer(
@@ -175,7 +174,7 @@ def import_adapter(
         show_json({"file": out, "config": adapter.config})
     else:
         config = adapter.config
-        print(f"{out}: {config.head} head, {config.rows:,} rows, hidden {config.hidden_width:,}, trained with {llm}")
+        say(f"{out}: {config.head} head, {config.rows:,} rows, hidden {config.hidden_width:,}, trained with {llm}")
 
 
 def _load(source: str) -> LangBridgeAdapter:
@@ -190,7 +189,7 @@ def _target(argument: str, weights: str | None) -> Target:
     with byte_progress(f"embedding rows of {argument}") as progress:
         target, found = open_target(argument, weights=weights, progress=progress)
     rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"
-    print(f"{argument}: {len(found.vocabulary):,} ids, {found.how}; {rows}", file=sys.stderr)
+    note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}; {rows}")
     return target
 
 

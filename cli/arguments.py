@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .show import note
 
 if TYPE_CHECKING:
     from vocabkit.catalog import Resolved
@@ -32,10 +33,9 @@ Corpus = Annotated[
 def resolve_one(argument: str) -> Resolved:
     """The tokenizer that `argument` names; what was used goes to stderr."""
     from vocabkit.catalog import resolve
-    from vocabkit.errors import one_line
 
     found = resolve(argument)
-    print(one_line(f"{argument}: {len(found.vocabulary):,} ids, {found.how}"), file=sys.stderr)
+    note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}")
     return found
 
 

@@ -21,6 +21,13 @@ def say(line: str) -> None:
     print(one_line(line), flush=True)
 
 
+def note(line: str) -> None:
+    """As `say`, on stderr."""
+    from vocabkit.errors import one_line
+
+    print(one_line(line), file=sys.stderr)
+
+
 def show(renderable: Any) -> None:
     """Print a Rich renderable; without colours where stdout is no terminal."""
     from rich.console import Console
@@ -55,7 +62,10 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    from vocabkit.errors import one_line
+
+    label = TextColumn("{task.description}", markup=False)
+    columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(title)
+        task = progress.add_task(one_line(title))
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -38,13 +38,12 @@ def test_piped_output_has_no_colour_codes_and_a_terminal_gets_them(tmp_path: Pat
     assert [line for line in piped.splitlines() if line.strip() and line.split()[0] not in shown] == []
 
 
-def in_terminal(folder: Path, words: Sequence[str]) -> str:
-    """What a command writes to stdout where that is a terminal."""
+def in_terminal(folder: Path, words: Sequence[str], stream: str = "stdout") -> str:
+    """What a command writes to one of its streams where that is a terminal."""
     ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [PROGRAM, *words], cwd=folder, stdout=its, stderr=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
-    )  # fmt: skip
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: its}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    process = subprocess.Popen([PROGRAM, *words], cwd=folder, env=environment, **streams)
     os.close(its)
     shown = b""
     with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
@@ -53,6 +52,15 @@ def in_terminal(folder: Path, words: Sequence[str]) -> str:
     os.close(ours)
     assert process.wait(TIMEOUT) == 0
     return shown.decode()
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]", "{x}", "{task.id!z}"])
+def test_progress_is_shown_in_a_terminal_whatever_the_tokenizer_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / "captions.txt").write_text("a dog on a mat\n" * 9)
+    words = ["overlap", f"{name}=smollm2", "qwen2", "--corpus", "captions.txt", "--json"]
+    shown = in_terminal(tmp_path, words, stream="stderr")
+    assert f"counting with {name} " in shown
+    assert "100%" in shown or "bytes" in shown
 
 
 @pytest.mark.parametrize("words", [["--help"], *SHOWING, [*BUILD, "--out", "x.arrow"]], ids=" ".join)
