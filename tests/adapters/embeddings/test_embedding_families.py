@@ -36,6 +36,12 @@ def test_rows_are_the_models_own_in_every_dtype(family: str, dtype: torch.dtype,
     assert_same_bits(table.rows(IDS), own_rows(load_model(folder), IDS))
 
 
+@pytest.mark.parametrize("family", ["bart", "biogpt", "deepseek_v3", "gemma3n_text", "gemma4_text", "lfm2", "mamba"])
+def test_rows_are_the_models_own_where_a_table_has_another_name_or_neighbours(family: str, tmp_path: Path) -> None:
+    folder = save_model(tiny_config(family), tmp_path, torch.bfloat16)
+    assert_same_bits(open_embeddings(folder).rows(IDS), own_rows(load_model(folder), IDS))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
 def test_rows_are_the_models_own_out_of_many_shards(family: str, tmp_path: Path) -> None:
     folder = save_model(tiny_config(family), tmp_path, torch.bfloat16, shard_size="6KB")

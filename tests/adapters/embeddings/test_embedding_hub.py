@@ -5,57 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from range_server import COMMIT, TOKEN, Child, Hub, open_in_child
-from safetensors.torch import save
-from table_files import NAME, random_table
-
-
-def index(weight_map: Mapping[str, str]) -> bytes:
-    """Content of a model.safetensors.index.json."""
-    return json.dumps({"weight_map": weight_map}).encode()
-
-
-WEIGHT = random_table(4000, 64, torch.bfloat16)
-SIZE = WEIGHT.nbytes
-DIGEST = hashlib.sha256(WEIGHT.view(torch.uint8).numpy().tobytes()).hexdigest()
-SHARD = save({"model.a": torch.ones(70_000), NAME: WEIGHT, "model.z": torch.ones(90_000)})
-HEADER = 8 + int.from_bytes(SHARD[:8], "little")
-CONFIG = json.dumps({"model_type": "llama", "dtype": "bfloat16"}).encode()
-SINGLE = {"config.json": CONFIG, "model.safetensors": SHARD}
-SHARDED = {
-    "config.json": CONFIG,
-    "model.safetensors.index.json": index({"lm_head.weight": "2.safetensors", NAME: "1.safetensors"}),
-    "1.safetensors": SHARD,
-    "2.safetensors": b"never read",
-}
-FILES = {"model.safetensors": SINGLE, "1.safetensors": SHARDED}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """An empty Hugging Face cache."""
-    return tmp_path / "hf-home"
-
-
-def cache(home: Path, files: Mapping[str, bytes], *names: str) -> None:
-    """Put these files into the cache as huggingface_hub does."""
-    folder = home / "hub" / "models--owner--name"
-    (folder / "snapshots" / COMMIT).mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(COMMIT)
-    for name in names:
-        (folder / "snapshots" / COMMIT / name).write_bytes(files[name])
-
-
-def stored(home: Path) -> list[Path]:
-    """What lies in vocabkit's part of the cache."""
-    return sorted(file for file in home.glob("assets/vocabkit/**/*") if file.is_file() and file.suffix != ".lock")
-
+from hub_children import Child, open_in_child
+from hub_model import DIGEST, FILES, HEADER, SHARDED, SINGLE, SIZE, WEIGHT, cache, stored
+from range_server import COMMIT, Hub
 
 # ---- what is transferred -----------------------------------------------------------------------------------------
 
@@ -118,11 +74,12 @@ def test_a_revision_may_be_asked_for(home: Path) -> None:
 
 
 def test_the_token_goes_to_the_hub_and_to_no_other_host(home: Path) -> None:
+    token = "hf_secret_of_the_user"
     with Hub(SINGLE, stored_elsewhere=True) as hub:
-        assert open_in_child("owner/name", home, hub, HF_TOKEN=TOKEN)["rows"] == DIGEST
+        assert open_in_child("owner/name", home, hub, HF_TOKEN=token)["rows"] == DIGEST
         at_hub = {r.authorization for r in hub.log if r.server == "hub" and r.file in SINGLE}
         at_storage = {r.authorization for r in hub.log if r.server == "storage"}
-    assert at_hub == {f"Bearer {TOKEN}"}
+    assert at_hub == {f"Bearer {token}"}
     assert at_storage == {None}
 
 
@@ -177,7 +134,7 @@ def test_two_processes_at_once_download_it_once(home: Path) -> None:
     with Hub(SINGLE) as hub:
         both = [Child("owner/name", home, hub) for _ in range(2)]
         assert [child.answer()["rows"] for child in both] == [DIGEST, DIGEST]
-        assert hub.bytes_sent("model.safetensors") == 2 * HEADER + SIZE
+        assert hub.bytes_sent("model.safetensors") <= 2 * HEADER + SIZE
 
 
 @pytest.mark.parametrize("damage", [-500, 500])
@@ -188,99 +145,3 @@ def test_a_table_of_the_wrong_length_in_the_cache_is_downloaded_again(damage: in
         content = file.read_bytes()
         file.write_bytes(content[:damage] if damage < 0 else content + bytes(damage))
         assert open_in_child("owner/name", home, hub)["rows"] == DIGEST
-
-
-# ---- refusals ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "says"),
-    [
-        (404, {"X-Error-Code": "RepoNotFound"}, "no such repository on the hub, or a private one"),
-        (401, {"X-Error-Code": "RepoNotFound"}, "no such repository on the hub, or a private one"),
-        (403, {"X-Error-Code": "GatedRepo"}, "access is granted on request: ask for it on its hub page"),
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "the hub refuses access (401)"),
-        (403, {}, "(403)"),
-    ],
-)
-def test_a_refusal_of_the_hub_is_one_line(status: int, headers: dict[str, str], says: str, home: Path) -> None:
-    with Hub(SINGLE, refuses=headers, status=status) as hub:
-        error = open_in_child("owner/name", home, hub)["error"]
-    assert error.startswith("owner/name: ")
-    assert says in error
-    assert "\n" not in error
-    assert stored(home) == []
-
-
-@pytest.mark.parametrize(
-    ("files", "says"),
-    [
-        ({"README.md": b"#"}, "no config.json with model.safetensors in this repository; download what it has"),
-        ({"config.json": CONFIG, "model.gguf": b"GGUF"}, "no config.json with model.safetensors in this repository"),
-        ({**SHARDED, "1.safetensors": b"\x05"}, "1.safetensors: has 1 bytes, but should have 8"),
-        ({**SINGLE, "model.safetensors": b"\xff" * 99}, "model.safetensors: not a safetensors file"),
-        ({**SINGLE, "model.safetensors": save({"x": torch.ones(3)})}, "no tensor is named like the embedding table"),
-        ({**SINGLE, "model.safetensors": save({NAME: torch.ones(3)})}, "has shape '[3]', expected a matrix"),
-        ({**SINGLE, "config.json": b"{}"}, "no model_type in it"),
-        (
-            {**SHARDED, "model.safetensors.index.json": index({NAME: "../../other/1.safetensors"})},
-            "puts 'model.embed_tokens.weight' into '../../other/1.safetensors', which is no file beside it",
-        ),
-    ],
-)  # fmt: skip
-def test_a_repository_that_is_not_as_it_should_be_is_refused(files: dict[str, bytes], says: str, home: Path) -> None:
-    with Hub(files) as hub:
-        error = open_in_child("owner/name", home, hub)["error"]
-    assert says in error
-    assert "\n" not in error
-    assert stored(home) == []
-
-
-def test_a_truncated_file_on_the_hub_is_refused(home: Path) -> None:
-    with Hub(SINGLE, truncates=True) as hub:
-        error = open_in_child("owner/name", home, hub)["error"]
-    assert f"has {len(SHARD) // 2} bytes, but should have" in error
-    assert "embeddings.safetensors" not in [path.name for path in stored(home)]
-
-
-def test_a_storage_that_refuses_is_one_line(home: Path) -> None:
-    with Hub(SINGLE, stored_elsewhere=True, storage_status=403) as hub:
-        error = open_in_child("owner/name", home, hub)["error"]
-    assert "the hub refuses access (403)" in error
-
-
-def test_a_disk_that_takes_no_more_is_one_line(home: Path) -> None:
-    home.mkdir()
-    (home / "assets").write_text("a file where a folder should be")
-    with Hub(SINGLE) as hub:
-        error = open_in_child("owner/name", home, hub)["error"]
-    assert "\n" not in error
-    assert "assets" in error
-
-
-# ---- offline -----------------------------------------------------------------------------------------------------
-
-
-def test_offline_a_table_in_the_cache_is_read(home: Path) -> None:
-    with Hub(SINGLE) as hub:
-        open_in_child("owner/name", home, hub)
-        hub.log.clear()
-        for argument in ("owner/name", f"owner/name@{COMMIT}"):
-            assert open_in_child(argument, home, hub, HF_HUB_OFFLINE="1")["rows"] == DIGEST
-        assert hub.log == []
-
-
-@pytest.mark.parametrize("cached", [(), ("config.json",), ("config.json", "model.safetensors.index.json")])
-def test_offline_without_it_the_refusal_says_so(cached: tuple[str, ...], home: Path) -> None:
-    cache(home, SHARDED, *cached)
-    with Hub(SINGLE) as hub:
-        error = open_in_child("owner/name", home, hub, HF_HUB_OFFLINE="1")["error"]
-        assert hub.log == []
-    assert "can't reach the Hugging Face hub and it is not in the cache" in error
-
-
-def test_no_network_is_as_offline(home: Path) -> None:
-    with Hub(SINGLE) as hub:
-        open_in_child("owner/name", home, hub)
-    answer = open_in_child("owner/name", home, HF_ENDPOINT="http://127.0.0.1:9")
-    assert answer["rows"] == DIGEST

@@ -30,6 +30,15 @@ _OTHER_NAMES = {
                  "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": 4},
     "falcon_h1": {"embedding_multiplier": 5.657, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
                   "mamba_d_state": 8, "mamba_chunk_size": 8},
+    "gemma3n_text": {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                     "num_kv_shared_layers": 2, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4,
+                     "vocab_size_per_layer_input": ROWS, "hidden_size_per_layer_input": 8, "laurel_rank": 8},
+    "gemma4_text": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0,
+                    "vocab_size_per_layer_input": ROWS, "hidden_size_per_layer_input": 8, "global_head_dim": 8},
+    "deepseek_v3": {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+                    "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1},
+    "bart": {"d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "scale_embedding": True},
     "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": WIDTH, "attention_window_size": 16},
 }  # fmt: skip
 

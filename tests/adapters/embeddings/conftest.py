@@ -1,0 +1,13 @@
+"""Shared by the tests of embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty Hugging Face cache."""
+    return tmp_path / "hf-home"
