@@ -19,13 +19,13 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit check-transfer untrained-gemma3 untrained.pt --to gemma3=$(GEMMA)
 
 test: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The library, the alignment commands and their tests without torch and transformers: an environment of its own.
 test-light: .sources/.complete
 	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
-	.venv-light/bin/python -m pytest
+	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
 check: $(VENV)/.installed-dev
