@@ -100,7 +100,7 @@ def test_text_alone_gets_the_logits_of_the_llm(llava: tuple[Any, Any, torch.dtyp
         found, expected = model(**inputs, output_hidden_states=True), llm(**inputs, output_hidden_states=True)
     assert torch.equal(found.hidden_states[-1], expected.hidden_states[-1])
     assert torch.equal(model.lm_head.weight[:VOCABULARY], llm.lm_head.weight)
-    assert_close(found.logits[..., :VOCABULARY], expected.logits)  # a row more changes the order of sums
+    assert_close(found.logits[..., :VOCABULARY], expected.logits, rtol=0.016, atol=1e-3)  # a row more: another order
 
 
 def test_it_generates_text(llava: tuple[Any, Any, torch.dtype], exported: ExportedLlava) -> None:
