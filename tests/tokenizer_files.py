@@ -57,7 +57,7 @@ SAMPLE_CODES = [*range(0x800), *range(0x800, 0xD800, 64), *range(0xE000, 0x11000
 
 @cache
 def library_alphabet() -> dict[str, int]:
-    """character -> byte, as `tokenizers` itself spells text.
+    """Character -> byte, as `tokenizers` itself spells text.
 
     13 bytes are in no valid UTF-8; their characters are what is left of the library's alphabet.
     """

@@ -1,6 +1,6 @@
 """The factor on transferred visual tokens. `none` is Eq. 6 as it stands.
 
-A linear head is free to make visual tokens far longer than any embedding: the LLM it was trained with reads them all the
+A linear head is free to make visual tokens far longer than any embedding: the LLM of the training reads them all the
 same, another LLM does not. `rms` brings them to the length of the target's embeddings, by one factor for all.
 """
 

@@ -20,7 +20,6 @@ from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError
 from vocabkit.mixing import Head
 from vocabkit.ranking import rank
-
 from vocabkit.scaling import parse_scale, rms_scale
 from vocabkit.segmentation import Segmenter
 from vocabkit.transfer import Target, transfer

@@ -111,7 +111,7 @@ def test_2_an_alphabet_that_nothing_tells_is_an_error(tmp_path: Path) -> None:
 
 def test_2_a_decoder_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     """Without this, its tokens would be read with the rules of another decoder."""
-    with pytest.raises(VocabkitError, match="CTC.* not known"):
+    with pytest.raises(VocabkitError, match=r"CTC.* not known"):
         read_json_tokenizer(tmp_path, bpe_json(["a"], {"type": "CTC", "pad_token": "<pad>", "cleanup": True}))
 
 
