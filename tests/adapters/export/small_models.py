@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -47,6 +49,16 @@ def clip(folder: Path, *, pixels: int = PIXELS, dtype: torch.dtype = torch.float
     CLIPImageProcessorPil(
         size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}
     ).save_pretrained(folder)
+    return folder
+
+
+def whole_clip(folder: Path) -> Path:
+    """A CLIP with its text half."""
+    text = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "intermediate_size": 64, "num_hidden_layers": 1}
+    text |= {"hidden_size": 16, "num_attention_heads": 2}
+    config = CLIPConfig(vision_config=_vision_sizes(), text_config=text)
+    clip(folder)
+    _save(_seeded(CLIPModel, config), folder)
     return folder
 
 
