@@ -1,19 +1,26 @@
 """Captions out of files, one after the other, in memory that does not grow with the corpus.
 
-Formats, told from the name's ending before `.gz` or `.zst`: `.parquet`; `.jsonl` and `.ndjson`, one object per line;
-`.json`, one array of objects as LLaVA writes it, or one object per line; anything else is plain text, one caption per
-line. In records the caption is a text under `caption` or `text`, or what `gpt` says under `conversations` (LLaVA): the
-tokens that the caption loss is about. The placeholder `<image>` is no caption text and left out.
+The format is told from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
+column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
+line. Compression is told from a file's first bytes. A folder stands for the files in it with these endings.
+
+In a record the caption is what stands under `caption`, else `text`, else `conversations`. Of a conversation (LLaVA) the
+answers count, what `gpt` says: the caption loss falls on them, while the questions are a few sentences repeated over
+and over. `<image>` stands for an image, not for text; it is taken out together with the white space that it leaves at
+the ends, as LLaVA's preprocess_multimodal does. A null or blank caption is none.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from vocabkit.errors import VocabkitError, quote
@@ -22,205 +29,310 @@ from vocabkit.files import reading
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes of all files), both as on disk."""
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-FIELDS = ("caption", "text", "conversations")
-"""Where a caption is looked for, first found is taken."""
-IMAGE = "<image>"
-PIECE = 1 << 20
-"""Bytes of plain text that are handled at a time: a longer line is cut, before a space where there is one."""
-RECORD = 64 << 20
-"""Longest line of a JSONL file, in bytes."""
+_ENDINGS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+_EXPECTED = f"{', '.join(_ENDINGS)}, with or without .gz or .zst"
+_COMPRESSIONS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}
+"""Ending -> name of the codec in Arrow, first bytes of a file."""
+_IMAGE = "<image>"
+_FIELDS = ("caption", "text", "conversations")
+
+_BLOCK = 1 << 20
+"""Bytes read at a time."""
+LONGEST = 1 << 18
+"""Characters of a caption that are handled at a time: a longer one comes in parts."""
+_LONGEST_RECORD = 1 << 26
+"""Characters of a JSON record. More is no caption but a damaged or hostile file."""
 
 
-def captions(paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None) -> Iterator[str]:
-    """All captions of `paths`, files or folders of files, in order of the paths and of the names in a folder.
+def captions(
+    paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None, joint: str = " "
+) -> Iterator[str]:
+    """All captions of `paths`, files or folders of files, in the order of `paths` and of the names in a folder.
+
+    A caption of more than `LONGEST` characters comes in parts, cut at a single space between two words; where there is
+    none in that length, anywhere.
 
     Args:
-        field: name of the field or column to take instead of looking for one.
+        field: field or column to take instead of looking for one.
+        progress: called after each block that was read.
+        joint: what the rest of a caption begins with when it was cut at a space: the space, or "" to leave it out.
 
     Raises:
-        VocabkitError: nothing there, no such field, not UTF-8, damaged JSON, Parquet or compression.
+        VocabkitError: no such file, an unknown format, no such field, no text in it, invalid UTF-8, damaged JSON,
+            Parquet or compression.
     """
-    files = _files(paths)
-    total, before = sum(path.stat().st_size for path in files), 0
-    for path in files:
-        with reading(path), path.open("rb") as file:
-            reported = 0
-            for caption in _read(path, file, field):
-                if progress and file.tell() > reported:
-                    reported = file.tell()
-                    progress(before + reported, total)
-                yield caption
-            before += path.stat().st_size
+    files = [file for path in paths for file in (_caption_files(path) if path.is_dir() else [path])]
+    sizes = [_size(file) for file in files]
+    formats = [_format(file) for file in files]
+    done, total = 0, sum(sizes)
+    for path, size, kind in zip(files, sizes, formats, strict=True):
+
+        def report(read: int, before: int = done, size: int = size) -> None:
             if progress:
-                progress(before, total)
+                progress(before + min(read, size), total)
+
+        with reading(path), path.open("rb") as file:
+            for caption in _read(path, file, kind, field, report, joint):
+                yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
+        report(size)
+        done += size
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            if not found:
-                raise VocabkitError(f"{path}: no files in this folder")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise VocabkitError(f"{path}: {'is no regular file' if path.exists() else 'no such file or folder'}")
-    return files
-
-
-def _read(path: Path, file: BinaryIO, field: str | None) -> Iterator[str]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    kind = (suffixes[:-1] if compression else suffixes)[-1:]
-    if kind == [".parquet"]:
-        if compression:
-            raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack it")
-        yield from _parquet(path, file, field)
-        return
-    stream: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) if compression else file
+def _caption_files(folder: Path) -> list[Path]:
     try:
-        if kind in ([".jsonl"], [".ndjson"]):
-            yield from _json_lines(path, stream, field)
-        elif kind == [".json"]:
-            yield from _json_array(path, stream, field)
-        else:
-            if field is not None:
-                raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave --field out")
-            yield from _text_lines(path, stream)
-    except (pa.ArrowInvalid, EOFError) as error:
-        raise VocabkitError(f"{path}: damaged {suffixes[-1]} file ({quote(str(error), 80)})") from error
+        visible = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    except OSError as error:
+        raise VocabkitError(f"{folder}: can't read this folder ({error.strerror})") from error
+    found = sorted(file for file in visible if _ending(file) in _ENDINGS)
+    if not found:
+        raise VocabkitError(f"{folder}: no file in this folder ends in {_EXPECTED}")
+    return found
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
+
+
+def _format(path: Path) -> str:
+    ending = _ending(path)
+    if ending not in _ENDINGS:
+        raise VocabkitError(f"{path}: unknown format; its name must end in {_EXPECTED}")
+    return ending
+
+
+def _ending(path: Path) -> str:
+    *_, inner, last = "", "", *(suffix.lower() for suffix in path.suffixes)
+    return inner if last in _COMPRESSIONS else last
+
+
+def _read(
+    path: Path, file: BufferedReader, kind: str, field: str | None, report: Callable[[int], None], joint: str
+) -> Iterator[str]:
+    compression = _compression(path, file)
+    if kind == ".parquet":
+        if compression:
+            raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack this one")
+        yield from _parquet(path, file, field, report)
+        return
+    if kind == ".txt" and field is not None:
+        raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave the field out")
+    stream: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) if compression else file
+    blocks = _decoded(path, _blocks(stream, lambda: report(file.tell())))
+    try:
+        yield from _plain(blocks, joint) if kind == ".txt" else _json(path, blocks, field)
     except OSError as error:
         if not compression or error.errno:
             raise
-        raise VocabkitError(f"{path}: damaged or truncated {suffixes[-1]} file ({quote(str(error), 80)})") from error
+        raise VocabkitError(f"{path}: damaged or truncated {compression} ({quote(str(error), 80)})") from error
 
 
-# ---- plain text --------------------------------------------------------------------------------------------------
+def _compression(path: Path, file: BufferedReader) -> str | None:
+    start = file.peek(4)
+    for ending, (codec, magic) in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return codec
+        if path.suffix.lower() == ending:
+            raise VocabkitError(f"{path}: not compressed with {codec}, whatever its name says")
+    return None
 
 
-def _text_lines(path: Path, stream: Any) -> Iterator[str]:
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def _blocks(stream: Any, report: Callable[[], None]) -> Iterator[bytes]:
+    while block := stream.read(_BLOCK):
+        report()
+        yield block
+
+
+def _decoded(path: Path, blocks: Iterable[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    rest, done = "", 0
-    while True:
-        chunk = stream.read(PIECE)
+    start = 0  # offset of what the decoder gets next, together with the bytes it has kept
+    for block in itertools.chain(blocks, [b""]):
+        kept = len(decoder.getstate()[0])
         try:
-            rest += decoder.decode(chunk, final=not chunk)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise VocabkitError(f"{path}: not UTF-8 ({error.reason}, near byte {done + error.start})") from error
-        done += len(chunk)
-        *lines, rest = rest.split("\n")
-        yield from map(_caption, filter(None, lines))
-        if not chunk:
-            break
-        if len(rest) >= PIECE:
-            cut = rest.rfind(" ", 1) if rest.rfind(" ", 1) > 0 else len(rest)
-            yield _caption(rest[:cut])
-            rest = rest[cut:]
-    if rest:
-        yield _caption(rest)
+            at = start - kept + error.start
+            raise VocabkitError(f"{path}: not UTF-8 at byte {at} of its text ({error.reason}); convert it") from error
+        yield text.removeprefix("\ufeff") if start == 0 else text
+        start += len(block)
 
 
-def _caption(text: str) -> str:
-    return text.replace(IMAGE, "").removesuffix("\r") if IMAGE in text or text.endswith("\r") else text
+def _plain(blocks: Iterable[str], joint: str) -> Iterator[str]:
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        yield from _captions(line.removesuffix("\r") for line in lines)
+        if len(rest) > LONGEST:
+            *parts, rest = _parts(rest.replace(_IMAGE, ""), joint)
+            yield from _captions(parts)
+    yield from _captions([rest.removesuffix("\r")])
+
+
+def _captions(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        caption = text.replace(_IMAGE, "").strip() if _IMAGE in text else text
+        if caption and not caption.isspace():
+            yield caption
+
+
+def _parts(text: str, joint: str) -> Iterator[str]:
+    """`text` in parts of at most `LONGEST` characters; each cut depends on the text from the cut before it only."""
+    start, prefix = 0, ""
+    while len(prefix) + len(text) - start > LONGEST:
+        end = start + LONGEST - len(prefix)
+        at = text.rfind(" ", start + 1, end)
+        while at > start and not (_in_word(text[at - 1]) and _in_word(text[at + 1])):
+            at = text.rfind(" ", start + 1, at)
+        yield prefix + text[start : at if at > start else end]
+        start, prefix = (at + 1, joint) if at > start else (end, "")
+    yield prefix + text[start:]
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(path: Path, stream: Any, field: str | None) -> Iterator[str]:
-    decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(_lines(path, stream), 1):
-        if not line.strip():
+def _json(path: Path, blocks: Iterator[str], field: str | None) -> Iterator[str]:
+    first = next(blocks)
+    records = _array if first.lstrip().startswith("[") else _lines
+    for where, record in records(path, itertools.chain([first], blocks)):
+        yield from _captions(_texts(f"{path}: {where}", record, field))
+
+
+def _lines(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Records of a file with one per line, and where each stands."""
+    rest, before = "", 0
+    for block in itertools.chain(blocks, ["\n"]):
+        *lines, rest = (rest + block).split("\n")
+        for number, line in enumerate(lines, before + 1):
+            if line and not line.isspace():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise _not_json(f"{path}: line {number}", error) from error
+                yield f"line {number}", record
+        before += len(lines)
+        _check_length(f"{path}: line {before + 1}", rest)
+
+
+_GAP = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
+
+
+def _array(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Records of an array that is never held as a whole, and where each stands."""
+    decode = json.JSONDecoder().raw_decode
+    text, number, enough, closed = next(blocks).lstrip()[1:], 1, 0, False
+    for block in itertools.chain([""], blocks, [None]):
+        text += block or ""
+        if block is not None and len(text) < enough:
             continue
-        try:
-            record = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise VocabkitError(f"{path}: line {number} is not JSON ({quote(str(error), 80)})") from error
-        yield from _texts(record, field, f"{path}: line {number}")
+        at = 0
+        while not closed:
+            gap = _GAP.match(text, at)
+            assert gap is not None
+            if gap[1] == "]":
+                closed, at = True, gap.end()
+            elif gap.end() == len(text):
+                break
+            elif gap[1] != ("," if number > 1 else ""):
+                raise _not_json(f"{path}: record {number}", "expected a comma before it")
+            else:
+                try:
+                    record, at = decode(text, gap.end())
+                except (ValueError, RecursionError) as error:
+                    if block is not None and _unfinished(error, text):
+                        break
+                    raise _not_json(f"{path}: record {number}", error) from error
+                yield f"record {number}", record
+                number += 1
+        text = text[at:]
+        if closed and text.strip():
+            raise _not_json(f"{path}: after record {number - 1}", "more text after the end of the array")
+        _check_length(f"{path}: record {number}", text)
+        enough = 2 * len(text)  # a long record is not parsed again with each block
+    if not closed:
+        raise _not_json(f"{path}: record {number}", "the array has no end")
 
 
-def _lines(path: Path, stream: Any) -> Iterator[bytes]:
-    rest = b""
-    while chunk := stream.read(PIECE):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > RECORD:
-            raise VocabkitError(f"{path}: a line of more than {RECORD >> 20} MB; expected one JSON object per line")
-        yield from lines
-    yield rest
+def _unfinished(error: Exception, text: str) -> bool:
+    """True if what `raw_decode` found wrong may be for want of more text: a number, word or escape may be cut."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
+    )
 
 
-def _json_array(path: Path, stream: Any, field: str | None) -> Iterator[str]:
-    import ijson
-
-    first = stream.read(PIECE)
-    if not first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _json_lines(path, _Chained(first, stream), field)
-        return
-    records = enumerate(ijson.items(_Chained(first.removeprefix(b"\xef\xbb\xbf"), stream), "item"))
-    while True:
-        try:
-            number, record = next(records)
-        except StopIteration:
-            return
-        except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-            raise VocabkitError(f"{path}: not valid JSON ({quote(str(error).splitlines()[0], 80)})") from error
-        yield from _texts(record, field, f"{path}: record {number}")
+def _not_json(where: str, error: Exception | str) -> VocabkitError:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    return VocabkitError(f"{where}: not valid JSON ({quote(reason, 80)}); is the file truncated?")
 
 
-class _Chained:
-    """A stream that starts with bytes that were read before."""
-
-    def __init__(self, first: bytes, rest: Any) -> None:
-        self._first, self._rest = first, rest
-
-    def read(self, size: int = -1) -> bytes:
-        if self._first:
-            taken = self._first if size < 0 else self._first[:size]
-            self._first = self._first[len(taken) :]
-            return taken
-        return bytes(self._rest.read(None if size < 0 else size))
+def _check_length(where: str, text: str) -> None:
+    if len(text) > _LONGEST_RECORD:
+        raise VocabkitError(f"{where} is longer than {_LONGEST_RECORD:,} characters; expected one caption per record")
 
 
-def _texts(record: Any, field: str | None, where: str) -> Iterator[str]:
-    if not isinstance(record, Mapping):
+def _texts(where: str, record: Any, field: str | None) -> list[str]:
+    if not isinstance(record, dict):
         raise VocabkitError(f"{where} is no JSON object; expected a record with a caption")
-    name = field if field is not None else next((name for name in FIELDS if name in record), None)
-    if name is None or name not in record:
-        wanted = quote(field) if field is not None else " or ".join(FIELDS)
-        found = quote(", ".join(map(str, record)), 120)
-        raise VocabkitError(f"{where} has no field {wanted}; it has {found}: choose one with --field")
+    name = _field(where, "field", field, record)
     value = record[name]
-    if isinstance(value, str):
-        yield _caption(value)
-    elif isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
-        answers = [turn.get("value") for turn in value if turn.get("from") in ("gpt", "assistant")]
-        if not all(isinstance(answer, str) for answer in answers):
-            raise VocabkitError(f"{where}: a turn of {quote(name)} has no text `value`")
-        yield from map(_caption, answers)
-    elif value is not None:
-        raise VocabkitError(f"{where}: {quote(name)} is {type(value).__name__}, expected text or conversations")
+    if isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value):
+        texts = [turn.get("value") for turn in value if turn["from"] == "gpt"]
+    else:
+        texts = [value] if value is not None else []
+    for text in texts:
+        if not isinstance(text, str):
+            raise VocabkitError(f"{where}: {quote(name)} holds {type(text).__name__}, expected text or conversations")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise VocabkitError(f"{where}: {quote(name)} holds half a surrogate pair, which is no text")
+    return texts
+
+
+def _field(where: str, kind: str, field: str | None, names: Iterable[str]) -> str:
+    """The field to read: `field`, or the first of the usual ones in `names`."""
+    found = [name for name in ((field,) if field is not None else _FIELDS) if name in names]
+    if not found:
+        wanted = quote(field) if field is not None else ", ".join(_FIELDS)
+        have = quote(", ".join(names), 120)
+        raise VocabkitError(f"{where} has no {kind} {wanted}; it has {have}: choose one of them")
+    return found[0]
 
 
 # ---- Parquet -----------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, file: BinaryIO, field: str | None) -> Iterator[str]:
+def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callable[[int], None]) -> Iterator[str]:
     import pyarrow.parquet as pq
 
+    size, rows = path.stat().st_size, 0
     try:
-        table = pq.ParquetFile(pa.PythonFile(file, "r"))
-        names = table.schema_arrow.names
-        name = field if field is not None else next((name for name in FIELDS[:2] if name in names), None)
-        if name is None or name not in names:
-            wanted = quote(name or " or ".join(FIELDS[:2]))
-            raise VocabkitError(f"{path}: no column {wanted}; it has {quote(', '.join(names), 120)}")
-        kind = table.schema_arrow.field(name).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
-            raise VocabkitError(f"{path}: column {quote(name)} is {kind}, expected text")
-        for batch in table.iter_batches(batch_size=4096, columns=[name]):
-            yield from (_caption(text) for text in batch.column(0).to_pylist() if text)
+        # With a buffer the pages of a row group are read one by one, not all at once.
+        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BLOCK)
+        schema = content.schema_arrow
+        name = _field(str(path), "column", field, schema.names)
+        if not _holds_text(schema.field(name).type):
+            kind = quote(str(schema.field(name).type))
+            raise VocabkitError(f"{path}: column {quote(name)} is {kind}, expected text or conversations")
+        for batch in content.iter_batches(batch_size=512, columns=[name]):
+            for row, value in enumerate(batch.column(0).to_pylist(), rows):
+                yield from _captions(_texts(f"{path}: row {row}", {name: value}, name))
+            rows += len(batch)
+            report(size * rows // max(content.metadata.num_rows, 1))
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise VocabkitError(f"{path}: damaged Parquet file ({quote(str(error), 80)})") from error
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_list(kind) or types.is_large_list(kind):
+        turn = kind.value_type
+        return types.is_struct(turn) and {"from", "value"} <= {field.name for field in turn}
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

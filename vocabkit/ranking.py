@@ -6,8 +6,13 @@ The published system keeps the 12,800 to 32,000 most frequent.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +20,15 @@ from vocabkit.corpus import Progress, captions
 from vocabkit.errors import VocabkitError
 from vocabkit.segmentation import encode_batch, load_tokenizer
 from vocabkit.shared import SharedVocabulary
-from vocabkit.vocabulary import Vocabulary
+from vocabkit.vocabulary import Kind, Vocabulary
 
-BATCH_TEXTS, BATCH_CHARACTERS = 8192, 4 << 20
-"""A batch goes to the tokenizer, which cuts it on all cores, when it has so many captions or characters."""
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PENDING_PIECES, PENDING_CHARACTERS = 1 << 18, 1 << 24
+"""Distinct pieces, and characters of captions, that are gathered before the tokenizer cuts them."""
+BATCH_TEXTS, BATCH_CHARACTERS = 4096, 1 << 20
+"""What the tokenizer gets at a time, to cut it on all cores."""
 
 
 def count_tokens(
@@ -26,23 +36,29 @@ def count_tokens(
 ) -> np.ndarray:
     """(V,) int64: how often each canonical id of `vocabulary` stands in the captions of `paths`.
 
-    Every caption is cut alone, without special tokens; text that spells one is text.
+    Every caption is cut alone, without special tokens; text that spells one is text. An unknown token counts too. In
+    a caption of more than `corpus.LONGEST` characters without a space between words the tokens at a cut may differ.
+
+    Args:
+        paths: files and folders; see `vocabkit.corpus` for the formats and for what a caption is.
+        progress: called with (bytes read, bytes of all files), both as on disk; rises to the latter.
 
     Raises:
         VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut, or that
             has no token for some character and none for unknown ones.
     """
     tokenizer = load_tokenizer(vocabulary)
+    seam, joint = _seams(vocabulary, tokenizer)
     counts = np.zeros(len(vocabulary), np.int64)
-    for batch in _batches(captions(paths, field=field, progress=progress)):
-        encodings = encode_batch(tokenizer, batch)
-        ids = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
-        counts += np.bincount(ids, minlength=len(counts))
+    for pieces in _pieces(captions(paths, field=field, progress=progress, joint=joint), seam, joint):
+        for batch in _batches(pieces):
+            encodings = encode_batch(tokenizer, batch)
+            lengths = [len(encoding) for encoding in encodings]
+            ids = np.fromiter(itertools.chain.from_iterable(encoding.ids for encoding in encodings), np.int64)
+            np.add.at(counts, vocabulary.canonical[ids], np.repeat([pieces[piece] for piece in batch], lengths))
     if not counts.any():
-        raise VocabkitError(f"{', '.join(map(str, paths))}: no captions in it")
-    canonical = np.zeros_like(counts)
-    np.add.at(canonical, vocabulary.canonical, counts)
-    return canonical
+        raise VocabkitError(f"{', '.join(map(str, paths)) or 'corpus'}: no captions in it")
+    return counts
 
 
 def rank(
@@ -56,7 +72,8 @@ def rank(
 ) -> SharedVocabulary:
     """`shared` in order of corpus frequency, most frequent first, equal ones in the order they had; with counts.
 
-    Rows that `counter` lacks (in a union map) count 0. Rows that stand for special roles come last, with count 0.
+    Rows that `counter` lacks (in a union map) never come out of it and count 0. Rows that stand for special roles come
+    last, in the order they had and with count 0: no caption holds them.
 
     Args:
         counter: the tokenizer that cuts the captions; one of `shared`.
@@ -65,29 +82,50 @@ def rank(
     Raises:
         VocabkitError: as `count_tokens`; `top` below 1 or above the number of rows; `counter` is not in `shared`.
     """
-    texts = len(shared) - len(shared.roles)
-    if top is not None and not 1 <= top <= texts:
-        raise VocabkitError(f"top {top}: choose 1 to {texts}, the number of shared tokens")
-    ids = shared.select(np.flatnonzero(shared.mask_for(counter.name))).ids_for(counter.name)
-    by_id = count_tokens(counter, paths, field=field, progress=progress)
-    counts = np.zeros(len(shared), np.int64)
-    counts[shared.mask_for(counter.name)] = by_id[ids]
     is_role = np.isin(np.arange(len(shared)), list(shared.roles.values()))
-    counts[is_role] = 0
-    order = np.argsort(-counts[~is_role], kind="stable")[:top]
-    kept = np.concatenate([np.flatnonzero(~is_role)[order], np.flatnonzero(is_role)])
+    texts = np.flatnonzero(~is_role)
+    if top is not None and not 1 <= top <= len(texts):
+        raise VocabkitError(f"top {top}: choose 1 to {len(texts)}, the number of shared tokens")
+    ids = shared.ids_with_gaps(counter.name)
+    if counter.fingerprint != shared.tokenizers[shared.names.index(counter.name)].fingerprint:
+        raise VocabkitError(f"{counter.name}: not the tokenizer of this name that the shared vocabulary was built with")
+    by_id = count_tokens(counter, paths, field=field, progress=progress)
+    counts = np.where((ids < 0) | is_role, 0, by_id[ids])
+    order = np.argsort(-counts[texts], kind="stable")[:top]
+    kept = np.concatenate([texts[order], np.flatnonzero(is_role)])
     total = int(by_id.sum())
+    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in paths)
     selection = dataclasses.replace(
         shared.selection,
         order="count",
-        corpus=f"{', '.join(path.name for path in paths)}, counted with {counter.name}",
+        corpus=f"{names}{f' ({field})' if field is not None else ''}, counted with {counter.name}",
         corpus_tokens=total,
         mass_kept=float(counts[kept].sum() / total),
     )
     return shared.with_counts(counts).select(kept, selection)
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+# ---- each distinct piece of text is cut only once ----------------------------------------------------------------
+
+
+def _pieces(texts: Iterable[str], seam: re.Pattern[str], joint: str) -> Iterator[Counter[str]]:
+    """Pieces of the texts, cut at `seam`, and how often each stands there. One counter after another, none too big."""
+    starts: Counter[str] = Counter()
+    rests: Counter[str] = Counter()
+    size = 0
+    for text in itertools.chain(texts, [None]):
+        if text is not None:
+            start, *rest = seam.split(text)
+            starts[start] += 1
+            rests.update(rest)
+            size += len(text)
+        if text is None or size >= PENDING_CHARACTERS or len(starts) + len(rests) >= PENDING_PIECES:
+            starts.update({joint + rest: count for rest, count in rests.items()})
+            yield starts
+            starts, rests, size = Counter(), Counter(), 0
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -98,3 +136,43 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+_NOWHERE = re.compile("(?!)")
+_WORDS = ("a", "Zebra", "é", "e\u0301", "中文", "か", "เ", "ब्", "ع", "ʰ", "7", "2024", "½", "don't", "'s", "x.", "🐈")
+_SIGNS = tuple(".,;:!?'\"“’…()[]{}<>/|\\-—_#&*+=%$@^~`\u0301\u200b\u200d\ufeff\ufffd\0")
+
+
+def _seams(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[re.Pattern[str], str]:
+    """The spaces at which a text may be cut without a change of its tokens, and what the rest then begins with: the
+    space, or nothing where the tokenizer puts one before each text.
+
+    A single space between two other characters is one, unless some token goes on over a space after such a character,
+    or an added token begins or ends beside it. Samples show whether the tokenizer agrees; if not, there is none.
+    """
+    tokens = itertools.compress(vocabulary.tokens.to_pylist(), (vocabulary.kinds <= Kind.BYTE).tolist())
+    text = b"\n".join(token or b"" for token in tokens).decode("utf-8", "surrogateescape")
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
+    before = set(re.findall(r"\S(?= )", text)) | {content[-1:] for content in added}
+    after = {content[:1] for content in added}
+    if any("\ud800" <= character <= "\udfff" for character in before):
+        return _NOWHERE, " "  # after part of a character
+    # `▁` is a space to SentencePiece
+    left, right = (rf"[^\s▁{''.join(map(re.escape, sorted(characters)))}]" for characters in (before, after))
+    seam = re.compile(f" (?<={left} )(?={right})")
+
+    samples = (*_WORDS, *_SIGNS)
+    pairs = [pair for pair in itertools.product(samples, samples) if seam.search(" ".join(pair))]
+    whole = [encoding.ids for encoding in encode_batch(tokenizer, [" ".join(pair) for pair in pairs])]
+    alone = _ids(tokenizer, samples)
+    for joint in (" ", ""):
+        rest = _ids(tokenizer, [joint + sample for sample in samples])
+        if pairs and all(
+            ids == alone[start] + rest[joint + end] for ids, (start, end) in zip(whole, pairs, strict=True)
+        ):
+            return seam, joint
+    return _NOWHERE, " "
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
+    return {text: encoding.ids for text, encoding in zip(texts, encode_batch(tokenizer, texts), strict=True)}
