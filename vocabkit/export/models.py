@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from vocabkit.catalog import catalog
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import Repository, why_unreachable
 
 _FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
 _WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
@@ -102,15 +103,16 @@ def _from_gguf(path: Path, folder: Path) -> None:
 
 
 def _downloaded(repository: str) -> Path:
+    hub = Repository(repository)
+    if hub.file("config.json") is None:
+        reason = "it has no config.json on the Hugging Face hub" if hub.reachable else why_unreachable()
+        raise VocabkitError(f"{repository}: no such folder, and {reason}")
     try:
-        folder = Path()
         for weights in _WEIGHTS:
             patterns = [*_FILES, *weights]
             folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, ignore_patterns="*/*"))
             if any(file for pattern in weights for file in folder.glob(pattern)):
                 break
-        return folder
     except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
-        raise VocabkitError(
-            f"{repository}: no such folder, and not from the Hugging Face hub either ({first_line(error)})"
-        ) from error
+        raise VocabkitError(f"{repository}: the download failed ({first_line(error)}); try again") from error
+    return folder
