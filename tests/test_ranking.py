@@ -38,8 +38,8 @@ LLAMA3_PATTERN = [
 
 
 @pytest.fixture(scope="module")
-def qwen() -> Vocabulary:
-    return resolve("qwen2").vocabulary
+def smollm() -> Vocabulary:
+    return resolve("smollm2").vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def llama() -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def shared(qwen: Vocabulary, llama: Vocabulary) -> SharedVocabulary:
-    return align([qwen, llama])
+def shared(smollm: Vocabulary, llama: Vocabulary) -> SharedVocabulary:
+    return align([smollm, llama])
 
 
 def by_id(counts: np.ndarray) -> dict[int, int]:
@@ -132,11 +132,11 @@ def test_tokens_that_reach_across_words_are_counted(tmp_path: Path) -> None:
     assert count_tokens(vocabulary, [tmp_path / "a.txt"]).tolist() == [0, 1, 1, 3, 2]
 
 
-def test_text_that_spells_a_special_token_counts_as_text(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_text_that_spells_a_special_token_counts_as_text(tmp_path: Path, smollm: Vocabulary) -> None:
     (tmp_path / "a.txt").write_text("<|im_end|> and a <|endoftext|>")
-    counts = count_tokens(qwen, [tmp_path / "a.txt"])
-    assert counts[list(qwen.roles.values())].sum() == 0
-    assert counts[qwen.tokens.to_pylist().index(b"_end")] == 1
+    counts = count_tokens(smollm, [tmp_path / "a.txt"])
+    assert counts[list(smollm.roles.values())].sum() == 0
+    assert counts[smollm.tokens.to_pylist().index(b"im")] == 1
 
 
 def test_aliases_count_for_the_canonical_id(tmp_path: Path) -> None:
@@ -149,8 +149,7 @@ def test_aliases_count_for_the_canonical_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_counts(tmp_path: Path, name: str) -> None:
-    smollm = resolve("smollm2").vocabulary
+def test_every_format_gives_the_same_counts(tmp_path: Path, smollm: Vocabulary, name: str) -> None:
     FORMATS[name](tmp_path / name, CAPTIONS)
     cut = load_tokenizer(smollm).encode_batch(CAPTIONS, add_special_tokens=False)
     assert by_id(count_tokens(smollm, [tmp_path / name])) == occurrences(smollm, (encoding.ids for encoding in cut))
@@ -158,9 +157,8 @@ def test_every_format_gives_the_same_counts(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("pending", [(1, 1), (3, 1 << 20), (1 << 20, 100)])
 def test_counts_do_not_depend_on_how_much_is_gathered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pending: tuple[int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm: Vocabulary, pending: tuple[int, int]
 ) -> None:
-    smollm = resolve("smollm2").vocabulary
     write_text(tmp_path / "a.txt", CAPTIONS * 3)
     expected = count_tokens(smollm, [tmp_path / "a.txt"])
     monkeypatch.setattr(ranking, "PENDING_PIECES", pending[0])
@@ -169,7 +167,7 @@ def test_counts_do_not_depend_on_how_much_is_gathered(
     assert np.array_equal(count_tokens(smollm, [tmp_path / "a.txt"]), expected)
 
 
-@pytest.mark.parametrize("name", ["smollm2", "mistral-v1", "gemma3"])
+@pytest.mark.parametrize("name", ["smollm2", "mistral-v1"])
 def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> None:
     vocabulary = resolve(name).vocabulary
     sentence = "The <b> bold </b> brown fox, 42 years old, jumps  over the lazy dog's tail."
@@ -179,11 +177,11 @@ def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> No
     assert by_id(count_tokens(vocabulary, [tmp_path / "a.txt"])) == occurrences(vocabulary, [whole.ids])
 
 
-def test_a_corpus_without_captions_is_refused(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_a_corpus_without_captions_is_refused(tmp_path: Path, smollm: Vocabulary) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     for paths in ([tmp_path / "empty.txt"], []):
         with pytest.raises(VocabkitError, match="no captions in it"):
-            count_tokens(qwen, paths)
+            count_tokens(smollm, paths)
 
 
 def test_a_tokenizer_without_a_token_for_a_character_is_named(tmp_path: Path) -> None:
@@ -197,27 +195,27 @@ def test_a_tokenizer_without_a_token_for_a_character_is_named(tmp_path: Path) ->
 
 
 def test_rows_stand_by_frequency_and_ties_keep_their_order(
-    tmp_path: Path, qwen: Vocabulary, shared: SharedVocabulary
+    tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     (tmp_path / "a.txt").write_text("the the the cat cat dog")
-    ranked = rank(shared, qwen, [tmp_path / "a.txt"])
+    ranked = rank(shared, smollm, [tmp_path / "a.txt"])
     assert len(ranked) == len(shared)
     assert ranked.tokens[:5].to_pylist() == [b" the", b" cat", b"the", b" dog", b"!"]
     counts = ranked.counts
     assert counts is not None
     assert counts[:5].tolist() == [2, 2, 1, 1, 0]
-    rest = ranked.ids_for("qwen2")[4:]
+    rest = ranked.ids_for("smollm2")[4:]
     assert np.array_equal(rest, np.sort(rest))
 
 
 def test_top_keeps_the_most_frequent_and_records_the_mass(
-    tmp_path: Path, qwen: Vocabulary, shared: SharedVocabulary
+    tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"alt": "the the the cat cat dog"}')
-    ranked = rank(shared, qwen, [tmp_path / "a.jsonl"], top=2, field="alt")
+    ranked = rank(shared, smollm, [tmp_path / "a.jsonl"], top=2, field="alt")
     assert ranked.tokens.to_pylist() == [b" the", b" cat"]
     assert ranked.selection.order == "count"
-    assert ranked.selection.corpus == "a.jsonl (alt), counted with qwen2"
+    assert ranked.selection.corpus == "a.jsonl (alt), counted with smollm2"
     assert (ranked.selection.corpus_tokens, ranked.selection.mass_kept) == (6, 4 / 6)
     ranked.save(tmp_path / "ranked.arrow")
     opened = open_shared(tmp_path / "ranked.arrow")
@@ -228,18 +226,18 @@ def test_top_keeps_the_most_frequent_and_records_the_mass(
 
 
 def test_a_corpus_whose_name_is_not_unicode_can_be_recorded(
-    tmp_path: Path, qwen: Vocabulary, shared: SharedVocabulary
+    tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     path = tmp_path / "caf\udce9.txt"
     path.write_text("the cat")
-    ranked = rank(shared, qwen, [path], top=1)
+    ranked = rank(shared, smollm, [path], top=1)
     ranked.save(tmp_path / "ranked.arrow")
     assert open_shared(tmp_path / "ranked.arrow").selection == ranked.selection
 
 
-def test_special_roles_stay_after_the_ranked_rows(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
+def test_special_roles_stay_after_the_ranked_rows(tmp_path: Path, smollm: Vocabulary, llama: Vocabulary) -> None:
     (tmp_path / "a.txt").write_text("the cat<|im_end|>")
-    ranked = rank(align([qwen, llama], special_roles=True), qwen, [tmp_path / "a.txt"], top=2)
+    ranked = rank(align([smollm, llama], special_roles=True), smollm, [tmp_path / "a.txt"], top=2)
     assert len(ranked) == 2 + len(ranked.roles)
     assert sorted(ranked.roles.values()) == list(range(2, len(ranked)))
     assert ranked.ids_for("llama3")[ranked.roles["turn_end"]] == llama.roles["turn_end"]
@@ -248,30 +246,28 @@ def test_special_roles_stay_after_the_ranked_rows(tmp_path: Path, qwen: Vocabula
 
 
 def test_rows_of_a_union_that_the_counter_lacks_count_nothing(
-    tmp_path: Path, qwen: Vocabulary, llama: Vocabulary
+    tmp_path: Path, smollm: Vocabulary, llama: Vocabulary
 ) -> None:
     (tmp_path / "a.txt").write_text("the cat")
-    union = rank(align([qwen, llama], at_least=1), qwen, [tmp_path / "a.txt"])
+    union = rank(align([smollm, llama], at_least=1), smollm, [tmp_path / "a.txt"])
     counts = union.counts
     assert counts is not None
-    assert counts[~union.mask_for("qwen2")].sum() == 0
+    assert counts[~union.mask_for("smollm2")].sum() == 0
     assert union.selection.mass_kept == 1
 
 
-@pytest.mark.parametrize("top", [0, -1, 109_567])
-def test_a_top_that_is_not_possible_is_refused(
-    tmp_path: Path, qwen: Vocabulary, shared: SharedVocabulary, top: int
-) -> None:
-    with pytest.raises(VocabkitError, match="choose 1 to 109566"):
-        rank(shared, qwen, [tmp_path / "a.txt"], top=top)
+def test_a_top_that_is_not_possible_is_refused(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:
+    for top in (0, -1, len(shared) + 1):
+        with pytest.raises(VocabkitError, match=f"top {top}: choose 1 to {len(shared)}, "):
+            rank(shared, smollm, [tmp_path / "a.txt"], top=top)
 
 
 def test_the_counter_must_be_one_of_the_tokenizers(tmp_path: Path, shared: SharedVocabulary) -> None:
     (tmp_path / "a.txt").write_text("the cat")
     with pytest.raises(VocabkitError, match="gemma3 is not in this shared vocabulary"):
         rank(shared, resolve("gemma3").vocabulary, [tmp_path / "a.txt"])
-    with pytest.raises(VocabkitError, match="qwen2: not the tokenizer of this name"):
-        rank(shared, resolve("qwen2=smollm2").vocabulary, [tmp_path / "a.txt"])
+    with pytest.raises(VocabkitError, match="smollm2: not the tokenizer of this name"):
+        rank(shared, resolve("smollm2=mistral-v1").vocabulary, [tmp_path / "a.txt"])
 
 
 RANK = """
