@@ -17,6 +17,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     LlamaConfig,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
@@ -66,6 +68,15 @@ def siglip(folder: Path, **options: Any) -> Path:
     """A SigLIP vision model, which has no class token."""
     _save(_seeded(SiglipVisionModel, SiglipVisionConfig(**_vision_sizes() | options)), folder)
     SiglipImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
+    return folder
+
+
+def registers(folder: Path) -> Path:
+    """A DINOv2 with a class token and four registers before its patches."""
+    sizes = {key: value for key, value in _vision_sizes().items() if key != "intermediate_size"}
+    clip(folder)
+    config = Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)
+    _save(_seeded(Dinov2WithRegistersModel, config), folder)
     return folder
 
 

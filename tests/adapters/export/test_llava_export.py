@@ -26,6 +26,7 @@ from small_models import (
     loaded,
     own_logits,
     projector,
+    registers,
     siglip,
     small_llm,
     visual_tokens,
@@ -34,8 +35,6 @@ from small_models import (
 from torch.testing import assert_close
 from transformers import (
     CohereConfig,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
     FalconH1Config,
     Gemma2Config,
     GPT2Config,
@@ -266,16 +265,6 @@ def test_buffers_in_old_checkpoints_are_left_out(vision: Path, small: Path, tmp_
     save_file(weights, vision / "model.safetensors", metadata={"format": "pt"})
     out = export_llava(projector(), vision, small, tmp_path / "out")
     assert not [name for file in out.folder.glob("*.safetensors") for name in load_file(file) if "position_ids" in name]
-
-
-def registers(folder: Path) -> Path:
-    """A DINOv2 with a class token and four registers."""
-    config = Dinov2WithRegistersConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=7, num_register_tokens=4
-    )
-    Dinov2WithRegistersModel(config).save_pretrained(folder)
-    shutil.copy(clip(folder.parent / "beside") / "preprocessor_config.json", folder)
-    return folder
 
 
 def test_a_vision_model_with_registers_needs_them_kept(small: Path, tmp_path: Path) -> None:
