@@ -74,7 +74,9 @@ def build_shared(
     if json:
         show_json(shared_as_json(path, shared))
         return
-    say(f"{path}: {len(shared):,} shared tokens, {shared.fingerprint}")
+    required, count = shared.selection.at_least, len(shared.names)
+    what = "shared tokens" if required == count else f"tokens that {required} or more of {count} have"
+    say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
     if shared.selection.mass_kept is not None:
@@ -106,9 +108,11 @@ def check(
     if unknown := sorted(sources.keys() - set(shared.names)):
         raise VocabkitError(f"--tokenizer {quote(unknown[0])}: name one of {', '.join(shared.names)}, as in {file}")
     known = catalog()
-    for name in shared.names:  # the file may come from anyone: its names open no path and no hub repository
-        if name not in sources and name.lower() not in known:
-            raise VocabkitError(f"{file}: {quote(name)} is no catalog name; add --tokenizer {quote(name)}=SOURCE")
+    # the file may come from anyone: its names open no path and no hub repository
+    if missing := [name for name in shared.names if name not in sources and name.lower() not in known]:
+        options = " ".join(f"--tokenizer {quote(name)}=SOURCE" for name in missing)
+        verb = "is no catalog name" if len(missing) == 1 else "are no catalog names"
+        raise VocabkitError(f"{file}: {', '.join(map(quote, missing))} {verb}; add {options}")
     vocabularies = {name: resolve_one(sources.get(name, name)).vocabulary for name in shared.names}
     problems = verify(shared, vocabularies)
     if json:

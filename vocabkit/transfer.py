@@ -16,7 +16,7 @@ from vocabkit.embeddings import EmbeddingTable
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.fold import why_not_foldable
 from vocabkit.segmentation import Segmenter
-from vocabkit.shared import SharedVocabulary
+from vocabkit.shared import SharedVocabulary, TokenizerInfo
 from vocabkit.transferred import TransferredAdapter, TransferredConfig
 from vocabkit.vocabulary import Vocabulary
 
@@ -146,14 +146,23 @@ def _head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor
 
 
 def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
-    """`shared` with a column of the target."""
-    for info in shared.tokenizers:
-        if info.name == vocabulary.name and info.fingerprint != vocabulary.fingerprint:
-            raise VocabkitError(
-                f"{vocabulary.name}: the adapter's shared vocabulary was built with another version of this tokenizer "
-                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…); give it another name: NAME=TARGET"
-            )
-    return shared if vocabulary.name in shared.names else shared.extend(vocabulary)
+    """`shared` with a column of the target.
+
+    Another file of a tokenizer in the set may differ in what no row is about (roles, further tokens), and then takes
+    its place; one that has other ids for the rows is refused.
+    """
+    name = vocabulary.name
+    if name not in shared.names:
+        return shared.extend(vocabulary)
+    differing = np.flatnonzero(shared.look_up(vocabulary) != shared.ids_with_gaps(name))
+    if len(differing):
+        token = quote(shared.tokens[int(differing[0])].as_py().decode("utf-8", "backslashreplace"))
+        raise VocabkitError(
+            f"{name}: has other ids than the adapter's shared vocabulary for {len(differing)} of {len(shared)} tokens, "
+            f"the first is {token}; is it another tokenizer? Then give it another name: NAME=TARGET"
+        )
+    records = [TokenizerInfo.of(vocabulary) if info.name == name else info for info in shared.tokenizers]
+    return dataclasses.replace(shared, tokenizers=tuple(records))
 
 
 def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:

@@ -19,6 +19,7 @@ from vocabkit.catalog import resolve
 from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError
 from vocabkit.mixing import Head
+from vocabkit.proof import check_transfer
 from vocabkit.ranking import rank
 from vocabkit.scaling import parse_scale, rms_scale
 from vocabkit.segmentation import Segmenter
@@ -150,11 +151,19 @@ def test_a_target_that_has_none_of_the_tokens_is_refused(tmp_path: Path) -> None
 # ---- wrong partners ----------------------------------------------------------------------------------------------
 
 
-def test_another_version_of_a_tokenizer_in_the_set_is_refused(tmp_path: Path) -> None:
-    other = target(tmp_path / "llm", "llama3.1")
+def test_another_tokenizer_under_a_name_of_the_set_is_refused(tmp_path: Path) -> None:
+    other = target(tmp_path / "llm", "mistral-v1")
     impostor = Target(dataclasses.replace(other.vocabulary, name="llama3"), other.embeddings)
-    with pytest.raises(VocabkitError, match="another version of this tokenizer"):
+    with pytest.raises(VocabkitError, match=r"llama3: has other ids .* for 64 of 64 tokens, the first is '!'"):
         transfer(langbridge(), impostor)
+
+
+def test_another_file_of_the_same_tokenizer_takes_its_place(tmp_path: Path) -> None:
+    newer = target(tmp_path / "llm", "llama3.1")
+    renamed = Target(dataclasses.replace(newer.vocabulary, name="llama3"), newer.embeddings)
+    moved, _ = transfer(langbridge(), renamed)
+    assert moved.shared.tokenizers[1].fingerprint == newer.vocabulary.fingerprint
+    assert check_transfer(moved, langbridge(), renamed).passed
 
 
 def test_ids_without_an_embedding_row_are_refused(tmp_path: Path) -> None:

@@ -164,7 +164,9 @@ def test_check_looks_catalog_names_up_and_no_other(small: Path) -> None:
     output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
     assert "x.arrow: all " in output_of(small, "check", "x.arrow")
     output_of(small, "build-shared", "left", "right", "--out", "y.arrow")
-    assert error_of(vocabkit(small, "check", "y.arrow")).endswith("add --tokenizer 'left'=SOURCE")
+    assert error_of(vocabkit(small, "check", "y.arrow")).endswith(
+        "'left', 'right' are no catalog names; add --tokenizer 'left'=SOURCE --tokenizer 'right'=SOURCE"
+    )
 
 
 # ---- ranking -----------------------------------------------------------------------------------------------------

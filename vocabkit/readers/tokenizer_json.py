@@ -99,13 +99,15 @@ def _spellings(path: Path, file: File) -> list[str | None]:
     vocab = file.model.vocab
     pieces = [piece for piece, _ in vocab] if isinstance(vocab, list) else list(vocab)
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
-    every = ids + [token.id for token in file.added_tokens]
+    added = [token.id for token in file.added_tokens]
+    in_order = ids == list(range(len(ids)))  # as in most files, which saves passes over all tokens
+    every = [*ids[-1:], *added] if in_order else ids + added
     lowest, top = min(every, default=0), max(every, default=-1)
     if lowest < 0:
         raise VocabkitError(f"{path}: has id {quote(str(lowest))}; ids are counted from 0")
-    check_highest_id(path, top, len(every))
+    check_highest_id(path, top, len(ids) + len(added))
     spellings: list[str | None] = [None] * (top + 1)
-    if ids == list(range(len(ids))):  # as in most files, which saves a loop over all tokens
+    if in_order:
         spellings[: len(ids)] = pieces
         return spellings
     for spelling, token_id in zip(pieces, ids, strict=True):
@@ -148,7 +150,7 @@ def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: M
 def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
     if model.unk_id is not None:
         return model.unk_id if 0 <= model.unk_id < len(spellings) and spellings[model.unk_id] is not None else None
-    return spellings.index(model.unk_token) if model.unk_token in spellings and model.unk_token else None
+    return spellings.index(model.unk_token) if model.unk_token and model.unk_token in spellings else None
 
 
 def _positive(value: Any) -> int | None:
