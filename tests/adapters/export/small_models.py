@@ -181,10 +181,16 @@ def visual_tokens(vision: Path, module: torch.nn.Module, pixels: Tensor, *, laye
         return tokens
 
 
-def own_logits(folder: Path, inputs: Any, visual: Tensor, image_token_id: int) -> Tensor:
-    """(B, N, V) logits of the LLM in `folder` alone, with the visual tokens where the image tokens stand."""
-    with quiet_transformers(), torch.no_grad():
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=visual.dtype)
+def loaded_llm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The LLM in `folder` alone."""
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model.eval()
+
+
+def own_logits(model: Any, inputs: Any, visual: Tensor, image_token_id: int) -> Tensor:
+    """(B, N, V) logits of an LLM, with the visual tokens where the image tokens stand."""
+    with torch.no_grad():
         placeholder = inputs["input_ids"] == image_token_id
         embeddings = model.get_input_embeddings()(inputs["input_ids"].masked_fill(placeholder, 0))
         embeddings[placeholder] = visual.flatten(0, 1)  # (B, N, D)[M] = (M, D)

@@ -24,6 +24,7 @@ from small_models import (
     llama,
     llm,
     loaded,
+    loaded_llm,
     own_logits,
     projector,
     registers,
@@ -81,7 +82,9 @@ def assert_our_logits(out: ExportedLlava, vision: Path, llm: Path, **features: i
     assert visual.shape == (1, out.image_tokens, WIDTH)
     with torch.no_grad():
         found = model(**inputs).logits[..., :VOCABULARY]
-    assert_close(found, own_logits(llm, inputs, visual, out.image_token_id)[..., :VOCABULARY], rtol=1e-4, atol=1e-5)
+    assert_close(
+        found, own_logits(loaded_llm(llm), inputs, visual, out.image_token_id)[..., :VOCABULARY], rtol=1e-4, atol=1e-5
+    )
 
 
 # ---- the LLM -----------------------------------------------------------------------------------------------------
