@@ -57,7 +57,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if not (folder / "config.json").is_file():
         raise VocabkitError(f"{folder}: no config.json in it; give the folder of a transformers model")
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # its strict dataclasses raise many kinds
         raise VocabkitError(f"{folder}: transformers can't read its config ({first_line(error)})") from error
     return config

@@ -64,7 +64,7 @@ def load_tokenizer(llm: Path) -> LlavaTokenizer:
     Raises VocabkitError: no tokenizer, or one that has no place for a token.
     """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(llm)
+        tokenizer: Any = AutoTokenizer.from_pretrained(llm, trust_remote_code=False)
     except Exception as error:  # whatever a damaged tokenizer.json makes tokenizers and transformers raise
         raise VocabkitError(f"{llm}: transformers can't load its tokenizer ({first_line(error)})") from error
     known = tokenizer.get_vocab()

@@ -91,7 +91,7 @@ def vision_tensors(vision: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
 def image_processor(vision: Path) -> Any:
     """The image processor in the folder. Raises VocabkitError if there is none."""
     try:
-        return AutoImageProcessor.from_pretrained(vision)
+        return AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise VocabkitError(f"{vision}: no image processor in it (preprocessor_config.json)") from error
 

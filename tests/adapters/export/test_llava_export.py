@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -477,6 +478,28 @@ def test_a_pickle_that_runs_code_is_refused(vision: Path, small: Path, tmp_path:
     torch.save({"model.norm.weight": Path("/etc")}, small / "pytorch_model.bin")
     with pytest.raises(VocabkitError, match=r"pytorch_model\.bin: damaged, or holds more than plain tensors"):
         export_llava(projector(), vision, small, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("llm/config.json", "AutoConfig"),
+        ("llm/tokenizer_config.json", "AutoTokenizer"),
+        ("vision/preprocessor_config.json", "AutoImageProcessor"),
+    ],
+)
+def test_code_that_comes_with_a_model_is_never_run(
+    vision: Path, small: Path, tmp_path: Path, file: str, entry: str
+) -> None:
+    settings = json.loads((tmp_path / file).read_text())
+    for key in ("model_type", "tokenizer_class", "image_processor_type"):
+        settings[key] = "TheirOwn" if key in settings else None
+    target: Any = "code.TheirOwn" if entry != "AutoTokenizer" else ["code.TheirOwn", "code.TheirOwn"]
+    (tmp_path / file).write_text(json.dumps(settings | {"auto_map": {entry: target}}))
+    (tmp_path / file).with_name("code.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    with contextlib.suppress(VocabkitError):
+        export_llava(projector(), vision, small, tmp_path / "out")
+    assert not (tmp_path / "run").exists()
 
 
 def test_widths_that_do_not_fit_are_named(vision: Path, small: Path, tmp_path: Path) -> None:
