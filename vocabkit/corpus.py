@@ -312,8 +312,8 @@ def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callab
 
     size, rows = path.stat().st_size, 0
     try:
-        # With a buffer the pages of a row group are read one by one, not all at once.
-        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BLOCK)
+        # Page by page: with the defaults a whole row group is held.
+        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BLOCK, pre_buffer=False)
         schema = content.schema_arrow
         name = _field(str(path), "column", field, schema.names)
         if not _holds_text(schema.field(name).type):
