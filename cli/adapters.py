@@ -102,6 +102,8 @@ def transfer(
         raise VocabkitError("--export writes a result: add --out")
     if export in (Export.llava, Export.mmproj) and vision is None:
         raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
+    if export is Export.llava and out is not None and out.exists():
+        raise VocabkitError(f"{out}: is there already; choose another name")
     loaded, target = _load(adapter), _target(to, weights)
     result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
     if factor is None and features is not None:
@@ -209,9 +211,9 @@ def _write(result: TransferredAdapter, out: Path, export: Export | None, vision:
     if export is Export.projector:
         projector.save(out)
     elif export is Export.mm_projector:
-        from vocabkit.published import save_published
+        from vocabkit.export.mm_projector import export_mm_projector
 
-        save_published(projector, out)
+        export_mm_projector(projector, out)
     else:
         from vocabkit.export.models import llm_folder, vision_folder
 

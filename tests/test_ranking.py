@@ -194,9 +194,11 @@ def test_a_corpus_without_captions_is_refused(tmp_path: Path, smollm: Vocabulary
             count_tokens(smollm, paths)
 
 
-def test_a_tokenizer_without_a_token_for_a_character_is_named(tmp_path: Path) -> None:
+def test_a_tokenizer_needs_a_token_for_each_character_of_the_corpus_only(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, unigram_json(["a", "b"]))
-    (tmp_path / "a.txt").write_text("a z")
+    (tmp_path / "a.txt").write_text("ab\nb\na\nb")
+    assert count_tokens(vocabulary, [tmp_path / "a.txt"]).tolist() == [2, 3]
+    (tmp_path / "a.txt").write_text("a\nz")
     with pytest.raises(VocabkitError, match="can't cut a text"):
         count_tokens(vocabulary, [tmp_path / "a.txt"])
 
