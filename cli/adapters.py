@@ -92,7 +92,7 @@ def transfer(
     """
     from vocabkit.errors import VocabkitError
     from vocabkit.report.transfer import preflight_report
-    from vocabkit.scaling import parse_scale, rms_scale
+    from vocabkit.scaling import match_rms, parse_scale
     from vocabkit.transfer import transfer as move
 
     factor = parse_scale(scale)
@@ -107,8 +107,7 @@ def transfer(
     loaded, target = _load(adapter), _target(to, weights)
     result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
     if factor is None and features is not None:
-        measured = rms_scale(result, _features(features))
-        result, report = move(loaded, target, missing=missing.value, scale=measured)
+        report = match_rms(result, report, _features(features))
     if not json:
         show(preflight_report(report))
     if out is not None:

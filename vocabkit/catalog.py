@@ -93,6 +93,11 @@ def resolve(argument: str) -> Resolved:
     raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
 
 
+def without_name(argument: str) -> str:
+    """What stands after `NAME=` in an argument that `resolve` understands; all of it where there is no name."""
+    return argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
+
+
 def snapshot_path(name: str) -> Path:
     """Path of a shipped snapshot."""
     spec = importlib.util.find_spec("vocabkit_data")

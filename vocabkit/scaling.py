@@ -6,12 +6,14 @@ same, another LLM does not. `rms` brings them to the length of the target's embe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.transfer import Preflight
 from vocabkit.transferred import TransferredAdapter
 
 
@@ -30,6 +32,13 @@ def rms_scale(transferred: TransferredAdapter, features: Tensor) -> float:
     if not (0 < factor < math.inf):
         raise VocabkitError("the visual tokens of these features are all zero or not finite; give other --features")
     return factor
+
+
+def match_rms(transferred: TransferredAdapter, report: Preflight, features: Tensor) -> Preflight:
+    """Set the scale of `transferred` to `rms_scale` of these features, in place. Returns the report with that scale."""
+    factor = rms_scale(transferred, features)
+    transferred.config = dataclasses.replace(transferred.config, scale=factor)
+    return dataclasses.replace(report, scale=factor)
 
 
 def parse_scale(argument: str) -> float | None:

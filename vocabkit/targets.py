@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vocabkit.catalog import Resolved, catalog, resolve
+from vocabkit.catalog import Resolved, catalog, resolve, without_name
 from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.transfer import Target
@@ -38,7 +38,7 @@ def open_target(
 
 
 def _weights(argument: str, found: Resolved) -> str | Path:
-    name = argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
+    name = without_name(argument)
     path = Path(name).expanduser()
     if path.is_dir() or found.file.suffix == ".gguf":
         return path

@@ -14,7 +14,7 @@ import huggingface_hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from vocabkit.catalog import catalog
+from vocabkit.catalog import catalog, without_name
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import Repository, why_unreachable
 
@@ -39,7 +39,7 @@ def llm_folder(source: str) -> Iterator[Path]:
 
     Raises VocabkitError: not found, or a GGUF that transformers can't load.
     """
-    name = source.partition("=")[2] if "=" in source and not Path(source).exists() else source
+    name = without_name(source)
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         with tempfile.TemporaryDirectory() as folder:
