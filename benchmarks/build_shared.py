@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from process import Cost, cost
 
 from vocabkit.catalog import resolve
 from vocabkit.segmentation import load_tokenizer
@@ -26,24 +26,6 @@ from transformers import AutoTokenizer
 vocabularies = [set(AutoTokenizer.from_pretrained(folder).get_vocab()) for folder in sys.argv[1:]]
 print(len(set.intersection(*vocabularies)))
 """
-
-LAUNCHER = """
-import os, sys, time
-start = time.perf_counter()
-quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
-_, status, usage = os.wait4(pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
-sys.exit(status != 0)
-"""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one process."""
-
-    seconds: float
-    megabytes: float
 
 
 def main() -> None:
@@ -88,20 +70,11 @@ def _best(commands: dict[str, Sequence[str]]) -> dict[str, Cost]:
     runs: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(ROUNDS):
         for name, command in commands.items():
-            runs[name].append(_cost(command))
+            runs[name].append(cost(command))
     return {
         name: Cost(min(cost.seconds for cost in each), min(cost.megabytes for cost in each))
         for name, each in runs.items()
     }
-
-
-def _cost(command: Sequence[str]) -> Cost:
-    """Time and peak memory of one process, started by a small one: a child's peak counts what its parent had."""
-    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command[:6])} failed:\n{done.stderr}")
-    seconds, kilobytes = done.stdout.splitlines()[-1].split()
-    return Cost(float(seconds), int(kilobytes) / 1024)
 
 
 def _hub_layout(name: str, folder: Path) -> Path:

@@ -18,10 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from process import cost
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
@@ -34,15 +34,6 @@ from vocabkit.transfer import Target, transfer
 
 ROWS, WIDTH = 128_256, 4_096
 ROUNDS = 5
-LAUNCHER = """
-import os, sys, time
-start = time.perf_counter()
-quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
-_, status, usage = os.wait4(pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
-sys.exit(status != 0)
-"""
 PUBLISHED_WAY = """
 import sys, torch
 from transformers import AutoModelForCausalLM
@@ -54,14 +45,6 @@ rows = model.get_input_embeddings().weight.index_select(0, ids)
 torch.save({"adapter": adapter.state_dict(), "embeddings": rows}, sys.argv[3])
 """
 ONLY_IMPORTS = "import vocabkit.transfer, vocabkit.targets, vocabkit.report.transfer"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one process."""
-
-    seconds: float
-    megabytes: float
 
 
 def main() -> None:
@@ -106,15 +89,11 @@ def measure(work: Path, model: Path, rows: int) -> None:
             [sys.executable, "-m", "vocabkit_cli", "snapshot", "llama3", "--out", str(tokenizer)], check=True
         )
     command[command.index(f"llama3={model}")] = f"llama3={tokenizer}"
-    costs = {"ours": process(command)}
+    costs = {"ours": cost(command)}
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     line("  peak memory of the command", costs["ours"].megabytes, size + 300, "MB", 1.0)
-    print(
-        f"    (the output has {size:,.0f} MB; Python and the imports alone take {process(imports()).megabytes:,.0f} MB)"
-    )
-    published = process(
-        [sys.executable, "-c", PUBLISHED_WAY, str(model), str(adapter_file), str(work / "published.pt")]
-    )
+    print(f"    (the output has {size:,.0f} MB; Python and the imports alone take {cost(imports()).megabytes:,.0f} MB)")
+    published = cost([sys.executable, "-c", PUBLISHED_WAY, str(model), str(adapter_file), str(work / "published.pt")])
     line("  whole command, beside the published way", costs["ours"].seconds, published.seconds, "s", None)
     line("  peak memory, beside the published way", costs["ours"].megabytes, published.megabytes, "MB", None)
     print()
@@ -212,15 +191,6 @@ def best(work: Callable[[], None], prepare: Callable[[], None]) -> float:
         work()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def process(command: list[str]) -> Cost:
-    """Time and peak memory of one process, started by a small one: a child's peak counts what its parent had."""
-    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command[:6])} failed:\n{done.stderr}")
-    seconds, kilobytes = done.stdout.splitlines()[-1].split()
-    return Cost(float(seconds), int(kilobytes) * 1024 / 1e6)
 
 
 def line(claim: str, ours: float, peer: float, unit: str, limit: float | None) -> None:
