@@ -16,7 +16,7 @@ from caption_files import CAPTIONS, FORMATS, compressed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabkit import corpus
+from vocabkit import json_records, text_blocks
 from vocabkit.corpus import LONGEST, captions
 from vocabkit.errors import VocabkitError
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blocks_of_16_bytes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_BLOCK", 16)
+        patch.setattr(text_blocks, "BLOCK", 16)
         yield
 
 
@@ -180,7 +180,7 @@ def test_a_long_caption_without_spaces_is_cut_in_the_same_places_wherever_blocks
     assert "".join(parts) == path.read_text("utf-8")
     assert max(map(len, parts)) <= LONGEST
     for block in (100_003, LONGEST, 10 * LONGEST):
-        monkeypatch.setattr(corpus, "_BLOCK", block)
+        monkeypatch.setattr(text_blocks, "BLOCK", block)
         assert list(captions([path])) == parts
 
 
@@ -286,7 +286,7 @@ def test_fields_and_columns_that_are_not_there_or_hold_no_text_are_named(tmp_pat
 def test_an_endless_record_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "_LONGEST_RECORD", 1 << 20)
+    monkeypatch.setattr(json_records, "_LONGEST_RECORD", 1 << 20)
     record = '{"text": "' + "a" * (1 << 22)
     assert "line 1 is longer than 1,048,576 characters" in refusal(write(tmp_path / "a.jsonl", record))
     assert "record 1 is longer than 1,048,576 characters" in refusal(write(tmp_path / "a.json", "[" + record))

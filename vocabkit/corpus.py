@@ -12,10 +12,6 @@ the ends, as LLaVA's preprocess_multimodal does. A null or blank caption is none
 
 from __future__ import annotations
 
-import codecs
-import itertools
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -25,23 +21,19 @@ import pyarrow as pa
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
+from vocabkit.json_records import is_text, json_records
+from vocabkit.text_blocks import BLOCK, COMPRESSIONS, compression_of, text_blocks
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes of all files), both as on disk."""
 
 _ENDINGS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _EXPECTED = f"{', '.join(_ENDINGS)}, with or without .gz or .zst"
-_COMPRESSIONS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}
-"""Ending -> name of the codec in Arrow, first bytes of a file."""
 _IMAGE = "<image>"
 _FIELDS = ("caption", "text", "conversations")
 
-_BLOCK = 1 << 20
-"""Bytes read at a time."""
 LONGEST = 1 << 18
 """Characters of a caption that are handled at a time: a longer one comes in parts."""
-_LONGEST_RECORD = 1 << 26
-"""Characters of a JSON record. More is no caption but a damaged or hostile file."""
 
 
 def captions(
@@ -103,61 +95,28 @@ def _format(path: Path) -> str:
 
 def _ending(path: Path) -> str:
     *_, inner, last = "", "", *(suffix.lower() for suffix in path.suffixes)
-    return inner if last in _COMPRESSIONS else last
+    return inner if last in COMPRESSIONS else last
 
 
 def _read(
     path: Path, file: BufferedReader, kind: str, field: str | None, report: Callable[[int], None], joint: str
 ) -> Iterator[str]:
-    compression = _compression(path, file)
     if kind == ".parquet":
-        if compression:
+        if compression_of(path, file):
             raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack this one")
         yield from _parquet(path, file, field, report)
         return
     if kind == ".txt" and field is not None:
         raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave the field out")
-    stream: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) if compression else file
-    blocks = _decoded(path, _blocks(stream, lambda: report(file.tell())))
-    try:
-        yield from _plain(blocks, joint) if kind == ".txt" else _json(path, blocks, field)
-    except OSError as error:
-        if not compression or error.errno:
-            raise
-        raise VocabkitError(f"{path}: damaged or truncated {compression} ({quote(str(error), 80)})") from error
-
-
-def _compression(path: Path, file: BufferedReader) -> str | None:
-    start = file.peek(4)
-    for ending, (codec, magic) in _COMPRESSIONS.items():
-        if start.startswith(magic):
-            return codec
-        if path.suffix.lower() == ending:
-            raise VocabkitError(f"{path}: not compressed with {codec}, whatever its name says")
-    return None
+    blocks = text_blocks(path, file, report)
+    if kind == ".txt":
+        yield from _plain(blocks, joint)
+        return
+    for where, record in json_records(path, blocks):
+        yield from _captions(_texts(f"{path}: {where}", record, field))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
-
-
-def _blocks(stream: Any, report: Callable[[], None]) -> Iterator[bytes]:
-    while block := stream.read(_BLOCK):
-        report()
-        yield block
-
-
-def _decoded(path: Path, blocks: Iterable[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    start = 0  # offset of what the decoder gets next, together with the bytes it has kept
-    for block in itertools.chain(blocks, [b""]):
-        kept = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            at = start - kept + error.start
-            raise VocabkitError(f"{path}: not UTF-8 at byte {at} of its text ({error.reason}); convert it") from error
-        yield text.removeprefix("\ufeff") if start == 0 else text
-        start += len(block)
 
 
 def _plain(blocks: Iterable[str], joint: str) -> Iterator[str]:
@@ -195,86 +154,7 @@ def _in_word(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-# ---- JSON --------------------------------------------------------------------------------------------------------
-
-
-def _json(path: Path, blocks: Iterator[str], field: str | None) -> Iterator[str]:
-    first = next(blocks)
-    records = _array if first.lstrip().startswith("[") else _lines
-    for where, record in records(path, itertools.chain([first], blocks)):
-        yield from _captions(_texts(f"{path}: {where}", record, field))
-
-
-def _lines(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Records of a file with one per line, and where each stands."""
-    rest, before = "", 0
-    for block in itertools.chain(blocks, ["\n"]):
-        *lines, rest = (rest + block).split("\n")
-        for number, line in enumerate(lines, before + 1):
-            if line and not line.isspace():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise _not_json(f"{path}: line {number}", error) from error
-                yield f"line {number}", record
-        before += len(lines)
-        _check_length(f"{path}: line {before + 1}", rest)
-
-
-_GAP = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
-
-
-def _array(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Records of an array that is never held as a whole, and where each stands."""
-    decode = json.JSONDecoder().raw_decode
-    text, number, enough, closed = next(blocks).lstrip()[1:], 1, 0, False
-    for block in itertools.chain([""], blocks, [None]):
-        text += block or ""
-        if block is not None and len(text) < enough:
-            continue
-        at = 0
-        while not closed:
-            gap = _GAP.match(text, at)
-            assert gap is not None
-            if gap[1] == "]":
-                closed, at = True, gap.end()
-            elif gap.end() == len(text):
-                break
-            elif gap[1] != ("," if number > 1 else ""):
-                raise _not_json(f"{path}: record {number}", "expected a comma before it")
-            else:
-                try:
-                    record, at = decode(text, gap.end())
-                except (ValueError, RecursionError) as error:
-                    if block is not None and _unfinished(error, text):
-                        break
-                    raise _not_json(f"{path}: record {number}", error) from error
-                yield f"record {number}", record
-                number += 1
-        text = text[at:]
-        if closed and text.strip():
-            raise _not_json(f"{path}: after record {number - 1}", "more text after the end of the array")
-        _check_length(f"{path}: record {number}", text)
-        enough = 2 * len(text)  # a long record is not parsed again with each block
-    if not closed:
-        raise _not_json(f"{path}: record {number}", "the array has no end")
-
-
-def _unfinished(error: Exception, text: str) -> bool:
-    """True if what `raw_decode` found wrong may be for want of more text: a number, word or escape may be cut."""
-    return isinstance(error, json.JSONDecodeError) and (
-        error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
-    )
-
-
-def _not_json(where: str, error: Exception | str) -> VocabkitError:
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-    return VocabkitError(f"{where}: not valid JSON ({quote(reason, 80)}); is the file truncated?")
-
-
-def _check_length(where: str, text: str) -> None:
-    if len(text) > _LONGEST_RECORD:
-        raise VocabkitError(f"{where} is longer than {_LONGEST_RECORD:,} characters; expected one caption per record")
+# ---- records ---------------------------------------------------------------------------------------------------------
 
 
 def _texts(where: str, record: Any, field: str | None) -> list[str]:
@@ -289,7 +169,7 @@ def _texts(where: str, record: Any, field: str | None) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise VocabkitError(f"{where}: {quote(name)} holds {type(text).__name__}, expected text or conversations")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if not is_text(text):
             raise VocabkitError(f"{where}: {quote(name)} holds half a surrogate pair, which is no text")
     return texts
 
@@ -313,7 +193,7 @@ def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callab
     size, rows = path.stat().st_size, 0
     try:
         # Page by page: with the defaults a whole row group is held.
-        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BLOCK, pre_buffer=False)
+        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=BLOCK, pre_buffer=False)
         schema = content.schema_arrow
         name = _field(str(path), "column", field, schema.names)
         if not _holds_text(schema.field(name).type):
