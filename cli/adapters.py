@@ -214,16 +214,17 @@ def _write(result: TransferredAdapter, out: Path, export: Export | None, vision:
 
         export_mm_projector(projector, out)
     else:
-        from vocabkit.export.models import llm_folder, vision_folder
+        from vocabkit.export.models import llm_folder
+        from vocabkit.model_folders import model_folder
 
         assert vision is not None
         layer = -2 if projector.config.vision_layer is None else projector.config.vision_layer
         if export is Export.mmproj:
             from vocabkit.export.mmproj import export_mmproj
 
-            export_mmproj(projector, vision_folder(vision), out, feature_layer=layer)
+            export_mmproj(projector, model_folder(vision), out, feature_layer=layer)
         else:
             from vocabkit.export.llava import export_llava
 
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:
-                export_llava(projector, vision_folder(vision), folder, out, feature_layer=layer, progress=progress)
+                export_llava(projector, model_folder(vision), folder, out, feature_layer=layer, progress=progress)

@@ -29,13 +29,14 @@ from vocabkit.export.language_model import (
     published_config,
     read_llm_config,
 )
-from vocabkit.export.models import first_line, quiet_transformers
 from vocabkit.export.processor import build_processor, load_tokenizer, save_processor
-from vocabkit.export.vision import converted, features_of, read_vision_config, vision_tensors
+from vocabkit.export.vision import adapted_states, converted, vision_tensors
 from vocabkit.export.weights import read_weights, weight_files
 from vocabkit.files import new_folder
 from vocabkit.fold import pad_hidden
 from vocabkit.model_card import llava_card
+from vocabkit.model_folders import first_line, quiet_transformers
+from vocabkit.vision.transformers_model import read_vision_config
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,16 @@ def export_llava(
     """
     with quiet_transformers():
         text_config, vision_config = read_llm_config(llm), read_vision_config(vision)
-        features = features_of(vision, vision_config, feature_layer, projector)
-        if features.class_tokens > 1 and not keep_cls:
+        states = adapted_states(vision, vision_config, feature_layer, projector)
+        if states.class_tokens > 1 and not keep_cls:
             raise VocabkitError(
-                f"{vision}: has {features.class_tokens} tokens before its patches, of which Llava leaves out only one"
+                f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only one"
             )
         _check_llm_width(projector, llm, text_config)
         padded = pad_hidden(projector, text_config.hidden_size)
         llm_tokenizer = load_tokenizer(llm)
         image_token_id = llm_tokenizer.image_token_id
-        processor = build_processor(llm_tokenizer.tokenizer, vision, vision_config, features, keep_cls=keep_cls)
+        processor = build_processor(llm_tokenizer.tokenizer, vision, vision_config, states, keep_cls=keep_cls)
         settings = generation_settings(llm, text_config, llm_tokenizer.tokenizer, image_token_id)
         files = weight_files(llm)
         dtype = config_dtype(text_config) or next(iter(read_weights(files[0]).values())).dtype
@@ -98,7 +99,7 @@ def export_llava(
         first = converted(first | vision_tensors(vision, vision_config), dtype, out)
         added_rows = max(image_token_id + 1 - text_config.vocab_size, 0)
         text_config.vocab_size += added_rows
-        image_tokens = features.patches + (features.class_tokens if keep_cls else 0)
+        image_tokens = states.patches + (states.class_tokens if keep_cls else 0)
         vision_config.dtype, vision_config._name_or_path = dtype, ""
         config = LlavaConfig(
             vision_config=vision_config,

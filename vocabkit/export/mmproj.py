@@ -19,9 +19,10 @@ from transformers import PreTrainedConfig
 
 from vocabkit.adapter import MLPProjector
 from vocabkit.errors import VocabkitError
-from vocabkit.export.models import quiet_transformers
-from vocabkit.export.vision import converted, features_of, image_processor, read_vision_config, vision_tensors
+from vocabkit.export.vision import adapted_states, converted, vision_tensors
 from vocabkit.files import replacing
+from vocabkit.model_folders import quiet_transformers
+from vocabkit.vision.transformers_model import image_processor, read_vision_config
 
 _USE_GELU = {"quick_gelu": False, "gelu": True, "gelu_pytorch_tanh": True}
 """Activation of the vision model -> clip.use_gelu; without it, clip.cpp takes quick GELU."""
@@ -49,7 +50,7 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
             )
         if config.hidden_act not in _USE_GELU:
             raise VocabkitError(f"{vision}: llama.cpp knows no activation {config.hidden_act} in a vision model")
-        features_of(vision, config, feature_layer, projector)
+        adapted_states(vision, config, feature_layer, projector)
         processor = image_processor(vision)
     tensors = _tensors(projector, vision, config)
     with replacing(out) as temporary:

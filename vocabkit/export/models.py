@@ -1,35 +1,20 @@
-"""The models that go into an export: local folders, hub repositories, and GGUF files turned into folders."""
+"""The LLM that goes into an export: a folder, a hub repository, or a GGUF turned into a folder."""
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import huggingface_hub
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vocabkit.catalog import catalog, without_name
-from vocabkit.errors import VocabkitError, quote
-from vocabkit.hub import Repository, why_unreachable
-
-_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
-_WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
-"""The files of a repository that are weights, best first."""
-
-
-def vision_folder(source: str) -> Path:
-    """The folder of a vision model: itself, or a hub repository, downloaded into the Hugging Face cache.
-
-    Raises VocabkitError: neither.
-    """
-    path = Path(source).expanduser()
-    return path if path.exists() else _downloaded(source)
+from vocabkit.errors import VocabkitError
+from vocabkit.model_folders import downloaded, first_line, quiet_transformers
 
 
 @contextmanager
@@ -49,37 +34,7 @@ def llm_folder(source: str) -> Iterator[Path]:
         yield path
     else:
         entry = catalog().get(name.lower())
-        yield _downloaded(entry.hub if entry is not None and entry.hub else name)
-
-
-def read_config(folder: Path) -> PreTrainedConfig:
-    """The config of the model in a folder. Raises VocabkitError: none, or not one of transformers."""
-    if not (folder / "config.json").is_file():
-        raise VocabkitError(f"{folder}: no config.json in it; give the folder of a transformers model")
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # its strict dataclasses raise many kinds
-        raise VocabkitError(f"{folder}: transformers can't read its config ({first_line(error)})") from error
-    return config
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Transformers without its log lines and progress bars."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what `error` says, safe to show."""
-    return quote((str(error).splitlines() or [type(error).__name__])[0], 120)
+        yield downloaded(entry.hub if entry is not None and entry.hub else name)
 
 
 def _from_gguf(path: Path, folder: Path) -> None:
@@ -100,19 +55,3 @@ def _from_gguf(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except OSError as error:
         raise VocabkitError(f"{path}: can't write it dequantised to {folder} ({error.strerror}); set TMPDIR") from error
-
-
-def _downloaded(repository: str) -> Path:
-    hub = Repository(repository)
-    if hub.file("config.json") is None:
-        reason = "it has no config.json on the Hugging Face hub" if hub.reachable else why_unreachable()
-        raise VocabkitError(f"{repository}: no such folder, and {reason}")
-    try:
-        for weights in _WEIGHTS:
-            patterns = [*_FILES, *weights]
-            folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, ignore_patterns="*/*"))
-            if any(file for pattern in weights for file in folder.glob(pattern)):
-                break
-    except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
-        raise VocabkitError(f"{repository}: the download failed ({first_line(error)}); try again") from error
-    return folder

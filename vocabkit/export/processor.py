@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from transformers import AddedToken, AutoTokenizer, LlavaProcessor, PreTrainedConfig
 
 from vocabkit.errors import VocabkitError
-from vocabkit.export.models import first_line
-from vocabkit.export.vision import Features, image_processor
+from vocabkit.model_folders import first_line
+from vocabkit.vision.transformers_model import HiddenStates, image_processor, pixel_size
 
 IMAGE_TOKEN = "<image>"
 
@@ -80,7 +79,7 @@ def load_tokenizer(llm: Path) -> LlavaTokenizer:
 
 
 def build_processor(
-    tokenizer: Any, vision: Path, config: PreTrainedConfig, features: Features, *, keep_cls: bool
+    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool
 ) -> LlavaProcessor:
     """The processor that puts an image token into the text for each visual token of the model.
 
@@ -94,16 +93,16 @@ def build_processor(
         image_processor=image_processor(vision),
         tokenizer=tokenizer,
         patch_size=config.patch_size,
-        vision_feature_select_strategy="default" if features.class_tokens and not keep_cls else "full",
-        num_additional_image_tokens=features.class_tokens,
+        vision_feature_select_strategy="default" if states.class_tokens and not keep_cls else "full",
+        num_additional_image_tokens=states.class_tokens,
         chat_template=tokenizer.chat_template,
         image_token=IMAGE_TOKEN,
     )
-    wide = processor.image_processor(Image.new("RGB", (2 * config.image_size, config.image_size)))["pixel_values"][0]
-    if tuple(wide.shape[-2:]) != (config.image_size, config.image_size):
+    height, width = pixel_size(vision, config, processor.image_processor)
+    if (height, width) != (config.image_size, config.image_size):
         raise VocabkitError(
-            f"{vision}: its image processor makes images of {wide.shape[-1]} x {wide.shape[-2]} pixels of one that is "
-            f"twice as wide as high, but the model takes {config.image_size} x {config.image_size}"
+            f"{vision}: its image processor makes images of {width} x {height} pixels, but the model takes "
+            f"{config.image_size} x {config.image_size}"
         )
     return processor
 

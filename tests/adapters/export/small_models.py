@@ -31,7 +31,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vocabkit.adapter import MLPProjector
 from vocabkit.adapter_config import MLPConfig
-from vocabkit.export.models import quiet_transformers
+from vocabkit.model_folders import quiet_transformers
 
 VISION, HIDDEN, WIDTH = 32, 24, 48
 """Widths of features, of the projector's hidden layer and of the LLM."""

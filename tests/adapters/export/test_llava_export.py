@@ -512,7 +512,7 @@ def test_widths_that_do_not_fit_are_named(vision: Path, small: Path, tmp_path: P
 
 
 def test_a_layer_that_the_vision_model_lacks_is_refused(vision: Path, small: Path, tmp_path: Path) -> None:
-    with pytest.raises(VocabkitError, match="has 4 hidden states, but the adapter takes those of layer -5"):
+    with pytest.raises(VocabkitError, match="has 4 hidden states, so there is no layer -5"):
         export_llava(projector(), vision, small, tmp_path / "out", feature_layer=-5)
 
 

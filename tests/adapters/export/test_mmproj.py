@@ -256,7 +256,7 @@ def test_other_vision_models_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "features have width 40, but the adapter takes 32" in refused(clip(tmp_path / "wide", hidden_size=40))
     vision = clip(tmp_path / "vision")
-    assert "has 4 hidden states, but the adapter takes those of layer 4" in refused(vision, feature_layer=4)
+    assert "has 4 hidden states, so there is no layer 4" in refused(vision, feature_layer=4)
     large = projector()
     with torch.no_grad():
         large.linear_2.weight[0, 0] = 1e5

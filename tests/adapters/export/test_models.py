@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 from vocabkit.catalog import resolve
 from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError
-from vocabkit.export.models import llm_folder, quiet_transformers, vision_folder
+from vocabkit.export.models import llm_folder
+from vocabkit.model_folders import model_folder, quiet_transformers
 
 # ---- folders and GGUF files --------------------------------------------------------------------------------------
 
@@ -30,7 +31,7 @@ def test_a_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
     for argument in (str(folder), f"mine={folder}"):
         with llm_folder(argument) as found:
             assert found == folder
-    assert vision_folder(str(folder)) == folder
+    assert model_folder(str(folder)) == folder
 
 
 def test_a_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) -> None:
@@ -113,7 +114,8 @@ def found_on(hub: HubServer, home: Path, *expressions: str) -> list[str]:
     """What a fresh process that uses `hub` finds in the folder of each expression, or why it has none."""
     code = f"""
 from vocabkit.errors import VocabkitError
-from vocabkit.export.models import llm_folder, vision_folder
+from vocabkit.export.models import llm_folder
+from vocabkit.model_folders import model_folder
 for expression in {expressions!r}:
     try:
         print(sorted(file.name for file in eval(expression).iterdir()))
@@ -145,14 +147,14 @@ def test_a_repository_without_safetensors_gives_its_torch_weights(tmp_path: Path
     files["pytorch_model.bin"] = b"weights"
     with HubServer({"openai/clip": files}) as hub:
         hub.RequestHandlerClass = WithListings
-        assert found_on(hub, tmp_path / "home", "vision_folder('openai/clip')") == [str(sorted(files))]
+        assert found_on(hub, tmp_path / "home", "model_folder('openai/clip')") == [str(sorted(files))]
 
 
 def test_a_repository_that_can_not_be_used_is_named_in_one_line(tmp_path: Path) -> None:
     with HubServer({"meta/llm": GATED, "someone/else": {"README.md": b""}}) as hub:
         hub.RequestHandlerClass = WithListings
         names = ("openai/clop", "meta/llm", "someone/else", "../clip")
-        said = found_on(hub, tmp_path / "home", *(f"vision_folder({name!r})" for name in names))
+        said = found_on(hub, tmp_path / "home", *(f"model_folder({name!r})" for name in names))
     assert said[0].startswith("openai/clop: no such path, and no such repository on the Hugging Face hub")
     assert "accept its terms" in said[1]
     assert said[2] == "someone/else: no such folder, and it has no config.json on the Hugging Face hub"

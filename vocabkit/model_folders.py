@@ -1,0 +1,78 @@
+"""Models of transformers as folders: a local one, or a repository of the hub, downloaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import Repository, why_unreachable
+
+_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
+_WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
+"""The files of a repository that are weights, best first."""
+
+
+def model_folder(source: str) -> Path:
+    """The folder of a model: itself, or a hub repository, downloaded into the Hugging Face cache.
+
+    Raises VocabkitError: neither.
+    """
+    path = Path(source).expanduser()
+    return path if path.exists() else downloaded(source)
+
+
+def downloaded(repository: str) -> Path:
+    """The folder of a hub repository in the Hugging Face cache, downloaded if it is not there.
+
+    Raises VocabkitError: no such repository, or it can't be reached.
+    """
+    hub = Repository(repository)
+    if hub.file("config.json") is None:
+        reason = "it has no config.json on the Hugging Face hub" if hub.reachable else why_unreachable()
+        raise VocabkitError(f"{repository}: no such folder, and {reason}")
+    try:
+        for weights in _WEIGHTS:
+            patterns = [*_FILES, *weights]
+            folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, ignore_patterns="*/*"))
+            if any(file for pattern in weights for file in folder.glob(pattern)):
+                break
+    except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
+        raise VocabkitError(f"{repository}: the download failed ({first_line(error)}); try again") from error
+    return folder
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The config of the model in a folder. Raises VocabkitError: none, or not one of transformers."""
+    if not (folder / "config.json").is_file():
+        raise VocabkitError(f"{folder}: no config.json in it; give the folder of a transformers model")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its strict dataclasses raise many kinds
+        raise VocabkitError(f"{folder}: transformers can't read its config ({first_line(error)})") from error
+    return config
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Transformers without its log lines and progress bars."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what `error` says, safe to show."""
+    return quote((str(error).splitlines() or [type(error).__name__])[0], 120)

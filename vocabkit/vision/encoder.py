@@ -1,0 +1,134 @@
+"""A frozen vision model, and the patch features that are taken from it.
+
+Sizes: B pictures of H x W pixels; P patches in a grid; C class and register tokens; N features of width Dv a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Protocol, TypedDict
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from vocabkit.errors import VocabkitError
+
+
+class PatchModel(Protocol):
+    """A vision model that gives a vector for each patch."""
+
+    name: str
+    layer: int | None
+    """The hidden states that are taken; None where there is no choice."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    class_tokens: int
+    """C."""
+    width: int
+    """Dv."""
+    preparation: str
+    """How pictures become pixels, as text: other text, other features."""
+    module: nn.Module
+
+    def pixels(self, image: Image) -> Tensor:
+        """RGB -> (3, H, W) float32, resized and normalised."""
+        ...
+
+    def states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C + P, Dv), patches row by row."""
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What features depend on."""
+        ...
+
+
+class EncoderInfo(TypedDict):
+    """What features are and what made them. Encoders of equal info give equal features, up to rounding."""
+
+    name: str
+    layer: int | None
+    keep_cls: bool
+    pool: tuple[int, int] | None
+    grid: tuple[int, int]
+    """Rows and columns of patches, after pooling."""
+    tokens: int
+    """N."""
+    width: int
+    """Dv."""
+    precision: str
+    """The dtype that the encoder computes in."""
+    fingerprint: str
+    """Of its weights and of how it prepares pictures."""
+
+
+class VisionEncoder:
+    """Eq. 1: pictures -> pixels -> patch features. Nothing in it is trained."""
+
+    def __init__(
+        self,
+        model: PatchModel,
+        *,
+        keep_cls: bool,
+        pool: tuple[int, int] | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Take over `model`: it is frozen and moved to `device`. Raises VocabkitError: `pool` does not fit its grid."""
+        rows, columns = model.grid
+        if pool is not None and not (1 <= pool[0] <= rows and 1 <= pool[1] <= columns):
+            raise VocabkitError(
+                f"pool {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give numbers from 1 to these"
+            )
+        fingerprint = _fingerprint(model)
+        model.module.eval().requires_grad_(False).to(device, dtype)
+        self._model, self._device, self._dtype = model, device, dtype
+        self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens
+        self.name = model.name
+        self.width = model.width
+        """Dv."""
+        self.grid = pool or model.grid
+        """Rows and columns of patches, after pooling."""
+        self.tokens = self.grid[0] * self.grid[1] + (model.class_tokens if keep_cls else 0)
+        """N."""
+        self.info = EncoderInfo(
+            name=self.name,
+            layer=model.layer,
+            keep_cls=keep_cls,
+            pool=pool,
+            grid=self.grid,
+            tokens=self.tokens,
+            width=self.width,
+            precision=str(dtype).removeprefix("torch."),
+            fingerprint=fingerprint,
+        )
+
+    def pixels(self, image: Image) -> Tensor:
+        """RGB -> (3, H, W) float32 on the CPU, resized and normalised as the model wants it; from any thread.
+
+        Raises VocabkitError: a picture of extreme proportions.
+        """
+        return self._model.pixels(image)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) on any device -> (B, N, Dv) on the encoder's: class tokens, if kept, then patches row by row."""
+        states = self._model.states(pixels.to(self._device, self._dtype))[:, self._dropped :]
+        if self._pool is None:
+            return states
+        count = self._model.grid[0] * self._model.grid[1]
+        before, patches = states[:, :-count], states[:, -count:]
+        grids = patches.mT.unflatten(2, self._model.grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
+        return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
+
+
+def _fingerprint(model: PatchModel) -> str:
+    """sha256 over the weights as they are stored, and over how pictures are prepared."""
+    digest = hashlib.sha256(model.preparation.encode())
+    for name, tensor in sorted(model.weights().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,160 @@
+"""Vision transformers of transformers: their config, the hidden states that they give, their image processor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.model_folders import first_line, model_folder, quiet_transformers, read_config
+
+_PREPARATION = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "do_pad", "pad_size",
+)  # fmt: skip
+"""The settings of an image processor that pixels depend on."""
+_AFTER_FEATURES = ("pooler.", "head.")
+"""Weights that hidden states do not depend on, and that some checkpoints lack."""
+_STRETCHED = 100
+"""A picture this many times longer than wide is refused: resized by its shorter side, it could fill the memory."""
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The hidden states of a vision model that features are taken from."""
+
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    class_tokens: int
+    """Class and register tokens, before the patches."""
+    width: int
+    """Dv."""
+
+    @property
+    def patches(self) -> int:
+        """Their number."""
+        return self.grid[0] * self.grid[1]
+
+
+class TransformersModel:
+    """A vision model of transformers."""
+
+    def __init__(self, source: str, layer: int) -> None:
+        """Load the folder or hub repository `source`. Raises VocabkitError: see `open_vision`."""
+        with quiet_transformers():
+            folder = model_folder(source)
+            config = read_vision_config(folder)
+            self._processor = image_processor(folder)
+            states = hidden_states(folder, config, layer, pixel_size(folder, config, self._processor))
+            self.module, self._absent = _load(folder, config)
+        settings = self._processor.to_dict()
+        self.name, self.layer = source, layer
+        self.grid, self.class_tokens, self.width = states.grid, states.class_tokens, states.width
+        self.preparation = json.dumps({key: settings.get(key) for key in _PREPARATION}, sort_keys=True, default=str)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """RGB -> (3, H, W) float32. Raises VocabkitError: a picture of extreme proportions."""
+        if max(image.size) > _STRETCHED * min(image.size):
+            raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
+        return processed(self._processor, image)
+
+    def states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C + P, Dv): the hidden states of the layer."""
+        assert self.layer is not None
+        found: Tensor = self.module(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer]
+        return found
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that came from the checkpoint."""
+        return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
+
+
+def read_vision_config(vision: Path) -> PreTrainedConfig:
+    """The config of the vision model in a folder; of a CLIP or SigLIP, that of its vision half.
+
+    Raises VocabkitError: no model, or one without a fixed image size and patch size.
+    """
+    config = read_config(vision)
+    config = getattr(config, "vision_config", config)
+    if not all(isinstance(getattr(config, field, None), int) for field in ("image_size", "patch_size")):
+        raise VocabkitError(f"{vision}: a {config.model_type} has no fixed image_size and patch_size")
+    return config
+
+
+def hidden_states(vision: Path, config: PreTrainedConfig, layer: int, size: tuple[int, int]) -> HiddenStates:
+    """What the hidden states `layer` of the model look like, for pictures of `size` (height, width) in pixels.
+
+    The model is run without its weights, on torch's meta device.
+
+    Raises VocabkitError: it has no such hidden states, or they are not one vector per patch.
+    """
+    rows, columns = (side // config.patch_size for side in size)
+    try:
+        with torch.device("meta"):
+            pixels = torch.empty(1, 3, *size)
+            states = AutoModel.from_config(config)(pixel_values=pixels, output_hidden_states=True).hidden_states
+    except Exception as error:  # whatever a model that is no vision transformer makes of pixels
+        raise VocabkitError(
+            f"{vision}: a {config.model_type} gives no hidden states for pixels ({quote(str(error), 80)})"
+        ) from error
+    if not -len(states) <= layer < len(states):
+        raise VocabkitError(f"{vision}: has {len(states)} hidden states, so there is no layer {layer}")
+    shape = tuple(states[layer].shape)
+    if len(shape) != 3 or shape[1] < rows * columns:
+        raise VocabkitError(
+            f"{vision}: its hidden states are {shape}, expected a vector for each of {rows * columns} patches"
+        )
+    return HiddenStates((rows, columns), shape[1] - rows * columns, shape[2])
+
+
+def image_processor(vision: Path) -> Any:
+    """The image processor in the folder. Raises VocabkitError if there is none."""
+    try:
+        return AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise VocabkitError(f"{vision}: no image processor in it (preprocessor_config.json)") from error
+
+
+def pixel_size(vision: Path, config: PreTrainedConfig, processor: Any) -> tuple[int, int]:
+    """(height, width) in pixels that the image processor gives every picture.
+
+    Raises VocabkitError: it depends on the picture's proportions.
+    """
+    long, short = 2 * config.image_size, config.image_size
+    try:
+        wide, tall = (processed(processor, Image.new("RGB", size)).shape for size in ((long, short), (short, long)))
+    except Exception as error:  # whatever settings out of some file make of a picture
+        raise VocabkitError(f"{vision}: its image processor fails ({first_line(error)})") from error
+    if wide != tall or len(wide) != 3:
+        raise VocabkitError(
+            f"{vision}: its image processor makes {tuple(wide)} of a wide picture and {tuple(tall)} of a tall one, "
+            "but the model needs pixels of one size; set do_center_crop"
+        )
+    return wide[1], wide[2]
+
+
+def processed(processor: Any, image: Image.Image) -> Tensor:
+    """(3, H, W) float32: the pixels that an image processor makes of a picture."""
+    pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+    return pixels.float()
+
+
+def _load(folder: Path, config: PreTrainedConfig) -> tuple[Any, frozenset[str]]:
+    """The model with the weights in the folder, and the names of those that the folder lacks."""
+    load: Any = AutoModel.from_pretrained
+    try:
+        module, found = load(folder, config=config, trust_remote_code=False, output_loading_info=True)
+    except Exception as error:  # whatever damaged files make safetensors and transformers raise
+        raise VocabkitError(f"{folder}: transformers can't load its weights ({first_line(error)})") from error
+    absent = frozenset(found["missing_keys"])
+    if needed := sorted(key for key in absent if not key.startswith(_AFTER_FEATURES)):
+        raise VocabkitError(f"{folder}: its weights lack {needed[0]}, one of {len(needed)} missing tensors")
+    return module, absent
