@@ -1,0 +1,68 @@
+"""LLaVA's data format: LLaVA-Pretrain (blip_laion_cc_sbu_558k.json) and LLaVA-Instruct (llava_v1_5_mix665k.json).
+
+A JSON array of records, or one record per line:
+
+    {"id": "owl-1", "image": "birds/owl.jpg", "conversations": [
+        {"from": "human", "value": "<image> What is this?"},
+        {"from": "gpt", "value": "an owl on a branch"}]}
+
+`image` is missing where the conversation has none, and a list where it has several. Source: docs/Data.md and
+llava/train/train.py of https://github.com/haotian-liu/LLaVA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vocabkit.data.image_folder import ImageFolder
+from vocabkit.data.samples import Picture, Sample, parse_turns
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+from vocabkit.json_records import json_records
+from vocabkit.text_blocks import text_blocks
+
+
+class _Record(msgspec.Struct):
+    conversations: Any
+    id: str | int | None = None
+    image: str | list[str] | None = None
+
+
+def read_llava(path: Path, image_folder: Path | None = None) -> Iterator[Sample]:
+    """The samples in `path`, JSON or JSONL, plain or packed with gzip or zstd, one after the other.
+
+    A picture's key is what stands under `image`. Images are not opened, and may be missing: see `load_image`.
+
+    Args:
+        image_folder: what `image` is relative to; without it, the folder of `path`. A name that leaves the folder, by
+            itself or through a symbolic link, is refused: the file may come from anyone.
+
+    Raises:
+        VocabkitError: no such file or folder, damaged JSON, or a record in another form, by its number.
+    """
+    with reading(path), path.open("rb") as file:
+        folder = ImageFolder(path.parent if image_folder is None else image_folder)
+        for where, content in json_records(path, text_blocks(path, file)):
+            try:
+                sample = _sample(where, content, folder)
+            except VocabkitError as error:
+                raise VocabkitError(f"{path}: {where}: {error}") from error
+            yield sample
+
+
+def _sample(where: str, content: Any, folder: ImageFolder) -> Sample:
+    try:
+        record = msgspec.convert(content, _Record)
+    except msgspec.ValidationError as error:
+        raise VocabkitError(f"not a record of LLaVA ({quote(str(error), 120)})") from error
+    names = [record.image] if isinstance(record.image, str) else record.image or []
+    return Sample(
+        id=where if record.id is None else str(record.id),
+        images=tuple(Picture(name, folder.file(name)) for name in names),
+        turns=parse_turns(record.conversations),
+        extra={key: value for key, value in content.items() if key not in _Record.__struct_fields__},
+    )

@@ -1,0 +1,54 @@
+"""Opening images that may be missing, broken or hostile."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO, TYPE_CHECKING
+
+from vocabkit.data.extras import needs_extra
+from vocabkit.data.samples import Picture
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What photographs come in. Pillow knows others, of which one starts a program (EPS)."""
+
+
+class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
+    """An image that is missing or can't be decoded."""
+
+
+def load_image(picture: Picture) -> Image:
+    """The picture as RGB; of an animation the first frame. As in LLaVA, transparency and EXIF turns are ignored.
+
+    Raises BrokenImage, naming the picture: missing, truncated, damaged, none of the usual raster formats, or of more
+    pixels than Pillow holds for harmless (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    try:
+        if isinstance(picture.source, bytes):
+            return _decoded(picture.key, io.BytesIO(picture.source))
+        with reading(picture.source), picture.source.open("rb") as file:
+            return _decoded(str(picture.source), file)
+    except VocabkitError as error:
+        raise BrokenImage(str(error)) from error
+
+
+def _decoded(name: str, file: IO[bytes]) -> Image:
+    with needs_extra("adapter", "opening images"):
+        from PIL import Image, UnidentifiedImageError
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise VocabkitError(f"{name}: not an image in any of {', '.join(_FORMATS)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error

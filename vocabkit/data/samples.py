@@ -1,0 +1,85 @@
+"""Sample: what one training example holds, whatever file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.json_records import is_text
+
+PLACEHOLDER = "<image>"
+"""Stands for one image in a question, as in LLaVA's files."""
+
+
+class Turn(NamedTuple):
+    """A question, still with its placeholders, and the answer to it."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that nobody has opened yet."""
+
+    key: str
+    """Its identity within a data set, the same in every run."""
+    source: Path | bytes
+    """The file, or its content."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation about images. One without images is text only.
+
+    Raises VocabkitError: no turn, or not as many images as placeholders in the questions.
+    """
+
+    id: str
+    images: tuple[Picture, ...]
+    """In the order of their placeholders."""
+    turns: tuple[Turn, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else its record holds."""
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        if not self.turns:
+            raise VocabkitError("no question with an answer in the conversation")
+        places = sum(turn.question.count(PLACEHOLDER) for turn in self.turns)
+        if places != len(self.images):
+            raise VocabkitError(
+                f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"
+            )
+
+
+class _Said(msgspec.Struct, rename={"who": "from"}):
+    who: Literal["human", "gpt"]
+    value: str
+
+
+def parse_turns(conversation: object) -> tuple[Turn, ...]:
+    """The turns of a conversation in LLaVA's form, a list of {"from": "human" or "gpt", "value": text}.
+
+    As in LLaVA's `preprocess_v1`, an answer that comes before the first question is left out; and a question at the end
+    that nobody answered, for there is nothing in it to learn.
+
+    Raises VocabkitError: another form, roles that do not alternate, or half a surrogate pair in a text.
+    """
+    try:
+        said = msgspec.convert(conversation, list[_Said])
+    except msgspec.ValidationError as error:
+        raise VocabkitError(f"not a conversation of human and gpt ({quote(str(error), 120)})") from error
+    if said and said[0].who == "gpt":
+        said = said[1:]
+    for number, each in enumerate(said):
+        if each.who != ("human", "gpt")[number % 2]:
+            raise VocabkitError(f"{each.who} speaks twice in a row; expected human and gpt in turn")
+        if not is_text(each.value):
+            raise VocabkitError("half a surrogate pair in the conversation, which is no text")
+    return tuple(Turn(human.value, gpt.value) for human, gpt in zip(said[::2], said[1::2], strict=False))
