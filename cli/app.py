@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from . import adapters, index_maps, shared_vocabularies, tokenizers
+from . import adapters, features, index_maps, shared_vocabularies, tokenizers
 
 ADAPTER_EXTRA = {"gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -30,6 +30,7 @@ app.command("explain")(tokenizers.explain)
 app.command("import-map")(index_maps.import_map)
 app.command("audit")(index_maps.audit)
 app.command("import-adapter")(adapters.import_adapter)
+app.command("features")(features.features)
 app.command("transfer")(adapters.transfer)
 app.command("check-transfer")(adapters.check_transfer)
 app.command("snapshot")(tokenizers.snapshot)

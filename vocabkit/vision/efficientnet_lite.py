@@ -46,7 +46,8 @@ class EfficientNetLite:
     def pixels(self, image: Image) -> Tensor:
         """RGB -> (3, 224, 224) float32."""
         square = ImageOps.fit(image, (_PIXELS, _PIXELS), Resampling.BICUBIC)
-        return (torch.from_numpy(np.array(square)).permute(2, 0, 1).float() - 127) / 128  # (H, W, 3) -> (3, H, W)
+        scaled = (np.asarray(square, dtype=np.float32) - 127) / 128  # in numpy, which starts no threads of its own
+        return torch.from_numpy(scaled).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
     def states(self, pixels: Tensor) -> Tensor:
         """(B, 3, 224, 224) -> (B, 49, 1280)."""

@@ -1,0 +1,107 @@
+"""features: patch features of a frozen vision encoder, computed once."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import AsJson
+from .show import note, say, show_json
+
+
+class Stored(enum.StrEnum):
+    """How features are stored."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+def features(
+    data: Annotated[
+        list[Path], typer.Argument(help="LLaVA JSON or JSONL files with the pictures.", show_default=False)
+    ],
+    vision: Annotated[
+        str, typer.Option(help="A vision model, folder or hub id, or efficientnet-lite0.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", show_default=False)],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the pictures. [default: that of each file of data]", show_default=False),
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Hidden states to take, as transformers counts them.")] = -2,
+    keep_cls: Annotated[bool, typer.Option("--keep-cls", help="Keep class and register tokens.")] = False,
+    pool: Annotated[
+        str | None,
+        typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in 4x4.", show_default=False),
+    ] = None,
+    dtype: Annotated[Stored, typer.Option(help="How features are stored.")] = Stored.float16,
+    json: AsJson = False,
+) -> None:
+    """Compute the patch features of a frozen vision model once, for training.
+
+    An interrupted run goes on where it was. Missing and broken pictures are counted and left out.
+    """
+    import torch
+
+    from vocabkit.data import read_llava
+    from vocabkit.features import cache_features
+    from vocabkit.vision import open_vision
+
+    pictures = [picture for file in data for sample in read_llava(file, images) for picture in sample.images]
+    gpu = torch.cuda.is_available()
+    encoder = open_vision(
+        vision,
+        layer=layer,
+        keep_cls=keep_cls,
+        pool=None if pool is None else _pool(pool),
+        device="cuda" if gpu else "cpu",
+        dtype=torch.float16 if gpu else torch.float32,
+    )
+    with _picture_progress(len({picture.key for picture in pictures})) as progress:
+        report = cache_features(encoder, pictures, out, dtype=getattr(torch, dtype.value), progress=progress)
+    if json:
+        show_json({"folder": out, "encoder": encoder.info, "report": report})
+        return
+    say(
+        f"{out}: {report.pictures - report.broken:,} pictures, {encoder.tokens} x {encoder.width} features of "
+        f"{encoder.name} each; {report.cached:,} were there, {report.computed:,} computed"
+    )
+    if report.broken:
+        note(f"{report.broken:,} pictures are missing or broken, such as:")
+        for line in report.first_broken:
+            note(f"  {line}")
+
+
+def _pool(text: str) -> tuple[int, int]:
+    from vocabkit.errors import VocabkitError, quote
+
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal()):
+        raise VocabkitError(f"--pool {quote(text)} is not of the form ROWSxCOLUMNS, as in 4x4")
+    return int(rows), int(columns)
+
+
+@contextmanager
+def _picture_progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over pictures with their number per second. Yields the callback (pictures done) that moves it."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Pictures per second."""
+
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f} pictures/s")
+
+    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done: progress.update(task, completed=done)

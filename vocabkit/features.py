@@ -1,0 +1,200 @@
+"""Patch features of a frozen vision encoder, computed once and kept in a folder (see `feature_files`)."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, KeysView
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vocabkit.data import BrokenImage, Picture, load_image
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.feature_files import INDEX, SHARD_PICTURES, FeatureInfo, FeatureWriter, Index, read_index, read_shard
+from vocabkit.vision import VisionEncoder
+
+_NAMED = 5
+"""Broken pictures that a report names."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What became of the pictures that a cache was asked to hold."""
+
+    pictures: int
+    """Different keys."""
+    cached: int
+    """Of these: were there before."""
+    computed: int
+    """Went through the encoder."""
+    equal: int
+    """Are, as the encoder sees them, the picture of another key."""
+    broken: int
+    """Are missing or can't be decoded."""
+    first_broken: tuple[str, ...]
+    """What is wrong with the first few, a line each."""
+
+
+class Features:
+    """A folder of cached features: `features[key]` is (N, Dv), memory-mapped, in the stored dtype."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        """See `open_features`."""
+        self.folder, self._index = folder, index
+        self.encoder = index.encoder
+        self.tokens = index.encoder["tokens"]
+        """N."""
+        self.width = index.encoder["width"]
+        """Dv."""
+        self._shards: dict[int, Tensor] = {}
+
+    @property
+    def keys(self) -> KeysView[str]:
+        """The keys of the pictures."""
+        return self._index.keys.keys()
+
+    def __len__(self) -> int:
+        return len(self._index.keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index.keys
+
+    def __getitem__(self, key: str) -> Tensor:
+        """(N, Dv). Raises VocabkitError: not in the cache, or its shard is missing or damaged."""
+        if key not in self._index.keys:
+            raise VocabkitError(f"{self.folder}: no features of {quote(key)}; run `vocabkit features` on its data")
+        shard, row = self._index.keys[key]
+        if shard not in self._shards:
+            self._shards[shard] = read_shard(self.folder / self._index.shards[shard], self.encoder)
+        if row >= len(self._shards[shard]):
+            raise VocabkitError(f"{self.folder / INDEX}: damaged: {quote(key)} is beyond its shard")
+        return self._shards[shard][row]
+
+
+def open_features(folder: Path) -> Features:
+    """The features that `cache_features` left in `folder`.
+
+    Raises VocabkitError: none there, not finished, damaged, or of another format.
+    """
+    return Features(folder, read_index(folder))
+
+
+def cache_features(
+    encoder: VisionEncoder,
+    pictures: Iterable[Picture],
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    dtype: torch.dtype = torch.float16,
+    progress: Callable[[int], None] | None = None,
+) -> CacheReport:
+    """Compute the features of those `pictures` that `folder` lacks. Killed at any moment, the next call goes on.
+
+    A key stands for its picture: one that is in the folder is not opened again. Missing and broken pictures are left
+    out; the next call tries them again.
+
+    Args:
+        workers: threads that open and resize pictures; 0: a few more than there are cores.
+        dtype: float16 or float32: how features are stored.
+        progress: called with the number of pictures that are done.
+
+    Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
+    pictures; features that are not finite; not one picture that can be used; can't write.
+    """
+    writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
+    asked: dict[str, int] = {}  # key -> hash of the source
+    counts: Counter[str] = Counter()
+    broken: list[str] = []
+    batch: dict[str, Tensor] = {}  # digest -> (3, H, W)
+    keys: dict[str, str] = {}  # key -> digest, since the last batch
+
+    def missing() -> Iterator[Picture]:
+        for picture in pictures:
+            source = hash(picture.source)
+            if picture.key not in asked:
+                asked[picture.key] = source
+                if picture.key not in writer.keys:
+                    yield picture
+                else:
+                    counts["cached"] += 1
+            elif asked[picture.key] != source:
+                raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; cache their data in two folders")
+
+    def compute() -> None:
+        if batch:
+            features = encoder(torch.stack(list(batch.values()))).to("cpu", dtype)  # (B, N, Dv)
+            rows = dict(zip(batch, features, strict=True))
+            if not features.isfinite().all():
+                key = next(key for key, digest in keys.items() if digest in rows and not rows[digest].isfinite().all())
+                raise VocabkitError(f"{key}: its features are not finite as {dtype}; take float32, or another layer")
+            writer.add(rows, keys)
+        else:
+            writer.add({}, keys)
+        batch.clear()
+        keys.clear()
+        if progress:
+            progress(counts.total())
+
+    # threads that turn warnings off and on again, as decoders do, could leave them off
+    with warnings.catch_warnings():
+        for picture, prepared in _prepared(encoder, missing(), workers, ahead=2 * batch_size):
+            try:
+                pixels, digest = prepared.result()
+            except BrokenImage as error:
+                counts["broken"] += 1
+                broken = [*broken, str(error)][:_NAMED]
+                continue
+            keys[picture.key] = digest
+            if digest in batch or writer.has(digest):
+                counts["equal"] += 1
+            else:
+                counts["computed"] += 1
+                batch[digest] = pixels
+            if len(batch) == batch_size or len(keys) == SHARD_PICTURES:
+                compute()
+        compute()
+    if counts["broken"] == len(asked):
+        why = (
+            f"none of {len(asked)} pictures can be used; the first: {broken[0]}"
+            if broken
+            else "no pictures in the data"
+        )
+        raise VocabkitError(f"{folder}: no features to compute: {why}")
+    writer.finish()
+    return CacheReport(
+        len(asked), counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken)
+    )
+
+
+def _prepared(
+    encoder: VisionEncoder, pictures: Iterable[Picture], workers: int, ahead: int
+) -> Iterator[tuple[Picture, Future[tuple[Tensor, str]]]]:
+    """The pictures in their order, with their pixels, which threads prepare for the next `ahead` of them."""
+    with ThreadPoolExecutor(workers or None) as threads:
+        waiting: deque[tuple[Picture, Future[tuple[Tensor, str]]]] = deque()
+        try:
+            for picture in pictures:
+                waiting.append((picture, threads.submit(_prepare, encoder, picture)))
+                if len(waiting) > ahead:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:
+    """(3, H, W) and their digest. Raises BrokenImage: no such pixels."""
+    image = load_image(picture)
+    try:
+        pixels = encoder.pixels(image).contiguous()
+    except VocabkitError as error:
+        raise BrokenImage(f"{picture.key}: {error}") from error
+    return pixels, hashlib.blake2b(pixels.numpy().data, digest_size=16).hexdigest()
