@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from . import adapters, features, index_maps, shared_vocabularies, tokenizers
+from . import adapters, data, features, index_maps, shared_vocabularies, tokenizers
 
 ADAPTER_EXTRA = {"gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -33,6 +33,7 @@ app.command("import-adapter")(adapters.import_adapter)
 app.command("features")(features.features)
 app.command("transfer")(adapters.transfer)
 app.command("check-transfer")(adapters.check_transfer)
+app.command("scenes")(data.scenes)
 app.command("snapshot")(tokenizers.snapshot)
 app.command("catalog")(tokenizers.catalog)
 

@@ -1,0 +1,50 @@
+"""scenes: data to train and measure with, made offline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import AsJson
+from .show import say, show_json
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 12_000,
+    held_out: Annotated[int, typer.Option(min=1, help="Pictures in each of the three held-out splits.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
+    json: AsJson = False,
+) -> None:
+    """Draw captioned scenes of OpenMoji drawings.
+
+    One split to train on and three held out: known scenes drawn anew, new combinations of known drawings, and new
+    drawings. All in LLaVA's JSON format.
+    """
+    from vocabkit.data.scene_files import write_scenes
+
+    with _progress() as progress:
+        splits = write_scenes(out, train=train, held_out=held_out, seed=seed, size=size, progress=progress)
+    if json:
+        show_json({"folder": out, "seed": seed, "size": size, "splits": splits})
+        return
+    for split in splits:
+        kinds = f"{split.single:,} single, {split.pair:,} pair, {split.count:,} counted"
+        say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} drawings")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("drawing scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("")
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,135 @@
+"""Scenes as a data set on disk: LLaVA's JSON format, one file per split, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vocabkit.data.openmoji import ATTRIBUTION, drawings, licence
+from vocabkit.data.rendering import painter
+from vocabkit.data.samples import PLACEHOLDER
+from vocabkit.data.scenes import Scene, plan_scenes
+from vocabkit.files import new_folder
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures drawn, pictures in total)."""
+
+QUESTION = f"Image: {PLACEHOLDER}\nThis is a picture of"
+
+_README = """\
+# Scenes of OpenMoji drawings
+
+{pictures:,} pictures of {size} x {size} pixels with answers, made of {drawings:,} drawings by `vocabkit scenes` with
+seed {seed}, in LLaVA's JSON format. Besides `train.json` there are three held-out splits, ever further from it.
+
+{splits}
+
+A record also holds what its picture shows, for questions about it: `kind` (single, pair or count), `objects` (names; of
+a pair the left one first), `count` (copies of the one object, or null) and `background` (the name of its colour, or
+null for a light one that the answer does not name).
+
+Names are those of Unicode in lower case. Plural names and names of stuff stand without an article (`grapes`, `bread`).
+Only drawings whose names have a regular plural are counted: `three owls`, but never several mice.
+
+{attribution}
+The pictures are adaptations of these drawings (resized, turned, put on backgrounds) under the same licence; its text is
+in LICENSE.txt.
+"""
+_ABOUT = {
+    "train": "to train on",
+    "rendering": "scenes of train, drawn anew: other sizes, places, turns and light backgrounds",
+    "combination": "two drawings that train has, but never together, on a background on which it has neither of them",
+    "drawing": "drawings that train does not have",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """What was written of one split."""
+
+    name: str
+    file: Path
+    pictures: int
+    single: int
+    pair: int
+    count: int
+    drawings: int
+    """Different drawings in it."""
+
+
+def write_scenes(
+    out: Path,
+    *,
+    train: int = 12_000,
+    held_out: int = 500,
+    seed: int = 0,
+    size: int = 224,
+    progress: Progress | None = None,
+) -> tuple[Split, ...]:
+    """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json and drawing.json
+    (see `vocabkit.data.scenes`), images/, README.md and LICENSE.txt.
+
+    The same seed and sizes give the same bytes; those of pictures depend on the versions of OpenMoji, resvg and Pillow.
+
+    Args:
+        train, held_out: pictures in train and in each of the other splits.
+        size: width and height of the pictures in pixels.
+        progress: called after each picture.
+
+    Raises:
+        VocabkitError: `out` is there already or can't be written, packages are missing, or `held_out` is more than
+            `train` or its drawings allow.
+    """
+    with new_folder(out) as folder:
+        files = drawings()
+        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed)
+        paint = painter(files, size)
+        (folder / "images").mkdir()
+        done, total = 0, sum(map(len, plan.values()))
+        for split, scenes in plan.items():
+            records = [_record(f"{split}-{number:06d}", scene) for number, scene in enumerate(scenes)]
+            for record, scene in zip(records, scenes, strict=True):
+                picture = paint(scene, random.Random(f"{seed}/{record['id']}"))
+                picture.save(folder / record["image"], compress_level=1)
+                done += 1
+                if progress:
+                    progress(done, total)
+            lines = ",\n".join(json.dumps(record) for record in records)
+            (folder / f"{split}.json").write_text(f"[\n{lines}\n]\n", "utf-8")
+        (folder / "LICENSE.txt").write_text(licence(), "utf-8")
+        (folder / "README.md").write_text(_readme(plan, len(files), seed, size), "utf-8")
+    return tuple(_split(out, name, scenes) for name, scenes in plan.items())
+
+
+def _record(name: str, scene: Scene) -> dict[str, Any]:
+    return {
+        "id": name,
+        "image": f"images/{name}.png",
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": scene.answer}],
+        "kind": scene.kind,
+        "objects": scene.objects,
+        "count": scene.count,
+        "background": scene.background,
+    }
+
+
+def _split(out: Path, name: str, scenes: Sequence[Scene]) -> Split:
+    kinds = Counter(scene.kind for scene in scenes)
+    shown = {name for scene in scenes for name in scene.objects}
+    return Split(name, out / f"{name}.json", len(scenes), kinds["single"], kinds["pair"], kinds["count"], len(shown))
+
+
+def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: int) -> str:
+    return _README.format(
+        pictures=sum(map(len, plan.values())),
+        size=size,
+        seed=seed,
+        drawings=drawn,
+        splits="\n".join(f"- `{name}.json` ({len(scenes):,}): {_ABOUT[name]}" for name, scenes in plan.items()),
+        attribution=ATTRIBUTION,
+    )

@@ -1,0 +1,123 @@
+"""What stands in each scene of each split. Nothing is drawn here.
+
+- train
+- rendering: what some scenes of train show, to be drawn anew.
+- combination: two drawings that train has, but never together, on a background on which it has neither of them.
+- drawing: drawings that train does not have at all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from vocabkit.data.wording import counted, plural, with_article
+from vocabkit.errors import VocabkitError
+
+Kind = Literal["single", "pair", "count"]
+
+BACKGROUNDS = {
+    "red": "#d94a3d",
+    "blue": "#3f7fd9",
+    "green": "#4fa64f",
+    "yellow": "#f2d544",
+    "orange": "#ee8f2e",
+    "purple": "#8d55c4",
+    "pink": "#f0a0c0",
+    "gray": "#9a9a9a",
+}
+COUNTS = (2, 3, 4, 5)
+_KINDS: tuple[Kind, ...] = ("single", "pair", "single", "pair", "count")
+"""Scenes of a split are of these kinds in turn."""
+_NEW_DRAWINGS = 1 / 10
+"""Share of the drawings that train does not have."""
+_LACKING = 2
+"""Backgrounds on which train does not have a drawing, of the eight."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows."""
+
+    kind: Kind
+    objects: tuple[str, ...]
+    """Names of drawings: one, or the left and the right one."""
+    count: int | None = None
+    """Copies of the drawing, if they are counted."""
+    background: str | None = None
+    """Name of its colour; None for a light one, of which the answer says nothing."""
+
+    @property
+    def answer(self) -> str:
+        """`an owl and a red apple on a blue background.`"""
+        things = counted(self.objects[0], self.count) if self.count else " and ".join(map(with_article, self.objects))
+        return things + (f" on {with_article(self.background)} background." if self.background else ".")
+
+
+def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int) -> dict[str, list[Scene]]:
+    """The scenes of each split by its name: `train` of them in train, `held_out` in each of the others.
+
+    Raises VocabkitError: `held_out` is more than `train` or so few drawings allow.
+    """
+    rng = random.Random(seed)
+    shuffled = rng.sample(sorted(names), len(names))
+    new = shuffled[: round(len(shuffled) * _NEW_DRAWINGS)]
+    known = shuffled[len(new) :]
+    lacking = {name: frozenset(rng.sample(list(BACKGROUNDS), _LACKING)) for name in known}
+    scenes = _scenes(rng, known, train, lacking)
+    if held_out > train:
+        raise VocabkitError(f"{held_out:,} held-out scenes of {train:,} in train; hold out fewer, or train on more")
+    return {
+        "train": scenes,
+        "rendering": rng.sample(scenes, held_out),
+        "combination": _combinations(rng, scenes, held_out, lacking),
+        "drawing": _scenes(rng, new, held_out, {}),
+    }
+
+
+def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
+    """Scenes in which each drawing is about as frequent as any other, on no background that it is lacking."""
+    singles, paired = _deck(rng, names), _deck(rng, names)
+    numbered = _deck(rng, [name for name in names if plural(name)])
+
+    def background(*objects: str) -> str:
+        return rng.choice([c for c in BACKGROUNDS if not any(c in lacking.get(name, ()) for name in objects)])
+
+    def scene(kind: Kind) -> Scene:
+        if kind == "single":
+            return Scene(kind, (next(singles),))
+        if kind == "count":
+            name = next(numbered)
+            return Scene(kind, (name,), rng.choice(COUNTS), background(name))
+        left = next(paired)
+        right = next(name for name in paired if name != left)
+        return Scene(kind, (left, right), None, background(left, right))
+
+    return [scene(_KINDS[number % len(_KINDS)]) for number in range(size)]
+
+
+def _combinations(
+    rng: random.Random, train: Sequence[Scene], size: int, lacking: Mapping[str, frozenset[str]]
+) -> list[Scene]:
+    """Pairs of drawings that `train` has, but not together, on a background that both are lacking."""
+    seen = {name for scene in train for name in scene.objects}
+    together = {frozenset(scene.objects) for scene in train if scene.kind == "pair"}
+    pairs = [pair for pair in combinations(sorted(seen), 2) if lacking[pair[0]] & lacking[pair[1]]]
+    pairs = [pair for pair in pairs if frozenset(pair) not in together]
+    if size > len(pairs):
+        raise VocabkitError(f"{size:,} held-out scenes, but train leaves only {len(pairs):,} pairs; hold out fewer")
+
+    def scene(left: str, right: str) -> Scene:
+        left, right = rng.sample([left, right], 2)
+        return Scene("pair", (left, right), None, rng.choice(sorted(lacking[left] & lacking[right])))
+
+    return [scene(*pair) for pair in rng.sample(pairs, size)]
+
+
+def _deck(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
+    """All names in a random order, then all in another, without end."""
+    while True:
+        yield from rng.sample(names, len(names))
