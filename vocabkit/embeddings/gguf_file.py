@@ -34,10 +34,9 @@ class GGUFRows:
     def num_rows(self) -> int:
         return self.stored.count
 
-    def read(self, ids: np.ndarray) -> Tensor:
-        rows = self.stored.read(ids)  # (n, bytes of a row)
-        values = dequantize(rows, self.type) if len(rows) else np.empty((0, self.width), np.float32)
-        return torch.from_numpy(values)
+    def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
+        rows = torch.from_numpy(dequantize(self.stored.read(ids), self.type))  # (n, bytes of a row) -> (n, D)
+        into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))
 
 
 def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:

@@ -48,8 +48,12 @@ class SafetensorsRows:
     def num_rows(self) -> int:
         return self.stored.count
 
-    def read(self, ids: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.stored.read(ids)).view(self.dtype)
+    def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
+        if into.dtype == self.dtype:
+            self.stored.read_into(ids, into.view(torch.uint8).numpy(), places)
+        else:
+            rows = torch.from_numpy(self.stored.read(ids)).view(self.dtype)
+            into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from vocabkit.embeddings.scaling import Scale
 from vocabkit.errors import VocabkitError
 from vocabkit.vocabulary import Kind, Vocabulary
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> a dtype of that size that numpy has, too."""
 _CHUNK = 4 << 20
 """Bytes of the result that are worked on at a time: they stay in the processor's cache from reading to checking."""
 
@@ -29,10 +27,16 @@ class StoredRows(Protocol):
     def width(self) -> int: ...
     @property
     def dtype(self) -> torch.dtype:
-        """Of what `read` returns."""
+        """Of its numbers once read."""
 
-    def read(self, ids: np.ndarray) -> Tensor:
-        """(n, D) rows, in memory of their own. ids: (n,) int64, each below `num_rows`, ascending."""
+    def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
+        """Write row ids[i] to into[places[i]], in the dtype of `into`.
+
+        Args:
+            ids: (n,) int64, n > 0, each below `num_rows`, ascending; they may repeat.
+            into: (N, D), contiguous.
+            places: (n,) int64 rows of it, in any order.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,31 +86,32 @@ class EmbeddingTable:
             raise VocabkitError(f"token ids are {wanted.dtype} of shape {wanted.shape}; expected integers (R,)")
         wanted = wanted.astype(np.int64)
         self._check(wanted, tokens)
-        result = torch.empty(len(wanted), self.width, dtype=self.dtype)
+        if not len(wanted):
+            return torch.empty(0, self.width, dtype=self.dtype), torch.empty(0)
+        row_bytes = self.width * self.dtype.itemsize
+        # numpy asks for huge pages, torch does not: half of the time that the system takes to hand out the memory
+        result = torch.from_numpy(np.empty((len(wanted), row_bytes), np.uint8)).view(self.dtype)  # (R, D)
         norms = torch.empty(len(wanted))
-        into = result.view(_BITS[self.dtype.itemsize]).numpy()  # whose assignment to rows takes a third of torch's time
-        order = np.argsort(wanted, kind="stable")
-        step = max(1, _CHUNK // max(1, self.width * self.dtype.itemsize))
+        order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // row_bytes)
         for start in range(0, len(order), step):
             places = order[start : start + step]
-            distinct, which = np.unique(wanted[places], return_inverse=True)
-            rows, lengths = self._as_the_model(distinct)  # (U, D), (U,)
-            bits = rows.view(_BITS[self.dtype.itemsize]).numpy()
-            into[places] = bits if len(distinct) == len(places) else bits[which]  # (U, D) -> (P, D)
-            norms[torch.from_numpy(places)] = lengths[torch.from_numpy(which)]
+            ids_there, rows_there = wanted[places], torch.from_numpy(places)
+            self.stored.read_into(ids_there, result, places)
+            rows = result.index_select(0, rows_there)  # (R, D)[P] -> (P, D)
+            if self.scale is not None:
+                self.scale.apply_(rows)
+                result.index_copy_(0, rows_there, rows)
+            norms[rows_there] = self._norms(rows, ids_there)
         return result, norms
 
-    def _as_the_model(self, ids: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Rows (n, D) and their norms (n,)."""
-        rows = self.stored.read(ids).to(self.dtype)
-        if self.scale is not None:
-            self.scale.apply_(rows)
+    def _norms(self, rows: Tensor, ids: np.ndarray) -> Tensor:
+        """(P, D) -> (P,). Raises VocabkitError: a row that is not finite."""
         wide = torch.promote_types(self.dtype, torch.float32)
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
         if not norms.isfinite().all():
             bad = int(ids[int((~norms.isfinite()).nonzero()[0])])
             raise VocabkitError(f"{self.source}: row {bad} holds NaN or infinite numbers; the file is damaged")
-        return rows, norms.float()
+        return norms.float()
 
     def _check(self, ids: np.ndarray, tokens: Vocabulary | None) -> None:
         outside = (ids < 0) | (ids >= self.num_rows)
