@@ -1,100 +1,33 @@
-"""Vision models and LLMs of a few kilobytes in the layout of transformers, with random weights."""
+"""LLMs and projectors of a few kilobytes in the layout of transformers, with random weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,
-    CLIPConfig,
-    CLIPModel,
-    CLIPVisionConfig,
     CLIPVisionModel,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
     LlamaConfig,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from vision_models import VISION, save, seeded
 
 from vocabkit.adapter import MLPProjector
 from vocabkit.adapter_config import MLPConfig
 from vocabkit.model_folders import quiet_transformers
 
-VISION, HIDDEN, WIDTH = 32, 24, 48
-"""Widths of features, of the projector's hidden layer and of the LLM."""
-PIXELS, PATCH = 28, 7
-PATCHES = (PIXELS // PATCH) ** 2
+HIDDEN, WIDTH = 24, 48
+"""Widths of the projector's hidden layer and of the LLM."""
 VOCABULARY = 258
 """Ids of the small tokenizer: the bytes, <s>, </s>."""
-
-
-# ---- vision ------------------------------------------------------------------------------------------------------
-
-
-def clip(folder: Path, *, pixels: int = PIXELS, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
-    """A CLIP vision model with a class token, and its image processor for images of `pixels`."""
-    config = CLIPVisionConfig(**_vision_sizes() | options)
-    _save(_seeded(CLIPVisionModel, config).to(dtype), folder)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}
-    ).save_pretrained(folder)
-    return folder
-
-
-def whole_clip(folder: Path) -> Path:
-    """A CLIP with its text half."""
-    text = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "intermediate_size": 64, "num_hidden_layers": 1}
-    text |= {"hidden_size": 16, "num_attention_heads": 2}
-    config = CLIPConfig(vision_config=_vision_sizes(), text_config=text)
-    clip(folder)
-    _save(_seeded(CLIPModel, config), folder)
-    return folder
-
-
-def siglip(folder: Path, **options: Any) -> Path:
-    """A SigLIP vision model, which has no class token."""
-    _save(_seeded(SiglipVisionModel, SiglipVisionConfig(**_vision_sizes() | options)), folder)
-    SiglipImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
-    return folder
-
-
-def registers(folder: Path) -> Path:
-    """A DINOv2 with a class token and four registers before its patches."""
-    sizes = {key: value for key, value in _vision_sizes().items() if key != "intermediate_size"}
-    clip(folder)
-    config = Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)
-    _save(_seeded(Dinov2WithRegistersModel, config), folder)
-    return folder
-
-
-def _vision_sizes() -> dict[str, Any]:
-    return {
-        "hidden_size": VISION,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": PIXELS,
-        "patch_size": PATCH,
-    }
-
-
-def images(count: int) -> list[Image.Image]:
-    """Images of random pixels, none square."""
-    random = np.random.default_rng(0)
-    return [Image.fromarray(random.integers(0, 256, (30 + i, 45, 3), dtype=np.uint8)) for i in range(count)]
 
 
 # ---- LLMs --------------------------------------------------------------------------------------------------------
@@ -111,8 +44,8 @@ def llm(
     image_token: bool = False,
 ) -> Path:
     """A causal LLM and its tokenizer; by default a Llama with untied head and no spare rows."""
-    model = _seeded(AutoModelForCausalLM.from_config, config or llama()).to(dtype)
-    _save(model, folder, max_shard_size=shard)
+    model = seeded(AutoModelForCausalLM.from_config, config or llama()).to(dtype)
+    save(model, folder, max_shard_size=shard)
     tokenizer = byte_tokenizer(bos=bos, image_token=image_token)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
@@ -160,7 +93,7 @@ def byte_tokenizer(*, bos: bool = False, image_token: bool = False) -> PreTraine
 def projector(width: int = WIDTH, hidden: int = HIDDEN, dtype: torch.dtype = torch.float32) -> MLPProjector:
     """A random projector whose visual tokens are of the size of embeddings."""
     config = MLPConfig(vision_width=VISION, hidden_width=hidden, llm_width=width, llm="small")
-    module: MLPProjector = _seeded(MLPProjector, config)
+    module: MLPProjector = seeded(MLPProjector, config)
     return module.to(dtype).eval()
 
 
@@ -196,14 +129,3 @@ def own_logits(model: Any, inputs: Any, visual: Tensor, image_token_id: int) -> 
         embeddings[placeholder] = visual.flatten(0, 1)  # (B, N, D)[M] = (M, D)
         logits: Tensor = model(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"]).logits
         return logits
-
-
-def _seeded(build: Any, config: Any) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build(config)
-
-
-def _save(model: Any, folder: Path, **options: Any) -> None:
-    with quiet_transformers():
-        model.save_pretrained(folder, **options)

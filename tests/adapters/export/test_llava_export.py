@@ -17,22 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import (
     HIDDEN,
-    PATCHES,
     VOCABULARY,
     WIDTH,
-    clip,
-    images,
     llama,
     llm,
     loaded,
     loaded_llm,
     own_logits,
     projector,
-    registers,
-    siglip,
     small_llm,
     visual_tokens,
-    whole_clip,
 )
 from torch.testing import assert_close
 from transformers import (
@@ -43,6 +37,7 @@ from transformers import (
     PhiConfig,
     PreTrainedConfig,
 )
+from vision_models import PATCHES, clip, images, registers, siglip, whole_clip
 
 from vocabkit.errors import VocabkitError
 from vocabkit.export.llava import ExportedLlava, export_llava
@@ -314,7 +309,7 @@ def test_an_export_that_breaks_off_leaves_nothing(vision: Path, small: Path, tmp
     code = f"""
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {str(HERE)!r})
+sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
 from small_models import projector
 from vocabkit.export.llava import export_llava
 def stop(done, total):
@@ -334,7 +329,7 @@ def test_a_disk_that_is_full_is_named_in_one_line(vision: Path, small: Path, tmp
     code = f"""
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, {str(HERE)!r})
+sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
 from small_models import projector
 from vocabkit.errors import VocabkitError
 from vocabkit.export.llava import export_llava
@@ -365,8 +360,9 @@ import resource, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-sys.path.insert(0, {str(HERE)!r})
-from small_models import clip, llama, llm, projector, byte_tokenizer
+sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
+from small_models import llama, llm, projector, byte_tokenizer
+from vision_models import clip
 from transformers import AutoModelForCausalLM
 from vocabkit.export.llava import export_llava
 here = Path({str(tmp_path)!r})

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import HIDDEN, PATCHES, VISION, clip, images, loaded, loaded_llm, own_logits, projector, visual_tokens
+from small_models import HIDDEN, loaded, loaded_llm, own_logits, projector, visual_tokens
 from torch.testing import assert_close
 from transformers import AutoTokenizer
+from vision_models import PATCHES, VISION, clip, images
 
 from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.adapter_config import AdapterConfig

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import HIDDEN, VISION, WIDTH, projector
+from small_models import HIDDEN, WIDTH, projector
 from torch import nn
 from torch.testing import assert_close
+from vision_models import VISION
 
 from vocabkit.errors import VocabkitError
 from vocabkit.export.mm_projector import export_mm_projector
@@ -56,7 +57,7 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one_and_is_named_in_one_l
     code = f"""
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, {str(HERE)!r})
+sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
 from small_models import projector
 from vocabkit.errors import VocabkitError
 from vocabkit.export.mm_projector import export_mm_projector

@@ -11,23 +11,9 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from small_models import (
-    HIDDEN,
-    PATCH,
-    PATCHES,
-    PIXELS,
-    VISION,
-    WIDTH,
-    clip,
-    images,
-    llm,
-    projector,
-    registers,
-    siglip,
-    visual_tokens,
-    whole_clip,
-)
+from small_models import HIDDEN, WIDTH, llm, projector, visual_tokens
 from transformers import AutoImageProcessor, CLIPVisionModel, SiglipVisionModel
+from vision_models import PATCH, PATCHES, PIXELS, VISION, clip, images, registers, siglip, whole_clip
 
 from vocabkit.errors import VocabkitError
 from vocabkit.export.mmproj import export_mmproj

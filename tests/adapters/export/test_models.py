@@ -13,9 +13,10 @@ import pytest
 import torch
 from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
 from safetensors import safe_open
-from small_models import clip, llm
+from small_models import llm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from vision_models import clip
 
 from vocabkit.catalog import resolve
 from vocabkit.embeddings import open_embeddings

@@ -8,9 +8,10 @@ from typing import Any
 
 import jinja2.nodes
 import pytest
-from small_models import PATCHES, VOCABULARY, byte_tokenizer, clip, images, llama, llm, projector
+from small_models import VOCABULARY, byte_tokenizer, llama, llm, projector
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.utils.chat_template_utils import _compile_jinja_template
+from vision_models import PATCHES, clip, images
 
 from vocabkit.errors import VocabkitError
 from vocabkit.export.llava import export_llava

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from small_models import clip, images, projector
+from small_models import projector
+from vision_models import clip, images
 
 from vocabkit.export.llava import export_llava
 
