@@ -74,8 +74,11 @@ def _sample(
         if not is_text(text):
             raise VocabkitError(f"column {quote(text_column)} holds half a surrogate pair, which is no text")
         turns: tuple[Turn, ...] = (Turn("\n".join([PLACEHOLDER] * len(images)), text),)
-    else:
+    elif isinstance(text, list):
         turns = parse_turns(text)
+    else:
+        kind = type(text).__name__
+        raise VocabkitError(f"column {quote(text_column)} holds {kind}, expected a caption or a conversation")
     extra = {name: value for name, value in row.items() if name not in (image_column, text_column)}
     return Sample(key, images, turns, extra)
 
