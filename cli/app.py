@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from . import adapters, data, features, index_maps, shared_vocabularies, tokenizers
+from . import adapters, data, evaluation, features, index_maps, shared_vocabularies, tokenizers, training
 
 ADAPTER_EXTRA = {"gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -31,6 +31,9 @@ app.command("import-map")(index_maps.import_map)
 app.command("audit")(index_maps.audit)
 app.command("import-adapter")(adapters.import_adapter)
 app.command("features")(features.features)
+app.command("train")(training.train)
+app.command("finetune")(training.finetune)
+app.command("validate")(evaluation.validate)
 app.command("transfer")(adapters.transfer)
 app.command("check-transfer")(adapters.check_transfer)
 app.command("scenes")(data.scenes)

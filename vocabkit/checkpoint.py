@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading, write_atomically
+from vocabkit.files import reading
 from vocabkit.shared import SharedVocabulary, open_shared
-from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch
+from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch, write_torch
 
 FORMAT, VERSION = "vocabkit-adapter", 1
 CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
@@ -78,14 +78,7 @@ def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: Sha
     content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
     if shared is not None:
         content["shared_vocabulary"] = torch.frombuffer(bytearray(_arrow_bytes(path, shared)), dtype=torch.uint8)
-
-    def write(file: BinaryIO) -> None:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch's writer hides why the file refused
-            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
-
-    write_atomically(path, write)
+    write_torch(path, content)
 
 
 def _read_file(path: Path) -> Checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading
+from vocabkit.files import reading, write_atomically
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What adapters are stored in."""
@@ -39,6 +39,18 @@ def read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a hostile or damaged pickle makes torch's restricted unpickler raise
         raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Write plain containers and tensors with `torch.save`, whole or not at all. Raises VocabkitError: can't write."""
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer hides why the file refused
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def read_features(path: Path) -> Tensor:

@@ -8,9 +8,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from vocabkit.files import write_atomically
 
 
 def to_json(value: Any) -> str:
@@ -21,6 +23,11 @@ def to_json(value: Any) -> str:
     """
     text = json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False)
     return re.sub(r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `to_json(value)`, whole or not at all."""
+    write_atomically(path, lambda file: _write(file, to_json(value) + "\n"))
 
 
 def plain(value: Any) -> Any:
@@ -38,6 +45,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
 
 
 def _text(value: bytes) -> str | None:

@@ -1,0 +1,94 @@
+"""validate: how good the visual tokens of an adapter are, for which LLM."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import AsJson, named_paths
+from .show import say, show, show_json
+
+
+def validate(
+    data: Annotated[list[Path], typer.Argument(help="Held-out samples in the LLaVA JSON format.", show_default=False)],
+    llm: Annotated[str, typer.Option(help="The LLM: a model folder, a GGUF, a catalog model or a hub id.")],
+    features: Annotated[Path, typer.Option(help="Their patch features, of `vocabkit features`.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ADAPTER",
+            help="What to measure; may be repeated. `transferred`, `native` (trained on this LLM) and `mlp` (an MLP "
+            "trained on it) have a part in retention.",
+            show_default=False,
+        ),
+    ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            help="An MLP trained with the LLM that the transferred adapter comes from: its tokens are carried over by "
+            "ridge and Procrustes maps.",
+            show_default=False,
+        ),
+    ] = None,
+    rival_llm: Annotated[
+        str | None, typer.Option(help="That LLM, for its embedding table.", show_default=False)
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
+    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    limit: Annotated[int | None, typer.Option(help="Samples of each file, from its start.", show_default=False)] = None,
+    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    answers: Annotated[bool, typer.Option(help="Also ask for names, yes or no, and counts (scenes).")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure caption loss on held-out data: blind, shuffled, transferred, native.
+
+    Every figure comes with a 95% bootstrap interval.
+    """
+    from vocabkit.evaluation.run import validate_files
+
+    adapters = named_paths(adapter, "--adapter")
+    with _progress() as progress:
+        results = validate_files(
+            data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
+            template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        from vocabkit.report.as_json import write_json
+
+        write_json(out, results)
+    if json:
+        show_json(results)
+        return
+    from vocabkit.report.validation import validation_report
+
+    for name, result in results.items():
+        show(validation_report(name, result))
+    if out is not None:
+        say(f"written: {out}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each condition."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vocabkit.errors import one_line
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        tasks: dict[str, object] = {}
+
+        def show_progress(shown: str, done: int, total: int) -> None:
+            if shown not in tasks:
+                tasks[shown] = progress.add_task(one_line(shown), total=total)
+            progress.update(tasks[shown], completed=done)  # type: ignore[arg-type]
+
+        yield show_progress

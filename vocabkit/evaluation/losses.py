@@ -1,0 +1,122 @@
+"""Caption losses of held-out samples, and what follows from them, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.features import Features
+from vocabkit.llms import LLM
+from vocabkit.lvlm import caption_loss, collate
+from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
+
+RESAMPLES = 2000
+"""Of the bootstrap."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Samples ready for one LLM."""
+
+    prompts: Sequence[Prompt]
+    keys: Sequence[str]
+    """Of all images, in the order of the prompts."""
+    features: Features
+
+    @cached_property
+    def first_images(self) -> np.ndarray:
+        """(S + 1,) the number of the first image of each prompt, and of all images."""
+        counts = [prompt.ids.count(IMAGE_ID) // self.features.tokens for prompt in self.prompts]
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def features_of(self, numbers: Tensor) -> Tensor:
+        """(I,) numbers of images -> (I, N, Dv), float32."""
+        found = [self.features[self.keys[number]].float() for number in numbers.tolist()]
+        shape = (0, self.features.tokens, self.features.width)
+        return torch.stack(found) if found else torch.empty(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Of each sample, the nats and the number of its answer tokens."""
+
+    nats: np.ndarray
+    """(S,) float64."""
+    tokens: np.ndarray
+    """(S,)."""
+
+    @property
+    def mean(self) -> float:
+        """Nats per answer token."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the interval that holds it with 95% confidence, over which samples are drawn."""
+
+    value: float
+    low: float
+    high: float
+
+
+VisualTokens = Callable[[Tensor], Tensor]
+"""From the numbers (I,) of images to their visual tokens (I, N, D)."""
+
+
+@torch.no_grad()
+def measure(
+    llm: LLM, held: HeldOut, visual: VisualTokens, *, batch: int = 32, progress: Callable[[int], None] = lambda n: None
+) -> Losses:
+    """The caption loss of each sample when the LLM is shown these visual tokens.
+
+    Args:
+        batch: samples at a time.
+        progress: called with the number of samples after each.
+    """
+    first = held.first_images
+    nats, tokens = [], []
+    for start in range(0, len(held.prompts), batch):
+        prompts = held.prompts[start : start + batch]
+        made = collate(list(prompts), []).to(llm.model.device)
+        shown = visual(torch.arange(int(first[start]), int(first[start + len(prompts)])))
+        nats += caption_loss(llm.model, made, shown.to(llm.model.device)).double().tolist()
+        tokens += [sum(label != IGNORED for label in prompt.labels[1:]) for prompt in prompts]
+        progress(len(prompts))
+    return Losses(np.array(nats), np.array(tokens))
+
+
+def mean_loss(losses: Losses, *, seed: int = 0) -> Estimate:
+    """Nats per answer token."""
+    return _bootstrap(lambda drawn: drawn(losses), len(losses.nats), seed)
+
+
+def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int = 0) -> Estimate:
+    """(blind - transferred) / (blind - native): the share of what seeing brings that outlives the transfer."""
+
+    def share(drawn: Callable[[Losses], np.ndarray]) -> np.ndarray:
+        seen = drawn(blind)
+        found: np.ndarray = (seen - drawn(transferred)) / (seen - drawn(native))
+        return found
+
+    return _bootstrap(share, len(blind.nats), seed)
+
+
+def _bootstrap(figure: Callable[[Callable[[Losses], np.ndarray]], np.ndarray], samples: int, seed: int) -> Estimate:
+    """A figure of mean losses, and its percentiles when samples are drawn again; the same draws for all losses."""
+    draws = np.random.default_rng(seed).integers(0, samples, (RESAMPLES, samples))
+
+    def once(losses: Losses) -> np.ndarray:
+        return np.array(losses.mean)
+
+    def drawn(losses: Losses) -> np.ndarray:
+        found: np.ndarray = losses.nats[draws].sum(axis=1) / losses.tokens[draws].sum(axis=1)
+        return found
+
+    low, high = np.percentile(figure(drawn), [2.5, 97.5])
+    return Estimate(float(figure(once)), float(low), float(high))

@@ -1,0 +1,92 @@
+"""A validation from files: models, adapters and held-out data by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from vocabkit.adapter import MLPProjector, load_adapter
+from vocabkit.data import read_llava
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluation.answers import Answers, ask
+from vocabkit.evaluation.validate import Rival, Validation, validate
+from vocabkit.features import open_features
+from vocabkit.llms import LLM, load_llm
+from vocabkit.lvlm import Connector
+from vocabkit.prompts import Template
+from vocabkit.targets import open_target
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one file."""
+
+    validation: Validation
+    answers: Mapping[str, Answers]
+    """By adapter; empty if not asked for."""
+
+
+def validate_files(
+    data: Sequence[Path],
+    *,
+    llm: str,
+    features: Path,
+    adapters: Mapping[str, str],
+    rival: str | None = None,
+    rival_llm: str | None = None,
+    images: Path | None = None,
+    template: str = "plain",
+    limit: int | None = None,
+    batch: int = 32,
+    device: str = "cpu",
+    answers: bool = False,
+    progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
+) -> dict[str, Result]:
+    """The results of each file of `data`, by its name without ending. Arguments as for `validate`, by name or path.
+
+    Raises VocabkitError: anything that can't be found or does not fit.
+    """
+    chosen = _template(template)
+    cache = open_features(features)
+    loaded = load_llm(llm)
+    loaded.model.to(device)
+    connectors: dict[str, Connector] = {name: load_adapter(path).to(device) for name, path in adapters.items()}
+    opponent = None if rival is None else _rival(rival, rival_llm, connectors, loaded)
+    results = {}
+    for file in data:
+        samples = list(islice(read_llava(file, images), limit))
+        found = validate(
+            loaded, samples, cache, connectors, template=chosen, rival=opponent, batch=batch,
+            progress=lambda shown, done, total, file=file: progress(f"{file.stem}: {shown}", done, total),
+        )  # fmt: skip
+        asked = {
+            name: ask(loaded, samples, cache, connector, template=chosen, batch=batch)
+            for name, connector in (connectors.items() if answers else ())
+        }
+        results[file.stem] = Result(found, asked)
+    return results
+
+
+def _template(name: str) -> Template:
+    try:
+        chosen: Template = msgspec.convert(name, type=Template)
+    except msgspec.ValidationError as error:
+        raise VocabkitError(f"--template {name!r}: choose plain, completion or chat") from error
+    return chosen
+
+
+def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], target: LLM) -> Rival:
+    """The MLP and the embedding rows of both LLMs for the V_shared of the first adapter that has one."""
+    mlp = load_adapter(source)
+    if not isinstance(mlp, MLPProjector) or llm is None:
+        raise VocabkitError("--rival must be an MLP projector, with --rival-llm, the LLM that it was trained with")
+    shared = next((c.shared for c in connectors.values() if c.shared is not None), None)
+    if shared is None:
+        raise VocabkitError("--rival needs an --adapter with a shared vocabulary, on whose rows the maps are fitted")
+    found, _ = open_target(llm)
+    rows = found.embeddings.rows(shared.ids_for(found.vocabulary.name), tokens=found.vocabulary)
+    return Rival(mlp, rows.float(), target.rows(shared).float().cpu())

@@ -1,0 +1,203 @@
+"""What an LLM makes of visual tokens from several sources: the proof, or the refutation, of a transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.data import Sample
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, VisualTokens, mean_loss, measure, retention
+from vocabkit.evaluation.rivals import procrustes, ridge
+from vocabkit.features import Features
+from vocabkit.llms import LLM
+from vocabkit.lvlm import LVLM, Connector
+from vocabkit.prompts import Template, encode_sample
+from vocabkit.transferred import TransferredAdapter
+
+BLIND, TRANSFERRED, NATIVE, MLP = "blind", "transferred", "native", "mlp"
+"""Names with a part in retention; `validate` takes any other names, too."""
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Rival:
+    """An MLP trained with another LLM, and what carries its visual tokens over."""
+
+    mlp: MLPProjector
+    source_rows: Tensor
+    """(V, D1) embeddings of the shared tokens in the LLM that it was trained with."""
+    target_rows: Tensor
+    """(V, D2) in this one."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Results of one LLM on one data set."""
+
+    llm: str
+    samples: int
+    left_out: int
+    """Samples without features, or that can't be used."""
+    visual_tokens: int
+    """Of an image. Losses compare only at the same number."""
+    template: str
+    caption_loss: Mapping[str, Estimate]
+    """Nats per answer token by what was shown: `blind` (the mean embedding), each adapter, `NAME shuffled` (the visual
+    tokens of other images), `NAME random vocabulary` (embedding rows permuted), `ridge` and `procrustes`."""
+    retention: Mapping[str, Estimate]
+    """(blind - NAME) / (blind - native), of each but `native`."""
+    of_mlp: Mapping[str, Estimate]
+    """(blind - NAME) / (blind - mlp): the share of an MLP's gain, of each but `mlp`."""
+
+
+def prepare(
+    llm: LLM, samples: Sequence[Sample], features: Features, template: Template, *, longest: int = 2048
+) -> tuple[HeldOut, list[Sample]]:
+    """Samples with images as `llm` reads them, and those of them that can be used.
+
+    Raises VocabkitError: none can.
+    """
+    prompts, kept, reason = [], [], "no images"
+    for sample in samples:
+        missing = [picture.key for picture in sample.images if picture.key not in features]
+        if missing or not sample.images:
+            reason = f"no features of {missing[0]}" if missing else reason
+            continue
+        try:
+            prompts.append(encode_sample(llm.tokenizer, sample.turns, template, features.tokens, longest=longest))
+        except VocabkitError as error:
+            reason = str(error)
+            continue
+        kept.append(sample)
+    if not kept:
+        raise VocabkitError(f"none of {len(samples)} samples can be used ({reason})")
+    keys = [picture.key for sample in kept for picture in sample.images]
+    return HeldOut(prompts, keys, features), kept
+
+
+def validate(
+    llm: LLM,
+    samples: Sequence[Sample],
+    features: Features,
+    adapters: Mapping[str, Connector],
+    *,
+    template: Template,
+    rival: Rival | None = None,
+    batch: int = 32,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
+) -> Validation:
+    """Measure the caption loss of `samples` under every condition.
+
+    Args:
+        adapters: by name. `transferred`, `native` (trained on this LLM) and `mlp` (an MLP trained on it) have a part in
+            retention. The first of them is shown shuffled and with a random vocabulary, too.
+        progress: called with (condition, samples done, samples in total).
+
+    Raises VocabkitError: an adapter that does not fit the features or the LLM, or no sample that can be used.
+    """
+    held, kept = prepare(llm, samples, features, template)
+    shown = _conditions(llm, held, adapters, rival, seed)
+    losses: dict[str, Losses] = {}
+    for name, visual in shown.items():
+        done = 0
+
+        def count(samples_done: int, name: str = name) -> None:
+            nonlocal done
+            done += samples_done
+            progress(name, done, len(kept))
+
+        losses[name] = measure(llm, held, visual, batch=batch, progress=count)
+
+    def shares(reference: str) -> dict[str, Estimate]:
+        if reference not in losses:
+            return {}
+        others = [name for name in losses if name not in (BLIND, reference)]
+        return {name: retention(losses[BLIND], losses[name], losses[reference], seed=seed) for name in others}
+
+    return Validation(
+        llm=llm.vocabulary.name,
+        samples=len(kept),
+        left_out=len(samples) - len(kept),
+        visual_tokens=features.tokens,
+        template=template,
+        caption_loss={name: mean_loss(found, seed=seed) for name, found in losses.items()},
+        retention=shares(NATIVE),
+        of_mlp=shares(MLP),
+    )
+
+
+def mean_embedding(llm: LLM) -> Tensor:
+    """(D,) the mean of the embeddings of all ids of the tokenizer, float32."""
+    module = llm.model.get_input_embeddings()
+    count = min(len(llm.vocabulary), module.weight.shape[0])
+    ids = torch.arange(count, device=llm.model.device)
+    with torch.no_grad():
+        total: Tensor = sum(module(part).double().sum(dim=0) for part in ids.split(_BLOCK))
+    return (total / count).float()
+
+
+def _conditions(
+    llm: LLM, held: HeldOut, adapters: Mapping[str, Connector], rival: Rival | None, seed: int
+) -> dict[str, VisualTokens]:
+    blind = mean_embedding(llm)
+    found: dict[str, VisualTokens] = {
+        BLIND: lambda numbers: blind.expand(len(numbers), held.features.tokens, -1),
+    }
+    first = next(iter(adapters), None)
+    others = torch.from_numpy(derangement(len(held.keys), seed))
+    for name, adapter in adapters.items():
+        _check_features(name, adapter, held.features)
+        show = _shown_by(LVLM(llm, adapter), held)
+        found[name] = show
+        if name == first:
+            found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
+            if not isinstance(adapter, MLPProjector):
+                found[f"{name} random vocabulary"] = _random_vocabulary(llm, adapter, held, seed)
+    if rival is not None:
+        _check_features("the MLP of the other LLM", rival.mlp, held.features)
+        for name, fit in (("ridge", ridge), ("procrustes", procrustes)):
+            carry = fit(rival.source_rows, rival.target_rows)
+            found[name] = lambda numbers, carry=carry: carry(  # type: ignore[misc]
+                rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight.dtype))
+            )
+    return found
+
+
+def _shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:
+    return lambda numbers: lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device))
+
+
+def _random_vocabulary(
+    llm: LLM, adapter: LangBridgeAdapter | TransferredAdapter, held: HeldOut, seed: int
+) -> VisualTokens:
+    """The same coefficients over the embedding rows in a random order."""
+    if isinstance(adapter, TransferredAdapter):
+        inner, rows, scale = adapter.adapter, adapter.embeddings, adapter.config.scale
+    else:
+        inner, rows, scale = adapter, llm.rows(adapter.shared), 1.0
+    rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
+    return lambda numbers: inner(held.features_of(numbers).to(inner.linear_1.weight.dtype), rows) * scale
+
+
+def derangement(count: int, seed: int) -> np.ndarray:
+    """(count,) a permutation that leaves nothing in its place, for two or more."""
+    order = np.random.default_rng(seed).permutation(count)
+    found = np.empty(count, dtype=np.int64)
+    found[order] = np.roll(order, 1)
+    return found
+
+
+def _check_features(name: str, adapter: Connector, features: Features) -> None:
+    config = adapter.config.adapter if isinstance(adapter, TransferredAdapter) else adapter.config
+    if config.vision_width != features.width:
+        raise VocabkitError(
+            f"{name}: takes features of width {config.vision_width}, but {features.folder} has {features.width}; "
+            "use the vision model that it was trained with"
+        )

@@ -1,0 +1,160 @@
+"""LVLM: an adapter and an LLM in one module. Visual tokens go where the images of a prompt stand.
+
+Sizes: B sequences of L tokens, I images of N patches, Dv width of the vision encoder, D width of the LLM.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.errors import VocabkitError
+from vocabkit.llms import LLM
+from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
+from vocabkit.transferred import TransferredAdapter
+
+Connector = LangBridgeAdapter | MLPProjector | TransferredAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences of equal length, and the images in them."""
+
+    ids: Tensor
+    """(B, L) token ids, `IMAGE_ID` for visual tokens."""
+    labels: Tensor
+    """(B, L) ids that the loss falls on, else `IGNORED`."""
+    mask: Tensor
+    """(B, L) False for padding."""
+    images: Tensor
+    """(I, N, Dv) patch features of all images, or (I, 3, H, W) pixels, in the order in which they stand in `ids`."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that the loss falls on; the first of a sequence has nothing before it."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+def collate(prompts: list[Prompt], images: list[Tensor], *, left: bool = False) -> Batch:
+    """Prompts of different length as one batch.
+
+    Args:
+        images: of all prompts, in order.
+        left: whether padding stands before a prompt, from where generation goes on at the right.
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+
+    def padded(rows: list[list[int]], filler: int) -> Tensor:
+        empty = [[filler] * (longest - len(row)) for row in rows]
+        return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, empty, strict=True)])
+
+    mask = padded([[1] * len(prompt.ids) for prompt in prompts], 0).bool()
+    ids, labels = padded([p.ids for p in prompts], 0), padded([p.labels for p in prompts], IGNORED)
+    return Batch(ids, labels, mask, torch.stack(images) if images else torch.empty(0, 0, 0))
+
+
+class LVLM(nn.Module):
+    """Vision features -> adapter -> LLM."""
+
+    embeddings: Tensor | None
+    """(V, D) the LLM's rows of the adapter's V_shared, for a LangBridgeAdapter; it is not saved."""
+
+    def __init__(self, llm: LLM, connector: Connector) -> None:
+        """An LVLM of `llm` and an adapter for it. A LangBridgeAdapter gets the LLM's rows of its V_shared (Eq. 4).
+
+        Raises VocabkitError: the adapter's visual tokens have another width, or its shared vocabulary lacks this LLM.
+        """
+        super().__init__()
+        self.llm = llm.model
+        self.connector = connector
+        rows = llm.rows(connector.shared) if isinstance(connector, LangBridgeAdapter) else None
+        self.register_buffer("embeddings", rows, persistent=False)
+        found = visual_width(connector)
+        if found is not None and found != llm.width:
+            raise VocabkitError(
+                f"the adapter gives visual tokens of width {found}, but the embeddings of {llm.source} have "
+                f"{llm.width}; transfer it to this LLM first"
+            )
+
+    def visual_tokens(self, features: Tensor) -> Tensor:
+        """(I, N, Dv) -> (I, N, D), in the dtype of the adapter's embeddings or weights."""
+        features = features.to(self.connector_dtype)
+        tokens: Tensor = (
+            self.connector(features) if self.embeddings is None else self.connector(features, self.embeddings)
+        )
+        return tokens
+
+    @property
+    def connector_dtype(self) -> torch.dtype:
+        """Of the adapter's weights."""
+        return next(self.connector.parameters()).dtype
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,) the caption loss of each sequence: the sum of the nats of its answers' tokens, float32."""
+        return caption_loss(self.llm, batch, self.visual_tokens(batch.images))
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """(B, new) token ids that the LLM adds to prompts padded at the left; options as in transformers' generate."""
+        return generate(self.llm, batch, self.visual_tokens(batch.images), **options)
+
+
+def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
+    """What an LLM reads: (B, L) ids and (I, N, D) visual tokens for the `IMAGE_ID` in them -> (B, L, D).
+
+    Raises VocabkitError: not as many visual tokens as places for them.
+    """
+    places = ids == IMAGE_ID
+    embedded = llm.get_input_embeddings()(ids.masked_fill(places, 0))  # (B, L, D)
+    if int(places.sum()) != visual.shape[0] * visual.shape[1]:
+        raise VocabkitError(
+            f"{visual.shape[0]} images of {visual.shape[1]} visual tokens for {int(places.sum())} places in the text"
+        )
+    mixed: Tensor = embedded.masked_scatter(places[..., None], visual.to(embedded.dtype))
+    return mixed
+
+
+def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
+    """(B,) for each sequence the sum of the nats of its answers' tokens, float32; visual: (I, N, D)."""
+    labels = batch.labels[:, 1:]
+    wanted = (labels != IGNORED).any(dim=0).nonzero().flatten()  # positions whose next token counts somewhere
+    some = {"logits_to_keep": wanted} if _keeps_some_logits(llm) else {}  # of a large vocabulary they are huge
+    logits = llm(inputs_embeds=embed(llm, batch.ids, visual), attention_mask=batch.mask, use_cache=False, **some).logits
+    logits = logits if some else logits[:, wanted]  # (B, W, T)
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels[:, wanted].flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(len(labels), -1).sum(dim=1)
+
+
+@torch.no_grad()
+def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
+    """(B, new) token ids that follow prompts padded at the left; options as in transformers' generate."""
+    embedded = embed(llm, batch.ids, visual)
+    found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, **options)
+    return found
+
+
+def visual_width(connector: Connector) -> int | None:
+    """D of the visual tokens; None for a LangBridgeAdapter, which takes that of any LLM."""
+    match connector:
+        case MLPProjector():
+            return connector.config.llm_width
+        case TransferredAdapter():
+            return connector.config.target_width
+    return None
+
+
+def _keeps_some_logits(llm: Any) -> bool:
+    model = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -1,0 +1,52 @@
+"""Results of a validation as Rich renderables, made for 80 columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vocabkit.evaluation.losses import Estimate
+from vocabkit.evaluation.run import Result
+from vocabkit.report.layout import Columns, Section, printable
+
+
+def validation_report(name: str, result: Result) -> RenderableType:
+    """Caption losses, retention and answers of one data set."""
+    found = result.validation
+    rows = [
+        (
+            shown,
+            (
+                f"{loss.value:.3f}",
+                f"{loss.low:.3f} to {loss.high:.3f}",
+                _share(found.retention.get(shown)),
+                _share(found.of_mlp.get(shown)),
+            ),
+        )
+        for shown, loss in found.caption_loss.items()
+    ]
+    heads = ("nats/token", "95% interval", "retention", "of MLP's gain")
+    title = (
+        f"{printable(found.llm)} on {printable(name)}: {found.samples:,} samples, {found.visual_tokens} visual tokens"
+    )
+    parts: list[RenderableType] = [Text(title, style="bold"), Columns(heads, [Section("caption loss, shown", rows)])]
+    if found.left_out:
+        parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
+    if result.answers:
+        asked = [field.name for field in fields(next(iter(result.answers.values())))]
+        answers = [
+            (label.replace("_", " "), tuple(_percent(getattr(a, label)) for a in result.answers.values()))
+            for label in asked
+        ]
+        parts.append(Columns(tuple(map(printable, result.answers)), [Section("answers", answers)]))
+    return Group(*parts)
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,141 @@
+"""A recipe: everything that decides the outcome of a training, as plain data in a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
+from vocabkit.prompts import Template
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter, or an LLM with it, is trained. Fields without a default must be given."""
+
+    data: tuple[str, ...]
+    """Files in the LLaVA JSON format."""
+    llm: str
+    """The LLM that reads the visual tokens: a model folder, a GGUF, a catalog model or a hub id."""
+
+    images: str | None = None
+    """Folder that the image paths in `data` start from; by default the folder of each file."""
+    features: str | None = None
+    """Folder of `vocabkit features`. Without it, `vision` computes features while training."""
+    vision: str | None = None
+    """Vision model: `efficientnet-lite0`, a folder or a hub id."""
+    vision_layer: int = -2
+    vision_pool: tuple[int, int] | None = None
+    """Rows and columns that the patch grid is averaged to."""
+    template: Template = "plain"
+    max_tokens: int = 2048
+    """Of a sample, its visual tokens included; what is beyond is cut off."""
+
+    connector: Literal["linear", "softmax", "mlp"] = "linear"
+    """The head of a new adapter, or the MLP baseline."""
+    shared: str | None = None
+    """The shared vocabulary of a new adapter, of `vocabkit build-shared`."""
+    hidden_width: int = 1024
+    temperature: float = 1.0
+    start_from_embeddings: bool = False
+    """Whether a softmax head starts at the LLM's own embeddings."""
+    adapter: str | None = None
+    """An adapter to go on from, instead of a new one."""
+
+    train_adapter: bool = True
+    train_llm: Literal["no", "lora", "full"] = "no"
+    lora_rank: int = 16
+
+    word_steps: int = 0
+    """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss."""
+    word_batch: int = 64
+    word_learning_rate: float = 1e-3
+    word_weight: float = 0.0
+    """Of the word loss beside the caption loss."""
+
+    steps: int = 0
+    """Optimizer steps on the caption loss; 0 for as many as `epochs` need."""
+    epochs: float = 1.0
+    batch: int = 32
+    """Samples of a step, over all processes."""
+    micro_batch: int | None = None
+    """Samples that one process handles at a time; by default its whole share."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; then it falls as a cosine."""
+    max_gradient_norm: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    checkpoint_every: int = 500
+    """Steps between saves of the training state, from which a training goes on after it was stopped."""
+    keep_adapters: bool = False
+    """Whether the adapter of each save is kept."""
+    workers: int = 0
+    """Processes that prepare batches ahead."""
+    tracker: str | None = None
+    """A tracker of accelerate, such as tensorboard or wandb."""
+
+    def __post_init__(self) -> None:
+        positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "epochs", "temperature"}
+        positive |= {"max_tokens", "learning_rate", "word_learning_rate", "max_gradient_norm"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in positive and not 0 < value < math.inf:
+                raise VocabkitError(f"{field.name} is {value}: must be positive")
+            if field.type in ("int", "float") and field.name != "vision_layer" and value < 0:
+                raise VocabkitError(f"{field.name} is {value}: must not be negative")
+        if not self.data:
+            raise VocabkitError("data is empty; name a file in the LLaVA JSON format")
+        if self.features is None and self.vision is None:
+            raise VocabkitError("give features (of `vocabkit features`) or vision (a vision model)")
+        if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch:
+            raise VocabkitError(f"micro_batch is {self.micro_batch}: must be between 1 and batch, {self.batch}")
+        if (self.word_steps or self.word_weight) and self.connector != "softmax" and self.adapter is None:
+            raise VocabkitError(f"the word loss needs a softmax head; the connector is {self.connector}")
+        if self.adapter is None and self.connector != "mlp" and self.shared is None:
+            raise VocabkitError("a new adapter needs its shared vocabulary: shared = FILE of `vocabkit build-shared`")
+        if not (self.train_adapter or self.train_llm != "no"):
+            raise VocabkitError("nothing is trained: set train_adapter or train_llm")
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, with NAME=VALUE settings in place of its own.
+
+    Raises VocabkitError: missing, no TOML, an unknown name, or a value of the wrong kind.
+    """
+    with reading(path):
+        try:
+            content = tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise VocabkitError(f"{path}: not TOML ({quote(str(error), 120)})") from error
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    content |= dict(_setting(text, known) for text in settings)
+    if unknown := sorted(content.keys() - known):
+        raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; names are {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(content, type=Recipe)
+    except msgspec.ValidationError as error:
+        missing = "" if "required field" not in str(error) else "; add it to the file, or with --set"
+        raise VocabkitError(f"{path}: {error}{missing}") from error
+    except VocabkitError as error:
+        raise VocabkitError(f"{path}: {error}") from error
+
+
+def _setting(text: str, known: set[str]) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or name not in known:
+        raise VocabkitError(f"--set {quote(text)}: must be NAME=VALUE, with one of {', '.join(sorted(known))}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value  # text needs no quotes

@@ -1,0 +1,88 @@
+"""Word loss: the coefficients of an image, averaged over its patches, as a guess at the tokens of its caption.
+
+It teaches a softmax head which tokens name what a patch shows, without a pass through any LLM, so that a visual token
+becomes a sum of the embeddings of fitting words: something every LLM can read. The cross-entropy per image is
+
+    - sum_t w_t log( mean_n p_nt ),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
+
+over the tokens t of the caption. A token weighs the more, the rarer it is in the captions (inverse document frequency).
+
+Sizes: I images, N patches, V rows of V_shared, H hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+_BLOCK = 2**24
+"""Scores (patches x rows) that are in memory at a time: 64 MiB in float32."""
+
+
+class CaptionWords:
+    """Which rows of V_shared a caption is about, and how much each counts."""
+
+    def __init__(self, captions: Iterable[Sequence[int]], ids: Sequence[int]) -> None:
+        """Count in how many captions each row occurs.
+
+        Args:
+            captions: the token ids of each caption of the training data.
+            ids: (V,) the LLM's id of each row of V_shared.
+        """
+        self._row_of = {token: row for row, token in enumerate(ids)}
+        self._found: dict[int, int] = {}
+        self._captions = 0
+        for caption in captions:
+            self._captions += 1
+            for row in self._rows(caption):
+                self._found[row] = self._found.get(row, 0) + 1
+
+    def weights(self, caption: Sequence[int]) -> dict[int, float]:
+        """Row -> weight, which sum to 1; empty if no token of `caption` tells it from other captions."""
+        rarity = {row: math.log(self._captions / self._found.get(row, 1)) for row in self._rows(caption)}
+        total = sum(rarity.values())
+        return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
+
+    def _rows(self, caption: Sequence[int]) -> set[int]:
+        return {self._row_of[token] for token in caption if token in self._row_of}
+
+
+def word_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float, words: Sequence[dict[int, float]]
+) -> Tensor:
+    """The sum over images of the cross-entropy above, in nats. The (I N, V) coefficients are never held.
+
+    Args:
+        hidden: (I, N, H).
+        weight, bias: (V, H) and (V,) of the head.
+        words: row -> weight of each image, of `CaptionWords.weights`.
+    """
+    hidden, weight, bias = hidden.float() / temperature, weight.float(), bias.float() / temperature
+    total = _log_total(hidden.flatten(0, 1), weight, bias).view(hidden.shape[:2])  # (I, N)
+    losses = []
+    for states, log_total, chosen in zip(hidden, total, words, strict=True):
+        if not chosen:
+            continue
+        rows = torch.tensor(list(chosen), device=hidden.device)
+        target = torch.tensor(list(chosen.values()), device=hidden.device)
+        scores = functional.linear(states, weight[rows], bias[rows])  # (N, H) @ (H, K) -> (N, K)
+        log_mean = (scores - log_total[:, None]).logsumexp(dim=0) - math.log(len(states))  # (K,)
+        losses.append(-(target * log_mean).sum())
+    return torch.stack(losses).sum() if losses else hidden.sum() * 0
+
+
+def _log_total(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(M, H) -> (M,): the logarithm of the softmax's normaliser of each patch, a block of patches at a time."""
+    blocks = hidden.split(max(1, _BLOCK // len(weight)))
+
+    def of_block(block: Tensor) -> Tensor:
+        return functional.linear(block, weight, bias).logsumexp(dim=1)
+
+    if len(blocks) == 1:
+        return of_block(hidden)
+    return torch.cat([checkpoint(of_block, block, use_reentrant=False) for block in blocks])
