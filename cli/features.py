@@ -72,7 +72,7 @@ def features(
         f"{encoder.name} each; {report.cached:,} were there, {report.computed:,} computed"
     )
     if report.broken:
-        note(f"{report.broken:,} pictures are missing or broken, such as:")
+        note(f"{report.broken:,} of {report.pictures:,} pictures are missing or broken and were left out:")
         for line in report.first_broken:
             note(f"  {line}")
 

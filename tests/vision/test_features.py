@@ -1,0 +1,419 @@
+"""Cached features are those of the encoder, each computed once, whatever interrupts the work."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from picture_files import painted
+from PIL.Image import Image
+from torch import Tensor
+from torch.testing import assert_close
+from vision_models import PATCHES, VISION, clip, siglip
+
+from vocabkit import feature_files
+from vocabkit.data import Picture, load_image
+from vocabkit.errors import VocabkitError
+from vocabkit.features import CacheReport, cache_features, open_features
+from vocabkit.vision import VisionEncoder, open_vision
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def encoder(model: Path) -> VisionEncoder:
+    return open_vision(str(model))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of at most two pictures."""
+    monkeypatch.setattr(feature_files, "SHARD_BYTES", 2 * PATCHES * VISION * 2)
+
+
+def features_of(encoder: VisionEncoder, picture: Picture) -> Tensor:
+    """(N, Dv), of one picture alone."""
+    return encoder(encoder.pixels(load_image(picture))[None])[0]
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+class Watched(VisionEncoder):
+    """An encoder that counts the pictures it is given, and knows the threads that ask it for pixels."""
+
+    def __init__(self, encoder: VisionEncoder) -> None:
+        vars(self).update(vars(encoder))
+        self.seen = 0
+        self.threads: set[threading.Thread] = set()
+
+    def pixels(self, image: Image) -> Tensor:
+        self.threads.add(threading.current_thread())
+        return super().pixels(image)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.seen += len(pixels)
+        return super().__call__(pixels)
+
+
+# ---- what is in a cache ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_they_are_the_encoders_features_rounded_to_the_stored_dtype(
+    encoder: VisionEncoder, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    pictures = painted(tmp_path / "images", 7)
+    report = cache_features(encoder, pictures, tmp_path / "out", batch_size=3, dtype=dtype)
+    assert report == CacheReport(pictures=7, cached=0, computed=7, equal=0, broken=0, first_broken=())
+    features = open_features(tmp_path / "out")
+    assert len(features) == 7
+    assert set(features.keys) == {picture.key for picture in pictures}
+    for picture in pictures:
+        assert features[picture.key].dtype == dtype
+        assert features[picture.key].shape == (PATCHES, VISION)
+        tolerance = 1e-3 if dtype == torch.float16 else 1e-5
+        assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=tolerance, atol=tolerance)
+
+
+def test_a_cache_says_what_made_it(model: Path, tmp_path: Path) -> None:
+    encoder = open_vision(str(model), layer=-1, keep_cls=True, pool=(2, 2))
+    cache_features(encoder, painted(tmp_path / "images", 1), tmp_path / "out")
+    features = open_features(tmp_path / "out")
+    assert features.encoder == {
+        "name": str(model), "layer": -1, "keep_cls": True, "pool": (2, 2), "grid": (2, 2), "tokens": 5,
+        "width": VISION, "precision": "float32", "dtype": "float16", "fingerprint": encoder.info["fingerprint"],
+    }  # fmt: skip
+    assert (features.tokens, features.width) == (5, VISION)
+
+
+def test_pictures_of_efficientnet_lite0_are_pooled(tmp_path: Path) -> None:
+    encoder = open_vision("efficientnet-lite0", pool=(4, 4))
+    pictures = painted(tmp_path / "images", 2)
+    cache_features(encoder, pictures, tmp_path / "out")
+    found = open_features(tmp_path / "out")["1.png"]
+    assert found.shape == (16, 1280)
+    assert_close(found.float(), features_of(encoder, pictures[1]), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shards_are_of_bounded_size(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 7)
+    cache_features(encoder, pictures, tmp_path / "out", batch_size=1)
+    assert len(shards(tmp_path / "out")) == 4
+    features = open_features(tmp_path / "out")
+    for picture in pictures:
+        assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
+
+
+def test_a_key_that_is_not_there_is_named(encoder: VisionEncoder, tmp_path: Path) -> None:
+    cache_features(encoder, painted(tmp_path / "images", 1), tmp_path / "out")
+    features = open_features(tmp_path / "out")
+    assert "0.png" in features
+    assert "1.png" not in features
+    with pytest.raises(VocabkitError, match=r"no features of '1\.png'; run `vocabkit features`"):
+        features["1.png"]
+
+
+def test_content_in_memory_is_a_picture_too(encoder: VisionEncoder, tmp_path: Path) -> None:
+    (picture,) = painted(tmp_path / "images", 1)
+    assert isinstance(picture.source, Path)
+    cache_features(encoder, [Picture("row 0", picture.source.read_bytes())], tmp_path / "out")
+    assert_close(open_features(tmp_path / "out")["row 0"].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
+
+
+def test_numbers_of_pictures_done_are_reported(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 5)
+    done: list[int] = []
+    cache_features(encoder, pictures[:2], tmp_path / "out")
+    cache_features(encoder, pictures, tmp_path / "out", batch_size=2, progress=done.append)
+    assert done == [4, 5]
+
+
+# ---- each picture once -------------------------------------------------------------------------------------------
+
+
+def test_a_picture_that_several_samples_show_is_computed_once(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, watched = painted(tmp_path / "images", 3), Watched(encoder)
+    report = cache_features(watched, pictures * 4, tmp_path / "out", batch_size=2)
+    assert (report.pictures, report.computed, watched.seen) == (3, 3, 3)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_equal_pictures_under_several_keys_share_a_row(encoder: VisionEncoder, tmp_path: Path, batch_size: int) -> None:
+    pictures, watched = painted(tmp_path / "images", 5), Watched(encoder)
+    for number in (0, 3):
+        copy = tmp_path / "images" / f"copy of {number}.png"
+        shutil.copy(tmp_path / "images" / f"{number}.png", copy)
+        pictures.append(Picture(copy.name, copy))
+    report = cache_features(watched, pictures, tmp_path / "out", batch_size=batch_size)
+    assert (report.computed, report.equal, watched.seen) == (5, 2, 5)
+    features = open_features(tmp_path / "out")
+    assert len(features) == 7
+    assert torch.equal(features["copy of 3.png"], features["3.png"])
+    assert not torch.equal(features["copy of 3.png"], features["copy of 0.png"])
+
+
+def test_any_number_of_keys_can_share_a_row(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("features", "feature_files"):
+        monkeypatch.setattr(f"vocabkit.{module}.SHARD_PICTURES", 3)
+    (picture,) = painted(tmp_path / "images", 1)
+    pictures = [Picture(f"page {number}", picture.source) for number in range(10)]
+    report = cache_features(encoder, pictures, tmp_path / "out")
+    assert (report.computed, report.equal) == (1, 9)
+    assert len(shards(tmp_path / "out")) == 4
+    features = open_features(tmp_path / "out")
+    assert all(torch.equal(features[key], features["page 0"]) for key in features.keys)
+    assert len(features) == 10
+
+
+def test_more_pictures_are_added_to_a_finished_cache(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, watched = painted(tmp_path / "images", 6), Watched(encoder)
+    cache_features(encoder, pictures[:4], tmp_path / "out")
+    report = cache_features(watched, pictures[2:], tmp_path / "out")
+    assert (report.pictures, report.cached, report.computed, watched.seen) == (4, 2, 2, 2)
+    features = open_features(tmp_path / "out")
+    assert len(features) == 6
+    for picture in pictures:
+        assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
+
+
+def test_a_key_of_two_pictures_is_refused(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = [*painted(tmp_path / "one", 1), *painted(tmp_path / "other", 1, seed=1)]
+    with pytest.raises(VocabkitError, match=r"'0\.png' is the key of two pictures"):
+        cache_features(encoder, pictures, tmp_path / "out")
+
+
+def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: Path) -> None:
+    taken, ahead = 0, []
+
+    def stream() -> Iterator[Picture]:
+        nonlocal taken
+        for picture in painted(tmp_path / "images", 40):
+            taken += 1
+            yield picture
+
+    cache_features(encoder, stream(), tmp_path / "out", batch_size=4, progress=lambda done: ahead.append(taken - done))
+    assert max(ahead) <= 9
+
+
+def test_pictures_are_opened_by_other_threads_than_the_encoders(encoder: VisionEncoder, tmp_path: Path) -> None:
+    watched = Watched(encoder)
+    cache_features(watched, painted(tmp_path / "images", 8), tmp_path / "out", workers=2)
+    assert 1 <= len(watched.threads) <= 2
+    assert threading.main_thread() not in watched.threads
+
+
+# ---- pictures that can't be used ---------------------------------------------------------------------------------
+
+
+def test_missing_and_broken_pictures_are_counted_and_the_first_named(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 4)
+    damaged = tmp_path / "images" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    pictures += [Picture(f"gone {number}", tmp_path / f"gone {number}") for number in range(6)]
+    report = cache_features(encoder, pictures, tmp_path / "out")
+    assert (report.pictures, report.computed, report.broken) == (10, 3, 7)
+    assert len(report.first_broken) == 5
+    assert "1.png" in report.first_broken[0]
+    assert "gone 0: no such file" in report.first_broken[1]
+    assert set(open_features(tmp_path / "out").keys) == {"0.png", "2.png", "3.png"}
+
+
+def test_a_picture_that_was_missing_is_tried_again(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 2)
+    hidden = tmp_path / "images" / "1.png"
+    hidden.rename(tmp_path / "elsewhere.png")
+    assert cache_features(encoder, pictures, tmp_path / "out").broken == 1
+    (tmp_path / "elsewhere.png").rename(hidden)
+    report = cache_features(encoder, pictures, tmp_path / "out")
+    assert (report.cached, report.computed, report.broken) == (1, 1, 0)
+
+
+def test_without_a_single_usable_picture_there_is_no_cache(encoder: VisionEncoder, tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match=r"none of 1 pictures can be used; the first: .*gone: no such file"):
+        cache_features(encoder, [Picture("gone", tmp_path / "gone")], tmp_path / "out")
+    with pytest.raises(VocabkitError, match="no pictures in the data"):
+        cache_features(encoder, [], tmp_path / "out")
+    with pytest.raises(VocabkitError, match="no cached features, or unfinished"):
+        open_features(tmp_path / "out")
+
+
+def test_features_that_are_not_finite_are_refused(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 3)
+    with torch.no_grad():  # an encoder beyond float16
+        for parameter in encoder._model.module.encoder.layers[1].mlp.fc2.parameters():
+            parameter.add_(1e5)
+    with pytest.raises(VocabkitError, match=r"0\.png: its features are not finite as torch\.float16; take float32"):
+        cache_features(encoder, pictures, tmp_path / "out")
+    assert not shards(tmp_path / "out")
+    assert cache_features(encoder, pictures, tmp_path / "out", dtype=torch.float32).computed == 3
+
+
+# ---- interruptions -----------------------------------------------------------------------------------------------
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from vocabkit import feature_files
+from vocabkit.data import Picture
+from vocabkit.features import cache_features
+from vocabkit.vision import open_vision
+feature_files.SHARD_BYTES = {shard_bytes}
+pictures = [Picture(f"{{n}}.png", Path({images!r}) / f"{{n}}.png") for n in range(10)]
+def killed(done):
+    if done >= {kill_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+cache_features(open_vision({model!r}), pictures, Path({out!r}), batch_size=1, progress=killed)
+"""
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_run_is_taken_up_where_it_was(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
+    pictures, out = painted(tmp_path / "images", 10), tmp_path / "out"
+    code = KILLED.format(
+        tests=str(HERE), images=str(tmp_path / "images"), model=str(model), out=str(out), kill_at=7,
+        shard_bytes=feature_files.SHARD_BYTES,
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert len(shards(out)) == 3
+    with pytest.raises(VocabkitError, match=r"no index.json: no cached features, or unfinished"):
+        open_features(out)
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in shards(out)}
+
+    watched = Watched(encoder)
+    report = cache_features(watched, pictures, out, batch_size=1)
+    assert (report.pictures, report.cached, report.computed, watched.seen) == (10, 6, 4, 4)
+    assert all((file.stat().st_mtime_ns, file.read_bytes()) == content for file, content in before.items())
+    features = open_features(out)
+    for picture in pictures:
+        assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_killed_write_leaves_behind_is_no_shard(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
+    out.mkdir()
+    (out / ".vocabkit-0123456789abcdef.tmp").write_bytes(b"half a shard")
+    assert cache_features(encoder, pictures, out).computed == 2
+    assert len(open_features(out)) == 2
+
+
+def test_a_cache_can_be_used_while_it_grows(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, out = painted(tmp_path / "images", 4), tmp_path / "out"
+    cache_features(encoder, pictures[:2], out)
+    early = open_features(out)
+    cache_features(encoder, pictures, out)
+    assert len(early) == 2
+    assert torch.equal(early["1.png"], open_features(out)["1.png"])
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_another_encoder_or_setting_in_the_same_folder_is_refused(
+    encoder: VisionEncoder, model: Path, tmp_path: Path
+) -> None:
+    pictures, out, source = painted(tmp_path / "images", 2), tmp_path / "out", str(model)
+    cache_features(encoder, pictures, out)
+    (out / feature_files.INDEX).unlink()  # also while it is unfinished
+    others = {
+        "layer -2, not -1": open_vision(source, layer=-1),
+        "keep_cls False, not True": open_vision(source, keep_cls=True),
+        r"pool None, not \(2, 2\)": open_vision(source, pool=(2, 2)),
+        "precision float32, not bfloat16": open_vision(source, dtype=torch.bfloat16),
+        "fingerprint sha256:.*, not sha256:": open_vision(str(siglip(tmp_path / "siglip"))),
+    }
+    for difference, other in others.items():
+        with pytest.raises(VocabkitError, match=f"out: holds features of .* with {difference}.*choose another folder"):
+            cache_features(other, pictures, out)
+    with pytest.raises(VocabkitError, match="with dtype float16, not float32"):
+        cache_features(encoder, pictures, out, dtype=torch.float32)
+
+
+def test_other_weights_or_another_preparation_of_pictures_are_another_encoder(
+    encoder: VisionEncoder, tmp_path: Path
+) -> None:
+    same = open_vision(str(clip(tmp_path / "same")))
+    assert same.info == {**encoder.info, "name": str(tmp_path / "same")}
+    settings = clip(tmp_path / "settings") / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace('"resample": 3', '"resample": 2'))
+    assert open_vision(str(tmp_path / "settings")).info["fingerprint"] != encoder.info["fingerprint"]
+    weights = clip(tmp_path / "weights", dtype=torch.bfloat16)
+    assert open_vision(str(weights)).info["fingerprint"] != encoder.info["fingerprint"]
+
+
+def test_a_model_may_have_moved(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 2)
+    cache_features(encoder, pictures[:1], tmp_path / "out")
+    moved = open_vision(str(clip(tmp_path / "moved")))
+    assert cache_features(moved, pictures, tmp_path / "out").computed == 1
+
+
+def test_a_folder_of_other_files_is_refused(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "images", 1)
+    with pytest.raises(VocabkitError, match=r"model\.safetensors: not written by `vocabkit features`"):
+        cache_features(encoder, pictures, model)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VocabkitError, match="file: can't make this folder"):
+        cache_features(encoder, pictures, tmp_path / "file")
+
+
+def edited(out: Path, old: str, new: str) -> None:
+    index = out / feature_files.INDEX
+    text = index.read_text()
+    assert old in text
+    index.write_text(text.replace(old, new))
+
+
+def test_damaged_caches_are_refused_in_one_line(encoder: VisionEncoder, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    cache_features(encoder, painted(tmp_path / "images", 2), fresh)
+    name = shards(fresh)[0].name
+    damages = {
+        "damaged": ('"0.png":[0,0]', '"0.png":[0,'),
+        "Expected `array`": ('"0.png":[0,0]', '"0.png":"0"'),
+        "names files that are no shards": (name, "../../secret.safetensors"),
+        "a key is in no shard": ('"0.png":[0,0]', '"0.png":[1,0]'),
+        "this vocabkit reads": ("vocabkit-features/1", "vocabkit-features/2"),
+        "is beyond its shard": ('"0.png":[0,0]', '"0.png":[0,2]'),
+        "no such file": (name, f"{'0' * 32}.safetensors"),
+        "holds no float16 features of 16 x 31": ('"width":32', '"width":31'),
+    }
+    for number, (words, (old, new)) in enumerate(damages.items()):
+        out = tmp_path / str(number)
+        shutil.copytree(fresh, out)
+        edited(out, old, new)
+        with pytest.raises(VocabkitError, match=words) as caught:
+            open_features(out)["0.png"]
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_shard_is_named(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
+    cache_features(encoder, pictures, out)
+    shard = shards(out)[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    for use in (lambda: open_features(out)["0.png"], lambda: cache_features(encoder, pictures, out)):
+        with pytest.raises(VocabkitError, match=f"{shard.name}: damaged .*remove it and run `vocabkit features` again"):
+            use()
+    shard.unlink()
+    assert cache_features(encoder, pictures, out).computed == 2
