@@ -14,8 +14,9 @@ from vocabkit.embeddings.scaling import Scale
 from vocabkit.errors import VocabkitError
 from vocabkit.vocabulary import Kind, Vocabulary
 
-_CHUNK = 4 << 20
-"""Bytes of the result that are worked on at a time: they stay in the processor's cache from reading to checking."""
+_CHUNK = 1 << 20
+"""Bytes of the result that are worked on at a time: they stay in the processor's cache from reading to checking, and
+what the check itself allocates stays small."""
 
 
 class StoredRows(Protocol):
