@@ -83,7 +83,7 @@ def write_scenes(
 
     Raises:
         VocabkitError: `out` is there already or can't be written, packages are missing, or `held_out` is more than
-            `train` or its drawings allow.
+            `train` or the drawings allow.
     """
     with new_folder(out) as folder:
         files = drawings()

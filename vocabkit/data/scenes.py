@@ -60,7 +60,7 @@ class Scene:
 def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int) -> dict[str, list[Scene]]:
     """The scenes of each split by its name: `train` of them in train, `held_out` in each of the others.
 
-    Raises VocabkitError: `held_out` is more than `train` or so few drawings allow.
+    Raises VocabkitError: `held_out` is more than `train` or the drawings allow, or they are too few.
     """
     rng = random.Random(seed)
     shuffled = rng.sample(sorted(names), len(names))
@@ -80,8 +80,10 @@ def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int)
 
 def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
     """Scenes in which each drawing is about as frequent as any other, on no background that it is lacking."""
-    singles, paired = _deck(rng, names), _deck(rng, names)
-    numbered = _deck(rng, [name for name in names if plural(name)])
+    countable = [name for name in names if plural(name)]
+    if len(names) < 2 or not countable:
+        raise VocabkitError(f"{len(names)} drawings are too few for scenes")
+    singles, paired, numbered = _deck(rng, names), _deck(rng, names), _deck(rng, countable)
 
     def background(*objects: str) -> str:
         return rng.choice([c for c in BACKGROUNDS if not any(c in lacking.get(name, ()) for name in objects)])
