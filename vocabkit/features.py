@@ -96,8 +96,8 @@ def cache_features(
 ) -> CacheReport:
     """Compute the features of those `pictures` that `folder` lacks. Killed at any moment, the next call goes on.
 
-    A key stands for its picture: one that is in the folder is not opened again. Missing and broken pictures are left
-    out; the next call tries them again.
+    A key stands for its picture: of those that are in the folder, only the first, second, fourth, eighth... are opened
+    to see whether they are still the same. Missing and broken pictures are left out; the next call tries them again.
 
     Args:
         workers: threads that open and resize pictures; 0: a few more than there are cores.
@@ -105,7 +105,7 @@ def cache_features(
         progress: called with the number of pictures that are done.
 
     Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
-    pictures; features that are not finite; not one picture that can be used; can't write.
+    pictures, or of another one than before; features that are not finite; no picture that can be used; can't write.
     """
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
     asked: dict[str, int] = {}  # key -> hash of the source
@@ -119,23 +119,21 @@ def cache_features(
             source = hash(picture.source)
             if picture.key not in asked:
                 asked[picture.key] = source
-                if picture.key not in writer.keys:
-                    yield picture
-                else:
+                if picture.key in writer.keys:
                     counts["cached"] += 1
+                if picture.key not in writer.keys or counts["cached"].bit_count() == 1:  # a few are checked
+                    yield picture
             elif asked[picture.key] != source:
                 raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; cache their data in two folders")
 
     def compute() -> None:
+        rows: dict[str, Tensor] = {}
         if batch:
-            features = encoder(torch.stack(list(batch.values()))).to("cpu", dtype)  # (B, N, Dv)
-            rows = dict(zip(batch, features, strict=True))
-            if not features.isfinite().all():
-                key = next(key for key, digest in keys.items() if digest in rows and not rows[digest].isfinite().all())
+            rows = dict(zip(batch, encoder(torch.stack(list(batch.values()))).to("cpu", dtype), strict=True))
+        for key, digest in keys.items():
+            if digest in rows and not rows[digest].isfinite().all():
                 raise VocabkitError(f"{key}: its features are not finite as {dtype}; take float32, or another layer")
-            writer.add(rows, keys)
-        else:
-            writer.add({}, keys)
+        writer.add(rows, keys)
         batch.clear()
         keys.clear()
         if progress:
@@ -147,8 +145,17 @@ def cache_features(
             try:
                 pixels, digest = prepared.result()
             except BrokenImage as error:
+                if picture.key in writer.keys:
+                    continue
                 counts["broken"] += 1
                 broken = [*broken, str(error)][:_NAMED]
+                continue
+            if picture.key in writer.keys:
+                if writer.keys[picture.key] != digest:
+                    raise VocabkitError(
+                        f"{folder}: {quote(picture.key)} is another picture now than when its features were computed; "
+                        "choose another folder, or remove this one"
+                    )
                 continue
             keys[picture.key] = digest
             if digest in batch or writer.has(digest):

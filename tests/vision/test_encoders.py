@@ -111,6 +111,12 @@ def test_the_image_processor_says_the_size_of_pixels(tmp_path: Path) -> None:
     assert encoder(pixels_of(encoder)).shape == (2, 36, VISION)
 
 
+def test_pixels_that_no_whole_patch_covers_have_no_feature(tmp_path: Path) -> None:
+    encoder = open_vision(str(clip(tmp_path / "clip", pixels=30, image_size=30)))
+    assert (encoder.grid, encoder.tokens) == ((4, 4), PATCHES)
+    assert encoder(pixels_of(encoder)).shape == (2, PATCHES, VISION)
+
+
 def test_pixels_are_resized_cropped_and_normalised_as_the_image_processor_says(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip")))
     grey = encoder.pixels(Image.new("RGB", (90, 40), (128, 128, 128)))

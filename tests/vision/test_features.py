@@ -58,10 +58,11 @@ class Watched(VisionEncoder):
     def __init__(self, encoder: VisionEncoder) -> None:
         vars(self).update(vars(encoder))
         self.seen = 0
-        self.threads: set[threading.Thread] = set()
+        self.threads: list[threading.Thread] = []
+        """That asked for pixels, once for each time."""
 
     def pixels(self, image: Image) -> Tensor:
-        self.threads.add(threading.current_thread())
+        self.threads.append(threading.current_thread())
         return super().pixels(image)
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -200,6 +201,25 @@ def test_a_key_of_two_pictures_is_refused(encoder: VisionEncoder, tmp_path: Path
         cache_features(encoder, pictures, tmp_path / "out")
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_pictures_under_the_old_keys_are_refused(encoder: VisionEncoder, tmp_path: Path, finished: bool) -> None:
+    cache_features(encoder, painted(tmp_path / "images", 20), tmp_path / "out")
+    if not finished:
+        (tmp_path / "out" / feature_files.INDEX).unlink()
+    pictures = painted(tmp_path / "images", 25, seed=1)
+    with pytest.raises(VocabkitError, match=r"out: '0\.png' is another picture now"):
+        cache_features(encoder, pictures, tmp_path / "out")
+
+
+def test_few_pictures_of_a_cache_are_opened_again(encoder: VisionEncoder, tmp_path: Path) -> None:
+    pictures, watched = painted(tmp_path / "images", 20), Watched(encoder)
+    cache_features(encoder, pictures, tmp_path / "out")
+    (tmp_path / "images" / "0.png").unlink()  # not needed any more
+    report = cache_features(watched, pictures, tmp_path / "out")
+    assert (report.cached, report.computed, report.broken) == (20, 0, 0)
+    assert len(watched.threads) == 4  # the second, the fourth, the eighth, the sixteenth
+
+
 def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: Path) -> None:
     taken, ahead = 0, []
 
@@ -216,7 +236,8 @@ def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: 
 def test_pictures_are_opened_by_other_threads_than_the_encoders(encoder: VisionEncoder, tmp_path: Path) -> None:
     watched = Watched(encoder)
     cache_features(watched, painted(tmp_path / "images", 8), tmp_path / "out", workers=2)
-    assert 1 <= len(watched.threads) <= 2
+    assert len(watched.threads) == 8
+    assert 1 <= len(set(watched.threads)) <= 2
     assert threading.main_thread() not in watched.threads
 
 
