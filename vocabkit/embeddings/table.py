@@ -96,13 +96,15 @@ class EmbeddingTable:
         order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // row_bytes)
         for start in range(0, len(order), step):
             places = order[start : start + step]
-            ids_there, rows_there = wanted[places], torch.from_numpy(places)
+            ids_there, at = wanted[places], torch.from_numpy(places)
             self.stored.read_into(ids_there, result, places)
-            rows = result.index_select(0, rows_there)  # (R, D)[P] -> (P, D)
+            in_a_row = bool((np.diff(places) == 1).all())
+            rows = result[places[0] : places[-1] + 1] if in_a_row else result.index_select(0, at)  # (P, D)
             if self.scale is not None:
                 self.scale.apply_(rows)
-                result.index_copy_(0, rows_there, rows)
-            norms[rows_there] = self._norms(rows, ids_there)
+                if not in_a_row:
+                    result.index_copy_(0, at, rows)
+            norms[at] = self._norms(rows, ids_there)
         return result, norms
 
     def _norms(self, rows: Tensor, ids: np.ndarray) -> Tensor:
