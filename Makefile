@@ -58,7 +58,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-EXTRAS := adapter,dev
+EXTRAS := adapter,offline,train,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[$(EXTRAS)]'
 	touch $@

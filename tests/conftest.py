@@ -9,7 +9,7 @@ import pytest
 
 SOURCES = Path(__file__).parent.parent / ".sources"
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["adapters"]
+collect_ignore = [] if importlib.util.find_spec("torch") else ["adapters", "evaluation", "training", "vision"]
 
 
 @pytest.fixture(scope="session")
