@@ -42,7 +42,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="TARGET",
-        help="The LLM: a model folder, a GGUF, a catalog model or a hub id.",
+        help="The LLM: a model folder, a GGUF, a catalog model or a hub id (owner/name or owner/name@revision).",
         show_default=False,
     ),
 ]

@@ -317,6 +317,10 @@ def repositories() -> dict[str, dict[str, bytes] | tuple[int, dict[str, str]]]:
         "org/gated": GATED,
         "org/private": UNAUTHORIZED,
         "org/bad-token": BAD_TOKEN,
+        "org/forbidden": (403, {}),
+        "org/moved": (404, {}),
+        "org/broken": (501, {}),
+        "org/without-main": (404, {"X-Error-Code": "RevisionNotFound"}),
         OLD: GATED,
     }
 
@@ -380,11 +384,15 @@ def test_without_a_network_the_cache_answers(hub: HubServer, tmp_path: Path) -> 
 
 def test_what_the_hub_refuses_gets_one_line_that_says_what_to_do(hub: HubServer, tmp_path: Path) -> None:
     expected = {
-        "org/gated": r"a gated repository; accept its terms at https://huggingface\.co/org/gated, .* `hf auth login`",
+        "org/gated": r"a gated repository; accept its terms at https://huggingface\.co/org/gated, .* `hf auth .*",
         OLD: r"a gated repository.*; the catalog has its tokenizer: llama3",
-        "org/private": r"no such path, and no such repository on the Hugging Face hub; .* private, run `hf auth login`",
+        "org/private": r"no such path, and no such repository on the Hugging Face hub; .* private, run `hf auth .*",
         "org/absent": r"no such path, and no such repository on the Hugging Face hub.*",
-        "org/bad-token": r"the download from the Hugging Face hub failed \(.*401.*\); try again",
+        "org/bad-token": r"the Hugging Face hub answers 401; .*check HF_TOKEN or run `hf auth login`",
+        "org/forbidden": r"the Hugging Face hub answers 403; if it is gated, accept its terms at https://.*/org/forbidden;.*",
+        "org/moved": r"the Hugging Face hub answers 404; check the name and HF_ENDPOINT",
+        "org/broken": r"the Hugging Face hub answers 501; try again later",
+        "org/without-main": r"no such revision; give a branch, a tag or a commit after the @",
         "../x": r"no such path, and no valid hub id \(owner/name\)",
     }
     found = resolve_in_child(list(expected), tmp_path / "home", HF_ENDPOINT=hub.url)

@@ -1,7 +1,8 @@
 """The catalog: from what people type to a vocabulary.
 
 An argument is, in this order: a path that exists (folder, tokenizer file, GGUF, snapshot), a name of catalog.toml, or
-a repository on the Hugging Face hub. `NAME=ARGUMENT` gives the result a name of the user's choice.
+a repository on the Hugging Face hub, with or without a revision (owner/name@revision). `NAME=ARGUMENT` gives the result
+a name of the user's choice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
-from vocabkit.hub import Repository, is_hub_id, why_unreachable
+from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe, tokenizer_file
 from vocabkit.readers.snapshot import Provenance
 from vocabkit.special_tokens import roles
@@ -86,7 +87,7 @@ def resolve(argument: str) -> Resolved:
     entries = catalog()
     if argument.lower() in entries:
         return _from_catalog(entries[argument.lower()])
-    if is_hub_id(argument):
+    if hub_id(argument):
         return _from_hub(argument)
     near = difflib.get_close_matches(argument.lower(), entries, n=3, cutoff=0.5)
     advice = f"did you mean {' or '.join(near)}?" if near else "`vocabkit catalog` lists the names"
@@ -193,6 +194,7 @@ def _from_catalog(entry: Entry) -> Resolved:
 def _from_hub(name: str) -> Resolved:
     """The tokenizer of a hub repository: its tokenizer files only, never weights."""
     repository = Repository(name)
+    owner_and_name = repository.id.repository
     try:
         for file in FOLDER_FILES:
             path = repository.file(file)
@@ -201,12 +203,14 @@ def _from_hub(name: str) -> Resolved:
             if file == "tokenizer.json":
                 repository.file("tokenizer_config.json"), repository.file("config.json")
             commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
-            how = f"Hugging Face hub, {name}/{file} at {commit[:7]}"
-            return Resolved(read(path, name.split("/")[1]), how, path)
+            how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
+            return Resolved(read(path, owner_and_name.split("/")[1]), how, path)
         looked = f"looked for {', '.join(FOLDER_FILES)}"
         if repository.reachable:
             raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")
         raise VocabkitError(f"{name}: no such path, none in the cache, and {why_unreachable()}")
     except VocabkitError as error:
-        same = next((f"; the catalog has its tokenizer: {e.name}" for e in catalog().values() if e.hub == name), "")
+        same = next(
+            (f"; the catalog has its tokenizer: {e.name}" for e in catalog().values() if e.hub == owner_and_name), ""
+        )
         raise VocabkitError(f"{error}{same}") from error

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from vocabkit.errors import VocabkitError, quote
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+class HubId(NamedTuple):
+    """A repository on the hub, and where in its history."""
+
+    repository: str
+    """owner/name"""
+    revision: str | None
+    """A branch, a tag or a commit; None for the main branch."""
+
+
+def hub_id(text: str) -> HubId | None:
+    """What `owner/name` or `owner/name@revision` says; None of any other text."""
+    match = _HUB_ID.fullmatch(text)
+    return HubId(match["repository"], match["revision"]) if match else None
 
 
 def is_hub_id(text: str) -> bool:
     """True for owner/name."""
-    return _HUB_ID.fullmatch(text) is not None
+    found = hub_id(text)
+    return found is not None and found.revision is None
 
 
 class Repository:
     """A model repository. huggingface_hub's settings apply: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE."""
 
     def __init__(self, name: str) -> None:
+        """name: as people write it, owner/name or owner/name@revision."""
         self.name = name
+        self.id = hub_id(name) or HubId(name, None)
         self.reachable = True
         """False after a look-up that did not reach the hub: then files come from the cache only."""
 
@@ -27,20 +46,22 @@ class Repository:
         """Path of `file` in the local cache, downloaded if it is missing or out of date there. None if the repository
         has no such file, or the hub can't be reached and the cache has none.
 
-        Raises VocabkitError: there is no such repository, it is gated, or the download failed.
+        Raises VocabkitError: there is no such repository or revision, it is gated, the hub refuses, or the download
+        failed.
         """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        repository, revision = self.id
         try:
-            return Path(hf_hub_download(self.name, file, local_files_only=not self.reachable))
-        except LocalEntryNotFoundError:
-            self.reachable = False
-            return None
-        except EntryNotFoundError:
-            return None
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=not self.reachable))
         except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
-            raise VocabkitError(f"{self.name}: {_reason(self.name, error)}") from error
+            answer = what_the_hub_said(error)
+            if not isinstance(answer, EntryNotFoundError):
+                raise VocabkitError(f"{self.name}: {_reason(repository, answer)}") from error
+            if isinstance(answer, LocalEntryNotFoundError):
+                self.reachable = False
+            return None
 
 
 def why_unreachable() -> str:
@@ -52,13 +73,46 @@ def why_unreachable() -> str:
     return f"{ENDPOINT} can't be reached as a Hugging Face hub; check the network"
 
 
-def _reason(repository: str, error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+def what_the_hub_said(error: Exception) -> Exception:
+    """The refusal behind an error of huggingface_hub, which calls an answer that it has no name for a missing file."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if isinstance(error, GatedRepoError):
-        return f"a gated repository; accept its terms at https://huggingface.co/{repository}, then run `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
-        return "no such path, and no such repository on the Hugging Face hub; if it is private, run `hf auth login`"
+    hidden = error.__cause__
+    return hidden if isinstance(error, LocalEntryNotFoundError) and isinstance(hidden, HfHubHTTPError) else error
+
+
+def why_refused(repository: str, error: Exception) -> str | None:
+    """What the hub answered about `repository`, and what to do; None if `error` is no answer of the hub."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repository}"
+    match error:
+        case errors.GatedRepoError():
+            return f"a gated repository; accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return (
+                "no such path, and no such repository on the Hugging Face hub; if it is private, run `hf auth login` "
+                "or set HF_TOKEN"
+            )
+        case errors.RevisionNotFoundError():
+            return "no such revision; give a branch, a tag or a commit after the @"
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+        case _:
+            return None
+    advice = "check the name and HF_ENDPOINT"
+    if status in (401, 403):
+        advice = f"if it is gated, accept its terms at {page}; check HF_TOKEN or run `hf auth login`"
+    elif status == 429 or status >= 500:
+        advice = "try again later"
+    return f"the Hugging Face hub answers {status}; {advice}"
+
+
+def _reason(repository: str, error: Exception) -> str:
+    from huggingface_hub.errors import HFValidationError
+
+    if refusal := why_refused(repository, error):
+        return refusal
     if isinstance(error, HFValidationError):
         return "no such path, and no valid hub id (owner/name)"
     lines = str(error).splitlines() or [type(error).__name__]

@@ -29,7 +29,8 @@ def model_folder(source: str) -> Path:
 
 
 def downloaded(repository: str) -> Path:
-    """The folder of a hub repository in the Hugging Face cache, downloaded if it is not there.
+    """The folder of a hub repository (owner/name or owner/name@revision) in the Hugging Face cache, downloaded if it is
+    not there.
 
     Raises VocabkitError: no such repository, or it can't be reached.
     """
@@ -39,8 +40,14 @@ def downloaded(repository: str) -> Path:
         raise VocabkitError(f"{repository}: no such folder, and {reason}")
     try:
         for weights in _WEIGHTS:
-            patterns = [*_FILES, *weights]
-            folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, ignore_patterns="*/*"))
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    hub.id.repository,
+                    revision=hub.id.revision,
+                    allow_patterns=[*_FILES, *weights],
+                    ignore_patterns="*/*",
+                )
+            )
             if any(file for pattern in weights for file in folder.glob(pattern)):
                 break
     except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+from command_line import vocabkit
+from hub_server import COMMIT, HubServer, _Handler
 from safetensors.torch import load_file, save_file
-from small_adapters import assert_same_state, langbridge, normal
+from small_adapters import ROWS, assert_same_state, langbridge, normal
 from tiny_llms import random_rows, table_folder
+from tokenizer_files import bpe_json
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.published import import_published, save_published
@@ -125,6 +130,33 @@ def test_published_weights_become_an_adapter_that_can_be_moved(
     assert_same_state(LangBridgeAdapter.from_pretrained(here / "imported.pt"), original)
     assert run(monkeypatch, "transfer", "imported.pt", *TO_LLAMA) == 0
     assert run(monkeypatch, *words[:3], "--llm", "gemma3") == 2
+
+
+class OnlyAtV1(_Handler):
+    """A hub whose repositories have no main branch, but a tag v1.0."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        main = "/resolve/main/" in self.path
+        self.path = "/none" if main else re.sub(f"/resolve/(v1.0|{COMMIT})/", "/resolve/main/", self.path)
+        super()._answer(with_body=with_body)
+
+
+def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: Path) -> None:
+    rows = random_rows(94, 6)
+    llm = table_folder(here / "v1", rows)
+    (llm / "tokenizer.json").write_bytes(msgspec.json.encode(bpe_json([chr(33 + i) for i in range(94)])))
+    files = {file.name: file.read_bytes() for file in llm.iterdir()}
+    with HubServer({"owner/name": files}) as hub:
+        hub.RequestHandlerClass = OnlyAtV1
+        words = ("transfer", "adapter.pt", "--to", "owner/name@v1.0", "--out", "moved.pt")
+        environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(here / "home")}
+        done = vocabkit(here, *words, **environment)
+    assert done.returncode == 0, done.stderr
+    assert f"owner/name/tokenizer.json at {COMMIT[:7]}; 94 embedding rows of owner/name@{COMMIT[:12]}" in done.stderr
+    moved = TransferredAdapter.from_pretrained(here / "moved.pt")
+    assert moved.config.target == "name"
+    assert torch.equal(moved.embeddings, rows[moved.shared.ids_for("name").astype(int)])
+    assert len(moved.embeddings) == ROWS
 
 
 @pytest.mark.parametrize(

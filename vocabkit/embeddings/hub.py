@@ -6,15 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import cached_assets_path, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from vocabkit.embeddings.byte_ranges import RemoteFile, TransportError
 from vocabkit.embeddings.download import download_matrix, is_whole
@@ -25,14 +17,13 @@ from vocabkit.embeddings.table import StoredRows
 from vocabkit.embeddings.tensor_name import embedding_name
 from vocabkit.embeddings.weights import open_weights
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import HubId, what_the_hub_said, why_refused
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def open_hub(
-    repository: str, revision: str | None, progress: Callable[[int, int], None] | None
-) -> tuple[LanguageModel, StoredRows, str]:
+def open_hub(where: HubId, progress: Callable[[int, int], None] | None) -> tuple[LanguageModel, StoredRows, str]:
     """The embedding table of a hub repository, and what was read.
 
     From the weights in the Hugging Face cache if they are there; else its bytes alone, from vocabkit's part of that
@@ -41,6 +32,7 @@ def open_hub(
     Raises VocabkitError: no such repository or revision, no access, no safetensors weights in it, offline and not in
     the cache, or a connection that keeps breaking off.
     """
+    repository, revision = where
     try:
         config = Path(hf_hub_download(repository, "config.json", revision=revision))
         model, commit = read_config(config), config.parent.name
@@ -53,8 +45,8 @@ def open_hub(
     except VocabkitError:
         raise
     except (OSError, ValueError, TransportError) as error:
-        where = repository if revision is None else f"{repository}@{revision}"
-        raise VocabkitError(f"{where}: {_reason(error)}") from error
+        named = repository if revision is None else f"{repository}@{revision}"
+        raise VocabkitError(f"{named}: {_reason(repository, what_the_hub_said(error))}") from error
 
 
 def _cached_weights(repository: str, commit: str, model: LanguageModel) -> Path | None:
@@ -104,16 +96,8 @@ def _remote_header(file: RemoteFile) -> Header:
     return parse_header(file.read(PREFIX, PREFIX + length), str(file))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
-        error = error.__cause__  # the hub was reached, but gave no answer that huggingface_hub has a name for
+def _reason(repository: str, error: Exception) -> str:
     match error:
-        case GatedRepoError():
-            return "access is granted on request: ask for it on its hub page, then run `hf auth login` or set HF_TOKEN"
-        case RepositoryNotFoundError():
-            return "no such repository on the hub, or a private one; for that run `hf auth login` or set HF_TOKEN"
-        case RevisionNotFoundError():
-            return "no such revision; give a branch, a tag or a commit after the @"
         case LocalEntryNotFoundError() | OfflineModeIsEnabled():
             return (
                 "can't reach the Hugging Face hub and it is not in the cache; check the network and HF_HUB_OFFLINE, or "
@@ -124,8 +108,8 @@ def _reason(error: Exception) -> str:
                 "no config.json with model.safetensors in this repository; download what it has (`hf download`) and "
                 "give the weights file"
             )
-        case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"the hub refuses access ({error.response.status_code}); check HF_TOKEN or run `hf auth login`"
-        case OSError() if not isinstance(error, HfHubHTTPError):
-            return f"can't keep the download ({error.strerror or quote(str(error), 120)})"
+    if refusal := why_refused(repository, error):
+        return refusal
+    if isinstance(error, OSError):
+        return f"can't keep the download ({error.strerror or quote(str(error), 120)})"
     return quote((str(error) or type(error).__name__).strip().splitlines()[0], 160)

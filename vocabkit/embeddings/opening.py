@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from vocabkit.embeddings.scaling import scale_of
 from vocabkit.embeddings.table import EmbeddingTable, StoredRows
 from vocabkit.embeddings.weights import WEIGHTS, open_weights, weights_file
 from vocabkit.errors import VocabkitError, quote
-
-_HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+from vocabkit.hub import hub_id
 
 
 def open_embeddings(
@@ -39,12 +37,12 @@ def open_embeddings(
     path = Path(source).expanduser()
     if path.exists():
         return _table(*_open_local(path), dtype)
-    match = _HUB_ID.fullmatch(str(source))
-    if match is None or isinstance(source, Path) or path.suffix in WEIGHTS:
+    found = hub_id(str(source))
+    if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
         raise VocabkitError(f"{quote(str(source), 200)} is no folder, no weights file and no hub id (owner/name)")
     from vocabkit.embeddings.hub import open_hub
 
-    return _table(*open_hub(match["repository"], match["revision"], progress), dtype)
+    return _table(*open_hub(found, progress), dtype)
 
 
 def _table(model: LanguageModel, stored: StoredRows, source: str, dtype: torch.dtype | None) -> EmbeddingTable:

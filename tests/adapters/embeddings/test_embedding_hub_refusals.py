@@ -18,11 +18,13 @@ from table_files import NAME
 @pytest.mark.parametrize(
     ("status", "headers", "says"),
     [
-        (404, {"X-Error-Code": "RepoNotFound"}, "no such repository on the hub, or a private one"),
-        (401, {"X-Error-Code": "RepoNotFound"}, "no such repository on the hub, or a private one"),
-        (403, {"X-Error-Code": "GatedRepo"}, "access is granted on request: ask for it on its hub page"),
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "the hub refuses access (401)"),
-        (403, {}, "(403)"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "no such repository on the Hugging Face hub; if it is private"),
+        (401, {"X-Error-Code": "RepoNotFound"}, "no such repository on the Hugging Face hub; if it is private"),
+        (403, {"X-Error-Code": "GatedRepo"}, "accept its terms at https://huggingface.co/owner/name, then run"),
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "answers 401; if it is gated"),
+        (403, {}, "answers 403; if it is gated, accept its terms at https://huggingface.co/owner/name"),
+        (404, {}, "answers 404; check the name and HF_ENDPOINT"),
+        (501, {}, "answers 501; try again later"),
     ],
 )
 def test_a_refusal_of_the_hub_is_one_line(status: int, headers: dict[str, str], says: str, home: Path) -> None:
@@ -68,7 +70,7 @@ def test_a_truncated_file_on_the_hub_is_refused(home: Path) -> None:
 def test_a_storage_that_refuses_is_one_line(home: Path) -> None:
     with Hub(SINGLE, stored_elsewhere=True, storage_status=403) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
-    assert "the hub refuses access (403)" in error
+    assert "the Hugging Face hub answers 403" in error
 
 
 def test_a_disk_that_takes_no_more_is_one_line(home: Path) -> None:

@@ -143,6 +143,25 @@ def test_a_repository_is_downloaded_without_what_no_export_needs(tmp_path: Path)
         assert not set(hub.files_asked("someone/llm")) & extra.keys()
 
 
+class OnlyAtV1(WithListings):
+    """A hub whose repositories have no main branch, but a tag v1.0."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        if "/main" in self.path:
+            self._refuse(NOT_FOUND)
+            return
+        self.path = self.path.replace("/resolve/v1.0/", "/resolve/main/")
+        super()._answer(with_body=with_body)
+
+
+def test_a_revision_of_a_repository_is_downloaded(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in llm(tmp_path / "llm").iterdir()}
+    with HubServer({"someone/llm": files}) as hub:
+        hub.RequestHandlerClass = OnlyAtV1
+        found = found_on(hub, tmp_path / "home", "llm_folder('someone/llm@v1.0').__enter__()")
+        assert found == [str(sorted(files))]
+
+
 def test_a_repository_without_safetensors_gives_its_torch_weights(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in clip(tmp_path / "clip").iterdir() if file.suffix == ".json"}
     files["pytorch_model.bin"] = b"weights"
