@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import IO, TYPE_CHECKING
 
 from vocabkit.data.extras import needs_extra
@@ -41,11 +40,13 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
     with needs_extra("adapter", "opening images"):
         from PIL import Image, UnidentifiedImageError
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
-                return image.convert("RGB")
+        with Image.open(file, formats=_FORMATS) as image:
+            # Pillow itself only warns, and filters of warnings are shared by all threads
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
+            return image.convert("RGB")
+    except VocabkitError:
+        raise
     except UnidentifiedImageError as error:
         raise VocabkitError(f"{name}: not an image in any of {', '.join(_FORMATS)}") from error
     except MemoryError:
