@@ -6,20 +6,16 @@ has layer 3, the head, too. The prefix depends on how the model was wrapped.
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
-from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import write_atomically
 from vocabkit.shared import SharedVocabulary
-from vocabkit.tensor_files import check_tensors, owned, read_torch
+from vocabkit.tensor_files import check_tensors, owned, read_torch, write_torch
 
 LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 """Published layer -> ours."""
@@ -74,13 +70,7 @@ def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> Non
 
     Raises VocabkitError: a softmax head, or can't write here.
     """
-    content = io.BytesIO()  # torch.save would hide why a file refused to be written
-    torch.save({key: owned(tensor) for key, tensor in to_published(adapter).items()}, content)
-
-    def write(file: BinaryIO) -> None:
-        file.write(content.getbuffer())
-
-    write_atomically(path, write)
+    write_torch(path, {key: owned(tensor) for key, tensor in to_published(adapter).items()})
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:
