@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
     Raises VocabkitError: can't write here, or tensors that are not finite.
     """
     tensors = {name: owned(tensor) for name, tensor in sorted(checkpoint.tensors.items())}
-    check_tensors(path, tensors)
+    check_tensors(path, tensors, advice="nothing is saved; go back to before the training diverged")
     config = json.dumps({**checkpoint.config, "format": f"{FORMAT}/{VERSION}"}, indent=2, sort_keys=True) + "\n"
     if path.suffix == ".pt":
         _write_file(path, config, tensors, checkpoint.shared)
@@ -137,6 +138,7 @@ def _write_folder(
                 shared.save(new / SHARED)
             (new / CARD).write_text(card, "utf-8")
             (new / CONFIG).write_text(config, "utf-8")
+            shutil.copymode(new / CONFIG, new / WEIGHTS)  # save_file makes it readable by its owner only
             for file in new.iterdir():
                 with file.open("rb+") as opened:
                     os.fsync(opened.fileno())

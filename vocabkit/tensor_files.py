@@ -65,18 +65,24 @@ def read_features(path: Path) -> Tensor:
             raise VocabkitError(f"{path}: not a safetensors file, or damaged ({quote(str(error), 80)})") from error
     if features is None or features.ndim < 2:
         raise VocabkitError(f"{path}: no tensor `features` of patch features (N, Dv) in it")
-    check_tensors(path, {"features": features})
+    check_tensors(path, {"features": features}, advice="compute them again")
     return features.reshape(-1, features.shape[-1])
 
 
-def check_tensors(path: Path, tensors: Mapping[Any, Any]) -> None:
-    """Raises VocabkitError: a name that is no text, or a tensor that is not dense, floating-point and finite."""
+def check_tensors(
+    path: Path, tensors: Mapping[Any, Any], *, advice: str = "take an earlier checkpoint, or download it again"
+) -> None:
+    """Raises VocabkitError: a name that is no text, or a tensor that is not dense, floating-point and finite.
+
+    Args:
+        advice: what to do about numbers that are not finite.
+    """
     for name, tensor in tensors.items():
         if not (isinstance(name, str) and is_plain(tensor) and tensor.dtype in DTYPES and tensor.numel()):
             raise VocabkitError(f"{path}: {quote(str(name))} is not a dense tensor of 16, 32 or 64-bit floats")
         # NaN and infinity show in the extremes, which need no second tensor of that size
         if not all(extreme.isfinite() for extreme in tensor.aminmax()):
-            raise VocabkitError(f"{path}: {quote(name)} holds NaN or infinite numbers; take an earlier checkpoint")
+            raise VocabkitError(f"{path}: {quote(name)} holds NaN or infinite numbers; {advice}")
 
 
 def is_plain(value: Any) -> bool:
