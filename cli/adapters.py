@@ -48,7 +48,11 @@ To = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Where to read its embedding table, if not there: folder, file or hub id.", show_default=False),
+    typer.Option(
+        help="Where to read its embedding table, if not there: a folder, a hub id, or a weights file, with the model's "
+        "config.json beside it (a GGUF needs none).",
+        show_default=False,
+    ),
 ]
 Features = Annotated[
     Path | None,
@@ -83,6 +87,9 @@ def transfer(
         str | None,
         typer.Option(help="Vision model, folder or hub id, for --export llava and mmproj.", show_default=False),
     ] = None,
+    keep_cls: Annotated[
+        bool, typer.Option("--keep-cls", help="For --export llava: the adapter takes the class token, too.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Move a trained adapter to another LLM.
@@ -102,6 +109,8 @@ def transfer(
         raise VocabkitError("--export writes a result: add --out")
     if export in (Export.llava, Export.mmproj) and vision is None:
         raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
+    if keep_cls and export is not Export.llava:
+        raise VocabkitError("--keep-cls is about a Llava checkpoint: add --export llava, or leave it out")
     if export is Export.llava and out is not None and out.exists():
         raise VocabkitError(f"{out}: is there already; choose another name")
     loaded, target = _load(adapter), _target(to, weights)
@@ -111,7 +120,7 @@ def transfer(
     if not json:
         show(preflight_report(report))
     if out is not None:
-        _write(result, out, export, vision, weights or to)
+        _write(result, out, export, vision, weights or to, keep_cls=keep_cls)
     if json:
         show_json({"preflight": report, "written": out})
     elif out is not None:
@@ -200,7 +209,9 @@ def _features(path: Path) -> Tensor:
     return read_features(path)
 
 
-def _write(result: TransferredAdapter, out: Path, export: Export | None, vision: str | None, llm: str) -> None:
+def _write(
+    result: TransferredAdapter, out: Path, export: Export | None, vision: str | None, llm: str, *, keep_cls: bool
+) -> None:
     if export is None:
         result.save(out)
         return
@@ -226,5 +237,15 @@ def _write(result: TransferredAdapter, out: Path, export: Export | None, vision:
         else:
             from vocabkit.export.llava import export_llava
 
+            if llm.endswith(".gguf"):
+                note(f"{llm}: dequantising it to bfloat16, which takes a while")
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:
-                export_llava(projector, model_folder(vision), folder, out, feature_layer=layer, progress=progress)
+                export_llava(
+                    projector,
+                    model_folder(vision),
+                    folder,
+                    out,
+                    feature_layer=layer,
+                    keep_cls=keep_cls,
+                    progress=progress,
+                )

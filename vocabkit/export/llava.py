@@ -85,7 +85,8 @@ def export_llava(
         states = adapted_states(vision, vision_config, feature_layer, projector)
         if states.class_tokens > 1 and not keep_cls:
             raise VocabkitError(
-                f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only one"
+                f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only "
+                "one; if the adapter was trained with them, keep them (--keep-cls)"
             )
         _check_llm_width(projector, llm, text_config)
         padded = pad_hidden(projector, text_config.hidden_size)
