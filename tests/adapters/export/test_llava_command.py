@@ -60,7 +60,7 @@ def test_that_a_gguf_is_dequantised_is_said_before(here: Path) -> None:
     with safe_open(here / "llm/model.safetensors", "numpy") as file:
         rows = file.get_tensor("model.embed_tokens.weight")
     assert rows.shape == (VOCABULARY, WIDTH)
-    writer = gguf.GGUFWriter(here / "rows-only.gguf", "llama")
+    writer = gguf.GGUFWriter(here / "rows-only.gguf", "unheard-of")
     writer.add_tensor("token_embd.weight", rows.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
