@@ -51,8 +51,10 @@ def validate(
 
     Every figure comes with a 95% bootstrap interval.
     """
+    from vocabkit.allocation import keep_freed_memory
     from vocabkit.evaluation.run import validate_files
 
+    keep_freed_memory()
     adapters = named_paths(adapter, "--adapter")
     with _progress() as progress:
         results = validate_files(

@@ -48,10 +48,12 @@ def features(
     """
     import torch
 
+    from vocabkit.allocation import keep_freed_memory
     from vocabkit.data import read_llava
     from vocabkit.features import cache_features
     from vocabkit.vision import open_vision
 
+    keep_freed_memory()
     pictures = [picture for file in data for sample in read_llava(file, images) for picture in sample.images]
     gpu = torch.cuda.is_available()
     encoder = open_vision(

@@ -57,8 +57,10 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
         )
     if stage == 2 and recipe.adapter is None:
         raise VocabkitError(f"{path}: names no adapter to go on from; add adapter = PATH, or use `vocabkit train`")
+    from vocabkit.allocation import keep_freed_memory
     from vocabkit.training.run import train as run_training
 
+    keep_freed_memory()
     if _is_first_process():
         note(f"{path}: {len(recipe.data)} data files, LLM {recipe.llm}")
     with _progress() as progress:
