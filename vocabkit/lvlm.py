@@ -6,16 +6,20 @@ Sizes: B sequences of L tokens, I images of N patches, Dv width of the vision en
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.checkpoint import read_checkpoint
 from vocabkit.errors import VocabkitError
 from vocabkit.llms import LLM
+from vocabkit.pretrained import locate
 from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
 from vocabkit.transferred import TransferredAdapter
 
@@ -45,11 +49,12 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
-def collate(prompts: list[Prompt], images: list[Tensor], *, left: bool = False) -> Batch:
+def collate(prompts: Sequence[Prompt], images: Sequence[Tensor], *, width: int = 0, left: bool = False) -> Batch:
     """Prompts of different length as one batch.
 
     Args:
         images: of all prompts, in order.
+        width: Dv, of which an adapter is told even if there are no images.
         left: whether padding stands before a prompt, from where generation goes on at the right.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
@@ -60,24 +65,34 @@ def collate(prompts: list[Prompt], images: list[Tensor], *, left: bool = False) 
 
     mask = padded([[1] * len(prompt.ids) for prompt in prompts], 0).bool()
     ids, labels = padded([p.ids for p in prompts], 0), padded([p.labels for p in prompts], IGNORED)
-    return Batch(ids, labels, mask, torch.stack(images) if images else torch.empty(0, 0, 0))
+    return Batch(ids, labels, mask, torch.stack(list(images)) if images else torch.empty(0, 1, width))
 
 
 class LVLM(nn.Module):
     """Vision features -> adapter -> LLM."""
 
+    shared_ids: Tensor | None
+    """(V,) the LLM's ids of the V_shared of a LangBridgeAdapter."""
     embeddings: Tensor | None
-    """(V, D) the LLM's rows of the adapter's V_shared, for a LangBridgeAdapter; it is not saved."""
+    """(V, D) its embeddings of them, if they are frozen."""
 
     def __init__(self, llm: LLM, connector: Connector) -> None:
         """An LVLM of `llm` and an adapter for it. A LangBridgeAdapter gets the LLM's rows of its V_shared (Eq. 4).
 
-        Raises VocabkitError: the adapter's visual tokens have another width, or its shared vocabulary lacks this LLM.
+        Raises VocabkitError: the adapter's visual tokens have another width, or its shared vocabulary lacks this LLM or
+        has other ids.
         """
         super().__init__()
         self.llm = llm.model
         self.connector = connector
-        rows = llm.rows(connector.shared) if isinstance(connector, LangBridgeAdapter) else None
+        ids = rows = None
+        if isinstance(connector, LangBridgeAdapter):
+            ids, rows = llm.ids(connector.shared), llm.rows(connector.shared)
+            if llm.model.get_input_embeddings().weight.requires_grad:
+                rows = None
+        elif isinstance(connector, TransferredAdapter):
+            llm.check_ids(connector.shared, connector.config.target)
+        self.register_buffer("shared_ids", ids, persistent=False)
         self.register_buffer("embeddings", rows, persistent=False)
         found = visual_width(connector)
         if found is not None and found != llm.width:
@@ -89,9 +104,11 @@ class LVLM(nn.Module):
     def visual_tokens(self, features: Tensor) -> Tensor:
         """(I, N, Dv) -> (I, N, D), in the dtype of the adapter's embeddings or weights."""
         features = features.to(self.connector_dtype)
-        tokens: Tensor = (
-            self.connector(features) if self.embeddings is None else self.connector(features, self.embeddings)
-        )
+        if self.shared_ids is None:
+            tokens: Tensor = self.connector(features)
+        else:
+            rows = self.llm.get_input_embeddings()(self.shared_ids) if self.embeddings is None else self.embeddings
+            tokens = self.connector(features, rows)
         return tokens
 
     @property
@@ -145,6 +162,15 @@ def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
     return found
 
 
+def load_connector(source: str | Path) -> Connector:
+    """As `load_adapter`, and adapters that were transferred, too. Raises VocabkitError."""
+    path = locate(source)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config.get("adapter_type") == TransferredAdapter.adapter_type:
+        return TransferredAdapter.from_checkpoint(path, checkpoint)
+    return load_adapter(path)
+
+
 def visual_width(connector: Connector) -> int | None:
     """D of the visual tokens; None for a LangBridgeAdapter, which takes that of any LLM."""
     match connector:
@@ -153,6 +179,12 @@ def visual_width(connector: Connector) -> int | None:
         case TransferredAdapter():
             return connector.config.target_width
     return None
+
+
+def vision_width(connector: Connector) -> int:
+    """Dv of the features that it takes."""
+    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
+    return int(config.vision_width)
 
 
 def _keeps_some_logits(llm: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vocabkit.data import Turn
+from vocabkit.data import PLACEHOLDER, Turn
 from vocabkit.errors import VocabkitError
 
 Template = Literal["plain", "completion", "chat"]
@@ -17,8 +17,6 @@ completion: the question as it stands, a space, and the answer: for LLMs that on
 chat: the LLM's own chat template; for an LLM without one, that of LLaVA 1.5 (`USER: … ASSISTANT: …`).
 """
 
-IMAGE = "<image>"
-"""Stands in a question where the visual tokens of an image go."""
 IMAGE_ID = -200
 """Stands in token ids for one visual token. No tokenizer has it."""
 IGNORED = -100
@@ -26,8 +24,8 @@ IGNORED = -100
 
 _PLAIN_CHAT = (
     "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}{{ 'USER: ' + message['content'] + ' ' }}"
-    "{%- else -%}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{%- endif -%}"
+    "{%- if message['role'] == 'user' -%}{{ 'USER: ' + message['content'] | trim + ' ' }}"
+    "{%- else -%}{{ 'ASSISTANT: ' + message['content'] | trim + (eos_token or '') }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}"
 )
@@ -39,7 +37,7 @@ class Prompt:
 
     ids: list[int]
     labels: list[int]
-    """The id where the caption loss falls on a token, else `IGNORED`."""
+    """The id where the caption loss falls on a token, else `IGNORED`; so is the first, which nothing foretells."""
 
 
 def encode_sample(
@@ -72,7 +70,7 @@ def encode_question(tokenizer: Any, turns: Sequence[Turn], template: Template, i
 def _pieces(tokenizer: Any, turns: Sequence[Turn], template: Template) -> list[tuple[str, bool]]:
     """Stretches of text, and whether each is an answer. The last one is."""
     if template == "plain":
-        images = "".join(turn.question.count(IMAGE) * IMAGE for turn in turns)
+        images = "".join(turn.question.count(PLACEHOLDER) * PLACEHOLDER for turn in turns)
         return [(images, False), ("\n".join(turn.answer for turn in turns) + "\n", True)]
     if template == "completion":
         pieces = []
@@ -112,20 +110,36 @@ def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
 def _encode(tokenizer: Any, pieces: list[tuple[str, bool]], image_tokens: int) -> Prompt:
     ids = _start(tokenizer, pieces[0][0])
     labels = [IGNORED] * len(ids)
+    in_text = False  # whether what comes next goes on with a text
     for text, is_answer in pieces:
-        for number, part in enumerate(text.split(IMAGE) if not is_answer else [text]):
+        for number, part in enumerate(text.split(PLACEHOLDER) if not is_answer else [text]):
             if number:
                 ids += [IMAGE_ID] * image_tokens
                 labels += [IGNORED] * image_tokens
-            new = tokenizer.encode(part, add_special_tokens=False) if part else []
+                in_text = False
+            if not part:
+                continue
+            new = _ids(tokenizer, part, in_text=in_text)
+            in_text = True
             ids += new
             labels += new if is_answer else [IGNORED] * len(new)
+    labels[:1] = [IGNORED] * len(labels[:1])
     return Prompt(ids, labels)
 
 
+def _ids(tokenizer: Any, text: str, *, in_text: bool) -> list[int]:
+    """Token ids of `text`. In the middle of a text, without the space that SentencePiece puts before its first word."""
+    bare: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if not (in_text and tokenizer.convert_ids_to_tokens(bare[:1])[0].startswith("▁")):
+        return bare
+    line: list[int] = tokenizer.encode("\n", add_special_tokens=False)
+    after: list[int] = tokenizer.encode("\n" + text, add_special_tokens=False)
+    return after[len(line) :] if after[: len(line)] == line else bare
+
+
 def _start(tokenizer: Any, text: str) -> list[int]:
-    """What the tokenizer puts before each text, unless a chat template has written it already."""
+    """What the tokenizer puts before each text, such as BOS, unless a chat template has written it already."""
+    bare: list[int] = tokenizer.encode("x", add_special_tokens=False)
     ids: list[int] = tokenizer.encode("x")
-    bare = len(tokenizer.encode("x", add_special_tokens=False))
-    before = ids[: len(ids) - bare] if tokenizer.bos_token_id in ids[:1] else []
-    return [] if tokenizer.bos_token and text.startswith(tokenizer.bos_token) else before
+    before = ids[: next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)]
+    return [] if tokenizer.encode(text, add_special_tokens=False)[: len(before)] == before else before

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vocabkit.streamed_softmax import accumulation_dtype
+
 _BLOCK = 2**24
 """Scores (patches x rows) that are in memory at a time: 64 MiB in float32."""
 
@@ -58,22 +60,23 @@ def word_loss(
     """The sum over images of the cross-entropy above, in nats. The (I N, V) coefficients are never held.
 
     Args:
-        hidden: (I, N, H).
+        hidden: (I, N, H); the loss is in float32, or in float64 as this is. Under autocast, products are not.
         weight, bias: (V, H) and (V,) of the head.
         words: row -> weight of each image, of `CaptionWords.weights`.
     """
-    hidden, weight, bias = hidden.float() / temperature, weight.float(), bias.float() / temperature
+    dtype = accumulation_dtype(hidden.dtype)
+    hidden, weight, bias = hidden.to(dtype) / temperature, weight.to(dtype), bias.to(dtype) / temperature
     total = _log_total(hidden.flatten(0, 1), weight, bias).view(hidden.shape[:2])  # (I, N)
     losses = []
     for states, log_total, chosen in zip(hidden, total, words, strict=True):
         if not chosen:
             continue
         rows = torch.tensor(list(chosen), device=hidden.device)
-        target = torch.tensor(list(chosen.values()), device=hidden.device)
+        target = torch.tensor(list(chosen.values()), dtype=dtype, device=hidden.device)
         scores = functional.linear(states, weight[rows], bias[rows])  # (N, H) @ (H, K) -> (N, K)
         log_mean = (scores - log_total[:, None]).logsumexp(dim=0) - math.log(len(states))  # (K,)
         losses.append(-(target * log_mean).sum())
-    return torch.stack(losses).sum() if losses else hidden.sum() * 0
+    return torch.stack(losses).sum() if losses else 0 * total.sum()  # of which all weights are part, as DDP wants it
 
 
 def _log_total(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

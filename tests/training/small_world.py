@@ -37,13 +37,23 @@ class World:
     features: Path
     vision: Path
 
-    def recipe(self, **changes: Any) -> Recipe:
-        """A short training of a linear head with LLM one."""
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Of a short training of a linear head with LLM one."""
         plain = {
             "data": (str(self.data),), "llm": self.one, "features": str(self.features), "shared": str(self.shared),
             "template": "completion", "hidden_width": 16, "steps": 8, "batch": 4, "learning_rate": 0.01,
         }  # fmt: skip
-        return Recipe(**(plain | changes))
+        return {name: value for name, value in (plain | changes).items() if value is not None}
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The recipe of these settings."""
+        return Recipe(**self.settings(**changes))
+
+    def write_recipe(self, path: Path, **changes: Any) -> Path:
+        """The same as a file."""
+        lines = [f"{name} = {json.dumps(value)}" for name, value in self.settings(**changes).items()]
+        path.write_text("\n".join(lines))
+        return path
 
 
 def make_world(folder: Path) -> World:

@@ -74,7 +74,7 @@ class CaptionData(Dataset[Item]):
             images += found
             if self._words is not None:
                 words += [self._words.weights(answer_ids(self._tokenizer, sample))] * len(found)
-        return Item(collate(prompts, images), words, skipped)
+        return Item(collate(prompts, images, width=self._images.width), words, skipped)
 
     def _usable(self, wanted: int, skipped: list[str]) -> tuple[Sample, Prompt, list[Tensor]]:
         """The sample `wanted`, or the first after it that can be used."""

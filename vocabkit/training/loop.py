@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.utils.data import DataLoader
 
 from vocabkit.errors import VocabkitError
-from vocabkit.tensor_files import read_torch, write_torch
 from vocabkit.training.dataset import CaptionData, Item
 from vocabkit.training.objective import Objective
+from vocabkit.training.state import Saved, State
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Step:
     gradient_norm: float
     samples_per_second: float
     skipped: int
-    """Samples that could not be used so far, in this process."""
+    """How often another sample took the place of one that can't be used, so far."""
 
 
 @dataclass(frozen=True)
@@ -74,75 +64,43 @@ class Settings:
     workers: int
 
 
-class State:
-    """The file that a training goes on from."""
-
-    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
-        """The state at `path` of a training by `recipe`."""
-        self.path, self._recipe = path, json.dumps(recipe, sort_keys=True, default=str)
-
-    def save(self, accelerator: Accelerator, objective: Any, optimizer: Any, step: int) -> None:
-        """Write it, by the first of all processes: what is trained, and the state of the optimizer."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        model = get_model_state_dict(objective, options=options)
-        content = {
-            "recipe": self._recipe,
-            "step": step,
-            "model": {name: tensor for name, tensor in model.items() if isinstance(tensor, Tensor)},
-            "optimizer": get_optimizer_state_dict(objective, optimizer, options=options),
-        }
-        if accelerator.is_main_process:
-            write_torch(self.path, content)
-
-    def read(self) -> dict[str, Any] | None:
-        """The content, or None if there is none yet. Raises VocabkitError: damaged, or of another recipe."""
-        if not self.path.exists():
-            return None
-        content = read_torch(self.path)
-        if not (isinstance(content, dict) and {"recipe", "step", "model", "optimizer"} <= content.keys()):
-            raise VocabkitError(f"{self.path}: not the state of a training; remove it, or choose another --out")
-        if content["recipe"] != self._recipe:
-            raise VocabkitError(
-                f"{self.path}: is the state of a training by another recipe; choose another --out, or take its own"
-            )
-        return content
-
-
 def run(
     accelerator: Accelerator,
     objective: Objective,
     phases: list[tuple[Phase, CaptionData]],
     settings: Settings,
     state: State,
+    found: Saved | None,
     *,
     saved: Callable[[int], None],
     progress: Callable[[Step], None],
+    skipped: Callable[[str], None],
 ) -> None:
-    """Run `phases`, from where `state` says, which needs the same number of processes and micro-batches.
+    """Run `phases`, from where `found` says, which needs the same number of processes and micro-batches.
 
     Args:
         saved: called with the step after each save of the state, on every process.
         progress: called on the main process after each step.
+        skipped: called with what is wrong with a sample that can't be used, on the process that met it.
 
-    Raises VocabkitError: a loss that is not finite.
+    Raises VocabkitError: a loss or gradient that is not finite; the state is then that of an earlier step.
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(objective, adamw)
-    found = state.read()
-    if found:
-        set_model_state_dict(model, found["model"], options=StateDictOptions(full_state_dict=True, strict=False))
-        set_optimizer_state_dict(model, adamw, found["optimizer"], options=StateDictOptions(full_state_dict=True))
-    done = found["step"] if found else 0
+    if found is not None:
+        state.restore(found, model, adamw)
+    done, left_out = (found.step, found.skipped) if found is not None else (0, 0)
     total, before = sum(phase.steps for phase, _ in phases), 0
     for phase, data in phases:
         start = min(max(done - before, 0), phase.steps)
-        steps = _steps(accelerator, model, optimizer, phase, data, settings, start)
-        for number, measured in enumerate(steps, before + start + 1):
+        steps = _steps(accelerator, model, optimizer, phase, data, settings, start, skipped)
+        for number, (measured, more) in enumerate(steps, before + start + 1):
+            left_out += more
             if accelerator.is_main_process:
-                progress(Step(phase=phase.name, step=number, steps=total, **measured))
+                progress(Step(phase=phase.name, step=number, steps=total, skipped=left_out, **measured))
             if number % settings.checkpoint_every == 0 or number == total:
-                state.save(accelerator, model, adamw, number)
+                state.save(accelerator, model, adamw, number, left_out)
                 accelerator.wait_for_everyone()
                 saved(number)
         before += phase.steps
@@ -156,48 +114,58 @@ def _steps(
     data: CaptionData,
     settings: Settings,
     start: int,
-) -> Iterator[dict[str, Any]]:
-    """Do the steps of a phase from `start` on, and measure each."""
+    skipped: Callable[[str], None],
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Do the steps of a phase from `start` on. Yields what was measured in each, and how many samples it skipped."""
     parts = len(data) // phase.steps if phase.steps else 1
-    loader = DataLoader(
-        data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=settings.workers, pin_memory=False
-    )
-    items, skipped = iter(loader), 0
+    loader = DataLoader(data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=settings.workers)
+    items = iter(loader)
     model.train()
     for number in range(start, phase.steps):
         began = time.perf_counter()
         rate = learning_rate(phase, number, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(settings.seed * 1_000_003 + number)  # for dropout: the same after a resume
+        torch.manual_seed((settings.seed * 1_000_003 + number) % 2**63)  # for dropout: the same after a resume
         micro_batches = [next(items) for _ in range(parts)]
-        losses = _accumulate(accelerator, model, phase, micro_batches)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+        for reason in (reason for item in micro_batches for reason in item.skipped):
+            skipped(reason)
+        captions, words, left_out = _accumulate(accelerator, model, phase, micro_batches)
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
+        if not math.isfinite(captions + words + norm):
+            raise VocabkitError(
+                f"the loss or its gradient is not finite in step {number + 1} of {phase.name}; lower the learning rate"
+            )
         optimizer.step()
         optimizer.zero_grad()
-        skipped += sum(len(item.skipped) for item in micro_batches)
-        captions, words = losses
-        if not math.isfinite(captions + words):
-            raise VocabkitError(f"the loss is not finite in step {number + 1} ({phase.name}); lower the learning rate")
         samples = sum(len(item.batch.ids) for item in micro_batches) * accelerator.num_processes
-        yield {
+        measured = {
             "caption_loss": captions if phase.caption else None,
             "word_loss": words if phase.words else None,
             "learning_rate": rate,
-            "gradient_norm": float(norm),
+            "gradient_norm": norm,
             "samples_per_second": samples / (time.perf_counter() - began),
-            "skipped": skipped,
         }
+        yield measured, left_out
 
 
-def _accumulate(accelerator: Accelerator, model: Any, phase: Phase, items: list[Item]) -> tuple[float, float]:
-    """Gradients of a step. Returns the mean caption loss per answer token and word loss per image over all processes.
+def _accumulate(accelerator: Accelerator, model: Any, phase: Phase, items: list[Item]) -> tuple[float, float, int]:
+    """Gradients of a step. Returns the mean caption loss per answer token, the mean word loss per image and the number
+    of skipped samples, over all processes.
 
     Means are over the whole step, not means of means, so that the number of processes and micro-batches changes
     nothing but rounding.
     """
-    counts = torch.tensor([sum(item.batch.answer_tokens for item in items), sum(len(item.words) for item in items)])
-    tokens, images = accelerator.reduce(counts.to(accelerator.device).float(), "sum").clamp_min(1).tolist()
+    counts = torch.tensor(
+        [
+            sum(item.batch.answer_tokens for item in items),
+            sum(len(item.words) for item in items),
+            sum(len(item.skipped) for item in items),
+        ],
+        device=accelerator.device,
+    )
+    tokens, images, skipped = accelerator.reduce(counts, "sum").tolist()
+    tokens, images = max(tokens, 1), max(images, 1)
     sums = torch.zeros(2, device=accelerator.device)
     for last, item in zip([*[False] * (len(items) - 1), True], items, strict=True):
         item = item.to(accelerator.device)
@@ -207,7 +175,7 @@ def _accumulate(accelerator: Accelerator, model: Any, phase: Phase, items: list[
             accelerator.backward(loss * accelerator.num_processes)  # what averages gradients over processes
         sums += torch.stack([captions.detach(), words.detach()])
     captions, words = (accelerator.reduce(sums, "sum") / sums.new_tensor([tokens, images])).tolist()
-    return captions, words
+    return captions, words, skipped
 
 
 def learning_rate(phase: Phase, step: int, warmup: float) -> float:

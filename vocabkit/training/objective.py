@@ -22,6 +22,14 @@ class Objective(nn.Module):
         super().__init__()
         self.lvlm = lvlm
         self._images = images
+        self._no_split_modules = getattr(lvlm.llm, "_no_split_modules", None)  # what accelerate shards by, under FSDP2
+
+    def train(self, mode: bool = True) -> Objective:
+        """As of any module; but an LLM that is frozen has no dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.lvlm.llm.parameters()):
+            self.lvlm.llm.eval()
+        return self
 
     def forward(self, item: Item, *, caption: bool, words: bool) -> tuple[Tensor, Tensor]:
         """The sums of the caption loss over answer tokens and of the word loss over images, in nats; 0 if not asked."""

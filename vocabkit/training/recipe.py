@@ -92,8 +92,10 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name in positive and not 0 < value < math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be positive")
-            if field.type in ("int", "float") and field.name != "vision_layer" and value < 0:
+            if field.type in ("int", "float") and field.name != "vision_layer" and not 0 <= value < math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
+        if self.warmup > 1:
+            raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
         if not self.data:
             raise VocabkitError("data is empty; name a file in the LLaVA JSON format")
         if self.features is None and self.vision is None:
@@ -102,6 +104,14 @@ class Recipe:
             raise VocabkitError(f"micro_batch is {self.micro_batch}: must be between 1 and batch, {self.batch}")
         if (self.word_steps or self.word_weight) and self.connector != "softmax" and self.adapter is None:
             raise VocabkitError(f"the word loss needs a softmax head; the connector is {self.connector}")
+        if (self.word_steps or self.word_weight) and not self.train_adapter:
+            raise VocabkitError("the word loss trains the adapter; set train_adapter too")
+        if self.word_steps and self.train_llm != "no":
+            raise VocabkitError(f"word_steps train no LLM, but train_llm is {self.train_llm}; do one after the other")
+        if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
+            raise VocabkitError("start_from_embeddings: only a new adapter with a softmax head can")
+        if self.connector != "softmax" and self.temperature != 1.0:
+            raise VocabkitError(f"temperature is {self.temperature}: must be 1 without a softmax head")
         if self.adapter is None and self.connector != "mlp" and self.shared is None:
             raise VocabkitError("a new adapter needs its shared vocabulary: shared = FILE of `vocabkit build-shared`")
         if not (self.train_adapter or self.train_llm != "no"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +13,31 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
 from vocabkit.data import Sample, read_llava
-from vocabkit.errors import VocabkitError
+from vocabkit.data.extras import needs_extra
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.features import Features, open_features
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Connector
+from vocabkit.lvlm import LVLM, Connector, load_connector, vision_width
 from vocabkit.shared import open_shared
 from vocabkit.training.dataset import CaptionData, Images, count_words, plan
-from vocabkit.training.loop import Phase, Settings, State, Step, run
+from vocabkit.training.loop import Phase, Settings, Step, run
 from vocabkit.training.objective import Objective, head_of
+from vocabkit.training.outputs import Metrics, save_adapter, save_llm, write_text
 from vocabkit.training.recipe import Recipe
+from vocabkit.training.state import State
 from vocabkit.vision import open_vision
 
 ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
 """What a training writes into its folder."""
+NAMED = 5
+"""Samples that can't be used and are named."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class Trained:
     samples: int
     left_out: int
     """Samples without features."""
+    skipped: int
+    """How often another sample took the place of one that can't be used."""
+    first_skipped: tuple[str, ...]
+    """What is wrong with the first few of these that the first process met since it started."""
     caption_loss: float | None
     """Nats per answer token, mean of the last tenth of the steps."""
 
@@ -54,17 +66,18 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
     Start it with `accelerate launch` for many processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
     step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
 
-    Raises VocabkitError: parts that do not fit together, a damaged state, a loss that is not finite.
+    Raises VocabkitError: parts that do not fit together, a damaged state, another recipe in `out`, a loss that is not
+    finite.
     """
     accelerator = _accelerator(recipe, out)
     out.mkdir(parents=True, exist_ok=True)
-    samples, images, left_out = read_samples(recipe)
-    llm = load_llm(
-        recipe.llm, torch.bfloat16 if recipe.precision == "bfloat16" and recipe.train_llm == "no" else torch.float32
-    )
+    state = State(out / STATE, dataclasses.asdict(recipe))
+    found = state.read()
+    samples, images, left_out = read_samples(recipe, accelerator.device)
+    keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
+    llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
     torch.manual_seed(recipe.seed)
-    connector = _connector(recipe, images, llm).train()
-    connector.requires_grad_(recipe.train_adapter)
+    connector = _connector(recipe, images, llm)
     llm = dataclasses.replace(llm, model=_with_training(llm.model, recipe))
     lvlm = LVLM(llm, connector)
     objective = Objective(lvlm, images)
@@ -77,11 +90,10 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
         recipe.checkpoint_every,
         recipe.workers,
     )
-    state = State(out / STATE, dataclasses.asdict(recipe))
-    done = state.read()
-    metrics = _Metrics(accelerator, out / METRICS, done["step"] if done else 0)
+    metrics = Metrics(accelerator, out / METRICS, found.step if found else 0)
+    reasons: list[str] = []
     if accelerator.is_main_process:
-        (out / RECIPE).write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", "utf-8")
+        write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
 
     def step(measured: Step) -> None:
         metrics.add(measured)
@@ -89,26 +101,45 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
 
     def saved(number: int) -> None:
         if recipe.keep_adapters:
-            save_adapter(accelerator, objective, out / f"step-{number:06d}" / ADAPTER)
+            save_adapter(accelerator, connector, out / f"step-{number:06d}" / ADAPTER)
 
-    run(accelerator, objective, phases, settings, state, saved=saved, progress=step)
-    save_adapter(accelerator, objective, out / ADAPTER)
-    tuned = None if recipe.train_llm == "no" else _save_llm(accelerator, lvlm, llm, out / LLM_FOLDER)
+    def skipped(reason: str) -> None:
+        if len(reasons) < NAMED:
+            reasons.append(reason)
+
+    run(accelerator, objective, phases, settings, state, found, saved=saved, progress=step, skipped=skipped)
+    save_adapter(accelerator, connector, out / ADAPTER)
+    tuned = None if recipe.train_llm == "no" else save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
     accelerator.end_training()
-    steps = sum(phase.steps for phase, _ in phases)
-    return Trained(out, out / ADAPTER, tuned, steps, len(samples), left_out, metrics.last_loss())
+    return Trained(
+        out,
+        out / ADAPTER,
+        tuned,
+        steps=sum(phase.steps for phase, _ in phases),
+        samples=len(samples),
+        left_out=left_out,
+        skipped=metrics.last.get("skipped", 0),
+        first_skipped=tuple(reasons),
+        caption_loss=metrics.last_loss(),
+    )
 
 
-def read_samples(recipe: Recipe) -> tuple[list[Sample], Images, int]:
+def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
     """All samples whose images have features, where these come from, and how many were left out.
+
+    Args:
+        device: for a vision encoder, if there are no features.
 
     Raises VocabkitError: no data, no features, or none of them for any sample.
     """
     folder = None if recipe.images is None else Path(recipe.images)
     samples = [sample for file in recipe.data for sample in read_llava(Path(file), folder)]
+    if not samples:
+        raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
     if recipe.features is None:
         assert recipe.vision is not None
-        return samples, open_vision(recipe.vision, layer=recipe.vision_layer, pool=recipe.vision_pool), 0
+        vision = open_vision(recipe.vision, layer=recipe.vision_layer, pool=recipe.vision_pool, device=str(device))
+        return samples, vision, 0
     features = open_features(Path(recipe.features))
     usable = [sample for sample in samples if all(picture.key in features for picture in sample.images)]
     if not usable:
@@ -116,28 +147,38 @@ def read_samples(recipe: Recipe) -> tuple[list[Sample], Images, int]:
     return usable, features, len(samples) - len(usable)
 
 
-def save_adapter(accelerator: Accelerator, objective: Objective, folder: Path) -> None:
-    """Write the adapter as it is, by the first of all processes; sharded weights are gathered from all."""
-    connector = objective.lvlm.connector
-    if accelerator.is_main_process:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        connector.save(folder)
-    accelerator.wait_for_everyone()
-
-
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    return Accelerator(
+    if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
+        names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
+        raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; there are: {names}")
+    AcceleratorState._reset_state()  # the precision of an earlier training in this process
+    accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
         log_with=recipe.tracker,
         project_dir=out if recipe.tracker else None,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
+        raise VocabkitError(
+            "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
+        )
+    return accelerator
 
 
 def _connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
-    """The adapter to go on from, or a new one."""
-    if recipe.adapter is not None:
-        return load_adapter(recipe.adapter)
+    """The adapter to go on from, or a new one, with weights of float32."""
+    connector = _new_connector(recipe, images, llm) if recipe.adapter is None else load_connector(recipe.adapter)
+    if vision_width(connector) != images.width:
+        raise VocabkitError(
+            f"{recipe.adapter}: takes features of width {vision_width(connector)}, but these have {images.width}"
+        )
+    for parameter in connector.parameters():
+        parameter.data = parameter.data.float()  # steps of half precision would be lost
+    return connector.requires_grad_(recipe.train_adapter)
+
+
+def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
     info = images.encoder if isinstance(images, Features) else images.info
     if recipe.connector == "mlp":
         sizes = (images.width, recipe.hidden_width, llm.width)
@@ -163,30 +204,32 @@ def _connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
 def _with_training(model: Any, recipe: Recipe) -> Any:
     """The LLM with LoRA weights, or with all its own to be trained, or frozen."""
     if recipe.train_llm == "lora":
-        from peft import LoraConfig, get_peft_model
-
+        with needs_extra("train", "LoRA"):
+            from peft import LoraConfig, get_peft_model
         config = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_rank, target_modules="all-linear")
-        return get_peft_model(model, config)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
+            return get_peft_model(model, config)
     return model.requires_grad_(recipe.train_llm == "full")
 
 
 def _phases(
     recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
 ) -> list[tuple[Phase, CaptionData]]:
-    words = None
+    words, pictured = None, [sample for sample in samples if sample.images]
     if recipe.word_steps or recipe.word_weight:
         adapter = head_of(lvlm)
-        words = count_words(samples, llm.tokenizer, adapter.shared.ids_for(adapter.config.llm).tolist())
+        words = count_words(pictured, llm.tokenizer, adapter.shared.ids_for(adapter.config.llm).tolist())
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
-    phases = [
-        (Phase("words", recipe.word_steps, recipe.word_learning_rate, caption=0.0, words=1.0), recipe.word_batch, None),
-        (Phase("captions", steps, recipe.learning_rate, 1.0, recipe.word_weight), recipe.batch, recipe.micro_batch),
-    ]
+    first = Phase("words", recipe.word_steps, recipe.word_learning_rate, caption=0.0, words=1.0)
+    second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)
+    phases = [(first, pictured, recipe.word_batch, None), (second, samples, recipe.batch, recipe.micro_batch)]
     found = []
-    for number, (phase, batch, micro) in enumerate(phases):
+    for number, (phase, chosen, batch, micro) in enumerate(phases):
+        if not phase.steps:
+            continue
         share = max(1, batch // accelerator.num_processes)
         batches = plan(
-            len(samples),
+            len(chosen),
             batch,
             phase.steps,
             recipe.seed + number,
@@ -195,43 +238,8 @@ def _phases(
             micro=micro or share,
         )
         data = CaptionData(
-            samples, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens,
+            chosen, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens,
             words=words if phase.words else None, plan=batches,
         )  # fmt: skip
         found.append((phase, data))
     return found
-
-
-def _save_llm(accelerator: Accelerator, lvlm: LVLM, llm: LLM, folder: Path) -> Path:
-    if accelerator.is_main_process:
-        lvlm.llm.save_pretrained(folder)
-        llm.tokenizer.save_pretrained(folder)
-    accelerator.wait_for_everyone()
-    return folder
-
-
-class _Metrics:
-    """metrics.jsonl, of the main process, and the tracker."""
-
-    def __init__(self, accelerator: Accelerator, path: Path, done: int) -> None:
-        """Go on after step `done`: what a stopped training wrote beyond it is dropped."""
-        self._accelerator, self._path = accelerator, path
-        self._losses: list[float] = []
-        if accelerator.log_with:
-            accelerator.init_trackers("vocabkit")
-        if accelerator.is_main_process:
-            kept = path.read_text("utf-8").splitlines(keepends=True)[:done] if path.exists() else []
-            path.write_text("".join(kept), "utf-8")
-            self._losses = [loss for line in kept if (loss := json.loads(line)["caption_loss"]) is not None]
-
-    def add(self, measured: Step) -> None:
-        values = dataclasses.asdict(measured)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        self._accelerator.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=measured.step)
-        if measured.caption_loss is not None:
-            self._losses.append(measured.caption_loss)
-
-    def last_loss(self) -> float | None:
-        last = self._losses[-max(1, len(self._losses) // 10) :]
-        return sum(last) / len(last) if last else None
