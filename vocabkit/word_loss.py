@@ -67,16 +67,25 @@ def word_loss(
     dtype = accumulation_dtype(hidden.dtype)
     hidden, weight, bias = hidden.to(dtype) / temperature, weight.to(dtype), bias.to(dtype) / temperature
     total = _log_total(hidden.flatten(0, 1), weight, bias).view(hidden.shape[:2])  # (I, N)
-    losses = []
-    for states, log_total, chosen in zip(hidden, total, words, strict=True):
-        if not chosen:
-            continue
-        rows = torch.tensor(list(chosen), device=hidden.device)
-        target = torch.tensor(list(chosen.values()), dtype=dtype, device=hidden.device)
-        scores = functional.linear(states, weight[rows], bias[rows])  # (N, H) @ (H, K) -> (N, K)
-        log_mean = (scores - log_total[:, None]).logsumexp(dim=0) - math.log(len(states))  # (K,)
-        losses.append(-(target * log_mean).sum())
-    return torch.stack(losses).sum() if losses else 0 * total.sum()  # of which all weights are part, as DDP wants it
+    rows, targets = _targets(words, dtype)
+    if not len(rows):
+        return 0 * total.sum()  # of which all weights are part, as DDP wants it
+    rows, targets = rows.to(hidden.device), targets.to(hidden.device)
+    # one gather for all images: the gradient of each is as large as the head
+    scores = functional.linear(hidden, weight[rows], bias[rows])  # (I, N, H) @ (H, K) -> (I, N, K)
+    log_mean = (scores - total[..., None]).logsumexp(dim=1) - math.log(hidden.shape[1])  # (I, K)
+    return -(targets * log_mean).sum()
+
+
+def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(K,) the rows that any image is about, and (I, K) the weight of each for each image."""
+    rows = sorted(set().union(*words))
+    column = {row: number for number, row in enumerate(rows)}
+    targets = torch.zeros(len(words), len(rows), dtype=dtype)
+    for image, chosen in enumerate(words):
+        for row, value in chosen.items():
+            targets[image, column[row]] = value
+    return torch.tensor(rows, dtype=torch.int64), targets
 
 
 def _log_total(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
