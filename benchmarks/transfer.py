@@ -4,7 +4,8 @@ The checkpoint has LLaMA3-8B's true embedding shape (128,256 x 4,096, bfloat16, 
 (--layers) that the published way (load the model, index_select) fits in memory; it is the more costly, the more layers
 there are. Adapters have hidden width 1,024 and 19,200 or 109,566 rows. Needs about 8 GB of disk.
 
-Cold: the files were dropped from the page cache before (Linux). In-process times leave out starting Python and torch.
+Cold: the files were dropped from the page cache before (Linux). In-process times leave out starting Python and torch,
+and alternate with those of the peer. Where other programs load the machine, processor time says more than wall time.
 Run: python benchmarks/transfer.py [--layers N]
 """
 
@@ -64,7 +65,7 @@ def measure(work: Path, model: Path, rows: int) -> None:
     """One adapter: in this process, then whole processes."""
     adapter_file, adapter = make_adapter(work / f"adapter-{rows}.pt", rows)
     vocabulary = resolve("llama3").vocabulary
-    ids = adapter.shared.ids_for("llama3").astype("int64")
+    in_order = sorted(adapter.shared.ids_for("llama3").tolist())
     needed = rows * WIDTH * 2
     print(
         f"{rows:,} rows: {needed / 1e6:,.0f} MB of embeddings, adapter of {adapter_file.stat().st_size / 1e6:,.0f} MB"
@@ -73,12 +74,19 @@ def measure(work: Path, model: Path, rows: int) -> None:
     def ours() -> None:
         transfer(adapter, Target(vocabulary, open_embeddings(model)))
 
+    def same_rows() -> None:
+        read_rows(model, in_order)
+
+    def whole_table() -> None:
+        read_range(model, ROWS * WIDTH * 2)
+
     for how in ("cold", "warm"):
         prepare: Callable[[], None] = (lambda: drop(model)) if how == "cold" else (lambda: None)
-        read_same = best(lambda: read_rows(model, sorted(ids.tolist())), prepare)
-        read_all = best(lambda: read_range(model, ROWS * WIDTH * 2), prepare)
-        line(f"  transfer in process, {how}", best(ours, prepare), read_same, "s", 1.3)
-        print(f"    (the peer reads these rows one after the other; the whole table in one go: {read_all:.2f} s)")
+        rounds = [[timed(work, prepare) for work in (ours, same_rows, whole_table)] for _ in range(ROUNDS)]
+        mine, same, whole = (tuple(map(min, zip(*times, strict=True))) for times in zip(*rounds, strict=True))
+        line(f"  transfer in process, {how}", mine[0], same[0], "s", 1.3)
+        line("    processor time of that", mine[1], same[1], "s", 1.3)
+        print(f"    (the peer reads these rows one after the other; the whole table in one go: {whole[0]:.2f} s)")
 
     out = work / "out"
     command = [sys.executable, "-m", "vocabkit_cli", "transfer", str(adapter_file), "--to", f"llama3={model}"]
@@ -182,15 +190,12 @@ def drop(model: Path) -> None:
         os.close(descriptor)
 
 
-def best(work: Callable[[], None], prepare: Callable[[], None]) -> float:
-    """The fastest of some rounds, in seconds."""
-    times = []
-    for _ in range(ROUNDS):
-        prepare()
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def timed(work: Callable[[], None], prepare: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of wall time and of processor time (user and system)."""
+    prepare()
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def line(claim: str, ours: float, peer: float, unit: str, limit: float | None) -> None:
