@@ -76,6 +76,42 @@ def validate(
         say(f"written: {out}")
 
 
+def calibrate(
+    adapter: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="Samples to choose by, not those that are reported on.", show_default=False)
+    ],
+    llm: Annotated[str, typer.Option(help="The LLM that it was moved to.")],
+    features: Annotated[Path, typer.Option(help="Patch features of DATA, of `vocabkit features`.")],
+    out: Annotated[Path, typer.Option(help="Folder or *.pt for the adapter with the best scale.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
+    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.")] = 100,
+    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    json: AsJson = False,
+) -> None:
+    """Choose the factor on the visual tokens of a transferred adapter by caption loss.
+
+    It is recorded in the adapter. Visual tokens of a linear head can be far longer than the embeddings of the target.
+    """
+    from vocabkit.allocation import keep_freed_memory
+    from vocabkit.evaluation.run import calibrate_file
+
+    keep_freed_memory()
+    with _progress() as progress:
+        found = calibrate_file(
+            adapter, data, llm=llm, features=features, out=out, images=images, template=template, limit=limit,
+            batch=batch, device=device, progress=progress,
+        )  # fmt: skip
+    if json:
+        show_json(found)
+        return
+    for scale, loss in found.caption_loss.items():
+        say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.scale else ''}")
+    say(f"{out}: scale {found.scale:.4g} for {found.llm}, chosen on {found.samples} samples")
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each condition."""

@@ -13,12 +13,14 @@ from vocabkit.adapter import MLPProjector, load_adapter
 from vocabkit.data import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluation.answers import Answers, ask
+from vocabkit.evaluation.calibration import Calibration, calibrate, with_scale
 from vocabkit.evaluation.validate import Rival, Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import Connector
 from vocabkit.prompts import Template
 from vocabkit.targets import open_target
+from vocabkit.transferred import TransferredAdapter
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,47 @@ def validate_files(
     results = {}
     for file in data:
         samples = list(islice(read_llava(file, images), limit))
+
+        def of_file(shown: str, done: int, total: int, name: str = file.stem) -> None:
+            progress(f"{name}: {shown}", done, total)
+
         found = validate(
-            loaded, samples, cache, connectors, template=chosen, rival=opponent, batch=batch,
-            progress=lambda shown, done, total, file=file: progress(f"{file.stem}: {shown}", done, total),
-        )  # fmt: skip
+            loaded, samples, cache, connectors, template=chosen, rival=opponent, batch=batch, progress=of_file
+        )
         asked = {
             name: ask(loaded, samples, cache, connector, template=chosen, batch=batch)
             for name, connector in (connectors.items() if answers else ())
         }
         results[file.stem] = Result(found, asked)
     return results
+
+
+def calibrate_file(
+    adapter: str,
+    data: Path,
+    *,
+    llm: str,
+    features: Path,
+    out: Path,
+    images: Path | None = None,
+    template: str = "plain",
+    limit: int = 100,
+    batch: int = 32,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
+) -> Calibration:
+    """`calibrate` the adapter in a folder or file, and write it with that scale to `out`.
+
+    Raises VocabkitError: anything that can't be found or does not fit.
+    """
+    chosen, cache = _template(template), open_features(features)
+    moved = TransferredAdapter.from_pretrained(adapter)
+    loaded = load_llm(llm)
+    loaded.model.to(device)
+    samples = list(islice(read_llava(data, images), limit))
+    found = calibrate(loaded, samples, cache, moved.to(device), template=chosen, batch=batch, progress=progress)
+    with_scale(moved, found.scale).save(out)
+    return found
 
 
 def _template(name: str) -> Template:

@@ -140,7 +140,8 @@ def mean_embedding(llm: LLM) -> Tensor:
     ids = torch.arange(count, device=llm.model.device)
     with torch.no_grad():
         total: Tensor = sum(module(part).double().sum(dim=0) for part in ids.split(_BLOCK))
-    return (total / count).float()
+        mean: Tensor = (total / count).float()
+    return mean
 
 
 def _conditions(

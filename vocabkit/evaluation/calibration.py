@@ -1,0 +1,74 @@
+"""The factor on transferred visual tokens at which the target LLM reads them best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from vocabkit.data import Sample
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluation.losses import HeldOut, measure
+from vocabkit.evaluation.validate import prepare
+from vocabkit.features import Features
+from vocabkit.llms import LLM
+from vocabkit.lvlm import LVLM
+from vocabkit.prompts import Template
+from vocabkit.transferred import TransferredAdapter
+
+FACTORS = tuple(2 ** (power / 2) for power in range(-10, 7))
+"""Tried, from 1/32 to 8, each beside the scale that the adapter has."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found, on how many samples."""
+
+    llm: str
+    samples: int
+    scale: float
+    """Of the least caption loss."""
+    caption_loss: Mapping[float, float]
+    """Scale -> nats per answer token."""
+
+
+def calibrate(
+    llm: LLM,
+    samples: Sequence[Sample],
+    features: Features,
+    transferred: TransferredAdapter,
+    *,
+    template: Template,
+    batch: int = 32,
+    progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
+) -> Calibration:
+    """Measure the caption loss of `samples` at each scale. They must not be those that results are reported on.
+
+    Raises VocabkitError: no sample that can be used, or a best scale at the end of those tried.
+    """
+    held, kept = prepare(llm, samples, features, template)
+    lvlm = LVLM(llm, transferred)
+    found: dict[float, float] = {}
+    for number, factor in enumerate(FACTORS):
+        shown = measure(llm, held, partial(_times, lvlm, held, factor), batch=batch)
+        found[transferred.config.scale * factor] = shown.mean
+        progress("scale", number + 1, len(FACTORS))
+    best = min(found, key=found.__getitem__)
+    if best in (min(found), max(found)):
+        raise VocabkitError(
+            f"the loss is least at the smallest or largest scale tried, {best:.3g}; nothing to choose by"
+        )
+    return Calibration(llm.vocabulary.name, len(kept), best, found)
+
+
+def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdapter:
+    """The same adapter with this factor on its visual tokens, in place."""
+    transferred.config = dataclasses.replace(transferred.config, scale=scale)
+    return transferred
+
+
+def _times(lvlm: LVLM, held: HeldOut, factor: float, numbers: Tensor) -> Tensor:
+    return lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device)) * factor
