@@ -92,8 +92,10 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name in positive and not 0 < value < math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be positive")
-            if field.type in ("int", "float") and field.name != "vision_layer" and not 0 <= value < math.inf:
+            if field.type in ("int", "float") and field.name != "vision_layer" and not 0 <= value:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
+            if value == math.inf:
+                raise VocabkitError(f"{field.name} is {value}: must be finite")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
         if not self.data:

@@ -1,0 +1,136 @@
+"""A recipe is read from TOML, and whatever is wrong with it is one line that names the file and the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import error_of, vocabkit_here
+
+from vocabkit.errors import VocabkitError
+from vocabkit.training import Recipe, read_recipe
+
+SOUND = {"data": '["a.json"]', "llm": '"smollm2"', "features": '"features"', "shared": '"shared.arrow"'}
+
+
+def written(folder: Path, **fields: str) -> Path:
+    """A recipe file; a field that is empty is left out."""
+    path = folder / "recipe.toml"
+    path.write_text("\n".join(f"{name} = {value}" for name, value in (SOUND | fields).items() if value))
+    return path
+
+
+def test_a_file_is_a_recipe(tmp_path: Path) -> None:
+    path = written(tmp_path, vision_pool="[4, 4]", steps="30", learning_rate="1", connector='"softmax"')
+    assert read_recipe(path) == Recipe(
+        data=("a.json",), llm="smollm2", features="features", shared="shared.arrow", vision_pool=(4, 4), steps=30,
+        learning_rate=1.0, connector="softmax",
+    )  # fmt: skip
+
+
+def test_settings_come_before_the_file(tmp_path: Path) -> None:
+    settings = ["steps=5", "llm=gemma3=/models/gemma", 'data=["b.json", "c.json"]', "train_adapter=true", "warmup=0.5"]
+    found = read_recipe(written(tmp_path, steps="30"), settings)
+    assert (found.steps, found.llm, found.data) == (5, "gemma3=/models/gemma", ("b.json", "c.json"))
+    assert (found.train_adapter, found.warmup) == (True, 0.5)
+
+
+def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, llm=""), ["llm=qwen2"]).llm == "qwen2"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": '"many"'}, "Expected `int`, got `str` - at `$.steps`"),
+        ({"steps": "1.5"}, "Expected `int`, got `float` - at `$.steps`"),
+        ({"steps": "-1"}, "steps is -1: must not be negative"),
+        ({"steps": "true"}, "Expected `int`, got `bool` - at `$.steps`"),
+        ({"data": '"a.json"'}, "Expected `array`, got `str` - at `$.data`"),
+        ({"data": "[]"}, "data is empty"),
+        ({"data": "[1]"}, "Expected `str`, got `int` - at `$.data[0]`"),
+        ({"llm": ""}, "missing required field `llm`; add it to the file, or with --set"),
+        ({"learning_rat": "1"}, "no recipe has 'learning_rat'; names are adapter, batch, "),
+        ({"learning_rate": "0.0"}, "learning_rate is 0.0: must be positive"),
+        ({"learning_rate": "nan"}, "learning_rate is nan: must be positive"),
+        ({"learning_rate": "inf"}, "learning_rate is inf: must be positive"),
+        ({"weight_decay": "nan"}, "weight_decay is nan: must not be negative"),
+        ({"weight_decay": "inf"}, "weight_decay is inf: must be finite"),
+        ({"warmup": "1.5"}, "warmup is 1.5: must be a share of the steps, from 0 to 1"),
+        ({"batch": "0"}, "batch is 0: must be positive"),
+        ({"epochs": "0"}, "epochs is 0: must be positive"),
+        ({"max_tokens": "0"}, "max_tokens is 0: must be positive"),
+        ({"checkpoint_every": "0"}, "checkpoint_every is 0: must be positive"),
+        ({"micro_batch": "64"}, "micro_batch is 64: must be between 1 and batch, 32"),
+        ({"micro_batch": "0"}, "micro_batch is 0: must be between 1 and batch, 32"),
+        ({"connector": '"convolution"'}, "Invalid enum value 'convolution' - at `$.connector`"),
+        ({"template": '"haiku"'}, "Invalid enum value 'haiku' - at `$.template`"),
+        ({"precision": '"float16"'}, "Invalid enum value 'float16' - at `$.precision`"),
+        ({"train_llm": '"some"'}, "Invalid enum value 'some' - at `$.train_llm`"),
+        ({"vision_pool": "[4]"}, "Expected `array` of length 2, got 1 - at `$.vision_pool`"),
+        ({"features": ""}, "give features (of `vocabkit features`) or vision (a vision model)"),
+        ({"shared": ""}, "a new adapter needs its shared vocabulary"),
+        ({"word_steps": "5"}, "the word loss needs a softmax head; the connector is linear"),
+        ({"word_weight": "0.5", "connector": '"mlp"'}, "the word loss needs a softmax head; the connector is mlp"),
+        ({"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"'}, "word_steps train no LLM"),
+        (
+            {"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"', "train_adapter": "false"},
+            "the word loss trains the adapter",
+        ),
+        ({"temperature": "2.0"}, "temperature is 2.0: must be 1 without a softmax head"),
+        ({"start_from_embeddings": "true"}, "start_from_embeddings: only a new adapter with a softmax head can"),
+        ({"train_adapter": "false"}, "nothing is trained: set train_adapter or train_llm"),
+        ({"seed": "-1"}, "seed is -1: must not be negative"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(tmp_path: Path, fields: dict[str, str], message: str) -> None:
+    path = written(tmp_path, **fields)
+    with pytest.raises(VocabkitError) as caught:
+        read_recipe(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps", "not TOML"),
+        (b"\xff\xfe", "not TOML"),
+        (b"steps = 1\nsteps = 2", "not TOML"),
+        (b"'\\u001b[31m' = 1", "no recipe has"),
+        (b'llm = "\\u001b[31m"\ndata = ["a"]\nsteps = "\\u001b"', "at `$.steps`"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "recipe.toml").write_bytes(content)
+    with pytest.raises(VocabkitError, match=r"recipe.toml: ") as caught:
+        read_recipe(tmp_path / "recipe.toml")
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("steps", "--set 'steps': must be NAME=VALUE, with one of adapter, batch, "),
+        ("stpes=5", "--set 'stpes=5': must be NAME=VALUE"),
+        ("=5", "--set '=5': must be NAME=VALUE"),
+        ("steps=five", "Expected `int`, got `str` - at `$.steps`"),
+        ("steps=-5", "steps is -5: must not be negative"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_one_line(tmp_path: Path, setting: str, message: str) -> None:
+    path = written(tmp_path)
+    assert message in error_of(vocabkit_here(tmp_path, "train", path, "--out", "out", "--set", setting))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    assert error_of(vocabkit_here(tmp_path, "train", "recipe.toml", "--out", "out")) == "recipe.toml: no such file"
+
+
+def test_the_recipes_in_docs_are_sound() -> None:
+    recipes = list((Path(__file__).parents[2] / "docs" / "examples").rglob("*.toml"))
+    for path in recipes:
+        read_recipe(path)
