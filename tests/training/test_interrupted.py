@@ -121,7 +121,7 @@ def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path)
 def test_another_recipe_is_refused_in_the_same_folder(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(VocabkitError, match="state.pt: is the state of a training by another recipe"):
+    with pytest.raises(VocabkitError, match=r"state.pt: is the state of a training by another recipe"):
         train(world.recipe(steps=2), tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
@@ -131,10 +131,10 @@ def test_a_state_that_is_damaged_or_something_else_is_refused(world: World, tmp_
     state = tmp_path / "state.pt"
     content = state.read_bytes()
     state.write_bytes(content[: len(content) // 2])
-    with pytest.raises(VocabkitError, match="state.pt: truncated"):
+    with pytest.raises(VocabkitError, match=r"state.pt: truncated"):
         train(world.recipe(steps=1), tmp_path)
     torch.save({"step": 1}, state)
-    with pytest.raises(VocabkitError, match="state.pt: not the state of a training"):
+    with pytest.raises(VocabkitError, match=r"state.pt: not the state of a training"):
         train(world.recipe(steps=1), tmp_path)
 
 

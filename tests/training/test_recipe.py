@@ -58,7 +58,7 @@ def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
         ({"weight_decay": "inf"}, "weight_decay is inf: must be finite"),
         ({"warmup": "1.5"}, "warmup is 1.5: must be a share of the steps, from 0 to 1"),
         ({"batch": "0"}, "batch is 0: must be positive"),
-        ({"epochs": "0"}, "epochs is 0: must be positive"),
+        ({"epochs": "0"}, "epochs is 0.0: must be positive"),
         ({"max_tokens": "0"}, "max_tokens is 0: must be positive"),
         ({"checkpoint_every": "0"}, "checkpoint_every is 0: must be positive"),
         ({"micro_batch": "64"}, "micro_batch is 64: must be between 1 and batch, 32"),

@@ -18,7 +18,7 @@ WORDS: list[dict[int, float]] = [{2: 0.25, 7: 0.75}, {}, {10: 1.0}]
 
 
 def operands(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden (I, N, H), weight (V, H), bias (V,)."""
+    """Hidden states (I, N, H), weight (V, H), bias (V,)."""
     random = torch.Generator().manual_seed(0)
     shapes = ((IMAGES, PATCHES, HIDDEN), (ROWS, HIDDEN), (ROWS,))
     hidden, weight, bias = (torch.randn(shape, generator=random, dtype=torch.float64).to(dtype) for shape in shapes)
@@ -28,7 +28,9 @@ def operands(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor
 def dense(hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float, words: list[dict[int, float]]) -> Tensor:
     """- sum_t w_t log( mean_n p_nt ), all coefficients at once."""
     p = ((hidden @ weight.T + bias) / temperature).softmax(dim=-1).mean(dim=1)  # (I, V)
-    return torch.stack([-w * p[image, row].log() for image, chosen in enumerate(words) for row, w in chosen.items()]).sum()
+    return torch.stack(
+        [-w * p[image, row].log() for image, chosen in enumerate(words) for row, w in chosen.items()]
+    ).sum()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 5.0])

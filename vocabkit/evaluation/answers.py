@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from vocabkit.data import Sample, Turn
@@ -58,24 +59,39 @@ def ask(
     seed: int = 0,
 ) -> Answers:
     """What `llm` answers about those of `samples` that are scenes with features, when `adapter` shows them."""
-    scenes = [s for s in samples if s.extra.get("objects") and all(p.key in features for p in s.images)]
+    scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
     random = np.random.default_rng(seed)
-    names = sorted({name for scene in scenes for name in scene.extra["objects"]})
+    names = sorted({name for seen in scenes for name in seen.scene.objects})
     asker = _Asker(llm, LVLM(llm, adapter), features, template, batch)
-    alone = [s for s in scenes if s.extra["kind"] == "single"] if len(names) >= CHOICES else []
-    several = [s for s in scenes if s.extra.get("count")]
-    asked = [q for s in scenes for q in _yes_no_questions(s, names, template, random)]
-    favour = asker.favour_yes([(scene, question) for scene, question, _ in asked])
+    alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
+    several = [seen for seen in scenes if seen.scene.count]
+    asked = [q for seen in scenes for q in _yes_no_questions(seen, names, template, random)]
+    favour = asker.favour_yes([(sample, question) for sample, question, _ in asked])
     there = np.array([answer for *_, answer in asked], dtype=bool)
-    texts = asker.write(scenes)
+    texts = asker.write([seen.sample for seen in scenes])
     return Answers(
-        named=_share([_names_all(text, scene) for text, scene in zip(texts, scenes, strict=True)]),
-        name_chosen=_share(asker.first_is_best(alone, [_with_other_names(s, names, random) for s in alone])),
+        named=_share([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)]),
+        name_chosen=_share(asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])),
         yes_no=_share((favour > 0) == there),
         said_yes=_share(favour > 0),
-        yes_no_ranked=_ranked(favour[there], favour[~there]),
-        counted=_share(asker.first_is_best(several, [_with_other_counts(s) for s in several])),
+        yes_no_ranked=ranked(favour[there], favour[~there]),
+        counted=_share(asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])),
     )
+
+
+class _Seen(NamedTuple):
+    sample: Sample
+    scene: Scene
+
+
+def _scene_of(sample: Sample) -> Scene | None:
+    """What its record says that its picture shows; None if it is no record of `vocabkit scenes`."""
+    if not sample.extra.get("objects"):
+        return None
+    try:
+        return msgspec.convert({field.name: sample.extra.get(field.name) for field in fields(Scene)}, Scene)
+    except msgspec.ValidationError:
+        return None
 
 
 class _Asker:
@@ -100,33 +116,34 @@ class _Asker:
             texts += tokenizer.batch_decode(written, skip_special_tokens=True)
         return texts
 
-    def first_is_best(self, samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[bool]:
-        """Whether the first of the answers to each sample is more likely than all others."""
+    def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> list[bool]:
+        """Whether the first of the answers to each is more likely than all others."""
         turns = [
             (sample, (*sample.turns[:-1], sample.turns[-1]._replace(answer=answer)))
-            for sample, given in zip(samples, answers, strict=True)
+            for (sample, _), given in zip(scenes, answers, strict=True)
             for answer in given
         ]
-        nats = iter(self._nats(turns).tolist())
+        nats = iter(self._nats(turns, self._template).tolist())
         rows = [[next(nats) for _ in given] for given in answers]
         return [all(row[0] < other for other in row[1:]) for row in rows]
 
     def favour_yes(self, questions: Sequence[tuple[Sample, str]]) -> np.ndarray:
-        """(Q,) how many nats likelier yes is than no."""
+        """(Q,) how many nats likelier yes is than no. The template plain, which leaves questions out, is no template
+        for them.
+        """
+        template: Template = "completion" if self._template == "plain" else self._template
         no, yes = (
-            self._nats([(sample, (Turn(question, answer),)) for sample, question in questions])
+            self._nats([(sample, (Turn(question, answer),)) for sample, question in questions], template)
             for answer in ("no", "yes")
         )
         favour: np.ndarray = no - yes
         return favour
 
-    def _nats(self, samples: Sequence[tuple[Sample, tuple[Turn, ...]]]) -> np.ndarray:
+    def _nats(self, samples: Sequence[tuple[Sample, tuple[Turn, ...]]], template: Template) -> np.ndarray:
         if not samples:
             return np.zeros(0)
         tokens = self._features.tokens
-        prompts = [
-            encode_sample(self._llm.tokenizer, turns, self._template, tokens, longest=2048) for _, turns in samples
-        ]
+        prompts = [encode_sample(self._llm.tokenizer, turns, template, tokens, longest=2048) for _, turns in samples]
         held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
         device = self._llm.model.device
         return measure(
@@ -134,28 +151,28 @@ class _Asker:
         ).nats
 
 
-def _with_other_names(sample: Sample, names: Sequence[str], random: np.random.Generator) -> list[str]:
+def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:
     """The answer, and the same with nine other names."""
-    (own,) = sample.extra["objects"]
+    (own,) = scene.objects
     others = [names[i] for i in random.permutation(len(names)) if names[i] != own][: CHOICES - 1]
-    return [_scene(sample, objects=(name,), kind="single", count=None).answer for name in (own, *others)]
+    return [replace(scene, objects=(name,)).answer for name in (own, *others)]
 
 
-def _with_other_counts(sample: Sample) -> list[str]:
-    own = sample.extra["count"]
-    return [_scene(sample, count=count).answer for count in (own, *(c for c in COUNTS if c != own))]
+def _other_counts(scene: Scene) -> list[str]:
+    own = scene.count
+    return [replace(scene, count=count).answer for count in (own, *(count for count in COUNTS if count != own))]
 
 
 def _yes_no_questions(
-    sample: Sample, names: Sequence[str], template: Template, random: np.random.Generator
+    seen: _Seen, names: Sequence[str], template: Template, random: np.random.Generator
 ) -> list[tuple[Sample, str, bool]]:
     """One question about an object that is there, and one about another."""
-    objects = sample.extra["objects"]
+    objects = seen.scene.objects
     others = [name for name in names if name not in objects]
     if not others:
         return []
     asked = [(objects[random.integers(len(objects))], True), (others[random.integers(len(others))], False)]
-    return [(sample, _is_there(name, template), there) for name, there in asked]
+    return [(seen.sample, _is_there(name, template), there) for name, there in asked]
 
 
 def _is_there(name: str, template: Template) -> str:
@@ -165,25 +182,19 @@ def _is_there(name: str, template: Template) -> str:
     return f"Image: <image>\nQuestion: {question}\nAnswer:"
 
 
-def _scene(sample: Sample, **changes: Any) -> Scene:
-    extra = {key: sample.extra[key] for key in ("kind", "objects", "count", "background")} | changes
-    return Scene(**{**extra, "objects": tuple(extra["objects"])})
-
-
-def _names_all(text: str, sample: Sample) -> bool:
-    """Whether a caption holds all names, one of several equal things as its plural."""
+def names_all(text: str, scene: Scene) -> bool:
+    """Whether a caption holds all names in its first sentence, one of several equal things as its plural."""
     first = re.split(r"[.\n]", text.strip(), maxsplit=1)[0].lower()
-    objects = sample.extra["objects"]
-    wanted = [plural(objects[0]) or objects[0]] if sample.extra.get("count") else objects
-    return all(re.search(rf"\b{re.escape(name)}\b", first) for name in wanted)
+    wanted = [plural(scene.objects[0]) or scene.objects[0]] if scene.count else scene.objects
+    return all(re.search(rf"\b{re.escape(name.lower())}\b", first) for name in wanted)
 
 
 def _share(right: Sequence[bool] | np.ndarray) -> float | None:
     return float(np.mean(right)) if len(right) else None
 
 
-def _ranked(there: np.ndarray, others: np.ndarray) -> float | None:
-    """The area under the ROC curve."""
+def ranked(there: np.ndarray, others: np.ndarray) -> float | None:
+    """The area under the ROC curve: the chance that one of `there` is above one of `others`."""
     if not (len(there) and len(others)):
         return None
     differences = there[:, None] - others[None, :]

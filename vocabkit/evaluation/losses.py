@@ -93,30 +93,25 @@ def measure(
 
 def mean_loss(losses: Losses, *, seed: int = 0) -> Estimate:
     """Nats per answer token."""
-    return _bootstrap(lambda drawn: drawn(losses), len(losses.nats), seed)
+    return _bootstrap([losses], lambda loss: loss, seed)
 
 
 def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int = 0) -> Estimate:
-    """(blind - transferred) / (blind - native): the share of what seeing brings that outlives the transfer."""
+    """(blind - transferred) / (blind - native): the share of what seeing brings that outlives the transfer.
 
-    def share(drawn: Callable[[Losses], np.ndarray]) -> np.ndarray:
-        seen = drawn(blind)
-        found: np.ndarray = (seen - drawn(transferred)) / (seen - drawn(native))
-        return found
-
-    return _bootstrap(share, len(blind.nats), seed)
+    It is not finite where `native` is no better than `blind` at all.
+    """
+    return _bootstrap([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
 
 
-def _bootstrap(figure: Callable[[Callable[[Losses], np.ndarray]], np.ndarray], samples: int, seed: int) -> Estimate:
-    """A figure of mean losses, and its percentiles when samples are drawn again; the same draws for all losses."""
-    draws = np.random.default_rng(seed).integers(0, samples, (RESAMPLES, samples))
-
-    def once(losses: Losses) -> np.ndarray:
-        return np.array(losses.mean)
-
-    def drawn(losses: Losses) -> np.ndarray:
-        found: np.ndarray = losses.nats[draws].sum(axis=1) / losses.tokens[draws].sum(axis=1)
-        return found
-
-    low, high = np.percentile(figure(drawn), [2.5, 97.5])
-    return Estimate(float(figure(once)), float(low), float(high))
+def _bootstrap(losses: Sequence[Losses], figure: Callable[..., np.ndarray], seed: int) -> Estimate:
+    """A figure of mean losses, and its percentiles when samples are drawn again, the same for all losses."""
+    random, samples = np.random.default_rng(seed), len(losses[0].nats)
+    means = np.empty((len(losses), RESAMPLES))
+    for number in range(RESAMPLES):
+        drawn = random.integers(0, samples, samples)
+        means[:, number] = [each.nats[drawn].sum() / each.tokens[drawn].sum() for each in losses]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = figure(*(np.float64(each.mean) for each in losses))
+        low, high = np.percentile(figure(*means), [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high))

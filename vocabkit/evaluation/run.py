@@ -8,16 +8,18 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+import torch
 
 from vocabkit.adapter import MLPProjector, load_adapter
 from vocabkit.data import read_llava
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluation.answers import Answers, ask
 from vocabkit.evaluation.calibration import Calibration, calibrate, with_scale
 from vocabkit.evaluation.validate import Rival, Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import Connector
+from vocabkit.lvlm import Connector, load_connector
+from vocabkit.model_folders import first_line
 from vocabkit.prompts import Template
 from vocabkit.targets import open_target
 from vocabkit.transferred import TransferredAdapter
@@ -48,21 +50,24 @@ def validate_files(
     answers: bool = False,
     progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
 ) -> dict[str, Result]:
-    """The results of each file of `data`, by its name without ending. Arguments as for `validate`, by name or path.
+    """The results of each file of `data`, by its name without ending, or by its path where two have the same name.
+    Arguments as for `validate`, by name or path.
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
-    chosen = _template(template)
+    chosen, place = _template(template), _device(device)
     cache = open_features(features)
+    connectors: dict[str, Connector] = {name: load_connector(path).to(place) for name, path in adapters.items()}
     loaded = load_llm(llm)
-    loaded.model.to(device)
-    connectors: dict[str, Connector] = {name: load_adapter(path).to(device) for name, path in adapters.items()}
+    loaded.model.to(place)
     opponent = None if rival is None else _rival(rival, rival_llm, connectors, loaded)
+    names = [file.stem for file in data]
+    names = [name if names.count(name) == 1 else str(file) for name, file in zip(names, data, strict=True)]
     results = {}
-    for file in data:
+    for label, file in zip(names, data, strict=True):
         samples = list(islice(read_llava(file, images), limit))
 
-        def of_file(shown: str, done: int, total: int, name: str = file.stem) -> None:
+        def of_file(shown: str, done: int, total: int, name: str = label) -> None:
             progress(f"{name}: {shown}", done, total)
 
         found = validate(
@@ -72,7 +77,7 @@ def validate_files(
             name: ask(loaded, samples, cache, connector, template=chosen, batch=batch)
             for name, connector in (connectors.items() if answers else ())
         }
-        results[file.stem] = Result(found, asked)
+        results[label] = Result(found, asked)
     return results
 
 
@@ -94,12 +99,12 @@ def calibrate_file(
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
-    chosen, cache = _template(template), open_features(features)
+    chosen, place, cache = _template(template), _device(device), open_features(features)
     moved = TransferredAdapter.from_pretrained(adapter)
     loaded = load_llm(llm)
-    loaded.model.to(device)
+    loaded.model.to(place)
     samples = list(islice(read_llava(data, images), limit))
-    found = calibrate(loaded, samples, cache, moved.to(device), template=chosen, batch=batch, progress=progress)
+    found = calibrate(loaded, samples, cache, moved.to(place), template=chosen, batch=batch, progress=progress)
     with_scale(moved, found.scale).save(out)
     return found
 
@@ -108,12 +113,19 @@ def _template(name: str) -> Template:
     try:
         chosen: Template = msgspec.convert(name, type=Template)
     except msgspec.ValidationError as error:
-        raise VocabkitError(f"--template {name!r}: choose plain, completion or chat") from error
+        raise VocabkitError(f"--template {quote(name)}: choose plain, completion or chat") from error
     return chosen
 
 
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such kind, or none of it here
+        raise VocabkitError(f"--device {quote(name)}: can't be used here ({first_line(error)})") from error
+
+
 def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], target: LLM) -> Rival:
-    """The MLP and the embedding rows of both LLMs for the V_shared of the first adapter that has one."""
+    """The MLP, and the embedding rows of both LLMs for the tokens of the V_shared of the first adapter that has one."""
     mlp = load_adapter(source)
     if not isinstance(mlp, MLPProjector) or llm is None:
         raise VocabkitError("--rival must be an MLP projector, with --rival-llm, the LLM that it was trained with")
@@ -121,5 +133,11 @@ def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], ta
     if shared is None:
         raise VocabkitError("--rival needs an --adapter with a shared vocabulary, on whose rows the maps are fitted")
     found, _ = open_target(llm)
+    for name in (found.vocabulary.name, target.vocabulary.name):
+        if name not in shared.names:
+            raise VocabkitError(
+                f"--rival: the shared vocabulary has columns of {', '.join(shared.names)}, not of {name}"
+            )
+    shared = shared.only_with(found.vocabulary.name, target.vocabulary.name)
     rows = found.embeddings.rows(shared.ids_for(found.vocabulary.name), tokens=found.vocabulary)
     return Rival(mlp, rows.float(), target.rows(shared).float().cpu())

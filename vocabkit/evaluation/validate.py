@@ -16,7 +16,7 @@ from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, VisualTokens, 
 from vocabkit.evaluation.rivals import procrustes, ridge
 from vocabkit.features import Features
 from vocabkit.llms import LLM
-from vocabkit.lvlm import LVLM, Connector
+from vocabkit.lvlm import LVLM, Connector, vision_width
 from vocabkit.prompts import Template, encode_sample
 from vocabkit.transferred import TransferredAdapter
 
@@ -152,21 +152,27 @@ def _conditions(
         BLIND: lambda numbers: blind.expand(len(numbers), held.features.tokens, -1),
     }
     first = next(iter(adapters), None)
-    others = torch.from_numpy(derangement(len(held.keys), seed))
+    others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
         _check_features(name, adapter, held.features)
         show = _shown_by(LVLM(llm, adapter), held)
         found[name] = show
         if name == first:
-            found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
+            if others is not None:
+                found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
             if not isinstance(adapter, MLPProjector):
                 found[f"{name} random vocabulary"] = _random_vocabulary(llm, adapter, held, seed)
     if rival is not None:
         _check_features("the MLP of the other LLM", rival.mlp, held.features)
+        if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
+            raise VocabkitError(
+                f"the MLP of the other LLM gives visual tokens of width {rival.mlp.config.llm_width}, but that LLM's "
+                f"embeddings have {rival.source_rows.shape[1]}; name the LLM that it was trained with"
+            )
         for name, fit in (("ridge", ridge), ("procrustes", procrustes)):
             carry = fit(rival.source_rows, rival.target_rows)
             found[name] = lambda numbers, carry=carry: carry(  # type: ignore[misc]
-                rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight.dtype))
+                rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight))
             )
     return found
 
@@ -184,7 +190,17 @@ def _random_vocabulary(
     else:
         inner, rows, scale = adapter, llm.rows(adapter.shared), 1.0
     rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
-    return lambda numbers: inner(held.features_of(numbers).to(inner.linear_1.weight.dtype), rows) * scale
+    return lambda numbers: inner(held.features_of(numbers).to(inner.linear_1.weight), rows) * scale
+
+
+def other_images(keys: Sequence[str], seed: int) -> Tensor | None:
+    """(I,) for each image the number of another with another key; None if all are the same."""
+    first = {key: number for number, key in reversed(list(enumerate(keys)))}
+    distinct = sorted(first)
+    if len(distinct) < 2:
+        return None
+    other = {key: first[distinct[to]] for key, to in zip(distinct, derangement(len(distinct), seed), strict=True)}
+    return torch.tensor([other[key] for key in keys])
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
@@ -196,9 +212,8 @@ def derangement(count: int, seed: int) -> np.ndarray:
 
 
 def _check_features(name: str, adapter: Connector, features: Features) -> None:
-    config = adapter.config.adapter if isinstance(adapter, TransferredAdapter) else adapter.config
-    if config.vision_width != features.width:
+    if vision_width(adapter) != features.width:
         raise VocabkitError(
-            f"{name}: takes features of width {config.vision_width}, but {features.folder} has {features.width}; "
+            f"{name}: takes features of width {vision_width(adapter)}, but {features.folder} has {features.width}; "
             "use the vision model that it was trained with"
         )
