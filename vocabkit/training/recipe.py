@@ -74,6 +74,8 @@ class Recipe:
     """Share of the steps in which the learning rate rises; then it falls as a cosine."""
     max_gradient_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_activations: bool = False
+    """Whether the LLM's activations are computed again in the backward pass, to save memory (gradient checkpointing)."""
     seed: int = 0
 
     checkpoint_every: int = 500

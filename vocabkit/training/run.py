@@ -203,6 +203,9 @@ def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
 
 def _with_training(model: Any, recipe: Recipe) -> Any:
     """The LLM with LoRA weights, or with all its own to be trained, or frozen."""
+    if recipe.checkpoint_activations:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name in transformers 5.0
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.train_llm == "lora":
         with needs_extra("train", "LoRA"):
             from peft import LoraConfig, get_peft_model
