@@ -75,7 +75,7 @@ class Recipe:
     max_gradient_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_activations: bool = False
-    """Whether the LLM's activations are computed again in the backward pass, to save memory (gradient checkpointing)."""
+    """Whether the LLM's activations are computed again in the backward pass, for want of memory."""
     seed: int = 0
 
     checkpoint_every: int = 500
@@ -94,7 +94,7 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name in positive and not 0 < value < math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be positive")
-            if field.type in ("int", "float") and field.name != "vision_layer" and not 0 <= value:
+            if field.type in ("int", "float") and field.name != "vision_layer" and not value >= 0:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
