@@ -87,13 +87,9 @@ class EmbeddingTable:
             raise VocabkitError(f"token ids are {wanted.dtype} of shape {wanted.shape}; expected integers (R,)")
         wanted = wanted.astype(np.int64)
         self._check(wanted, tokens)
-        if not len(wanted):
-            return torch.empty(0, self.width, dtype=self.dtype), torch.empty(0)
-        row_bytes = self.width * self.dtype.itemsize
-        # numpy asks for huge pages, torch does not: half of the time that the system takes to hand out the memory
-        result = torch.from_numpy(np.empty((len(wanted), row_bytes), np.uint8)).view(self.dtype)  # (R, D)
+        result = torch.empty(len(wanted), self.width, dtype=self.dtype)
         norms = torch.empty(len(wanted))
-        order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // row_bytes)
+        order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // (self.width * self.dtype.itemsize))
         for start in range(0, len(order), step):
             places = order[start : start + step]
             ids_there, at = wanted[places], torch.from_numpy(places)
