@@ -1,4 +1,4 @@
-"""validate: how good the visual tokens of an adapter are, for which LLM."""
+"""validate, calibrate, compare: how good the visual tokens of an adapter are, for which LLM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .arguments import AsJson, named_paths
+from .arguments import AsJson, check_output, named_paths
 from .show import say, show, show_json
 
 
@@ -40,8 +40,10 @@ def validate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
-    limit: Annotated[int | None, typer.Option(help="Samples of each file, from its start.", show_default=False)] = None,
-    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option(help="Samples of each file, from its start.", min=1, show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     answers: Annotated[bool, typer.Option(help="Also ask for names, yes or no, and counts (scenes).")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
@@ -55,6 +57,8 @@ def validate(
     from vocabkit.evaluation.run import validate_files
 
     keep_freed_memory()
+    if out is not None:
+        check_output(out, data)
     adapters = named_paths(adapter, "--adapter")
     with _progress() as progress:
         results = validate_files(
@@ -86,8 +90,8 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Folder or *.pt for the adapter with the best scale.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
-    limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.")] = 100,
-    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 32,
+    limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
@@ -110,6 +114,29 @@ def calibrate(
     for scale, loss in found.caption_loss.items():
         say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.scale else ''}")
     say(f"{out}: scale {found.scale:.4g} for {found.llm}, chosen on {found.samples} samples")
+
+
+def compare(
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASELINE=FILE NAME=FILE...",
+            help="JSON of `validate --out`, of which NAME is the adapter that is meant, or of lmms-eval.",
+            show_default=False,
+        ),
+    ],
+    json: AsJson = False,
+) -> None:
+    """Show results of connectors side by side, each relative to the first."""
+    from vocabkit.evaluation.comparison import compare as compare_files
+
+    found = compare_files({name: Path(path) for name, path in named_paths(results, "result").items()})
+    if json:
+        show_json(found)
+        return
+    from vocabkit.report.comparison import comparison_report
+
+    show(comparison_report(found))
 
 
 @contextmanager
