@@ -89,9 +89,11 @@ def _scene_of(sample: Sample) -> Scene | None:
     if not sample.extra.get("objects"):
         return None
     try:
-        return msgspec.convert({field.name: sample.extra.get(field.name) for field in fields(Scene)}, Scene)
+        scene = msgspec.convert({field.name: sample.extra.get(field.name) for field in fields(Scene)}, Scene)
     except msgspec.ValidationError:
         return None
+    countable = scene.count is None or (scene.count in COUNTS and plural(scene.objects[0]) is not None)
+    return scene if countable and len(scene.objects) == (2 if scene.kind == "pair" else 1) else None
 
 
 class _Asker:

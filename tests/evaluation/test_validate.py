@@ -1,0 +1,246 @@
+"""A validation shows an LLM visual tokens from several sources and says what each is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import Done, error_of, vocabkit_here
+from small_world import World, write_data
+
+from vocabkit.adapter import LangBridgeAdapter, load_adapter
+from vocabkit.data import read_llava
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluation.losses import measure
+from vocabkit.evaluation.validate import (
+    _random_vocabulary,
+    derangement,
+    mean_embedding,
+    other_images,
+    prepare,
+    validate,
+)
+from vocabkit.features import open_features
+from vocabkit.llms import load_llm
+from vocabkit.targets import open_target
+from vocabkit.training.run import train
+from vocabkit.transfer import transfer
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters trained with LLM one and moved to two, and natives of two."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, changes in {
+        "source": {},
+        "source-mlp": {"connector": "mlp"},
+        "native": {"llm": world.two},
+        "mlp": {"llm": world.two, "connector": "mlp"},
+    }.items():
+        train(world.recipe(**changes, steps=30), folder / name)
+    adapter = load_adapter(folder / "source" / "adapter")
+    assert isinstance(adapter, LangBridgeAdapter)
+    transfer(adapter, open_target(world.two)[0])[0].save(folder / "transferred" / "adapter")
+    return {name.name: name / "adapter" for name in folder.iterdir()}
+
+
+def words(world: World, trained: dict[str, Path], *names: str) -> list[str | Path]:
+    """Of the command, for LLM two."""
+    plain: list[str | Path] = ["validate", world.data, "--llm", world.two, "--features", world.features]
+    plain += ["--template", "completion"]
+    return plain + [word for name in names for word in ("--adapter", f"{name}={trained[name]}")]
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """A validation of everything by the command, with its JSON file."""
+    out = tmp_path_factory.mktemp("whole") / "results.json"
+    more = ["--rival", trained["source-mlp"], "--rival-llm", world.one, "--answers", "--out", out, "--json"]
+    return vocabkit_here(out.parent, *words(world, trained, "transferred", "native", "mlp"), *more), out
+
+
+# ---- the whole of it ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
+    done, out = whole
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+    found = json.loads(done.stdout)["data"]["validation"]
+    assert list(found["caption_loss"]) == [
+        "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "mlp", "ridge",
+        "procrustes",
+    ]  # fmt: skip
+    assert (found["llm"], found["samples"], found["left_out"], found["visual_tokens"]) == ("two", 12, 0, 16)
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found["caption_loss"].values())
+
+
+def test_what_was_trained_for_the_llm_is_better_than_blind(whole: tuple[Done, Path]) -> None:
+    loss = {name: each["value"] for name, each in validation(whole)["caption_loss"].items()}
+    assert loss["native"] < loss["blind"]
+    assert loss["mlp"] < loss["blind"]
+
+
+def test_shares_are_of_the_gain_of_native_and_of_mlp(whole: tuple[Done, Path]) -> None:
+    found = validation(whole)
+    loss = {name: each["value"] for name, each in found["caption_loss"].items()}
+    assert set(found["retention"]) == set(loss) - {"blind", "native"}
+    assert set(found["of_mlp"]) == set(loss) - {"blind", "mlp"}
+    for name, each in found["retention"].items():
+        assert each["value"] == pytest.approx((loss["blind"] - loss[name]) / (loss["blind"] - loss["native"]))
+    assert found["of_mlp"]["native"]["value"] == pytest.approx(1 / found["retention"]["mlp"]["value"])
+
+
+def validation(whole: tuple[Done, Path]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(whole[1].read_text())["data"]["validation"]
+    return found
+
+
+def test_answers_are_asked_of_each_adapter(whole: tuple[Done, Path]) -> None:
+    answers = json.loads(whole[1].read_text())["data"]["answers"]
+    assert list(answers) == ["transferred", "native", "mlp"]
+    assert all(0 <= each["yes_no"] <= 1 and each["counted"] is None for each in answers.values())
+
+
+def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, *words(world, trained, "native"), "--limit", "4", "--batch", "3", "--out", "r.json")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "two on data: 4 samples, 16 visual tokens"
+    assert lines[-1] == "written: r.json"
+    loss = json.loads((tmp_path / "r.json").read_text())["data"]["validation"]["caption_loss"]["native"]["value"]
+    assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
+
+
+def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:
+    done = vocabkit_here(whole[1].parent, "compare", "mlp=results.json", "transferred=results.json", "--json")
+    found = json.loads(done.stdout)["connectors"]
+    loss = {name: each["value"] for name, each in validation(whole)["caption_loss"].items()}
+    assert found["mlp"]["data loss"]["value"] == loss["mlp"]
+    assert found["transferred"]["data loss"]["change"] == pytest.approx(loss["transferred"] / loss["mlp"] - 1)
+
+
+def test_two_files_of_one_name_are_told_apart(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json")
+    found = vocabkit_here(tmp_path, *words(world, trained), "data.json", "--json")
+    assert list(json.loads(found.stdout)) == [str(world.data), "data.json"]
+
+
+def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json", repeats=4)
+    samples = list(read_llava(tmp_path / "data.json"))
+    found = validate(load_llm(world.one), samples, open_features(world.features), {}, template="completion")
+    assert (found.samples, found.left_out) == (12, 4)
+    assert list(found.caption_loss) == ["blind"]
+
+
+# ---- the conditions ----------------------------------------------------------------------------------------------
+
+
+def test_blind_is_the_mean_embedding_of_the_tokenizers_ids(world: World) -> None:
+    llm = load_llm(world.one)
+    table = llm.model.get_input_embeddings().weight
+    torch.testing.assert_close(mean_embedding(llm), table[: len(llm.vocabulary)].mean(dim=0))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 1001])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_derangement_leaves_nothing_in_its_place(count: int, seed: int) -> None:
+    found = derangement(count, seed)
+    assert sorted(found.tolist()) == list(range(count))
+    assert (found != np.arange(count)).all()
+
+
+def test_shuffled_shows_other_images_even_where_samples_share_one() -> None:
+    keys = ["a", "b", "a", "c", "b", "a"]
+    others = other_images(keys, seed=0)
+    assert others is not None
+    assert all(keys[other] != key for key, other in zip(keys, others.tolist(), strict=True))
+    assert other_images(["a", "a"], seed=0) is None
+
+
+def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coefficients(
+    world: World, trained: dict[str, Path]
+) -> None:
+    llm, adapter = load_llm(world.one), load_adapter(trained["source"])
+    assert isinstance(adapter, LangBridgeAdapter)
+    held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
+    numbers = torch.arange(3)
+    tokens = _random_vocabulary(llm, adapter, held, seed=0)(numbers)
+    rows = llm.rows(adapter.shared)
+    permuted = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
+    expected = adapter.coefficients(held.features_of(numbers)) @ permuted
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(tokens, adapter(held.features_of(numbers), rows))
+
+
+def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
+    world: World, trained: dict[str, Path]
+) -> None:
+    """Moved to LLM two or read by it as it is, an adapter is the same."""
+    llm, features = load_llm(world.two), open_features(world.features)
+    samples = list(read_llava(world.data))
+    moved, _ = transfer(load_adapter(trained["source"]), open_target(world.two)[0])  # type: ignore[arg-type]
+    both = {"transferred": moved, "as it is": load_adapter(trained["source"])}
+    found = validate(llm, samples, features, both, template="completion").caption_loss
+    assert found["transferred"].value == pytest.approx(found["as it is"].value, rel=1e-5)
+    held, _ = prepare(llm, samples, features, "completion")
+    own = measure(llm, held, lambda numbers: moved(held.features_of(numbers)))
+    assert found["transferred"].value == pytest.approx(own.mean, rel=1e-5)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--adapter", "x"], "--adapter 'x' is not of the form NAME=VALUE"),
+        (["--adapter", "x=nowhere"], "nowhere: no such file or folder, and no hub id"),
+        (["--template", "haiku"], "--template 'haiku': choose plain, completion or chat"),
+        (["--features", "nowhere"], "nowhere"),
+        (["--llm", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "--device 'abacus': can't be used here"),
+        (["--out", "missing/results.json"], "missing/results.json: no folder missing"),
+        (["--rival", "MLP"], "--rival must be an MLP projector, with --rival-llm"),
+        (["--rival", "SOURCE", "--rival-llm", "ONE"], "--rival must be an MLP projector, with --rival-llm"),
+        (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
+        (
+            ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],
+            "of width 24, but that LLM's embeddings have",
+        ),
+        (["nowhere.json"], "nowhere.json: no such file"),
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--adapter", "x=MLP"], "visual tokens of width 24, but the embeddings of two="),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    world: World, trained: dict[str, Path], tmp_path: Path, more: list[str], message: str
+) -> None:
+    names = {"ONE": world.one, "TWO": world.two, "MLP": str(trained["source-mlp"]), "SOURCE": str(trained["source"])}
+    names["NATIVE"] = str(trained["native"])
+    for name, path in names.items():
+        more = [word.replace(name, path) for word in more]
+    assert message in error_of(vocabkit_here(tmp_path, *words(world, trained), *more))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    features = open_features(world.features)
+    features.width = 5
+    samples = list(read_llava(world.data))
+    with pytest.raises(VocabkitError, match=r"native: takes features of width 32, but .* has 5; use"):
+        validate(load_llm(world.two), samples, features, {"native": load_adapter(trained["native"])}, template="plain")
+
+
+def test_samples_of_which_none_can_be_used_are_refused(world: World, tmp_path: Path) -> None:
+    records = json.loads(world.data.read_text())
+    for record in records:
+        record["image"] = "x" + record["image"]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    samples = list(read_llava(tmp_path / "data.json"))
+    with pytest.raises(VocabkitError, match=r"none of 12 samples can be used \(no features of x11.png\)"):
+        validate(load_llm(world.one), samples, open_features(world.features), {}, template="plain")
