@@ -67,6 +67,10 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
         trained = run_training(recipe, out, progress=progress)
     if not _is_first_process():
         return
+    if trained.skipped:
+        note(f"samples that can't be used were skipped {trained.skipped:,} times:")
+        for reason in trained.first_skipped:
+            note(f"  {reason}")
     if json:
         show_json(trained)
         return

@@ -204,7 +204,7 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
         (["--features", "nowhere"], "nowhere"),
         (["--llm", "nowhere"], "nowhere"),
         (["--device", "abacus"], "--device 'abacus': can't be used here"),
-        (["--out", "missing/results.json"], "missing/results.json: no folder missing"),
+        (["--out", "missing/results.json"], "missing/results.json: no folder "),
         (["--rival", "MLP"], "--rival must be an MLP projector, with --rival-llm"),
         (["--rival", "SOURCE", "--rival-llm", "ONE"], "--rival must be an MLP projector, with --rival-llm"),
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),

@@ -223,6 +223,18 @@ def test_broken_pictures_are_skipped_counted_and_named(world: World, tmp_path: P
     assert any("3.png: not an image" in reason for reason in trained.first_skipped)
 
 
+def test_the_command_names_them_on_stderr(world: World, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json", repeats=1)
+    (tmp_path / "2.png").write_bytes(b"")
+    recipe = world.write_recipe(tmp_path / "recipe.toml", data=["data.json"], features=None, vision=str(world.vision))
+    done = vocabkit_here(tmp_path, "train", recipe, "--out", "out", "--set", "steps=2")
+    assert done.returncode == 0, done
+    _, count, *reasons = done.stderr.splitlines()
+    assert count == "samples that can't be used were skipped 2 times:"
+    assert len(reasons) == 2
+    assert all(line.startswith("  2: 2.png: not an image in any of BMP") for line in reasons)
+
+
 def test_pixels_give_what_cached_features_give(world: World, tmp_path: Path) -> None:
     train(world.recipe(), tmp_path / "cached")
     train(world.recipe(features=None, vision=str(world.vision)), tmp_path / "pixels")

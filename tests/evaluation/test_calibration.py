@@ -1,0 +1,58 @@
+"""The scale of a transferred adapter is the one with the least caption loss on other samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import error_of, vocabkit_here
+from small_world import World
+
+from vocabkit.adapter import LangBridgeAdapter, load_adapter
+from vocabkit.targets import open_target
+from vocabkit.training.run import train
+from vocabkit.transfer import transfer
+from vocabkit.transferred import TransferredAdapter
+
+
+@pytest.fixture(scope="module")
+def adapter(world: World, tmp_path_factory: pytest.TempPathFactory) -> LangBridgeAdapter:
+    """Trained with LLM one."""
+    found = load_adapter(train(world.recipe(steps=60), tmp_path_factory.mktemp("adapter")).adapter)
+    assert isinstance(found, LangBridgeAdapter)
+    return found
+
+
+def calibrated(world: World, adapter: LangBridgeAdapter, folder: Path, scale: float, *more: str) -> dict[str, object]:
+    """What the command finds for the adapter on the LLM that it was trained with, at a scale that is off."""
+    transfer(adapter, open_target(world.one)[0], scale=scale)[0].save(folder / "moved")
+    words = ("calibrate", "moved", world.data, "--llm", world.one, "--features", world.features, "--out", "scaled")
+    done = vocabkit_here(folder, *words, "--template", "completion", "--json", *more)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_it_undoes_a_scale_that_is_off_and_records_it(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+    found = calibrated(world, adapter, tmp_path, 4.0)
+    assert 0.5 <= found["scale"] <= 2  # type: ignore[operator]
+    losses = found["caption_loss"]
+    assert isinstance(losses, dict)
+    assert losses[str(found["scale"])] == min(losses.values())
+    assert TransferredAdapter.from_pretrained(tmp_path / "scaled").config.scale == found["scale"]
+    assert TransferredAdapter.from_pretrained(tmp_path / "moved").config.scale == 4.0
+
+
+def test_samples_are_limited(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+    assert calibrated(world, adapter, tmp_path, 1.0, "--limit", "5")["samples"] == 5
+
+
+def test_a_scale_that_is_off_by_more_than_is_tried_is_refused(
+    world: World, adapter: LangBridgeAdapter, tmp_path: Path
+) -> None:
+    transfer(adapter, open_target(world.one)[0], scale=1e-6)[0].save(tmp_path / "moved")
+    words = ("calibrate", "moved", world.data, "--llm", world.one, "--features", world.features, "--out", "scaled")
+    problem = error_of(vocabkit_here(tmp_path, *words, "--template", "completion"))
+    assert "the loss is least at the smallest or largest scale tried" in problem
+    assert not (tmp_path / "scaled").exists()
