@@ -11,12 +11,10 @@ GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 demo: $(VENV)/.installed
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out qwen2-llama3.arrow
 	$(BIN)/vocabkit overlap qwen2 llama3
-	@echo; echo "Fetching torch and Gemma 3 270M, for a transfer ..."
+	@echo; echo "Fetching torch and Gemma 3 270M, to move an adapter that was trained with SmolLM2-135M ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/vocabkit build-shared smollm2 gemma3 --out smollm2-gemma3.arrow
-	$(BIN)/python docs/examples/untrained_adapter.py smollm2-gemma3.arrow smollm2 untrained.pt
-	$(BIN)/vocabkit transfer untrained.pt --to gemma3=$(GEMMA) --out untrained-gemma3
-	$(BIN)/vocabkit check-transfer untrained-gemma3 untrained.pt --to gemma3=$(GEMMA)
+	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out scenes-gemma3
+	$(BIN)/vocabkit check-transfer scenes-gemma3 data/smollm2-scenes.pt --to gemma3=$(GEMMA)
 
 test: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -1,0 +1,34 @@
+"""Make data/smollm2-scenes.pt of a trained adapter: python data/build_adapter.py ADAPTER OUT.pt.
+
+Of the head stay the rows of tokens that the training captions hold, in float16. A softmax is renormalised by that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vocabkit.adapter import LangBridgeAdapter
+
+
+def main(source: str, out: str) -> None:
+    """Write the small adapter."""
+    adapter = LangBridgeAdapter.from_pretrained(source)
+    counts = adapter.shared.counts
+    assert counts is not None
+    rows = np.flatnonzero(counts > 0)
+    shared = adapter.shared.select(rows)
+    config = dataclasses.replace(adapter.config, rows=len(rows), shared_fingerprint=shared.fingerprint)
+    tensors = adapter.state_dict()
+    tensors |= {name: tensors[name][torch.from_numpy(rows)] for name in ("head.weight", "head.bias")}
+    small = LangBridgeAdapter.from_parts(Path(source), config, tensors, shared)
+    small.to(torch.float16).save(out)
+    print(f"{out}: {len(rows):,} rows of {adapter.config.rows:,}, trained with {config.llm}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
