@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import FAVOURITES, Drawn, chat_vocabulary, refusal, text_vocabulary, vocabularies
 
-from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, filled, make_vocabulary, token_buffers, validity
+from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
 generated = settings(deadline=None, max_examples=100)
 
@@ -161,28 +160,3 @@ def test_vocabularies_that_differ_have_different_fingerprints(difference: str) -
 def test_roles_are_part_of_the_fingerprint() -> None:
     prints = {made(*BASE, roles=roles).fingerprint for roles in ({}, {"bos": 2}, {"eos": 2}, {"bos": 2, "eos": 2})}
     assert len(prints) == 4
-
-
-# ---- Arrow arrays as numpy ---------------------------------------------------------------------------------------
-
-slices = st.tuples(st.integers(0, 4), st.integers(0, 12))
-
-
-@generated
-@given(st.lists(st.none() | st.binary(max_size=4), max_size=12), slices)
-def test_the_buffers_of_any_slice_hold_its_bytes(values: list[bytes | None], cut: tuple[int, int]) -> None:
-    array = pa.array(values, pa.binary()).slice(*cut)
-    offsets, data = token_buffers(array)
-    assert [bytes(data[a:b]) for a, b in itertools.pairwise(offsets)] == [value or b"" for value in array.to_pylist()]
-    assert validity(array).tolist() == [value is not None for value in array.to_pylist()]
-
-
-@generated
-@given(st.lists(st.none() | st.integers(0, 2**31 - 1), max_size=12), slices, st.booleans())
-def test_numbers_of_any_slice_are_read_with_minus_one_for_null(
-    values: list[int | None], cut: tuple[int, int], wide: bool
-) -> None:
-    array = pa.array(values, pa.int64() if wide else pa.int32()).slice(*cut)
-    found = filled(array, np.int64 if wide else np.int32)
-    assert found.dtype == (np.int64 if wide else np.int32)
-    assert found.tolist() == [-1 if value is None else value for value in array.to_pylist()]

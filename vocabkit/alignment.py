@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from vocabkit.arrow_values import binary_array
 from vocabkit.errors import VocabkitError
 from vocabkit.shared import Selection, SharedVocabulary, TokenizerInfo, make_shared
 from vocabkit.vocabulary import Vocabulary
@@ -51,7 +52,7 @@ def align(
     if len(tokens) == 0:
         raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller at-least")
     if roles:
-        tokens = pa.concat_arrays([tokens, pa.array([b""] * len(roles), pa.binary())])
+        tokens = pa.concat_arrays([tokens, binary_array([b""] * len(roles))])
         ids = np.concatenate([ids, np.array(list(roles.values()), np.int32).T], axis=1)
     return make_shared(
         tokens=tokens,
@@ -90,7 +91,7 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
         by_code[codes] = vocabulary_ids
         row[:] = by_code[kept]
     shared = list(itertools.compress(numbers, (presence >= required).tolist()))
-    return pa.array(shared, pa.binary()), ids
+    return binary_array(shared), ids
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

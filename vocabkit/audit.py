@@ -10,9 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from vocabkit.arrow_values import taken
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.index_map_json import checked_ids, keyed_rows, read_json, read_map
 from vocabkit.segmentation import load_rules
@@ -202,7 +201,7 @@ def audit(
     missed = expected.copy()
     missed[s[(s >= 0) & (s < len(source))]] = False
     missed_ids = np.flatnonzero(missed)
-    missed_scripts, _ = scripts(source.tokens.take(pa.array(missed_ids)))
+    missed_scripts, _ = scripts(taken(source.tokens, missed_ids))
 
     def case(source_id: int, target_id: int | None, reason: str) -> Case:
         known = 0 <= source_id < len(source)
@@ -258,7 +257,4 @@ def _judge(s: np.ndarray, t: np.ndarray, source: Vocabulary, target: Vocabulary,
 
 def _translate(source: Vocabulary, target: Vocabulary) -> np.ndarray:
     """(V of source,) int32: the canonical target id of the same bytes, -1 where there is none."""
-    ids = np.flatnonzero(target.alignable).astype(np.int32)
-    found = pc.index_in(source.tokens, target.tokens.take(pa.array(ids))).fill_null(-1).to_numpy()
-    contributes = source.alignable[source.canonical]
-    return np.where((found >= 0) & contributes, ids[found], np.int32(-1))
+    return np.where(source.alignable[source.canonical], target.ids_of(source.tokens), np.int32(-1))

@@ -6,10 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from vocabkit.byte_alphabet import ALPHABET, from_alphabet
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.pieces import Piece, spell
@@ -119,8 +115,7 @@ def _character(code: str | None, other: str) -> str:
 
 def _ids(token: bytes, vocabulary: Vocabulary) -> list[int]:
     """All ids with these bytes or this spelling."""
-    equal = pc.equal(vocabulary.tokens, pa.scalar(token, pa.binary())).fill_null(False)
-    return np.flatnonzero(equal.to_numpy(zero_copy_only=False)).tolist()
+    return [token_id for token_id, value in enumerate(vocabulary.tokens.to_pylist()) if value == token]
 
 
 def _finding(token: bytes, vocabulary: Vocabulary) -> Finding:

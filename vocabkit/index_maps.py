@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from vocabkit.arrow_values import binary_array, taken
 from vocabkit.byte_alphabet import all_from_alphabet
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.index_map_json import read_map
@@ -52,7 +53,7 @@ def import_map(
     rows = read_map(path)
     ids = _proven_ids(path, rows, owner)
     shared = make_shared(
-        tokens=owner.tokens.take(pa.array(ids)),
+        tokens=taken(owner.tokens, ids),
         ids=ids[None],
         tokenizers=[TokenizerInfo.of(owner)],
         selection=Selection(at_least=1 + len(others), order=f"map:{path.name}"),
@@ -66,11 +67,11 @@ def import_map(
 
 
 def _from_plain(pieces: Sequence[str]) -> pa.Array:
-    return pa.array([piece.encode() for piece in pieces], pa.binary())
+    return binary_array([piece.encode() for piece in pieces])
 
 
 def _from_sentencepiece(pieces: Sequence[str]) -> pa.Array:
-    return pa.array([byte_piece(piece) or piece.replace("▁", " ").encode() for piece in pieces], pa.binary())
+    return binary_array([byte_piece(piece) or piece.replace("▁", " ").encode() for piece in pieces])
 
 
 ALPHABETS: Mapping[str, Callable[[Sequence[str]], pa.Array]] = MappingProxyType(
@@ -88,11 +89,11 @@ def best_alphabet(rows: Sequence[tuple[str, int]], owner: Vocabulary) -> tuple[s
     ids = np.array([token_id for _, token_id in rows], np.int64)
     safe = np.where(ids < len(owner), ids, 0)
     usable = (ids < len(owner)) & owner.alignable[owner.canonical[safe]]
-    expected = owner.tokens.take(pa.array(safe))
+    expected = taken(owner.tokens, safe).to_pylist()
     proven: dict[str, np.ndarray] = {}
     for name, decode in ALPHABETS.items():
-        equal = pc.equal(decode([spelling for spelling, _ in rows]), expected).fill_null(False)
-        proven[name] = usable & equal.to_numpy(zero_copy_only=False)
+        decoded = decode([spelling for spelling, _ in rows]).to_pylist()
+        proven[name] = usable & np.fromiter(map(eq, decoded, expected), bool, len(rows))
     best = max(proven, key=lambda name: int(proven[name].sum()))
     return best, proven[best]
 

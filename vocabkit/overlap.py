@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from vocabkit.alignment import align
+from vocabkit.arrow_values import taken
 from vocabkit.pieces import Piece, spell
 from vocabkit.reachability import unreachable
 from vocabkit.token_properties import LENGTHS, PARTIAL_UTF8, length_classes, scripts, varied
@@ -164,7 +164,7 @@ def overlap(
     def summary(at: int) -> Summary:
         v = vocabularies[at]
         lacking = np.flatnonzero((owners == len(vocabularies) - 1) & ~has[at])
-        lacked = union.tokens.take(pa.array(varied(lacking, script[lacking], examples))).to_pylist()
+        lacked = taken(union.tokens, varied(lacking, script[lacking], examples)).to_pylist()
         kinds = np.bincount(v.kinds, minlength=len(Kind)).tolist()
         return Summary(
             name=v.name,
@@ -246,7 +246,7 @@ def _spelled(vocabulary: Vocabulary, tokens: Sequence[bytes]) -> tuple[Spelled, 
 
 def _unreachable(vocabulary: Vocabulary, shared_ids: np.ndarray, examples: int) -> Unreachable:
     ids = unreachable(vocabulary)
-    script, _ = scripts(vocabulary.tokens.take(pa.array(ids)))
+    script, _ = scripts(taken(vocabulary.tokens, ids))
     shown = [vocabulary.token(i) or b"" for i in varied(ids, script, examples).tolist()]
     return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), _spelled(vocabulary, shown))
 

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from vocabkit.arrow_file import json_field, one_chunk, parse_table, read_table, table_bytes, write_table
+from vocabkit.arrow_values import filled, taken, token_buffers, validity
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared_columns import is_utf8, nullable, shared_table, text_column, text_mask
-from vocabkit.vocabulary import MAX_TOKENS, Vocabulary, filled, token_buffers, validity
+from vocabkit.vocabulary import MAX_TOKENS, Vocabulary
 
 FORMAT = "shared-vocabulary"
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
@@ -143,7 +144,10 @@ class SharedVocabulary:
             raise VocabkitError(f"rows to select must be distinct and within 0..{len(self) - 1}")
         where = {int(old): new for new, old in enumerate(index)}
         roles = {role: where[row] for role, row in self.roles.items() if row in where}
-        table = self.table.take(pa.array(index)).combine_chunks()
+        has_text = validity(one_chunk(self.table["text"]))[index]
+        counts = filled(one_chunk(self.table["count"]), np.int64)[index]
+        ids = {name: self.ids_with_gaps(name)[index] for name in self.names}
+        table = shared_table(taken(self.tokens, index), has_text, counts, ids)
         record = selection or self._selection_of(index)
         return SharedVocabulary(table, self.tokenizers, record, MappingProxyType(roles))
 
@@ -152,7 +156,7 @@ class SharedVocabulary:
         if counts.shape != (len(self),) or counts.dtype.kind not in "iu" or (counts < 0).any():
             raise VocabkitError(f"counts must be {len(self)} integers from 0, one per row")
         position = self.table.column_names.index("count")
-        table = self.table.set_column(position, "count", nullable(counts.astype(np.int64), pa.int64()))
+        table = self.table.set_column(position, "count", nullable(counts.astype(np.int64)))
         return dataclasses.replace(self, table=table)
 
     def look_up(self, vocabulary: Vocabulary) -> np.ndarray:
@@ -170,7 +174,7 @@ class SharedVocabulary:
         if vocabulary.name in self.names:
             raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
         info = TokenizerInfo.of(vocabulary)
-        column = nullable(self.look_up(vocabulary), pa.int32())
+        column = nullable(self.look_up(vocabulary))
         table = self.table.append_column(f"id:{vocabulary.name}", column)
         return dataclasses.replace(self, table=table, tokenizers=(*self.tokenizers, info))
 

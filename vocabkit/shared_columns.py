@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.vocabulary import token_buffers
+from vocabkit.arrow_values import bitmap, number_array, token_buffers
 
 
 def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
@@ -16,18 +16,14 @@ def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids
     columns = {
         "token": pa.Array.from_buffers(pa.binary(), len(tokens), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
         "text": text_column(tokens, has_text),
-        "count": nullable(counts, pa.int64()),
+        "count": nullable(counts),
     }
-    return pa.table({**columns, **{f"id:{name}": nullable(column, pa.int32()) for name, column in ids.items()}})
+    return pa.table({**columns, **{f"id:{name}": nullable(column) for name, column in ids.items()}})
 
 
-def nullable(numbers: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """A copy of `numbers` as a column, -1 as null."""
-    missing = numbers < 0
-    bitmap = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    values = np.where(missing, 0, numbers).astype(kind.to_pandas_dtype())
-    # not pa.array(values), which would import numpy.ma to see whether they are masked
-    return pa.Array.from_buffers(kind, len(numbers), [bitmap, pa.py_buffer(values)])
+def nullable(numbers: np.ndarray) -> pa.Array:
+    """A copy of `numbers`, int32 or int64, as a column of their type, -1 as null."""
+    return number_array(np.maximum(numbers, 0), numbers >= 0)
 
 
 def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
@@ -36,13 +32,12 @@ def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
     No bytes lie under a null: other readers of Arrow check them too.
     """
     offsets, data = token_buffers(tokens)
-    bitmap = None
     if not has_text.all():
-        bitmap = pa.py_buffer(np.packbits(has_text, bitorder="little"))
         lengths = np.diff(offsets)
         data = data[np.repeat(has_text, lengths)]
         offsets = np.concatenate([[0], np.cumsum(lengths * has_text)]).astype(np.int32)
-    return pa.Array.from_buffers(pa.string(), len(tokens), [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
+    buffers = [bitmap(has_text), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
 
 
 def text_mask(tokens: pa.Array) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.vocabulary import token_buffers
+from vocabkit.arrow_values import token_buffers
 
 PARTIAL_UTF8 = "partial UTF-8"
 LENGTHS = ("1", "2", "3", "4", "5-8", "9-16", "17+")

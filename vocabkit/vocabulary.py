@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from vocabkit.arrow_values import binary_array, token_buffers, validity
 from vocabkit.errors import VocabkitError, quote
 
 if TYPE_CHECKING:
@@ -126,37 +127,6 @@ class Vocabulary:
         return "sha256:" + digest.hexdigest()
 
 
-def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8, not copied, of a binary array.
-
-    A null has length 0, unless another program put bytes under it.
-    """
-    _, offset_buffer, data_buffer = tokens.buffers()
-    if len(tokens) == 0:
-        return np.zeros(1, np.int32), np.zeros(0, np.uint8)
-    offsets = np.frombuffer(offset_buffer, np.int32, count=len(tokens) + 1, offset=4 * tokens.offset)
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
-    return offsets - offsets[0], data[offsets[0] : offsets[-1]]
-
-
-def validity(array: pa.Array) -> np.ndarray:
-    """(V,) bool: False where an Arrow array is null."""
-    bitmap = array.buffers()[0]
-    if bitmap is None or array.null_count == 0:
-        return np.ones(len(array), bool)
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
-    return bits[array.offset : array.offset + len(array)].astype(bool)
-
-
-def filled(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarray:
-    """An int32 or int64 column with -1 for null; read-only and without a copy if it has no null."""
-    if array.null_count == 0:
-        numbers: np.ndarray = array.to_numpy()
-        return numbers
-    data = np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
-    return np.where(validity(array), data, -1).astype(dtype)
-
-
 def make_vocabulary(
     *,
     name: str,
@@ -183,7 +153,7 @@ def make_vocabulary(
     Raises:
         VocabkitError: no tokens at all, or more than `MAX_TOKENS`.
     """
-    array = tokens if isinstance(tokens, pa.Array) else pa.array(tokens, pa.binary())
+    array = tokens if isinstance(tokens, pa.Array) else binary_array(tokens)
     if not 0 < len(array) <= MAX_TOKENS:
         raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
     kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from vocabkit.arrow_file import json_field, read_table, write_table
+from vocabkit.arrow_values import filled, number_array, numbers, token_buffers, validity
 from vocabkit.errors import VocabkitError
 from vocabkit.segmentation import Rules, load_rules
-from vocabkit.vocabulary import Kind, Vocabulary, filled, token_buffers, validity
+from vocabkit.vocabulary import Kind, Vocabulary
 
 FORMAT = "vocabulary"
 _COLUMNS = {"token": pa.binary(), "kind": pa.uint8(), "alias_of": pa.int32()}
@@ -68,11 +69,11 @@ def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
     rules = load_rules(vocabulary)
     columns: dict[str, pa.Array] = {
         "token": vocabulary.tokens,
-        "kind": pa.array(vocabulary.kinds, pa.uint8()),
-        "alias_of": pa.array(vocabulary.canonical, pa.int32(), mask=vocabulary.canonical == np.arange(len(vocabulary))),
+        "kind": number_array(vocabulary.kinds),
+        "alias_of": number_array(vocabulary.canonical, vocabulary.canonical != np.arange(len(vocabulary))),
     }
     if rules is not None:
-        columns["priority"] = pa.array(rules.priority, pa.float32(), mask=np.isnan(rules.priority))
+        columns["priority"] = number_array(rules.priority, ~np.isnan(rules.priority))
         if rules.merges is not None:
             columns["merges"] = _merges_by_left(rules.merges, len(vocabulary))
     metadata = {
@@ -99,7 +100,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         name=name or metadata.get("name", path.stem),
         source=str(field("provenance", Provenance)),
         tokens=tokens,
-        kinds=kinds.to_numpy(zero_copy_only=False),
+        kinds=numbers(kinds, np.uint8),
         canonical=_canonical(alias_of),
         roles=MappingProxyType(field("roles", dict[str, int])),
         embedding_rows=model.embedding_rows,
@@ -133,7 +134,7 @@ def _is_consistent(vocabulary: Vocabulary) -> bool:
 
 def _canonical(alias_of: pa.Array) -> np.ndarray:
     """(V,) int32: `alias_of`, and the id itself where that is null."""
-    return np.where(validity(alias_of), filled(alias_of, np.int32), np.arange(len(alias_of), dtype=np.int32))
+    return np.where(validity(alias_of), numbers(alias_of, np.int32), np.arange(len(alias_of), dtype=np.int32))
 
 
 def _column(path: Path, table: pa.Table, name: str, expected: pa.DataType) -> pa.Array:
@@ -163,14 +164,14 @@ def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
     left, right = merges.T
     order = np.argsort(left, kind="stable")
     pairs = np.stack([right, np.arange(len(merges))], axis=1)[order].astype(np.int32)
-    offsets = 2 * np.searchsorted(left[order], np.arange(size + 1))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(pairs.reshape(-1)))
+    offsets = 2 * np.searchsorted(left[order], np.arange(size + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(number_array(offsets), number_array(pairs.reshape(-1)))
 
 
 def _merges(by_left: pa.Array) -> np.ndarray:
     """(M, 2) int32 in merge order, of `_merges_by_left`."""
-    pairs = by_left.flatten().to_numpy().reshape(-1, 2)
-    left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(by_left.offsets.to_numpy()) // 2)
+    pairs = numbers(by_left.flatten(), np.int32).reshape(-1, 2)
+    left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(numbers(by_left.offsets, np.int32)) // 2)
     return np.stack([left, pairs[:, 0]], axis=1)[np.argsort(pairs[:, 1], kind="stable")]
 
 
@@ -179,7 +180,7 @@ def _read_rules(path: Path) -> Rules:
     settings = json_field(str(path), metadata, "rules", _RulesSettings)
     has_merges = "merges" in table.column_names
     return Rules(
-        priority=_column(path, table, "priority", pa.float32()).to_numpy(zero_copy_only=False),
+        priority=filled(_column(path, table, "priority", pa.float32()), np.float32, null=np.nan),
         merges=_merges(_column(path, table, "merges", pa.list_(pa.int32()))) if has_merges else None,
         **msgspec.structs.asdict(settings),
     )

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from vocabkit.arrow_values import binary_array
 from vocabkit.byte_alphabet import all_from_alphabet
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.readers.byte_fallback import byte_piece
@@ -144,7 +145,7 @@ def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: M
         values[token_id] = literal
     for token_id in holes:
         values[token_id] = None
-    return pa.array(values, pa.binary())
+    return binary_array(values)
 
 
 def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
@@ -231,7 +232,7 @@ def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
             pieces = [piece.replace(old, new) for piece in pieces]
         values = [piece.encode() if byte is None else byte for piece, byte in zip(pieces, single, strict=True)]
         kinds = [Kind.TEXT.value if byte is None else Kind.BYTE.value for byte in single]
-        return pa.array(values, pa.binary()), np.array(kinds, np.uint8)
+        return binary_array(values), np.array(kinds, np.uint8)
 
     return decode
 
@@ -277,7 +278,7 @@ def _wordpiece(step: Step) -> Callable[[Sequence[str]], pa.Array]:
             text = text.replace(old, new)
         return text.encode()
 
-    return lambda pieces: pa.array([to_bytes(piece) for piece in pieces], pa.binary())
+    return lambda pieces: binary_array([to_bytes(piece) for piece in pieces])
 
 
 def _wordpiece_notes(file: File) -> tuple[str, ...]:

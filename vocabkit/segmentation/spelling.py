@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
+from vocabkit.arrow_values import taken
 from vocabkit.byte_alphabet import to_alphabet
 from vocabkit.segmentation.rules import Rules
 from vocabkit.vocabulary import Kind, Vocabulary
@@ -19,7 +19,7 @@ def spellings(vocabulary: Vocabulary, rules: Rules, ids: Sequence[int] | np.ndar
     added tokens of byte-level vocabularies and special tokens literally.
     """
     index = np.asarray(ids, np.int64)
-    values = vocabulary.tokens.take(pa.array(index)).to_pylist()
+    values = taken(vocabulary.tokens, index).to_pylist()
     kinds = vocabulary.kinds[index].tolist()
     own = (~np.isnan(rules.priority[index])).tolist()
     if rules.spelling == "byte-level":

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
+from vocabkit.arrow_values import taken
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.segmentation.rules import (
     LOW_LINES,
@@ -149,7 +149,7 @@ def _added_token(vocabulary: Vocabulary, rules: Rules, token_id: int, position: 
 
 def _merges(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> Sequence[tuple[int, int]]:
     """Merges (left, right) among `ids`, as positions in `ids`, in merge order."""
-    values = vocabulary.tokens.take(pa.array(ids)).to_pylist()
+    values = taken(vocabulary.tokens, ids).to_pylist()
     if rules.merges is None:
         return all_merges(values, np.where(vocabulary.kinds[ids] == Kind.TEXT, rules.priority[ids], np.nan))
     position = np.full(len(vocabulary), -1, np.int64)

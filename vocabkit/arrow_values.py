@@ -1,0 +1,98 @@
+"""Arrow arrays from and to bytes and numpy arrays, through their buffers.
+
+`pa.array`, `pa.scalar` and `Array.to_numpy` import pandas where it is installed, and `Array.take` and comparisons all
+of pyarrow.compute: each takes longer than most commands. What is here imports neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.errors import VocabkitError
+
+_MAX_BYTES = 2**31 - 1
+"""Of all values of a binary array together: its offsets are int32."""
+
+
+def binary_array(values: Sequence[bytes | None]) -> pa.Array:
+    """(V,) binary: `values`, None as null. Raises VocabkitError: they have 2 GiB or more."""
+    try:
+        lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    except TypeError:  # None has no length
+        filled_up = binary_array([value or b"" for value in values])
+        valid = np.array([value is not None for value in values])
+        return pa.Array.from_buffers(filled_up.type, len(values), [bitmap(valid), *filled_up.buffers()[1:]])
+    buffers = [None, pa.py_buffer(_offsets(lengths)), pa.py_buffer(b"".join(values))]  # type: ignore[arg-type]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
+
+
+def number_array(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
+    """`values`, (V,) numbers, as an Arrow array of their type, without a copy; null where not `valid`, (V,) bool."""
+    buffers = [None if valid is None else bitmap(valid), pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def bitmap(valid: np.ndarray) -> pa.Buffer | None:
+    """The validity buffer of an array with nulls where not `valid`, (V,) bool; None if there are none."""
+    return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
+def validity(array: pa.Array) -> np.ndarray:
+    """(V,) bool: False where an Arrow array is null."""
+    bits_buffer = array.buffers()[0]
+    if bits_buffer is None or array.null_count == 0:
+        return np.ones(len(array), bool)
+    bits = np.unpackbits(np.frombuffer(bits_buffer, np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(bool)
+
+
+def numbers(array: pa.Array, dtype: type[np.number[Any]]) -> np.ndarray:
+    """(V,) `dtype`, which must be the array's type: its values, arbitrary where it is null. Read-only, not copied."""
+    if len(array) == 0:
+        return np.zeros(0, dtype)
+    found = np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
+    found.flags.writeable = False
+    return found
+
+
+def filled(array: pa.Array, dtype: type[np.number[Any]], null: float = -1) -> np.ndarray:
+    """`numbers` with `null` where the array is null; read-only and without a copy if it nowhere is."""
+    data = numbers(array, dtype)
+    return data if array.null_count == 0 else np.where(validity(array), data, np.dtype(dtype).type(null))
+
+
+def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8, not copied, of a binary array.
+
+    A null has length 0, unless another program put bytes under it.
+    """
+    _, offset_buffer, data_buffer = tokens.buffers()
+    if len(tokens) == 0:
+        return np.zeros(1, np.int32), np.zeros(0, np.uint8)
+    offsets = np.frombuffer(offset_buffer, np.int32, count=len(tokens) + 1, offset=4 * tokens.offset)
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    return offsets - offsets[0], data[offsets[0] : offsets[-1]]
+
+
+def taken(tokens: pa.Array, rows: np.ndarray) -> pa.Array:
+    """(R,) binary: the values of a binary array at `rows`, (R,) integers from 0 to V-1."""
+    offsets, data = token_buffers(tokens)
+    valid = validity(tokens)[rows]
+    starts = offsets[rows]
+    lengths = np.where(valid, offsets[rows + 1] - starts, 0)
+    new_offsets = _offsets(lengths)
+    places = np.arange(new_offsets[-1], dtype=np.int32) + np.repeat(starts - new_offsets[:-1], lengths)
+    buffers = [bitmap(valid), pa.py_buffer(new_offsets), pa.py_buffer(data[places])]
+    return pa.Array.from_buffers(tokens.type, len(rows), buffers)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    """(V+1,) int32: where values of these lengths start and end."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if len(ends) and ends[-1] > _MAX_BYTES:
+        raise VocabkitError(f"{len(lengths)} tokens of {ends[-1]} bytes together; vocabkit takes up to {_MAX_BYTES}")
+    return np.concatenate([[0], ends]).astype(np.int32)
