@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,18 @@ from torch.testing import assert_close
 from vocabkit.llms import load_llm
 from vocabkit.training.run import train
 
-FSDP2 = Path(__file__).parents[2] / "docs" / "examples" / "fsdp2.yaml"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+HERE = Path(__file__).parent
+FSDP2 = HERE.parents[1] / "docs" / "examples" / "fsdp2.yaml"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ACCELERATE = (
-    "-m", "accelerate.commands.launch", "--config_file", str(FSDP2), "--num_processes", "2", "--cpu",
-    "--main_process_port", "0", "-m",
+    "-m", "accelerate.commands.launch", "--config_file", FSDP2, "--num_processes", "2", "--main_process_port", "0",
 )  # fmt: skip
 
 
-def run(*words: str | Path) -> None:
-    """A command of two processes on the CPU, which talk over gloo."""
+def run(launcher: tuple[str | Path, ...], kind: str, *words: str | Path) -> None:
+    """`vocabkit WORDS` in two processes on the CPU, which talk over gloo."""
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *launcher, HERE / "launched.py", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -34,6 +35,8 @@ def run(*words: str | Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    processes = sorted(re.findall(r"process \d of \d: \w+", done.stdout))
+    assert processes == [f"process 0 of 2: {kind}", f"process 1 of 2: {kind}"]
 
 
 def assert_same_training(one: Path, two: Path) -> None:
@@ -51,7 +54,7 @@ def test_two_processes_have_the_loss_curve_of_one(world: World, tmp_path: Path) 
     changes: dict[str, Any] = {"connector": "softmax", "micro_batch": 1, "word_steps": 3, "word_batch": 4}
     changes |= {"word_weight": 0.5}
     recipe = world.write_recipe(tmp_path / "recipe.toml", **changes)
-    run(*TORCHRUN, "vocabkit_cli", "train", recipe, "--out", tmp_path / "two")
+    run(TORCHRUN, "MULTI_CPU", "train", recipe, "--out", tmp_path / "two")
     train(world.recipe(**changes), tmp_path / "one")
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -60,7 +63,7 @@ def test_so_they_have_when_adapter_and_llm_are_sharded(world: World, tmp_path: P
     start = train(world.recipe(steps=1), tmp_path / "start")
     changes = {"train_llm": "full", "adapter": str(start.adapter), "micro_batch": 1, "checkpoint_every": 3}
     recipe = world.write_recipe(tmp_path / "recipe.toml", **changes)
-    run(*ACCELERATE, "vocabkit_cli", "finetune", recipe, "--out", tmp_path / "two")
+    run(ACCELERATE, "FSDP", "finetune", recipe, "--out", tmp_path / "two")
     one = train(world.recipe(**changes), tmp_path / "one")
     assert_same_training(tmp_path / "one", tmp_path / "two")
     found, expected = (load_llm(f"one={folder / 'llm'}").model for folder in (tmp_path / "two", one.folder))
