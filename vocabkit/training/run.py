@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
@@ -163,6 +164,8 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         raise VocabkitError(
             "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
         )
+    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses, too
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return accelerator
 
 
