@@ -12,8 +12,10 @@ from small_adapters import assert_same_state, langbridge, normal, shared_vocabul
 from tiny_llms import random_rows, table_folder, target
 from torch import Tensor
 from torch.testing import assert_close
+from vocabularies import chat_vocabulary, text_vocabulary
 
 from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.adapter_config import AdapterConfig
 from vocabkit.alignment import align
 from vocabkit.catalog import resolve
 from vocabkit.embeddings import open_embeddings
@@ -23,8 +25,10 @@ from vocabkit.proof import check_transfer
 from vocabkit.ranking import rank
 from vocabkit.scaling import parse_scale, rms_scale
 from vocabkit.segmentation import Segmenter
-from vocabkit.transfer import Target, transfer
+from vocabkit.shared import SharedVocabulary
+from vocabkit.transfer import Preflight, Target, transfer
 from vocabkit.transferred import TransferredAdapter
+from vocabkit.vocabulary import Vocabulary
 
 HEADS: list[Head] = ["linear", "softmax"]
 
@@ -156,6 +160,52 @@ def test_another_tokenizer_under_a_name_of_the_set_is_refused(tmp_path: Path) ->
     impostor = Target(dataclasses.replace(other.vocabulary, name="llama3"), other.embeddings)
     with pytest.raises(VocabkitError, match=r"llama3: has other ids .* for 64 of 64 tokens, the first is '!'"):
         transfer(langbridge(), impostor)
+
+
+SEEN = chat_vocabulary("seen", b"x", b"y", b"zz")
+WIDER = chat_vocabulary("wider", b"zz", b"y", b"x", b"w")
+
+
+def moved_to(folder: Path, shared: SharedVocabulary, vocabulary: Vocabulary) -> Preflight:
+    """The report of moving an adapter over `shared` to random rows."""
+    config = AdapterConfig.of(shared, llm="wider", vision_width=7, hidden_width=5)
+    rows = open_embeddings(table_folder(folder, random_rows(8, 6)))
+    return transfer(LangBridgeAdapter(config, shared), Target(vocabulary, rows), missing="drop")[1]
+
+
+def test_ids_for_special_tokens_are_those_of_their_roles(tmp_path: Path) -> None:
+    assert moved_to(tmp_path / "llm", align([SEEN, WIDER], special_roles=True), SEEN).found == 5
+    assert moved_to(tmp_path / "again", align([SEEN, WIDER], at_least=1, special_roles=True), SEEN).found == 5
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [
+        (chat_vocabulary("seen", b"x", b"zz", b"y"), "2 of 5 tokens, the first is 'y'"),
+        (chat_vocabulary("seen", b"x", b"y", b"zz", roles=["eos", "bos"]), "2 of 5 tokens, the first is ''"),
+        (chat_vocabulary("seen", b"x", b"y", b"zz", roles=["bos"]), "1 of 5 tokens, the first is ''"),
+        (chat_vocabulary("seen", b"x", b"y", b"zZ"), "1 of 5 tokens, the first is 'zz'"),
+        (chat_vocabulary("seen", b"x", b"x", b"zz"), "1 of 5 tokens, the first is 'y'"),
+        (
+            text_vocabulary(
+                *("seen", b"x", b"y", b"zz", b"<bos>", b"<eos>", b"x"),
+                added=np.array([True, False, False, True, True, False]),
+                roles={"bos": 3, "eos": 4},
+            ),
+            "1 of 5 tokens, the first is 'x'",  # where 0 has the bytes, but 5 stands for them
+        ),
+        (text_vocabulary("seen", b"x", b"y"), "3 of 5 tokens, the first is 'zz'"),
+    ],
+)
+def test_one_row_with_another_id_is_enough_to_be_refused(tmp_path: Path, other: Vocabulary, differing: str) -> None:
+    with pytest.raises(VocabkitError, match=f"seen: has other ids .* for {differing}"):
+        moved_to(tmp_path / "llm", align([SEEN, WIDER], special_roles=True), other)
+
+
+def test_a_target_that_has_a_row_it_is_said_to_lack_is_refused(tmp_path: Path) -> None:
+    other = text_vocabulary("seen", b"x", b"y", b"zz", b"<bos>", b"<eos>", b"w", roles={"bos": 3, "eos": 4})
+    with pytest.raises(VocabkitError, match=r"seen: has other ids .* for 1 of 6 tokens, the first is 'w'"):
+        moved_to(tmp_path / "llm", align([SEEN, WIDER], at_least=1, special_roles=True), other)
 
 
 def test_another_file_of_the_same_tokenizer_takes_its_place(tmp_path: Path) -> None:

@@ -170,8 +170,9 @@ def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
 
 def _merges(by_left: pa.Array) -> np.ndarray:
     """(M, 2) int32 in merge order, of `_merges_by_left`."""
-    pairs = numbers(by_left.flatten(), np.int32).reshape(-1, 2)
-    left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(numbers(by_left.offsets, np.int32)) // 2)
+    offsets = numbers(by_left.offsets, np.int32)
+    pairs = numbers(by_left.values, np.int32)[offsets[0] : offsets[-1]].reshape(-1, 2)
+    left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(offsets) // 2)
     return np.stack([left, pairs[:, 0]], axis=1)[np.argsort(pairs[:, 1], kind="stable")]
 
 
