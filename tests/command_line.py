@@ -19,6 +19,16 @@ TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
 COMMAND = typer.main.get_command(app.app)
 """Built once: that takes longer than most runs."""
+_WITHOUT_PANDAS = """
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        assert name not in {"pandas", "pyarrow.compute"}, f"{name} takes longer than most commands"
+sys.meta_path.insert(0, Refused())
+sys.argv = ["vocabkit", *sys.argv[1:]]
+from vocabkit_cli.__main__ import run
+run()
+"""
 
 Done = subprocess.CompletedProcess[str]
 
@@ -33,6 +43,18 @@ def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
         capture_output=True,
         text=True,
         errors="surrogateescape",
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def vocabkit_without_pandas(folder: Path, *words: str) -> Done:
+    """Run `vocabkit WORDS` in a process that ends as soon as pandas or all of pyarrow.compute is imported."""
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT_PANDAS, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
         timeout=TIMEOUT,
         check=False,
     )

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TIMEOUT, error_of
+from command_line import TIMEOUT, error_of, vocabkit_without_pandas
 from index_map_files import QWEN_MAP, written
+from tokenizer_files import FALLBACK, FUSE, SPACES, bpe_json, sequence
 
 HEAVY = {"torch", "transformers", "safetensors", "gguf", "accelerate"}
 COMMANDS = [
     "--help",
     "build-shared smollm2 qwen2",
     "build-shared smollm2 qwen2 --rank-by captions.txt --top 3 --special-roles",
+    "build-shared a=bytes.json b=pieces.json --at-least 1 --special-roles",
     "check shared.arrow",
     "overlap smollm2 qwen2",
     "overlap smollm2 qwen2 --corpus captions.txt --reachability --json",
@@ -52,6 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imports")
     (folder / "captions.txt").write_text("a dog on a mat\n")
     written(folder, {spelling: QWEN_MAP[spelling] for spelling in ("Ġthe", ",", "Ġa", "Ġof")})
+    special = {"id": 3, "content": "<s>", "special": True}
+    written(folder, bpe_json(["a", "Ġb", "Ċ"], added=[special]), "bytes.json")
+    written(folder, bpe_json(["a", "▁b", "<0x0A>"], sequence(SPACES, FALLBACK, FUSE), [special]), "pieces.json")
     run(folder, RUN, "build-shared", "smollm2", "qwen2", "--out", "shared.arrow")
     return folder
 
@@ -87,6 +92,12 @@ def test_no_alignment_command_imports_torch_or_its_companions(folder: Path, comm
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_alignment_command_works_where_they_are_not_installed(folder: Path, command: str) -> None:
     run(folder, WITHOUT_TORCH + RUN, *command.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_alignment_command_imports_pandas_or_all_of_pyarrow(folder: Path, command: str) -> None:
+    done = vocabkit_without_pandas(folder, *command.split())
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from command_line import vocabkit
+from command_line import vocabkit, vocabkit_without_pandas
 from hub_server import COMMIT, HubServer, _Handler
 from safetensors.torch import load_file, save_file
 from small_adapters import ROWS, assert_same_state, langbridge, normal
@@ -65,6 +65,18 @@ def test_a_transfer_is_written_and_proven(
         run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
     )
     assert "64 rows proven" in capsys.readouterr().out
+
+
+def test_moving_an_adapter_imports_neither_pandas_nor_all_of_pyarrow(here: Path) -> None:
+    save_published(langbridge(), here / "mm_projector.bin")
+    langbridge().shared.save(here / "shared.arrow")
+    for words in (
+        ("transfer", "adapter.pt", *TO_LLAMA, "--out", "moved"),
+        ("check-transfer", "moved", "adapter.pt", *TO_LLAMA),
+        ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt"),
+    ):
+        done = vocabkit_without_pandas(here, *words)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_wrong_transfer_ends_with_1(

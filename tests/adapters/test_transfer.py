@@ -194,7 +194,6 @@ def test_ids_for_special_tokens_are_those_of_their_roles(tmp_path: Path) -> None
             ),
             "1 of 5 tokens, the first is 'x'",  # where 0 has the bytes, but 5 stands for them
         ),
-        (text_vocabulary("seen", b"x", b"y"), "3 of 5 tokens, the first is 'zz'"),
     ],
 )
 def test_one_row_with_another_id_is_enough_to_be_refused(tmp_path: Path, other: Vocabulary, differing: str) -> None:
@@ -206,6 +205,11 @@ def test_a_target_that_has_a_row_it_is_said_to_lack_is_refused(tmp_path: Path) -
     other = text_vocabulary("seen", b"x", b"y", b"zz", b"<bos>", b"<eos>", b"w", roles={"bos": 3, "eos": 4})
     with pytest.raises(VocabkitError, match=r"seen: has other ids .* for 1 of 6 tokens, the first is 'w'"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER], at_least=1, special_roles=True), other)
+
+
+def test_a_target_that_ends_before_a_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match=r"seen: has other ids .* for 1 of 3 tokens, the first is 'zz'"):
+        moved_to(tmp_path / "llm", align([SEEN, WIDER]), text_vocabulary("seen", b"x", b"y"))
 
 
 def test_another_file_of_the_same_tokenizer_takes_its_place(tmp_path: Path) -> None:
