@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow_values import binary_array
+from vocabkit.arrow_values import binary_array, taken
 from vocabkit.errors import VocabkitError
 from vocabkit.shared import Selection, SharedVocabulary, TokenizerInfo, make_shared
 from vocabkit.vocabulary import Vocabulary
@@ -90,8 +90,9 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
         by_code = np.full(len(numbers), -1, np.int32)
         by_code[codes] = vocabulary_ids
         row[:] = by_code[kept]
-    shared = list(itertools.compress(numbers, (presence >= required).tolist()))
-    return binary_array(shared), ids
+    first = np.argmax(ids >= 0, axis=0)  # (R,) vocabulary that brought the token, never falling
+    parts = [taken(vocabulary.tokens, ids[at, first == at]) for at, vocabulary in enumerate(vocabularies)]
+    return pa.concat_arrays(parts), ids
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

@@ -20,13 +20,9 @@ _MAX_BYTES = 2**31 - 1
 
 def binary_array(values: Sequence[bytes | None]) -> pa.Array:
     """(V,) binary: `values`, None as null. Raises VocabkitError: they have 2 GiB or more."""
-    try:
-        lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
-    except TypeError:  # None has no length
-        filled_up = binary_array([value or b"" for value in values])
-        valid = np.array([value is not None for value in values])
-        return pa.Array.from_buffers(filled_up.type, len(values), [bitmap(valid), *filled_up.buffers()[1:]])
-    buffers = [None, pa.py_buffer(_offsets(lengths)), pa.py_buffer(b"".join(values))]  # type: ignore[arg-type]
+    lengths = np.fromiter([-1 if value is None else len(value) for value in values], np.int64, len(values))
+    offsets = _offsets(np.maximum(lengths, 0))
+    buffers = [bitmap(lengths >= 0), pa.py_buffer(offsets), pa.py_buffer(b"".join(filter(None, values)))]
     return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
 
