@@ -13,7 +13,7 @@ import typer
 
 from . import adapters, data, evaluation, features, index_maps, shared_vocabularies, tokenizers, training
 
-ADAPTER_EXTRA = {"gguf", "safetensors", "torch", "transformers"}
+ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
 
 app = typer.Typer(

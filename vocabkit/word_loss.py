@@ -3,9 +3,11 @@
 It teaches a softmax head which tokens name what a patch shows, without a pass through any LLM, so that a visual token
 becomes a sum of the embeddings of fitting words: something every LLM can read. The cross-entropy per image is
 
-    - sum_t w_t log( mean_n p_nt ),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
+    - sum_t w_t log( mean_n p_nt ) + e mean_n H(p_n),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
 
-over the tokens t of the caption. A token weighs the more, the rarer it is in the captions (inverse document frequency).
+over the tokens t of the caption. A token weighs the more, the rarer it is in the captions: by the square root of its
+inverse document frequency, so that the words of a caption's form count, too. The entropy H, in nats, has each patch
+choose one word and leave the others to other patches: mixtures of many words are read badly.
 
 Sizes: I images, N patches, V rows of V_shared, H hidden width.
 """
@@ -46,7 +48,7 @@ class CaptionWords:
 
     def weights(self, caption: Sequence[int]) -> dict[int, float]:
         """Row -> weight, which sum to 1; empty if no token of `caption` tells it from other captions."""
-        rarity = {row: math.log(self._captions / self._found.get(row, 1)) for row in self._rows(caption)}
+        rarity = {row: math.sqrt(math.log(self._captions / self._found.get(row, 1))) for row in self._rows(caption)}
         total = sum(rarity.values())
         return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
 
@@ -55,26 +57,34 @@ class CaptionWords:
 
 
 def word_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float, words: Sequence[dict[int, float]]
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    temperature: float,
+    words: Sequence[dict[int, float]],
+    *,
+    entropy: float = 0.0,
 ) -> Tensor:
-    """The sum over images of the cross-entropy above, in nats. The (I N, V) coefficients are never held.
+    """The sum over images of the loss above, in nats. The (I N, V) coefficients are never held.
 
     Args:
         hidden: (I, N, H); the loss is in float32, or in float64 as this is. Under autocast, products are not.
         weight, bias: (V, H) and (V,) of the head.
         words: row -> weight of each image, of `CaptionWords.weights`.
+        entropy: e above.
     """
     dtype = accumulation_dtype(hidden.dtype)
     hidden, weight, bias = hidden.to(dtype) / temperature, weight.to(dtype), bias.to(dtype) / temperature
-    total = _log_total(hidden.flatten(0, 1), weight, bias).view(hidden.shape[:2])  # (I, N)
+    total, entropies = _normalisers(hidden.flatten(0, 1), weight, bias)  # (I N,), (I N,)
+    spread = entropy * entropies.sum() / max(hidden.shape[1], 1)
     rows, targets = _targets(words, dtype)
     if not len(rows):
-        return 0 * total.sum()  # of which all weights are part, as DDP wants it
+        return 0 * total.sum() + spread  # of which all weights are part, as DDP wants it
     rows, targets = rows.to(hidden.device), targets.to(hidden.device)
     # one gather for all images: the gradient of each is as large as the head
     scores = functional.linear(hidden, weight[rows], bias[rows])  # (I, N, H) @ (H, K) -> (I, N, K)
-    log_mean = (scores - total[..., None]).logsumexp(dim=1) - math.log(hidden.shape[1])  # (I, K)
-    return -(targets * log_mean).sum()
+    log_mean = (scores - total.view(*hidden.shape[:2], 1)).logsumexp(dim=1) - math.log(hidden.shape[1])  # (I, K)
+    return spread - (targets * log_mean).sum()
 
 
 def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -88,13 +98,16 @@ def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Ten
     return torch.tensor(rows, dtype=torch.int64), targets
 
 
-def _log_total(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(M, H) -> (M,): the logarithm of the softmax's normaliser of each patch, a block of patches at a time."""
+def _normalisers(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, and (M,) its entropy; a block at a time."""
     blocks = hidden.split(max(1, _BLOCK // len(weight)))
 
-    def of_block(block: Tensor) -> Tensor:
-        return functional.linear(block, weight, bias).logsumexp(dim=1)
+    def of_block(block: Tensor) -> tuple[Tensor, Tensor]:
+        scores = functional.linear(block, weight, bias)
+        total = scores.logsumexp(dim=1)
+        expected = ((scores - total[:, None]).exp() * scores).sum(dim=1)
+        return total, total - expected
 
-    if len(blocks) == 1:
-        return of_block(hidden)
-    return torch.cat([checkpoint(of_block, block, use_reentrant=False) for block in blocks])
+    found = [checkpoint(of_block, block, use_reentrant=False) for block in blocks] if blocks[1:] else [of_block(hidden)]
+    totals, entropies = zip(*found, strict=True)
+    return torch.cat(totals), torch.cat(entropies)

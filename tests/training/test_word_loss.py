@@ -25,17 +25,26 @@ def operands(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor
     return hidden, weight, bias
 
 
-def dense(hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float, words: list[dict[int, float]]) -> Tensor:
-    """- sum_t w_t log( mean_n p_nt ), all coefficients at once."""
-    p = ((hidden @ weight.T + bias) / temperature).softmax(dim=-1).mean(dim=1)  # (I, V)
-    return torch.stack(
-        [-w * p[image, row].log() for image, chosen in enumerate(words) for row, w in chosen.items()]
-    ).sum()
+def dense(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    temperature: float,
+    words: list[dict[int, float]],
+    entropy: float = 0.0,
+) -> Tensor:
+    """- sum_t w_t log( mean_n p_nt ) + e mean_n H(p_n), all coefficients at once."""
+    p = ((hidden @ weight.T + bias) / temperature).softmax(dim=-1)  # (I, N, V)
+    mean = p.mean(dim=1)
+    found = [-w * mean[image, row].log() for image, chosen in enumerate(words) for row, w in chosen.items()]
+    return torch.stack(found).sum() - entropy * (p * p.log()).sum(dim=-1).mean(dim=1).sum()
 
 
+@pytest.mark.parametrize("entropy", [0.0, 0.3])
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 5.0])
-def test_it_is_the_formula(temperature: float) -> None:
-    assert_close(word_loss(*operands(), temperature, WORDS), dense(*operands(), temperature, WORDS))
+def test_it_is_the_formula(temperature: float, entropy: float) -> None:
+    expected = dense(*operands(), temperature, WORDS, entropy)
+    assert_close(word_loss(*operands(), temperature, WORDS, entropy=entropy), expected)
 
 
 @pytest.mark.parametrize("block", [1, ROWS * 5, 2**24])
@@ -44,7 +53,7 @@ def test_a_block_of_patches_at_a_time_gives_the_same_loss_and_gradients(
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
     found, expected = ([part.requires_grad_() for part in operands()] for _ in range(2))
-    loss, whole = word_loss(*found, 0.7, WORDS), dense(*expected, 0.7, WORDS)
+    loss, whole = word_loss(*found, 0.7, WORDS, entropy=0.2), dense(*expected, 0.7, WORDS, 0.2)
     assert_close(loss, whole)
     assert_close(torch.autograd.grad(loss, found), torch.autograd.grad(whole, expected))
 
@@ -54,7 +63,7 @@ def test_its_gradient_is_right(monkeypatch: pytest.MonkeyPatch, block: int) -> N
     monkeypatch.setattr(module, "_BLOCK", block)
 
     def loss(*parts: Tensor) -> Tensor:
-        return word_loss(*parts, 0.7, WORDS)
+        return word_loss(*parts, 0.7, WORDS, entropy=0.2)
 
     assert torch.autograd.gradcheck(loss, [part.requires_grad_() for part in operands()])
 
@@ -91,7 +100,7 @@ def caption_words(*captions: list[int]) -> CaptionWords:
 def test_a_word_weighs_the_more_the_rarer_it_is() -> None:
     words = caption_words([100, 101], [100, 102], [100, 101], [103])
     found = words.weights([100, 101, 103])
-    rarity: dict[int, Any] = {0: math.log(4 / 3), 1: math.log(4 / 2), 3: math.log(4 / 1)}
+    rarity: dict[int, Any] = {row: math.log(4 / found) ** 0.5 for row, found in ((0, 3), (1, 2), (3, 1))}
     assert found == pytest.approx({row: value / sum(rarity.values()) for row, value in rarity.items()})
     assert sum(found.values()) == pytest.approx(1)
 

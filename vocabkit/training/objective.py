@@ -17,11 +17,16 @@ from vocabkit.word_loss import word_loss
 class Objective(nn.Module):
     """An LVLM in training. One module, so that a wrapper of it (DDP, FSDP2) sees all that is trained."""
 
-    def __init__(self, lvlm: LVLM, images: Images) -> None:
-        """Losses of `lvlm`; a frozen vision encoder in `images` computes features of pixels."""
+    def __init__(self, lvlm: LVLM, images: Images, *, entropy: float = 0.0) -> None:
+        """Losses of `lvlm`; a frozen vision encoder in `images` computes features of pixels.
+
+        Args:
+            entropy: weight of the coefficients' entropy in the word loss.
+        """
         super().__init__()
         self.lvlm = lvlm
         self._images = images
+        self._entropy = entropy
         self._no_split_modules = getattr(lvlm.llm, "_no_split_modules", None)  # what accelerate shards by, under FSDP2
 
     def train(self, mode: bool = True) -> Objective:
@@ -46,7 +51,8 @@ class Objective(nn.Module):
     def _word_loss(self, features: Tensor, words: list[dict[int, float]]) -> Tensor:
         adapter = head_of(self.lvlm)
         hidden = adapter.hidden(features.to(self.lvlm.connector_dtype))
-        return word_loss(hidden, adapter.head.weight, adapter.head.bias, adapter.config.temperature, words)
+        head, temperature = adapter.head, adapter.config.temperature
+        return word_loss(hidden, head.weight, head.bias, temperature, words, entropy=self._entropy)
 
 
 def head_of(lvlm: LVLM) -> LangBridgeAdapter:

@@ -60,6 +60,8 @@ class Recipe:
     word_learning_rate: float = 1e-3
     word_weight: float = 0.0
     """Of the word loss beside the caption loss."""
+    word_entropy: float = 0.0
+    """Of the entropy of a patch's coefficients in the word loss."""
 
     steps: int = 0
     """Optimizer steps on the caption loss; 0 for as many as `epochs` need."""

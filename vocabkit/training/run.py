@@ -81,7 +81,7 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
     connector = _connector(recipe, images, llm)
     llm = dataclasses.replace(llm, model=_with_training(llm.model, recipe))
     lvlm = LVLM(llm, connector)
-    objective = Objective(lvlm, images)
+    objective = Objective(lvlm, images, entropy=recipe.word_entropy)
     phases = _phases(recipe, samples, images, llm, lvlm, accelerator)
     settings = Settings(
         recipe.weight_decay,
