@@ -45,7 +45,9 @@ def validate(
     ] = None,
     batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    answers: Annotated[bool, typer.Option(help="Also ask for names, yes or no, and counts (scenes).")] = False,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also ask for names, yes or no, and counts (scenes).")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
     json: AsJson = False,
 ) -> None:
