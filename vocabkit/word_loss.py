@@ -5,7 +5,7 @@ becomes a sum of the embeddings of fitting words: something every LLM can read. 
 
     - sum_t w_t log( mean_n p_nt ) + e mean_n H(p_n),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
 
-over the tokens t of the caption. A token weighs the more, the rarer it is in the captions: by the square root of its
+over the tokens t of the caption. A token weighs the more, the rarer it is in the captions: by the fourth root of its
 inverse document frequency, so that the words of a caption's form count, too. The entropy H, in nats, has each patch
 choose one word and leave the others to other patches: mixtures of many words are read badly.
 
@@ -26,6 +26,8 @@ from vocabkit.streamed_softmax import accumulation_dtype
 
 _BLOCK = 2**24
 """Scores (patches x rows) that are in memory at a time: 64 MiB in float32."""
+RARITY = 0.25
+"""Power of the inverse document frequency. With 1 the form of captions is lost, with 0 names count too little."""
 
 
 class CaptionWords:
@@ -48,7 +50,7 @@ class CaptionWords:
 
     def weights(self, caption: Sequence[int]) -> dict[int, float]:
         """Row -> weight, which sum to 1; empty if no token of `caption` tells it from other captions."""
-        rarity = {row: math.sqrt(math.log(self._captions / self._found.get(row, 1))) for row in self._rows(caption)}
+        rarity = {row: math.log(self._captions / self._found.get(row, 1)) ** RARITY for row in self._rows(caption)}
         total = sum(rarity.values())
         return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
 

@@ -100,7 +100,7 @@ def caption_words(*captions: list[int]) -> CaptionWords:
 def test_a_word_weighs_the_more_the_rarer_it_is() -> None:
     words = caption_words([100, 101], [100, 102], [100, 101], [103])
     found = words.weights([100, 101, 103])
-    rarity: dict[int, Any] = {row: math.log(4 / found) ** 0.5 for row, found in ((0, 3), (1, 2), (3, 1))}
+    rarity: dict[int, Any] = {row: math.log(4 / found) ** 0.25 for row, found in ((0, 3), (1, 2), (3, 1))}
     assert found == pytest.approx({row: value / sum(rarity.values()) for row, value in rarity.items()})
     assert sum(found.values()) == pytest.approx(1)
 
