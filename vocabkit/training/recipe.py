@@ -66,6 +66,7 @@ class Recipe:
     steps: int = 0
     """Optimizer steps on the caption loss; 0 for as many as `epochs` need."""
     epochs: float = 1.0
+    """Over the data, where `steps` is 0. With 0 here, too, an adapter is trained on the word loss alone."""
     batch: int = 32
     """Samples of a step, over all processes."""
     micro_batch: int | None = None
@@ -90,7 +91,7 @@ class Recipe:
     """A tracker of accelerate, such as tensorboard or wandb."""
 
     def __post_init__(self) -> None:
-        positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "epochs", "temperature"}
+        positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "temperature"}
         positive |= {"max_tokens", "learning_rate", "word_learning_rate", "max_gradient_norm"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -100,6 +101,8 @@ class Recipe:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
+        if not (self.steps or self.epochs or self.word_steps):
+            raise VocabkitError("steps, epochs and word_steps are all 0: there is nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
         if not self.data:
