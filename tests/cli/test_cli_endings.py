@@ -180,9 +180,21 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path: Path) -> None:
 # ---- stopped and killed ------------------------------------------------------------------------------------------
 
 
+def _heeds_ctrl_c() -> None:
+    """As in a terminal, where these tests themselves may run in the background, which ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A command that has begun its work: it has said what it uses for its first tokenizer."""
-    process = subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [PROGRAM, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heeds_ctrl_c,
+    )
     assert process.stderr is not None
     assert process.stderr.readline() != ""
     return process

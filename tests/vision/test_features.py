@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from picture_files import painted
+from painted_pictures import painted
 from PIL.Image import Image
 from torch import Tensor
 from torch.testing import assert_close

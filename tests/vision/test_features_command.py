@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import error_of, vocabkit, vocabkit_here
-from picture_files import llava_json, painted
+from painted_pictures import llava_json, painted
 from vision_models import VISION, clip
 
 from vocabkit.features import open_features
