@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .arguments import AsJson
-from .show import say, show_json
+from .show import count_progress, say, show_json
 
 
 def scenes(
@@ -29,22 +27,13 @@ def scenes(
     """
     from vocabkit.data.scene_files import write_scenes
 
-    with _progress() as progress:
-        splits = write_scenes(out, train=train, held_out=held_out, seed=seed, size=size, progress=progress)
+    with count_progress() as progress:
+        splits = write_scenes(
+            out, train=train, held_out=held_out, seed=seed, size=size, progress=partial(progress, "drawing scenes")
+        )
     if json:
         show_json({"folder": out, "seed": seed, "size": size, "splits": splits})
         return
     for split in splits:
         kinds = f"{split.single:,} single, {split.pair:,} pair, {split.count:,} counted"
         say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} drawings")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("drawing scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("")
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .arguments import AsJson, check_output, named_paths
-from .show import say, show, show_json
+from .show import count_progress, say, show, show_json
 
 
 def validate(
@@ -62,7 +59,7 @@ def validate(
     if out is not None:
         check_output(out, data)
     adapters = named_paths(adapter, "--adapter")
-    with _progress() as progress:
+    with count_progress() as progress:
         results = validate_files(
             data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
             template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
@@ -105,7 +102,7 @@ def calibrate(
     from vocabkit.evaluation.run import calibrate_file
 
     keep_freed_memory()
-    with _progress() as progress:
+    with count_progress() as progress:
         found = calibrate_file(
             adapter, data, llm=llm, features=features, out=out, images=images, template=template, limit=limit,
             batch=batch, device=device, progress=progress,
@@ -139,23 +136,3 @@ def compare(
     from vocabkit.report.comparison import comparison_report
 
     show(comparison_report(found))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each condition."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from vocabkit.errors import one_line
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        tasks: dict[str, object] = {}
-
-        def show_progress(shown: str, done: int, total: int) -> None:
-            if shown not in tasks:
-                tasks[shown] = progress.add_task(one_line(shown), total=total)
-            progress.update(tasks[shown], completed=done)  # type: ignore[arg-type]
-
-        yield show_progress

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .arguments import AsJson
-from .show import note, say, show_json
+from .show import count_progress, note, say, show_json
 
 
 class Stored(enum.StrEnum):
@@ -64,8 +62,15 @@ def features(
         device="cuda" if gpu else "cpu",
         dtype=torch.float16 if gpu else torch.float32,
     )
-    with _picture_progress(len({picture.key for picture in pictures})) as progress:
-        report = cache_features(encoder, pictures, out, dtype=getattr(torch, dtype.value), progress=progress)
+    total = len({picture.key for picture in pictures})
+    with count_progress("pictures") as progress:
+        report = cache_features(
+            encoder,
+            pictures,
+            out,
+            dtype=getattr(torch, dtype.value),
+            progress=lambda done: progress(encoder.name, done, total),
+        )
     if json:
         show_json({"folder": out, "encoder": encoder.info, "report": report})
         return
@@ -86,24 +91,3 @@ def _pool(text: str) -> tuple[int, int]:
     if not (rows.isdecimal() and columns.isdecimal()):
         raise VocabkitError(f"--pool {quote(text)} is not of the form ROWSxCOLUMNS, as in 4x4")
     return int(rows), int(columns)
-
-
-@contextmanager
-def _picture_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over pictures with their number per second. Yields the callback (pictures done) that moves it."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        """Pictures per second."""
-
-        def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.0f} pictures/s")
-
-    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done: progress.update(task, completed=done)

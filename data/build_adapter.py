@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.transfer import head_rows
 
 
 def main(source: str, out: str) -> None:
@@ -23,9 +24,7 @@ def main(source: str, out: str) -> None:
     rows = np.flatnonzero(counts > 0)
     shared = adapter.shared.select(rows)
     config = dataclasses.replace(adapter.config, rows=len(rows), shared_fingerprint=shared.fingerprint)
-    tensors = adapter.state_dict()
-    tensors |= {name: tensors[name][torch.from_numpy(rows)] for name in ("head.weight", "head.bias")}
-    small = LangBridgeAdapter.from_parts(Path(source), config, tensors, shared)
+    small = LangBridgeAdapter.from_parts(Path(source), config, head_rows(adapter, rows), shared)
     small.to(torch.float16).save(out)
     print(f"{out}: {len(rows):,} rows of {adapter.config.rows:,}, trained with {config.llm}")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
-from vocabkit.checkpoint import read_checkpoint
+from vocabkit.checkpoint import Checkpoint, read_checkpoint
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.mixing import coefficients, mix
 from vocabkit.model_card import langbridge_card, projector_card
@@ -142,7 +142,11 @@ def load_adapter(source: str | Path) -> LangBridgeAdapter | MLPProjector:
     Raises VocabkitError: not found, damaged, or parts that do not belong together.
     """
     path = locate(source)
-    checkpoint = read_checkpoint(path)
+    return adapter_of(path, read_checkpoint(path))
+
+
+def adapter_of(path: Path, checkpoint: Checkpoint) -> LangBridgeAdapter | MLPProjector:
+    """The adapter that `checkpoint`, read from `path`, describes. Raises VocabkitError, as `load_adapter`."""
     found = checkpoint.config.get("adapter_type")
     if found == LangBridgeAdapter.adapter_type:
         return LangBridgeAdapter.from_checkpoint(path, checkpoint)

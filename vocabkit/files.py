@@ -18,6 +18,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         write(file)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in UTF-8, as `write_atomically` does."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """The name of a temporary file beside `path` for the block to create; it is then flushed to disk and renamed.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector, adapter_of
 from vocabkit.checkpoint import read_checkpoint
 from vocabkit.errors import VocabkitError
 from vocabkit.llms import LLM
@@ -87,9 +87,9 @@ class LVLM(nn.Module):
         self.connector = connector
         ids = rows = None
         if isinstance(connector, LangBridgeAdapter):
-            ids, rows = llm.ids(connector.shared), llm.rows(connector.shared)
-            if llm.model.get_input_embeddings().weight.requires_grad:
-                rows = None
+            ids = llm.ids(connector.shared)
+            if not llm.model.get_input_embeddings().weight.requires_grad:
+                rows = llm.model.get_input_embeddings()(ids)
         elif isinstance(connector, TransferredAdapter):
             llm.check_ids(connector.shared, connector.config.target)
         self.register_buffer("shared_ids", ids, persistent=False)
@@ -168,7 +168,7 @@ def load_connector(source: str | Path) -> Connector:
     checkpoint = read_checkpoint(path)
     if checkpoint.config.get("adapter_type") == TransferredAdapter.adapter_type:
         return TransferredAdapter.from_checkpoint(path, checkpoint)
-    return load_adapter(path)
+    return adapter_of(path, checkpoint)
 
 
 def visual_width(connector: Connector) -> int | None:

@@ -37,8 +37,14 @@ def rms_scale(transferred: TransferredAdapter, features: Tensor) -> float:
 def match_rms(transferred: TransferredAdapter, report: Preflight, features: Tensor) -> Preflight:
     """Set the scale of `transferred` to `rms_scale` of these features, in place. Returns the report with that scale."""
     factor = rms_scale(transferred, features)
-    transferred.config = dataclasses.replace(transferred.config, scale=factor)
+    with_scale(transferred, factor)
     return dataclasses.replace(report, scale=factor)
+
+
+def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdapter:
+    """The same adapter with this factor on its visual tokens, in place."""
+    transferred.config = dataclasses.replace(transferred.config, scale=scale)
+    return transferred
 
 
 def parse_scale(argument: str) -> float | None:

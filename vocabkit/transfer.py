@@ -132,12 +132,12 @@ def transfer(
         missing=missing,
         scale=scale,
     )
-    tensors = {f"adapter.{key}": tensor for key, tensor in _head_rows(adapter, kept).items()}
+    tensors = {f"adapter.{key}": tensor for key, tensor in head_rows(adapter, kept).items()}
     result = TransferredAdapter.from_parts(Path(name), config, {**tensors, "embeddings": embeddings}, kept_shared)
     return result, _preflight(adapter, result, shared, found, composed, target, norms)
 
 
-def _head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
+def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
     """The tensors of `adapter` with these rows of its head only."""
     tensors: dict[str, Tensor] = adapter.state_dict()
     if len(kept) < adapter.config.rows:

@@ -77,7 +77,7 @@ def word_loss(
     """
     dtype = accumulation_dtype(hidden.dtype)
     hidden, weight, bias = hidden.to(dtype) / temperature, weight.to(dtype), bias.to(dtype) / temperature
-    total, entropies = _normalisers(hidden.flatten(0, 1), weight, bias)  # (I N,), (I N,)
+    total, entropies = _normalisers(hidden.flatten(0, 1), weight, bias, with_entropy=entropy > 0)  # (I N,), (I N,)
     spread = entropy * entropies.sum() / max(hidden.shape[1], 1)
     rows, targets = _targets(words, dtype)
     if not len(rows):
@@ -100,13 +100,17 @@ def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Ten
     return torch.tensor(rows, dtype=torch.int64), targets
 
 
-def _normalisers(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, and (M,) its entropy; a block at a time."""
+def _normalisers(hidden: Tensor, weight: Tensor, bias: Tensor, *, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, and (M,) its entropy, or zeros where that is not
+    asked for; a block at a time.
+    """
     blocks = hidden.split(max(1, _BLOCK // len(weight)))
 
     def of_block(block: Tensor) -> tuple[Tensor, Tensor]:
         scores = functional.linear(block, weight, bias)
         total = scores.logsumexp(dim=1)
+        if not with_entropy:
+            return total, torch.zeros_like(total)
         expected = ((scores - total[:, None]).exp() * scores).sum(dim=1)
         return total, total - expected
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,12 +61,6 @@ def calibrate(
             f"the loss is least at the smallest or largest scale tried, {best:.3g}; nothing to choose by"
         )
     return Calibration(llm.vocabulary.name, len(kept), best, found)
-
-
-def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdapter:
-    """The same adapter with this factor on its visual tokens, in place."""
-    transferred.config = dataclasses.replace(transferred.config, scale=scale)
-    return transferred
 
 
 def _times(lvlm: LVLM, held: HeldOut, factor: float, numbers: Tensor) -> Tensor:

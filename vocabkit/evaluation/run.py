@@ -14,13 +14,14 @@ from vocabkit.adapter import MLPProjector, load_adapter
 from vocabkit.data import read_llava
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluation.answers import Answers, ask
-from vocabkit.evaluation.calibration import Calibration, calibrate, with_scale
+from vocabkit.evaluation.calibration import Calibration, calibrate
 from vocabkit.evaluation.validate import Rival, Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import Connector, load_connector
 from vocabkit.model_folders import first_line
 from vocabkit.prompts import Template
+from vocabkit.scaling import with_scale
 from vocabkit.targets import open_target
 from vocabkit.transferred import TransferredAdapter
 

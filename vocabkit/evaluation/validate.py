@@ -20,7 +20,7 @@ from vocabkit.lvlm import LVLM, Connector, vision_width
 from vocabkit.prompts import Template, encode_sample
 from vocabkit.transferred import TransferredAdapter
 
-BLIND, TRANSFERRED, NATIVE, MLP = "blind", "transferred", "native", "mlp"
+BLIND, NATIVE, MLP = "blind", "native", "mlp"
 """Names with a part in retention; `validate` takes any other names, too."""
 _BLOCK = 8192
 
@@ -155,13 +155,14 @@ def _conditions(
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
         _check_features(name, adapter, held.features)
-        show = _shown_by(LVLM(llm, adapter), held)
+        lvlm = LVLM(llm, adapter)
+        show = _shown_by(lvlm, held)
         found[name] = show
         if name == first:
             if others is not None:
                 found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
             if not isinstance(adapter, MLPProjector):
-                found[f"{name} random vocabulary"] = _random_vocabulary(llm, adapter, held, seed)
+                found[f"{name} random vocabulary"] = _random_vocabulary(lvlm, adapter, held, seed)
     if rival is not None:
         _check_features("the MLP of the other LLM", rival.mlp, held.features)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
@@ -182,13 +183,14 @@ def _shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:
 
 
 def _random_vocabulary(
-    llm: LLM, adapter: LangBridgeAdapter | TransferredAdapter, held: HeldOut, seed: int
+    lvlm: LVLM, adapter: LangBridgeAdapter | TransferredAdapter, held: HeldOut, seed: int
 ) -> VisualTokens:
     """The same coefficients over the embedding rows in a random order."""
     if isinstance(adapter, TransferredAdapter):
         inner, rows, scale = adapter.adapter, adapter.embeddings, adapter.config.scale
     else:
-        inner, rows, scale = adapter, llm.rows(adapter.shared), 1.0
+        assert lvlm.embeddings is not None  # the LLM is frozen
+        inner, rows, scale = adapter, lvlm.embeddings, 1.0
     rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
     return lambda numbers: inner(held.features_of(numbers).to(inner.linear_1.weight), rows) * scale
 

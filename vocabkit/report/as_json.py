@@ -8,11 +8,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from vocabkit.files import write_atomically
+from vocabkit.files import write_text
 
 
 def to_json(value: Any) -> str:
@@ -27,7 +27,7 @@ def to_json(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `to_json(value)`, whole or not at all."""
-    write_atomically(path, lambda file: _write(file, to_json(value) + "\n"))
+    write_text(path, to_json(value) + "\n")
 
 
 def plain(value: Any) -> Any:
@@ -45,10 +45,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode())
 
 
 def _text(value: bytes) -> str | None:

@@ -103,8 +103,8 @@ def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
 
 
 def count_words(samples: Sequence[Sample], tokenizer: Any, ids: Sequence[int]) -> CaptionWords:
-    """How rare each row of V_shared is in the captions of the samples with images."""
-    return CaptionWords((answer_ids(tokenizer, sample) for sample in samples if sample.images), ids)
+    """How rare each row of V_shared is in the captions of `samples`."""
+    return CaptionWords((answer_ids(tokenizer, sample) for sample in samples), ids)
 
 
 def plan(

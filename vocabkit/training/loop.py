@@ -117,7 +117,7 @@ def _steps(
     skipped: Callable[[str], None],
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Do the steps of a phase from `start` on. Yields what was measured in each, and how many samples it skipped."""
-    parts = len(data) // phase.steps if phase.steps else 1
+    parts = len(data) // phase.steps
     loader = DataLoader(data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=settings.workers)
     items = iter(loader)
     model.train()

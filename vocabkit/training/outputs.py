@@ -6,11 +6,11 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from accelerate import Accelerator
 
-from vocabkit.files import new_folder, write_atomically
+from vocabkit.files import new_folder, write_text
 from vocabkit.llms import LLM
 from vocabkit.lvlm import Connector
 from vocabkit.model_folders import quiet_transformers
@@ -76,12 +76,3 @@ class Metrics:
         """The mean caption loss of the last tenth of the steps."""
         last = self._losses[-max(1, len(self._losses) // 10) :]
         return sum(last) / len(last) if last else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)

@@ -24,13 +24,14 @@ from vocabkit.data import Sample, read_llava
 from vocabkit.data.extras import needs_extra
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.features import Features, open_features
+from vocabkit.files import write_text
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import LVLM, Connector, load_connector, vision_width
 from vocabkit.shared import open_shared
 from vocabkit.training.dataset import CaptionData, Images, count_words, plan
 from vocabkit.training.loop import Phase, Settings, Step, run
 from vocabkit.training.objective import Objective, head_of
-from vocabkit.training.outputs import Metrics, save_adapter, save_llm, write_text
+from vocabkit.training.outputs import Metrics, save_adapter, save_llm
 from vocabkit.training.recipe import Recipe
 from vocabkit.training.state import State
 from vocabkit.vision import open_vision
