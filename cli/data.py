@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,25 @@ from .arguments import AsJson
 from .show import count_progress, say, show_json
 
 
+class Split(enum.StrEnum):
+    """See `vocabkit.data.scenes`."""
+
+    TRAIN = "train"
+    RENDERING = "rendering"
+    COMBINATION = "combination"
+    DRAWING = "drawing"
+
+
 def scenes(
     out: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
     train: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 12_000,
     held_out: Annotated[int, typer.Option(min=1, help="Pictures in each of the three held-out splits.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
+    only: Annotated[
+        list[Split] | None,
+        typer.Option(help="Draw this split only; may be repeated. By default all four.", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Draw captioned scenes of OpenMoji drawings.
@@ -29,7 +43,13 @@ def scenes(
 
     with count_progress() as progress:
         splits = write_scenes(
-            out, train=train, held_out=held_out, seed=seed, size=size, progress=partial(progress, "drawing scenes")
+            out,
+            train=train,
+            held_out=held_out,
+            seed=seed,
+            size=size,
+            only=[split.value for split in only or Split],
+            progress=partial(progress, "drawing scenes"),
         )
     if json:
         show_json({"folder": out, "seed": seed, "size": size, "splits": splits})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from command_line import error_of, vocabkit, vocabkit_here
 from PIL import Image
 
 from vocabkit.data import load_image, read_llava
-from vocabkit.data.scene_files import write_scenes
-from vocabkit.data.scenes import BACKGROUNDS
+from vocabkit.data.openmoji import drawings
+from vocabkit.data.scene_files import QUESTION, write_scenes
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS
 
-SPLITS = ["train", "rendering", "combination", "drawing"]
 SMALL = ("--train", "40", "--held-out", "5")
 
 
@@ -55,7 +56,7 @@ def test_every_split_is_llava_data_with_what_its_pictures_show(scenes: Path) -> 
     for split in SPLITS:
         for sample in read_llava(scenes / f"{split}.json"):
             (turn,) = sample.turns
-            assert turn.question == "Image: <image>\nThis is a picture of"
+            assert turn.question == QUESTION
             assert turn.answer.endswith(".")
             assert load_image(sample.images[0]).size == (224, 224)
             assert set(sample.extra) == {"kind", "objects", "count", "background"}
@@ -79,6 +80,22 @@ def test_what_is_held_out_is_not_in_train(scenes: Path) -> None:
     assert names("combination") <= names("train")
     assert not pairs("combination") & pairs("train")
     assert not names("drawing") & (names("train") | names("combination"))
+
+
+def test_a_split_alone_is_the_same_as_among_the_others(scenes: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    write_scenes(alone, train=40, held_out=5, only=["combination"])
+    pictures = {path.name for path in (alone / "images").iterdir()}
+    assert pictures == {f"combination-{number:06d}.png" for number in range(5)}
+    assert {path.name for path in alone.iterdir()} == {"LICENSE.txt", "README.md", "combination.json", "images"}
+    for name in ["combination.json", *(f"images/{picture}" for picture in pictures)]:
+        assert (alone / name).read_bytes() == (scenes / name).read_bytes()
+
+
+def test_the_question_shows_the_form_of_answers_by_things_that_no_drawing_shows() -> None:
+    words = {word for name in drawings() for word in re.split("[ -]", name)}
+    assert not words & {"harp", "barn", "barns", "kettle", "windmill"}
+    assert QUESTION.count("This is a picture of") == 4
 
 
 def test_a_known_scene_is_drawn_anew(scenes: Path) -> None:

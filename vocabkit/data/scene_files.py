@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,25 @@ from typing import Any
 from vocabkit.data.openmoji import ATTRIBUTION, drawings, licence
 from vocabkit.data.rendering import painter
 from vocabkit.data.samples import PLACEHOLDER
-from vocabkit.data.scenes import Scene, plan_scenes
+from vocabkit.data.scenes import SPLITS, Scene, plan_scenes
 from vocabkit.files import new_folder
 
 Progress = Callable[[int, int], None]
 """Called with (pictures drawn, pictures in total)."""
 
-QUESTION = f"Image: {PLACEHOLDER}\nThis is a picture of"
+QUESTION = f"""\
+This is a picture of a harp.
+This is a picture of three barns on a red background.
+This is a picture of a kettle and a windmill on a blue background.
+Image: {PLACEHOLDER}
+This is a picture of"""
+"""Shows the form of the answers by things that no drawing shows, so that a loss measures what is seen, not the form."""
 
 _README = """\
 # Scenes of OpenMoji drawings
 
 {pictures:,} pictures of {size} x {size} pixels with answers, made of {drawings:,} drawings by `vocabkit scenes` with
-seed {seed}, in LLaVA's JSON format. Besides `train.json` there are three held-out splits, ever further from it.
+seed {seed}, in LLaVA's JSON format. Three of its splits are held out from `train.json`, ever further from it.
 
 {splits}
 
@@ -69,6 +75,7 @@ def write_scenes(
     held_out: int = 500,
     seed: int = 0,
     size: int = 224,
+    only: Collection[str] = SPLITS,
     progress: Progress | None = None,
 ) -> tuple[Split, ...]:
     """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json and drawing.json
@@ -78,6 +85,7 @@ def write_scenes(
 
     Args:
         train, held_out: pictures in train and in each of the other splits.
+        only: the splits to write. They are the same whether or not the others are written.
         size: width and height of the pictures in pixels.
         progress: called after each picture.
 
@@ -88,6 +96,7 @@ def write_scenes(
     with new_folder(out) as folder:
         files = drawings()
         plan = plan_scenes(files, train=train, held_out=held_out, seed=seed)
+        plan = {name: scenes for name, scenes in plan.items() if name in only}
         paint = painter(files, size)
         (folder / "images").mkdir()
         done, total = 0, sum(map(len, plan.values()))

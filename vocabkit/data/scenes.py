@@ -18,6 +18,7 @@ from vocabkit.data.wording import counted, plural, with_article
 from vocabkit.errors import VocabkitError
 
 Kind = Literal["single", "pair", "count"]
+SPLITS = ("train", "rendering", "combination", "drawing")
 
 BACKGROUNDS = {
     "red": "#d94a3d",
