@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,6 +19,7 @@ from vocabkit.export.models import llm_folder
 from vocabkit.files import reading
 from vocabkit.model_folders import first_line, quiet_transformers
 from vocabkit.shared import SharedVocabulary
+from vocabkit.verification import other_ids
 from vocabkit.vocabulary import Vocabulary
 
 LORA_CONFIG = "adapter_config.json"
@@ -63,10 +63,8 @@ class LLM:
 
     def check_ids(self, shared: SharedVocabulary, name: str) -> None:
         """Raises VocabkitError: the column `name` of `shared` has other ids than its tokenizer."""
-        if not np.array_equal(shared.ids_with_gaps(name), shared.look_up(self.vocabulary)):
-            raise VocabkitError(
-                f"{self.source}: its tokenizer has other ids than {name} has in the shared vocabulary; is it another?"
-            )
+        if difference := other_ids(shared, name, self.vocabulary):
+            raise VocabkitError(f"{self.source}: {difference}; is it another?")
 
 
 def load_llm(source: str, dtype: torch.dtype = torch.float32) -> LLM:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter
-from vocabkit.arrow_values import taken, token_buffers
 from vocabkit.embeddings import EmbeddingTable
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.fold import why_not_foldable
 from vocabkit.segmentation import Segmenter
 from vocabkit.shared import SharedVocabulary, TokenizerInfo
 from vocabkit.transferred import TransferredAdapter, TransferredConfig
+from vocabkit.verification import other_ids
 from vocabkit.vocabulary import Vocabulary
 
 Missing = Literal["error", "drop", "compose"]
@@ -155,29 +155,10 @@ def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVoca
     name = vocabulary.name
     if name not in shared.names:
         return shared.extend(vocabulary)
-    recorded = shared.ids_with_gaps(name)
-    found = recorded if _all_are(shared, vocabulary, recorded) else shared.look_up(vocabulary)
-    differing = np.flatnonzero(found != recorded)
-    if len(differing):
-        token = quote(shared.tokens[int(differing[0])].as_py().decode("utf-8", "backslashreplace"))
-        raise VocabkitError(
-            f"{name}: has other ids than the adapter's shared vocabulary for {len(differing)} of {len(shared)} tokens, "
-            f"the first is {token}; is it another tokenizer? Then give it another name: NAME=TARGET"
-        )
+    if difference := other_ids(shared, name, vocabulary):
+        raise VocabkitError(f"{name}: {difference}; is it another tokenizer? Then give it another name: NAME=TARGET")
     records = [TokenizerInfo.of(vocabulary) if info.name == name else info for info in shared.tokenizers]
     return dataclasses.replace(shared, tokenizers=tuple(records))
-
-
-def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:
-    """Whether `shared.look_up(vocabulary)` is `ids`, (R,) int32, none of them -1: told without looking tokens up."""
-    if ids.min() < 0 or ids.max() >= len(vocabulary):
-        return False
-    rows = np.flatnonzero(np.diff(token_buffers(shared.tokens)[0]))  # the empty ones stand for roles
-    return (
-        all(vocabulary.roles.get(role) == ids[row] for role, row in shared.roles.items())
-        and vocabulary.alignable[ids[rows]].all()
-        and taken(vocabulary.tokens, ids[rows]).equals(taken(shared.tokens, rows))
-    )
 
 
 def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:

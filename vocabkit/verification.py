@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vocabkit.errors import VocabkitError
+from vocabkit.arrow_values import taken, token_buffers
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared import SharedVocabulary
 from vocabkit.vocabulary import Kind, Vocabulary
 
@@ -32,14 +33,48 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
                 f"{info.name}: the file was built with another version of this tokenizer "
                 f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…)"
             )
-        problems += _wrong_rows(shared, info.name, vocabulary)
+        problems += _described(shared, info.name, vocabulary)
     return problems + _repeated_rows(shared)
 
 
-def _wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> list[str]:
+def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> np.ndarray:
+    """(W,) rows whose id in column `name` is not the one that `vocabulary` has for their token or role, ascending."""
+    recorded = shared.ids_with_gaps(name)
+    if _all_are(shared, vocabulary, recorded):
+        return np.empty(0, np.int64)
+    return np.flatnonzero(shared.look_up(vocabulary) != recorded)
+
+
+def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> str | None:
+    """In words, that `vocabulary` is not the tokenizer of column `name`; None if all its ids are the same."""
+    wrong = wrong_rows(shared, name, vocabulary)
+    if not len(wrong):
+        return None
+    token = quote(shared.tokens[int(wrong[0])].as_py().decode("utf-8", "backslashreplace"))
+    return (
+        f"its tokenizer has other ids than {name} has in the shared vocabulary for {len(wrong)} of {len(shared)} "
+        f"tokens, the first is {token}"
+    )
+
+
+def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:
+    """Whether `shared.look_up(vocabulary)` is `ids`, (R,) int32, none of them -1: told without looking tokens up."""
+    if not len(ids) or ids.min() < 0 or ids.max() >= len(vocabulary):
+        return False
+    rows = np.flatnonzero(np.diff(token_buffers(shared.tokens)[0]))  # the empty ones stand for roles
+    return (
+        all(vocabulary.roles.get(role) == ids[row] for role, row in shared.roles.items())
+        and vocabulary.alignable[ids[rows]].all()
+        and taken(vocabulary.tokens, ids[rows]).equals(taken(shared.tokens, rows))
+    )
+
+
+def _described(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> list[str]:
+    wrong = wrong_rows(shared, name, vocabulary)
+    if not len(wrong):
+        return []
     expected, found = shared.look_up(vocabulary), shared.ids_with_gaps(name)
     role_of = {row: role for role, row in shared.roles.items()}
-    wrong = np.flatnonzero(expected != found)
     lines = []
     for row in wrong[:MAX_LISTED].tolist():
         what = f"role {role_of[row]}" if row in role_of else repr(shared.tokens[row].as_py())

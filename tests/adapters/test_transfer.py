@@ -158,7 +158,7 @@ def test_a_target_that_has_none_of_the_tokens_is_refused(tmp_path: Path) -> None
 def test_another_tokenizer_under_a_name_of_the_set_is_refused(tmp_path: Path) -> None:
     other = target(tmp_path / "llm", "mistral-v1")
     impostor = Target(dataclasses.replace(other.vocabulary, name="llama3"), other.embeddings)
-    with pytest.raises(VocabkitError, match=r"llama3: has other ids .* for 64 of 64 tokens, the first is '!'"):
+    with pytest.raises(VocabkitError, match=r"llama3: .* has other ids .* for 64 of 64 tokens, the first is '!'"):
         transfer(langbridge(), impostor)
 
 
@@ -197,18 +197,18 @@ def test_ids_for_special_tokens_are_those_of_their_roles(tmp_path: Path) -> None
     ],
 )
 def test_one_row_with_another_id_is_enough_to_be_refused(tmp_path: Path, other: Vocabulary, differing: str) -> None:
-    with pytest.raises(VocabkitError, match=f"seen: has other ids .* for {differing}"):
+    with pytest.raises(VocabkitError, match=f"seen: .* has other ids .* for {differing}"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER], special_roles=True), other)
 
 
 def test_a_target_that_has_a_row_it_is_said_to_lack_is_refused(tmp_path: Path) -> None:
     other = text_vocabulary("seen", b"x", b"y", b"zz", b"<bos>", b"<eos>", b"w", roles={"bos": 3, "eos": 4})
-    with pytest.raises(VocabkitError, match=r"seen: has other ids .* for 1 of 6 tokens, the first is 'w'"):
+    with pytest.raises(VocabkitError, match=r"seen: .* has other ids .* for 1 of 6 tokens, the first is 'w'"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER], at_least=1, special_roles=True), other)
 
 
 def test_a_target_that_ends_before_a_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VocabkitError, match=r"seen: has other ids .* for 1 of 3 tokens, the first is 'zz'"):
+    with pytest.raises(VocabkitError, match=r"seen: .* has other ids .* for 1 of 3 tokens, the first is 'zz'"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER]), text_vocabulary("seen", b"x", b"y"))
 
 

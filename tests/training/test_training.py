@@ -63,6 +63,23 @@ def test_word_steps_teach_a_softmax_head_words_before_the_captions(world: World,
     assert losses[-3:].mean() < 0.9 * losses[:3].mean()
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["adapter", "transferred"])
+def test_the_word_loss_of_an_adapter_is_the_same_with_any_llm_that_knows_its_tokens(
+    world: World, tmp_path: Path, moved: bool
+) -> None:
+    """The two LLMs have other ids for the same bytes, and so for the same words of a caption."""
+    words: dict[str, Any] = WORDS | {"word_steps": 1, "word_learning_rate": 1e-12, "steps": 0, "epochs": 0}
+    first = train(world.recipe(**words), tmp_path / "first")
+    adapter = first.adapter
+    if moved:
+        trained = load_adapter(adapter)
+        assert isinstance(trained, LangBridgeAdapter)
+        adapter = tmp_path / "moved"
+        transfer(trained, open_target(world.two)[0])[0].save(adapter)
+    train(world.recipe(**words, llm=world.two, adapter=str(adapter)), tmp_path / "second")
+    assert_close(curve(tmp_path / "second", "word_loss"), curve(tmp_path / "first", "word_loss"))
+
+
 def test_the_adapter_that_is_saved_has_the_loss_that_the_training_ended_with(
     world: World, linear: Trained, tmp_path: Path
 ) -> None:

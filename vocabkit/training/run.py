@@ -224,8 +224,8 @@ def _phases(
 ) -> list[tuple[Phase, CaptionData]]:
     words, pictured = None, [sample for sample in samples if sample.images]
     if recipe.word_steps or recipe.word_weight:
-        adapter = head_of(lvlm)
-        words = count_words(pictured, llm.tokenizer, adapter.shared.ids_for(adapter.config.llm).tolist())
+        ids = head_of(lvlm).shared.look_up(llm.vocabulary)  # not of the LLM that the adapter began with
+        words = count_words(pictured, llm.tokenizer, ids.tolist())
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
     first = Phase("words", recipe.word_steps, recipe.word_learning_rate, caption=0.0, words=1.0)
     second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)
