@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import TOKENIZER, AsJson, Corpus, Field, Tokenizers, arrow_file, check_output, resolve_all, resolve_one
+from .page import Html, check_page, write_page
 from .show import byte_progress, say, show, show_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def overlap(
     corpus: Corpus = None,
     field: Field = None,
     examples: Annotated[int, typer.Option(min=0, help="Examples of one-sided and aliased tokens.")] = 6,
+    html: Html = None,
     json: AsJson = False,
 ) -> None:
     """Report what tokenizers have in common.
@@ -34,7 +36,9 @@ def overlap(
 
     if field and not corpus:
         raise VocabkitError("--field needs a corpus: add --corpus FILE")
-    vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
+    found = resolve_all(tokenizers)
+    check_page(html, [*(each.file for each in found), *(corpus or ())])
+    vocabularies = [each.vocabulary for each in found]
     counts = None
     if corpus:
         from vocabkit.ranking import count_tokens
@@ -50,6 +54,11 @@ def overlap(
         from vocabkit.report.terminal import overlap_report
 
         show(overlap_report(report))
+    if html is not None:
+        from vocabkit.report.html.overlap import overlap_page, string_matching
+        from vocabkit.report.html.token_table import token_table
+
+        write_page(html, overlap_page(report, token_table(vocabularies), string_matching(vocabularies)))
 
 
 def explain(

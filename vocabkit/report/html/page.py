@@ -1,0 +1,89 @@
+"""What all pages are made of: templates, untrusted tokens made visible, and data that scripts read."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from vocabkit.errors import VocabkitError
+from vocabkit.report.layout import printable, show_token
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
+except ModuleNotFoundError as error:
+    raise VocabkitError(f"an HTML page needs {error.name}: pip install 'vocabkit[report]'") from error
+
+_TEMPLATES = files("vocabkit.report.html") / "templates"
+_WHOLE = 1 << 30
+_SPACE_OR_ESCAPE = re.compile(r"( )|(\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|.))")
+
+
+def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, **content: Any) -> str:
+    """A page.
+
+    Args:
+        template: its file in templates/; gets `content`.
+        scripts: files in templates/, joined to the only script that the page's own policy lets run.
+        data: JSON-like, for the scripts: `await pageData()`.
+    """
+    environment = Environment(
+        loader=PackageLoader("vocabkit.report.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"token": token, "name": printable, "share": share, "number": "{:,}".format}
+    script = "".join(_source(name) for name in scripts)
+    return environment.get_template(template).render(
+        **content,
+        style=Markup(_source("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=None if data is None else pack(data),
+    )
+
+
+def spelled(value: bytes) -> str:
+    """A token as `vocabkit explain` reads it, without quotes: what can't be seen is escaped."""
+    text = value.decode("utf-8", "surrogateescape")
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return show_token(value, _WHOLE).rstrip("\u200e")[1:-1]
+
+
+def token(value: bytes | str) -> Markup:
+    """A token, or its `spelled` form, as HTML: isolated from the direction of the text around, with marks for spaces
+    and escapes. `showToken` in data.js does the same.
+    """
+    text = value if isinstance(value, str) else spelled(value)
+    marked = Markup("")
+    start = 0
+    for match in _SPACE_OR_ESCAPE.finditer(text):
+        marked += escape(text[start : match.start()])
+        marked += Markup('<span class="{}">{}</span>').format("space" if match[1] else "escape", match[0])
+        start = match.end()
+    return Markup('<bdi class="token">{}</bdi>').format(marked + escape(text[start:]))
+
+
+def share(value: float | None) -> str:
+    """A share of 1 in percent."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def pack(data: Any) -> str:
+    """JSON, compressed, in base64: the same for the same data, and nothing in it that HTML could take for its own."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _source(name: str) -> str:
+    return (_TEMPLATES / name).read_text("utf-8")
