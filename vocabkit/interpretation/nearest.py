@@ -1,0 +1,109 @@
+"""The nearest rows of a whole embedding table, by cosine similarity: exact, in blocks, without loading a model.
+
+Sizes: Q queries of width D; V rows that are searched; k kept of each query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vocabkit.embeddings import EmbeddingTable
+from vocabkit.errors import VocabkitError
+from vocabkit.vocabulary import Kind, Vocabulary
+
+_ROWS = 8192
+"""Rows of the table at a time."""
+_QUERIES = 1024
+"""Queries at a time: with the rows 32 MiB of cosines."""
+_RUN = 64
+"""Neighbouring cosines that are looked at one by one only if the largest of them is among the k largest of all runs."""
+
+
+def searched_ids(vocabulary: Vocabulary, table: EmbeddingTable) -> np.ndarray:
+    """(V,) int64, ascending: the ids with a token and a row. Left out are reserved ids, holes and padding rows."""
+    return np.flatnonzero(vocabulary.kinds != Kind.UNUSED)[: table.num_rows].astype(np.int64)
+
+
+def nearest_tokens(
+    queries: Tensor,
+    table: EmbeddingTable,
+    ids: np.ndarray,
+    k: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k of `ids` whose embeddings have the largest cosine with each query, in float32 throughout.
+
+    Every row is read once and its norm computed once, however many queries there are; never in memory at once are the
+    table and the Q x V cosines. A row of zeros has no direction and is never found; a query of zeros has cosine 0 with
+    all rows.
+
+    Args:
+        queries: (Q, D) floating point.
+        ids: (V,) ascending token ids with a row, of `searched_ids`.
+        progress: called with (rows done, rows in total).
+
+    Returns:
+        ids (Q, k) int64 and cosines (Q, k) float32, largest first. Which of several equal cosines come first, or are
+        kept at all, is not specified. With fewer than k rows that are not zero, ids are -1 and cosines -inf at the end.
+
+    Raises:
+        VocabkitError: queries of another width, not finite, k < 1, or rows that can't be read.
+    """
+    if queries.ndim != 2 or queries.shape[1] != table.width:
+        raise VocabkitError(f"{table.source}: visual tokens are {tuple(queries.shape)}; expected (Q, {table.width})")
+    if k < 1:
+        raise VocabkitError(f"{k} nearest tokens: must be at least 1")
+    if not queries.isfinite().all():
+        raise VocabkitError("visual tokens are NaN or infinite; is the adapter damaged?")
+    directions = functional.normalize(queries.float(), dim=1)  # (Q, D)
+    found = torch.full((len(queries), k), -1, dtype=torch.int64)
+    best = torch.full((len(queries), k), -torch.inf)
+    buffer = torch.empty(_QUERIES * _ROWS)
+    for start in range(0, len(ids), _ROWS):
+        block = ids[start : start + _ROWS]
+        rows, norms = table.rows_and_norms(block)  # (B, D), (B,)
+        units = rows.float().div_(norms[:, None])
+        zero = norms == 0
+        for at in range(0, len(queries), _QUERIES):
+            part = slice(at, at + _QUERIES)
+            cosines = _product(directions[part], units, buffer)  # (P, D) @ (D, B) -> (P, B)
+            cosines[:, zero] = -torch.inf
+            values, places = largest(cosines, min(k, len(block)))
+            candidates = torch.cat([best[part], values], dim=1)  # (P, 2 k)
+            names = torch.cat([found[part], torch.from_numpy(block)[places]], dim=1)
+            best[part], order = candidates.topk(k, dim=1)
+            found[part] = names.gather(1, order)
+        if progress:
+            progress(start + len(block), len(ids))
+    found[best == -torch.inf] = -1
+    return found, best.clamp_(max=1.0)
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `values.topk(k)` of (P, B), but quicker where B is much larger than k.
+
+    The k largest stand in the k runs of neighbours with the largest maxima, so only these are sorted.
+    """
+    whole = values.shape[1] // _RUN * _RUN
+    if whole // _RUN <= k:
+        return values.topk(k, dim=1)
+    runs = values[:, :whole].unflatten(1, (-1, _RUN))  # (P, R, _RUN)
+    chosen = runs.amax(dim=2).topk(k, dim=1).indices  # (P, k)
+    candidates = runs.gather(1, chosen[..., None].expand(-1, -1, _RUN)).flatten(1)  # (P, k _RUN)
+    places = (chosen[..., None] * _RUN + torch.arange(_RUN)).flatten(1)
+    if whole < values.shape[1]:
+        rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
+        candidates, places = torch.cat([candidates, values[:, whole:]], 1), torch.cat([places, rest], 1)
+    found, order = candidates.topk(k, dim=1)
+    return found, places.gather(1, order)
+
+
+def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
+    """Left @ right.T in `buffer`, without new memory."""
+    shape = len(left), len(right)
+    return torch.mm(left, right.T, out=buffer[: shape[0] * shape[1]].view(shape))
