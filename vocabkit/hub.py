@@ -58,7 +58,7 @@ class Repository:
         except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
             answer = what_the_hub_said(error)
             if not isinstance(answer, EntryNotFoundError):
-                raise VocabkitError(f"{self.name}: {_reason(repository, answer)}") from error
+                raise VocabkitError(f"{self.name}: {why_failed(repository, answer, 'download from')}") from error
             if isinstance(answer, LocalEntryNotFoundError):
                 self.reachable = False
             return None
@@ -108,7 +108,8 @@ def why_refused(repository: str, error: Exception) -> str | None:
     return f"the Hugging Face hub answers {status}; {advice}"
 
 
-def _reason(repository: str, error: Exception) -> str:
+def why_failed(repository: str, error: Exception, what: str) -> str:
+    """Why the `what` (`download from`, `upload to`) the hub failed, and what to do."""
     from huggingface_hub.errors import HFValidationError
 
     if refusal := why_refused(repository, error):
@@ -116,4 +117,4 @@ def _reason(repository: str, error: Exception) -> str:
     if isinstance(error, HFValidationError):
         return "no such path, and no valid hub id (owner/name)"
     lines = str(error).splitlines() or [type(error).__name__]
-    return f"the download from the Hugging Face hub failed ({quote(lines[0], 120)}); try again"
+    return f"the {what} the Hugging Face hub failed ({quote(lines[0], 120)}); try again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,21 +12,20 @@ import huggingface_hub
 import msgspec
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from vocabkit.checkpoint import FOLDER_FILES, Checkpoint, read_checkpoint, write_checkpoint
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared import SharedVocabulary
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
     """A module that is rebuilt from its config, its tensors and its shared vocabulary alone.
 
     A subclass is built by `Class(config, shared)`, names the dataclass of its config, which has `shapes()`, and its
-    `adapter_type` in config.json. `push_to_hub` is huggingface_hub's.
+    `adapter_type` in config.json.
     """
 
     adapter_type: ClassVar[str]
@@ -56,12 +55,29 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         self.save(folder)
         return self.push_to_hub(repo_id or folder.name, **options) if push_to_hub else None
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the checkpoint folder to a hub repository, made if need be; options are huggingface_hub's.
+
+        Returns its answer: the address of the commit.
+
+        Raises VocabkitError: no access, a name that can't be, or an upload that failed.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # so we do
+                pushed = super().push_to_hub(repo_id, **options)
+        except VocabkitError:
+            raise
+        except Exception as error:  # as in `locate`
+            raise VocabkitError(f"{repo_id}: {why_failed(repo_id, error, 'upload to')}") from error
+        return pushed
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """Load from a checkpoint folder, a `.pt` file or a hub id (owner/name).
+        """Load from a checkpoint folder, a `.pt` file or a hub id (owner/name or owner/name@revision).
 
         Args:
-            options: for hub ids, as huggingface_hub takes them: revision, token, cache_dir, force_download,
+            options: for hub ids, as huggingface_hub takes them: token, cache_dir, force_download,
                 local_files_only.
 
         Raises VocabkitError: not found, damaged, an adapter of another type, or parts that do not belong together.
@@ -103,23 +119,27 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 def locate(source: str | Path, **options: Any) -> Path:
     """The local path of `source`: itself if it exists, else the adapter's files of that hub repository, downloaded.
 
-    Raises VocabkitError: neither a path nor a hub id, or the hub does not give it.
+    Raises VocabkitError: neither a path nor a hub id, two revisions, or the hub does not give it.
     """
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(str(source)):
-        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name)")
+    found = hub_id(str(source))
+    if found is None:
+        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
+    if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:
+        raise VocabkitError(f"{source}: names a revision, and the option revision another; give one of them")
     try:
-        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=list(FOLDER_FILES), **options))
-    except LocalEntryNotFoundError as error:
-        raise VocabkitError(
-            f"{source}: no such folder, can't reach the Hugging Face hub, and it is not in the cache; check the path "
-            "and the network"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = quote(str(error).splitlines()[0], 120)
-        raise VocabkitError(f"{source}: {reason}; for a gated repository run `hf auth login`") from error
+        files = huggingface_hub.snapshot_download(found.repository, allow_patterns=list(FOLDER_FILES), **options)
+    except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
+        answer = what_the_hub_said(error)
+        if isinstance(answer, LocalEntryNotFoundError):
+            raise VocabkitError(
+                f"{source}: no such folder, can't reach the Hugging Face hub, and it is not in the cache; check the "
+                "path and the network"
+            ) from error
+        raise VocabkitError(f"{source}: {why_failed(found.repository, answer, 'download from')}") from error
+    return Path(files)
 
 
 def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import resource
-import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.hub_mixin
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -159,26 +158,6 @@ def test_a_hub_repository_in_the_cache_is_found_offline(tmp_path: Path) -> None:
     (repository / "refs/main").write_text("0" * 40)
     found = LangBridgeAdapter.from_pretrained("someone/adapter", cache_dir=tmp_path, local_files_only=True)
     assert_same_state(found, adapter)
-
-
-def test_push_to_hub_uploads_the_checkpoint_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hub:
-        def __init__(self, token: Any = None) -> None:
-            pass
-
-        def create_repo(self, repo_id: str, **_: Any) -> huggingface_hub.RepoUrl:
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-        def upload_folder(self, folder_path: Path, repo_id: str, **_: Any) -> str:
-            shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
-            return "commit"
-
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Hub)
-    adapter = langbridge()
-    assert adapter.push_to_hub("someone/adapter") == "commit"
-    assert_same_state(load_adapter(tmp_path / "hub/someone/adapter"), adapter)
-    adapter.save_pretrained(tmp_path / "local", repo_id="someone/other", push_to_hub=True)
-    assert_same_state(load_adapter(tmp_path / "hub/someone/other"), adapter)
 
 
 def test_what_is_neither_here_nor_on_the_hub_is_said_to_be_missing(tmp_path: Path) -> None:
