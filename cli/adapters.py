@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import AsJson
+from .page import Html, check_page, write_page
 from .show import byte_progress, note, say, show, show_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vocabkit.adapter import LangBridgeAdapter
+    from vocabkit.evaluation.run import Result
     from vocabkit.transfer import Target
     from vocabkit.transferred import TransferredAdapter
 
@@ -133,6 +135,10 @@ def check_transfer(
     to: To,
     weights: Weights = None,
     features: Features = None,
+    html: Html = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="For --html: what `validate --out` wrote.", show_default=False)
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Prove a transferred adapter against the equations.
@@ -142,15 +148,25 @@ def check_transfer(
     """
     import torch
 
+    from vocabkit.errors import VocabkitError
     from vocabkit.fold import fold, why_not_foldable
     from vocabkit.proof import check_transfer as prove
     from vocabkit.report.transfer import proof_report
     from vocabkit.transferred import TransferredAdapter
 
+    if validation is not None and html is None:
+        raise VocabkitError("--validation is shown on a page: add --html FILE")
+    check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
+    measured = None if validation is None else _validation(validation)
     moved = TransferredAdapter.from_pretrained(result)
     folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved, torch.float64)
     real = _features(features) if features is not None else None
-    proof = prove(moved, _load(adapter), _target(to, weights), features=real, folded=folded)
+    original, target = _load(adapter), _target(to, weights)
+    proof = prove(moved, original, target, features=real, folded=folded)
+    if html is not None:
+        from vocabkit.report.html.transfer import preflight_of, transfer_page
+
+        write_page(html, transfer_page(proof, preflight_of(proof, moved, original, target), measured))
     if json:
         show_json({**vars(proof), "passed": proof.passed})
     else:
@@ -201,6 +217,12 @@ def _target(argument: str, weights: str | None) -> Target:
     rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"
     note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}; {rows}")
     return target
+
+
+def _validation(path: Path) -> dict[str, Result]:
+    from vocabkit.report.html.transfer import read_validation
+
+    return read_validation(path)
 
 
 def _features(path: Path) -> Tensor:

@@ -1,0 +1,112 @@
+"""The transfer report as a page: what moved, the proof, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.evaluation.answers import Answers
+from vocabkit.evaluation.run import Result
+from vocabkit.evaluation.validate import BLIND, NATIVE
+from vocabkit.files import reading
+from vocabkit.proof import Proof
+from vocabkit.report.html.intervals import Plot, plot
+from vocabkit.report.html.page import render
+from vocabkit.transfer import Missing, Preflight, Target, transfer
+from vocabkit.transferred import TransferredAdapter
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One data set of a validation."""
+
+    name: str
+    result: Result
+    loss: Plot
+    retention: Plot | None
+    of_mlp: Plot | None
+    questions: tuple[str, ...]
+    """Fields of `Answers` that the data asks."""
+
+
+def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping[str, Result] | None = None) -> str:
+    """One HTML page.
+
+    Args:
+        preflight: of the transfer that was proven; None if it can't be told, as when the parts do not belong together.
+        validation: results by data set, as `read_validation` gives.
+    """
+    return render(
+        "transfer.html.j2",
+        proof=proof,
+        preflight=preflight,
+        validation=[_measured(name, result) for name, result in (validation or {}).items()],
+    )
+
+
+def preflight_of(
+    proof: Proof, moved: TransferredAdapter, original: LangBridgeAdapter, target: Target
+) -> Preflight | None:
+    """The report of the transfer that `proof` is about, made anew; None if its parts do not belong together."""
+    if proof.problems:
+        return None
+    missing = msgspec.convert(moved.config.missing, Missing)
+    return transfer(original, target, missing=missing, scale=moved.config.scale)[1]
+
+
+def read_validation(path: Path) -> dict[str, Result]:
+    """The results that `vocabkit validate --out` wrote, by data set; figures that are not finite are left out.
+
+    Raises VocabkitError: missing, no JSON, or something else.
+    """
+    with reading(path):
+        try:
+            found: dict[str, Result] = msgspec.convert(
+                _without_gaps(msgspec.json.decode(path.read_bytes())), dict[str, Result]
+            )
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise VocabkitError(
+                f"{path}: no results of `vocabkit validate --out` ({quote(str(error), 100)})"
+            ) from error
+    empty = [name for name, result in found.items() if not result.validation.caption_loss]
+    if empty or not found:
+        raise VocabkitError(f"{path}: no caption losses in it; give the file that `vocabkit validate --out` wrote")
+    return found
+
+
+def _without_gaps(content: Any) -> Any:
+    """`content` without the estimates of which a number is null: it was not finite."""
+    if not isinstance(content, dict):
+        return content
+    estimate = {"value", "low", "high"}
+    gaps = {
+        name
+        for name, item in content.items()
+        if isinstance(item, dict) and item.keys() == estimate and None in item.values()
+    }
+    return {name: _without_gaps(item) for name, item in content.items() if name not in gaps}
+
+
+def _measured(name: str, result: Result) -> Measured:
+    found = result.validation
+    losses = {line: found.caption_loss[line].value for line in (BLIND, NATIVE) if line in found.caption_loss}
+    ends = {"no better than blind": 0.0, "all of it": 1.0}
+    asked = [
+        field.name
+        for field in fields(Answers)
+        if any(getattr(answers, field.name) is not None for answers in result.answers.values())
+    ]
+    return Measured(
+        name=name,
+        result=result,
+        loss=plot(found.caption_loss, losses),
+        retention=plot(found.retention, ends) if found.retention else None,
+        of_mlp=plot(found.of_mlp, ends) if found.of_mlp else None,
+        questions=tuple(asked),
+    )
