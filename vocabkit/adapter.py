@@ -15,7 +15,7 @@ from torch.nn import functional
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
 from vocabkit.checkpoint import Checkpoint, read_checkpoint
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.mixing import coefficients, mix
+from vocabkit.mixing import coefficients, mix, top_coefficients
 from vocabkit.model_card import langbridge_card, projector_card
 from vocabkit.pretrained import Pretrained, locate
 from vocabkit.shared import SharedVocabulary
@@ -75,6 +75,21 @@ class LangBridgeAdapter(Pretrained):
         return coefficients(
             self.hidden(features),
             self.head.weight,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def top_coefficients(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(..., Dv) -> (..., k) largest coefficients, largest first, and (..., k) int64 rows of `shared`.
+
+        As `vocabkit.mixing.top_coefficients`: exact, in bounded memory, without gradients.
+        """
+        return top_coefficients(
+            self.hidden(features),
+            self.head.weight,
+            k,
             head=self.config.head,
             bias=self.head.bias,
             temperature=self.config.temperature,

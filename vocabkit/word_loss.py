@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vocabkit.streamed_softmax import accumulation_dtype
+from vocabkit.mixing import accumulation_dtype
 
 _BLOCK = 2**24
 """Scores (patches x rows) that are in memory at a time: 64 MiB in float32."""

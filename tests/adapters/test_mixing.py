@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vocabkit import mixing, streamed_softmax
 from vocabkit.errors import VocabkitError
-from vocabkit.mixing import choose, coefficients, mix
+from vocabkit.mixing import choice, choose, coefficients, mix, streamed
 
 SHAPES = [(1, 977, 5, 3), (7, 977, 5, 33), (3, 1, 4, 2), (50, 16, 40, 24), (0, 12, 5, 3)]
 """N, T, H, D."""
@@ -56,10 +55,10 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Softmax on the one path or on the other, the streamed one with blocks that don't divide T."""
     chosen: str = request.param
-    choice = mixing.Choice(chosen, "wanted by a test")  # type: ignore[arg-type]
-    monkeypatch.setattr(mixing, "choose", lambda *_, **__: choice)
-    monkeypatch.setattr(streamed_softmax, "_MIN_BLOCK", 1)
-    monkeypatch.setattr(streamed_softmax, "_MAX_BLOCK", 100)
+    wanted = choice.Choice(chosen, "wanted by a test")  # type: ignore[arg-type]
+    monkeypatch.setattr(choice, "choose", lambda *_, **__: wanted)
+    monkeypatch.setattr(streamed, "_MIN_BLOCK", 1)
+    monkeypatch.setattr(streamed, "_MAX_BLOCK", 100)
     return chosen
 
 
@@ -90,8 +89,8 @@ def test_linear_agrees_with_the_reference(shape: tuple[int, ...], dtype: torch.d
 def test_both_associations_of_the_linear_head_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     o = operands(19, 61, 5, 7)
     for name in ("unfused", "fused"):
-        choice = mixing.Choice(name, "wanted by a test")  # type: ignore[arg-type]
-        monkeypatch.setattr(mixing, "choose", lambda *_, choice=choice, **__: choice)
+        wanted = choice.Choice(name, "wanted by a test")  # type: ignore[arg-type]
+        monkeypatch.setattr(choice, "choose", lambda *_, wanted=wanted, **__: wanted)
         found = mix(o.hidden, o.weight, o.embeddings, bias=o.bias, head="linear")
         torch.testing.assert_close(found, reference(o, "linear"))
 
@@ -129,9 +128,9 @@ def test_coefficients_of_softmax_are_shares() -> None:
 def test_gradients_are_right_in_float64(path: str, head: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if head == "linear":
         name = {"dense": "unfused", "streamed": "fused"}[path]
-        choice = mixing.Choice(name, "wanted by a test")  # type: ignore[arg-type]
-        monkeypatch.setattr(mixing, "choose", lambda *_, **__: choice)
-    monkeypatch.setattr(streamed_softmax, "_MAX_BLOCK", 4)
+        wanted = choice.Choice(name, "wanted by a test")  # type: ignore[arg-type]
+        monkeypatch.setattr(choice, "choose", lambda *_, **__: wanted)
+    monkeypatch.setattr(streamed, "_MAX_BLOCK", 4)
     hidden, weight, embeddings, bias = operands(3, 11, 5, 4)
     leaves = [
         t.requires_grad_() for t in ((hidden, weight, embeddings, bias) if with_bias else (hidden, weight, embeddings))
@@ -220,14 +219,14 @@ def test_no_tensor_of_all_coefficients_exists_in_the_streamed_path() -> None:
 
     with Watch():
         mix(leaves[0], leaves[1], leaves[2], head="softmax").sum().backward()
-    assert max(n * 8, t * 8) <= largest <= streamed_softmax.BLOCK_ELEMENTS
+    assert max(n * 8, t * 8) <= largest <= streamed.BLOCK_ELEMENTS
 
 
 def test_the_choice_follows_size_and_precision_and_says_why() -> None:
     def path(*sizes: int, head: Any = "softmax", half_precision: bool = False) -> str:
-        choice = choose(head, *sizes, half_precision=half_precision)
-        assert len(choice.reason) > 20
-        return choice.path
+        chosen = choose(head, *sizes, half_precision=half_precision)
+        assert len(chosen.reason) > 20
+        return chosen.path
 
     assert path(16, 4000, 64, 64) == "dense"
     assert path(576, 109_566, 1024, 4096) == "streamed"

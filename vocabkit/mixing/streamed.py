@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vocabkit.mixing.precision import accumulation_dtype
+
 BLOCK_ELEMENTS = 2**22
 """Scores of one block over all patches: 16 MiB in float32."""
 _MIN_BLOCK, _MAX_BLOCK = 512, 8192
 """Rows of a block: enough for matrix products at full speed, few enough for float32 copies of half-precision rows."""
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums and exponentials are computed in: float32 for half precision, else `dtype`."""
-    return dtype if dtype == torch.float64 else torch.float32
 
 
 def streamed_softmax_mix(
