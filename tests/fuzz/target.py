@@ -1,0 +1,45 @@
+"""The process that `run` starts: atheris feeds one reader, led by coverage, until something is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import sys
+from pathlib import Path
+
+import atheris
+
+SPARE = 1 << 30
+"""Bytes of address space beyond what the process has after its imports."""
+_INSTRUMENTED = ["vocabkit", "tomllib", "zipfile", "torch._weights_only_unpickler"]
+
+
+def main(name: str, folder: Path, options: list[str]) -> None:
+    """Fuzz the reader `name` with files in `folder`. An input with a finding is what ends the process."""
+    with atheris.instrument_imports(include=_INSTRUMENTED, enable_loader_override=False):
+        from fuzz.examine import examine
+        from fuzz.readers import READERS, seeds
+
+        reader = READERS[name]
+        path = reader.prepare(folder / "input")
+        for content in seeds(name):  # imports what is imported on first use
+            path.write_bytes(content)
+            reader.read(path)
+    importlib.invalidate_caches()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + SPARE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    def one(content: bytes) -> None:
+        found = examine(reader.read, path, content)
+        if found is not None:
+            (folder / "finding").write_text(f"{found.kind}: {found.detail}")
+            raise AssertionError(found)
+
+    atheris.Setup([sys.argv[0], *options], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
