@@ -15,10 +15,9 @@ from .show import byte_progress, note, say, show, show_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vocabkit.adapter import LangBridgeAdapter
+    from vocabkit.adapter import LangBridgeAdapter, MLPProjector
     from vocabkit.evaluation.run import Result
     from vocabkit.transfer import Target
-    from vocabkit.transferred import TransferredAdapter
 
 
 class MissingRows(enum.StrEnum):
@@ -109,20 +108,19 @@ def transfer(
         raise VocabkitError("--scale rms measures visual tokens: add --features FILE")
     if export and out is None:
         raise VocabkitError("--export writes a result: add --out")
-    if export in (Export.llava, Export.mmproj) and vision is None:
-        raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
-    if keep_cls and export is not Export.llava:
-        raise VocabkitError("--keep-cls is about a Llava checkpoint: add --export llava, or leave it out")
-    if export is Export.llava and out is not None and out.exists():
-        raise VocabkitError(f"{out}: is there already; choose another name")
+    check_export(export, out, vision, keep_cls=keep_cls)
     loaded, target = _load(adapter), _target(to, weights)
     result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
     if factor is None and features is not None:
         report = match_rms(result, report, _features(features))
     if not json:
         show(preflight_report(report))
-    if out is not None:
-        _write(result, out, export, vision, weights or to, keep_cls=keep_cls)
+    if out is not None and export is None:
+        result.save(out)
+    elif out is not None and export is not None:
+        from vocabkit.fold import fold
+
+        write_export(fold(result), out, export, vision, weights or to, keep_cls=keep_cls)
     if json:
         show_json({"preflight": report, "written": out})
     elif out is not None:
@@ -231,15 +229,22 @@ def _features(path: Path) -> Tensor:
     return read_features(path)
 
 
-def _write(
-    result: TransferredAdapter, out: Path, export: Export | None, vision: str | None, llm: str, *, keep_cls: bool
-) -> None:
-    if export is None:
-        result.save(out)
-        return
-    from vocabkit.fold import fold
+def check_export(export: Export | None, out: Path | None, vision: str | None, *, keep_cls: bool) -> None:
+    """Before the work. Raises VocabkitError: options that do not go together."""
+    from vocabkit.errors import VocabkitError
 
-    projector = fold(result)
+    if export in (Export.llava, Export.mmproj) and vision is None:
+        raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
+    if keep_cls and export is not Export.llava:
+        raise VocabkitError("--keep-cls is about a Llava checkpoint: add --export llava, or leave it out")
+    if export is Export.llava and out is not None and out.exists():
+        raise VocabkitError(f"{out}: is there already; choose another name")
+
+
+def write_export(
+    projector: MLPProjector, out: Path, export: Export, vision: str | None, llm: str | None, *, keep_cls: bool
+) -> None:
+    """Write `projector` as another program wants it."""
     if export is Export.projector:
         projector.save(out)
     elif export is Export.mm_projector:
@@ -259,6 +264,7 @@ def _write(
         else:
             from vocabkit.export.llava import export_llava
 
+            assert llm is not None
             if llm.endswith(".gguf"):
                 note(f"{llm}: dequantising it to bfloat16, which takes a while")
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:

@@ -11,7 +11,19 @@ import sys
 
 import typer
 
-from . import adapters, data, evaluation, features, index_maps, shared_vocabularies, tokenizers, training
+from . import (
+    adapters,
+    data,
+    distillation,
+    evaluation,
+    features,
+    index_maps,
+    inference,
+    interpretation,
+    shared_vocabularies,
+    tokenizers,
+    training,
+)
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -36,9 +48,13 @@ app.command("finetune")(training.finetune)
 app.command("import-adapter")(adapters.import_adapter)
 app.command("transfer")(adapters.transfer)
 app.command("check-transfer")(adapters.check_transfer)
+app.command("distill")(distillation.distill)
+app.command("export")(distillation.export)
+app.command("infer")(inference.infer)
 app.command("calibrate")(evaluation.calibrate)
 app.command("validate")(evaluation.validate)
 app.command("compare")(evaluation.compare)
+app.command("interpret")(interpretation.interpret)
 app.command("snapshot")(tokenizers.snapshot)
 app.command("catalog")(tokenizers.catalog)
 

@@ -76,6 +76,18 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
+class DistilledFrom:
+    """The adapter with a softmax head that a projector imitates."""
+
+    fingerprint: str
+    """Of the transferred adapter, see `vocabkit.distillation.fingerprint`."""
+    llm: str
+    """The LLM that this adapter was trained with."""
+    relative_error: float
+    """Of the visual tokens of held-out pictures, see `vocabkit.distillation.Distillation`."""
+
+
+@dataclass(frozen=True)
 class MLPConfig:
     """All about an MLPProjector but its numbers."""
 
@@ -91,6 +103,8 @@ class MLPConfig:
     """Where the features came from, for people: a hub id or a name."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
+    distilled_from: DistilledFrom | None = None
+    """None for one that was trained on captions, or folded."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, llm_width=self.llm_width)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from vocabkit.adapter_config import AdapterConfig, MLPConfig
+from vocabkit.adapter_config import AdapterConfig, DistilledFrom, MLPConfig
 from vocabkit.shared import SharedVocabulary
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ def llava_card(config: MLPConfig, name: str) -> ModelCard:
     return _card(
         name,
         "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector "
-        "between them is an adapter that was folded for this LLM.",
+        "between them is an adapter that was folded, or distilled, for this LLM.",
         {
             "LLM": _code(config.llm),
+            **_distilled(config.distilled_from),
             **_vision(config.vision_model, config.vision_layer),
             "Feature width": f"{config.vision_width:,}",
             "LLM width": f"{config.llm_width:,}",
@@ -112,7 +113,8 @@ def projector_card(config: MLPConfig) -> ModelCard:
         "The two-layer projector of LLaVA: turns patch features of a vision encoder into visual tokens of one LLM. "
         "It can't be moved to another LLM.",
         {
-            "Trained with": _code(config.llm),
+            "Trained with" if config.distilled_from is None else "Visual tokens for": _code(config.llm),
+            **_distilled(config.distilled_from),
             **_vision(config.vision_model, config.vision_layer),
             "Feature width": f"{config.vision_width:,}",
             "Hidden width": f"{config.hidden_width:,}",
@@ -136,6 +138,16 @@ def _card(title: str, purpose: str, facts: dict[str, str], use: str) -> ModelCar
 def _vision(model: str | None, layer: int | None) -> dict[str, str]:
     facts = {} if model is None else {"Vision encoder": _code(model)}
     return facts if layer is None else {**facts, "Layer of its features": str(layer)}
+
+
+def _distilled(source: DistilledFrom | None) -> dict[str, str]:
+    if source is None:
+        return {}
+    adapter = f"an adapter with a softmax head, trained with {_code(source.llm)}, {_code(source.fingerprint)}"
+    return {
+        "Distilled from": adapter,
+        "Error of the distillation": f"{source.relative_error:.3f} of the variance of held-out visual tokens",
+    }
 
 
 def _code(text: str) -> str:

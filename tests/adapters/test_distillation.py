@@ -1,0 +1,227 @@
+"""A projector that imitates a transferred softmax head: how close it comes, what it says of itself, where it can go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from command_line import error_of, vocabkit_here
+from small_adapters import assert_same_state, langbridge, normal, randomised
+from small_world import World, make_world
+from torch.testing import assert_close
+
+from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter_config import AdapterConfig
+from vocabkit.distillation import distil, fingerprint
+from vocabkit.errors import VocabkitError
+from vocabkit.feature_files import FeatureInfo, FeatureWriter
+from vocabkit.features import Features, open_features
+from vocabkit.mixing import Head
+from vocabkit.shared import open_shared
+from vocabkit.targets import open_target
+from vocabkit.transfer import transfer
+from vocabkit.transferred import TransferredAdapter
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("distillation") / "world")
+
+
+@pytest.fixture(scope="module")
+def features(world: World) -> Features:
+    return open_features(world.features)
+
+
+def moved(world: World, head: Head = "softmax", *, seed: int = 0, size: float = 1.0) -> TransferredAdapter:
+    """A random adapter of LLM one, with weights of this size, moved to LLM two."""
+    shared, cache = open_shared(world.shared), open_features(world.features)
+    config = AdapterConfig.of(shared, llm="one", vision_width=cache.width, hidden_width=16, head=head, vision_layer=-2)
+    adapter = randomised(LangBridgeAdapter(config, shared), seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter *= size
+    return transfer(adapter, open_target(world.two)[0])[0]
+
+
+@pytest.fixture(scope="module")
+def many(features: Features, tmp_path_factory: pytest.TempPathFactory) -> Features:
+    """Random features of 200 pictures, as of the same vision model, and the last of them under ten names."""
+    folder = tmp_path_factory.mktemp("many")
+    rows = normal(200, features.tokens, features.width).half()
+    writer = FeatureWriter(folder, FeatureInfo(**features.encoder))
+    writer.add({str(n): row for n, row in enumerate(rows)}, {f"{n}.png": str(min(n, 199)) for n in range(210)})
+    writer.finish()
+    return open_features(folder)
+
+
+# ---- the fit -----------------------------------------------------------------------------------------------------
+
+
+def test_the_projector_comes_close_to_an_adapter_on_pictures_that_it_was_not_fitted_on(
+    world: World, many: Features
+) -> None:
+    projector, report = distil(moved(world, size=0.2), many, steps=150)
+    assert (report.pictures, report.held_out, report.llm) == (180, 20, "two")
+    assert report.relative_error < 0.5
+    assert projector.linear_1.weight.isfinite().all()
+
+
+def test_the_error_is_that_of_the_projector_on_the_pictures_that_were_held_out(
+    world: World, features: Features
+) -> None:
+    """Of four different pictures one is held out; whichever it is, the error is that of its visual tokens."""
+    adapter = moved(world)
+    projector, report = distil(adapter, features, steps=3)
+    assert report.held_out == 1
+    errors = []
+    for key in features.keys:
+        with torch.no_grad():
+            wanted, found = adapter(features[key].float()).double(), projector(features[key].float()).double()
+        errors.append(float((found - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()))
+    assert min(abs(error / report.relative_error - 1) for error in errors) < 1e-3
+
+
+def test_equal_pictures_count_once(world: World, many: Features) -> None:
+    assert len(many) == 210
+    _, report = distil(moved(world), many, steps=1)
+    assert report.pictures + report.held_out == 200
+
+
+def test_only_the_pictures_that_are_named_are_taken(world: World, features: Features) -> None:
+    _, report = distil(moved(world), features, keys=["0.png", "1.png"], steps=1)
+    assert (report.pictures, report.held_out) == (1, 1)
+
+
+def test_the_same_seed_gives_the_same_projector_and_leaves_the_random_state_alone(
+    world: World, features: Features
+) -> None:
+    adapter, before = moved(world), torch.get_rng_state()
+    first, second, other = (distil(adapter, features, steps=3, seed=seed)[0] for seed in (1, 1, 2))
+    assert_same_state(first, second)
+    assert not torch.equal(first.linear_1.weight, other.linear_1.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_steps_are_counted(world: World, features: Features) -> None:
+    seen: list[tuple[int, int]] = []
+    distil(moved(world), features, steps=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# ---- what it is --------------------------------------------------------------------------------------------------
+
+
+def test_the_projector_is_as_wide_as_the_llm_and_says_what_it_imitates(
+    world: World, features: Features, tmp_path: Path
+) -> None:
+    adapter = moved(world)
+    projector, report = distil(adapter, features, steps=2)
+    projector.save(tmp_path / "projector")
+    loaded = MLPProjector.from_pretrained(tmp_path / "projector")
+    config, source = loaded.config, loaded.config.distilled_from
+    assert (config.llm, config.hidden_width, config.llm_width, config.vision_layer) == ("two", 32, 32, -2)
+    assert loaded.linear_2.weight.dtype == adapter.embeddings.dtype
+    assert source is not None
+    assert (source.fingerprint, source.llm) == (fingerprint(adapter), "one")
+    assert source.relative_error == report.relative_error
+    card = (tmp_path / "projector/README.md").read_text("utf-8")
+    assert fingerprint(adapter) in card
+    assert "`one`" in card
+
+
+def test_a_fingerprint_is_that_of_the_weights_and_the_config(world: World, tmp_path: Path) -> None:
+    adapter = moved(world)
+    adapter.save(tmp_path / "a.pt")
+    assert fingerprint(TransferredAdapter.from_pretrained(tmp_path / "a.pt")) == fingerprint(adapter)
+    assert fingerprint(moved(world, seed=1)) != fingerprint(adapter)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_a_linear_head_is_refused_since_it_folds(world: World, features: Features) -> None:
+    with pytest.raises(VocabkitError, match="a linear head folds exactly"):
+        distil(moved(world, "linear"), features)
+
+
+def test_features_of_another_width_are_refused(world: World, features: Features) -> None:
+    shared = open_shared(world.shared)
+    config = AdapterConfig.of(shared, llm="one", vision_width=features.width + 1, hidden_width=4, head="softmax")
+    wider, _ = transfer(LangBridgeAdapter(config, shared), open_target(world.two)[0])
+    with pytest.raises(VocabkitError, match="use the vision model that it was trained with"):
+        distil(wider, features)
+
+
+def test_one_picture_is_too_few(world: World, features: Features) -> None:
+    with pytest.raises(VocabkitError, match="1 different pictures to fit a projector on"):
+        distil(moved(world), features, keys=["0.png", "4.png"])
+
+
+def test_an_adapter_that_gives_the_same_token_for_everything_is_refused(world: World, features: Features) -> None:
+    adapter = moved(world)
+    with torch.no_grad():
+        adapter.adapter.head.weight.zero_()
+        adapter.adapter.head.bias.zero_()
+    with pytest.raises(VocabkitError, match="gives all patches the same visual token"):
+        distil(adapter, features, steps=1)
+
+
+# ---- the commands ------------------------------------------------------------------------------------------------
+
+
+def test_a_distilled_projector_is_validated_and_exported(world: World, tmp_path: Path) -> None:
+    moved(world).save(tmp_path / "moved")
+    cache = ("--features", world.features)
+    done = vocabkit_here(
+        tmp_path, "distill", "moved", *cache, "--data", world.data, "--steps", "5", "--out", "projector", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["config"]["distilled_from"]["relative_error"] == said["report"]["relative_error"]
+    named = ("--adapter", "softmax=moved", "--adapter", "distilled=projector")
+    done = vocabkit_here(tmp_path, "validate", world.data, "--llm", world.two, *cache, *named, "--json")
+    assert done.returncode == 0, done.stderr
+    losses = json.loads(done.stdout)["data"]["validation"]["caption_loss"]
+    assert {"blind", "softmax", "distilled"} <= losses.keys()
+
+    vision = ("--vision", world.vision)
+    for form, words in {"llava": (*vision, "--llm", world.two), "mmproj": vision, "mm_projector": ()}.items():
+        done = vocabkit_here(tmp_path, "export", "projector", "--as", form, "--out", f"out-{form}", *words)
+        assert done.returncode == 0, done.stderr
+    projector = MLPProjector.from_pretrained(tmp_path / "projector")
+    published: dict[str, Any] = torch.load(tmp_path / "out-mm_projector", weights_only=True)
+    assert_close(published["model.mm_projector.2.weight"], projector.linear_2.weight)
+    llava = safetensors.torch.load_file(tmp_path / "out-llava/model-00001-of-00002.safetensors")
+    assert_close(llava["multi_modal_projector.linear_2.weight"], projector.linear_2.weight)
+    assert "distilled" in (tmp_path / "out-llava/README.md").read_text("utf-8")
+
+
+def test_a_transferred_linear_adapter_is_exported_as_transfer_exports_it(world: World, tmp_path: Path) -> None:
+    moved(world, "linear").save(tmp_path / "moved")
+    done = vocabkit_here(tmp_path, "export", "moved", "--as", "mm_projector", "--out", "one.bin")
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "one.bin", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("projector", "--as", "llava", "--vision", "v", "--out", "x"), "holds the LLM, too: add --llm"),
+        (("projector", "--as", "mmproj", "--out", "x"), "add --vision"),
+        (("adapter.pt", "--as", "projector", "--out", "x"), "`vocabkit transfer` it first"),
+        (("softmax", "--as", "projector", "--out", "x"), "a softmax head does not fold"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_exported_is_refused(
+    world: World, tmp_path: Path, words: tuple[str, ...], problem: str
+) -> None:
+    langbridge().save(tmp_path / "adapter.pt")
+    moved(world).save(tmp_path / "softmax")
+    assert problem in error_of(vocabkit_here(tmp_path, "export", *words))
+    assert not (tmp_path / "x").exists()
