@@ -75,3 +75,13 @@ def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
             raise VocabkitError(f"{option} {quote(argument)} {problem}")
         pairs[name] = value
     return pairs
+
+
+def grid_size(pool: str) -> tuple[int, int]:
+    """Rows and columns of --pool. Raises VocabkitError: another form."""
+    from vocabkit.errors import VocabkitError, quote
+
+    rows, _, columns = pool.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal()):
+        raise VocabkitError(f"--pool {quote(pool)} is not of the form ROWSxCOLUMNS, as in 4x4")
+    return int(rows), int(columns)

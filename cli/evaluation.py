@@ -53,13 +53,14 @@ def validate(
     Every figure comes with a 95% bootstrap interval.
     """
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.devices import fitting_memory
     from vocabkit.evaluation.run import validate_files
 
     keep_freed_memory()
     if out is not None:
         check_output(out, data)
     adapters = named_paths(adapter, "--adapter")
-    with count_progress() as progress:
+    with fitting_memory(batch), count_progress() as progress:
         results = validate_files(
             data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
             template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
@@ -99,10 +100,11 @@ def calibrate(
     It is recorded in the adapter. Visual tokens of a linear head can be far longer than the embeddings of the target.
     """
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.devices import fitting_memory
     from vocabkit.evaluation.run import calibrate_file
 
     keep_freed_memory()
-    with count_progress() as progress:
+    with fitting_memory(batch), count_progress() as progress:
         found = calibrate_file(
             adapter, data, llm=llm, features=features, out=out, images=images, template=template, limit=limit,
             batch=batch, device=device, progress=progress,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .arguments import AsJson
+from .arguments import AsJson, grid_size
 from .show import count_progress, note, say, show_json
 
 
@@ -58,7 +58,7 @@ def features(
         vision,
         layer=layer,
         keep_cls=keep_cls,
-        pool=None if pool is None else _pool(pool),
+        pool=None if pool is None else grid_size(pool),
         device="cuda" if gpu else "cpu",
         dtype=torch.float16 if gpu else torch.float32,
     )
@@ -82,12 +82,3 @@ def features(
         note(f"{report.broken:,} of {report.pictures:,} pictures are missing or broken and were left out:")
         for line in report.first_broken:
             note(f"  {line}")
-
-
-def _pool(text: str) -> tuple[int, int]:
-    from vocabkit.errors import VocabkitError, quote
-
-    rows, _, columns = text.partition("x")
-    if not (rows.isdecimal() and columns.isdecimal()):
-        raise VocabkitError(f"--pool {quote(text)} is not of the form ROWSxCOLUMNS, as in 4x4")
-    return int(rows), int(columns)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .features import _pool
+from .arguments import grid_size
 from .show import count_progress, show, show_json
 
 
@@ -65,9 +65,10 @@ def interpret(
     from vocabkit.interpretation.run import interpret_files
 
     keep_freed_memory()
+    size = None if pool is None else grid_size(pool)
     with count_progress() as progress:
         found = interpret_files(
-            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=None if pool is None else _pool(pool),
+            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=size,
             image_folder=images, limit=limit, top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     if json:

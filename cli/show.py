@@ -72,9 +72,9 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def count_progress(unit: str | None = None) -> Iterator[Callable[[str, int, int], None]]:
+def count_progress(unit: str | None = None) -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar for each thing that is counted, with how many of `unit` a second, if that is given. Yields the callback
-    (what, number done, number in total) that moves it.
+    (what, number done, number in total if known) that moves it.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -93,7 +93,7 @@ def count_progress(unit: str | None = None) -> Iterator[Callable[[str, int, int]
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         tasks: dict[str, Any] = {}
 
-        def move(what: str, done: int, total: int) -> None:
+        def move(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(one_line(what), total=total)
             progress.update(tasks[what], completed=done)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vocabkit.data import PLACEHOLDER, Turn
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 
 Template = Literal["plain", "completion", "chat"]
 """How turns become text.
@@ -38,6 +38,14 @@ class Prompt:
     ids: list[int]
     labels: list[int]
     """The id where the caption loss falls on a token, else `IGNORED`; so is the first, which nothing foretells."""
+
+
+def parse_template(name: str) -> Template:
+    """The template called so. Raises VocabkitError: there is none."""
+    found: dict[str, Template] = {each: each for each in get_args(Template)}
+    if name not in found:
+        raise VocabkitError(f"--template {quote(name)}: choose plain, completion or chat")
+    return found[name]
 
 
 def encode_sample(

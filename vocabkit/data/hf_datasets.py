@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vocabkit.data.extras import needs_extra
 from vocabkit.data.image_folder import ImageFolder
@@ -13,6 +13,8 @@ from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turn
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import is_hub_id
 from vocabkit.json_records import is_text
+
+_Parsed = TypeVar("_Parsed")
 
 
 def read_dataset(
@@ -32,15 +34,27 @@ def read_dataset(
         VocabkitError: `datasets` is not installed, no such data set, split or column, damaged files, or a row that is
             not as above, by its number.
     """
+    yield from _of_rows(source, split, lambda row, key, folder: _sample(row, image_column, text_column, key, folder))
+
+
+def read_pictures(source: str, *, split: str = "train", image_column: str = "image") -> Iterator[Picture]:
+    """The pictures alone of a data set that needs no text. See `read_dataset`."""
+    for pictures in _of_rows(source, split, lambda row, key, folder: _images(row, image_column, key, folder)):
+        yield from pictures
+
+
+def _of_rows(
+    source: str, split: str, parse: Callable[[Mapping[str, Any], str, ImageFolder | None], _Parsed]
+) -> Iterator[_Parsed]:
     folder = ImageFolder(Path(source)) if Path(source).is_dir() else None
     if folder is None and not is_hub_id(source):
         raise VocabkitError(f"{source}: no such folder, and no hub id (owner/name)")
     for number, row in enumerate(_rows(source, split)):
         try:
-            sample = _sample(row, image_column, text_column, f"{split}/{number}", folder)
+            parsed = parse(row, f"{split}/{number}", folder)
         except VocabkitError as error:
             raise VocabkitError(f"{source}: {split}, row {number}: {error}") from error
-        yield sample
+        yield parsed
 
 
 def _rows(source: str, split: str) -> Iterator[dict[str, Any]]:
@@ -63,13 +77,7 @@ def _rows(source: str, split: str) -> Iterator[dict[str, Any]]:
 def _sample(
     row: Mapping[str, Any], image_column: str, text_column: str, key: str, folder: ImageFolder | None
 ) -> Sample:
-    for column in (image_column, text_column):
-        if column not in row:
-            have = quote(", ".join(row), 120)
-            raise VocabkitError(f"no column {quote(column)}; it has {have}: choose one of them")
-    found, text = row[image_column], row[text_column]
-    stored = found if isinstance(found, list) else [found]
-    images = tuple(Picture(f"{key}/{number}", _source(each, folder)) for number, each in enumerate(stored))
+    images, text = _images(row, image_column, key, folder), _column(row, text_column)
     if isinstance(text, str):
         if not is_text(text):
             raise VocabkitError(f"column {quote(text_column)} holds half a surrogate pair, which is no text")
@@ -81,6 +89,18 @@ def _sample(
         raise VocabkitError(f"column {quote(text_column)} holds {kind}, expected a caption or a conversation")
     extra = {name: value for name, value in row.items() if name not in (image_column, text_column)}
     return Sample(key, images, turns, extra)
+
+
+def _images(row: Mapping[str, Any], column: str, key: str, folder: ImageFolder | None) -> tuple[Picture, ...]:
+    found = _column(row, column)
+    stored = found if isinstance(found, list) else [found]
+    return tuple(Picture(f"{key}/{number}", _source(each, folder)) for number, each in enumerate(stored))
+
+
+def _column(row: Mapping[str, Any], name: str) -> Any:
+    if name not in row:
+        raise VocabkitError(f"no column {quote(name)}; it has {quote(', '.join(row), 120)}: choose one of them")
+    return row[name]
 
 
 def _source(stored: Any, folder: ImageFolder | None) -> Path | bytes:

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import msgspec
-import torch
-
 from vocabkit.adapter import MLPProjector, load_adapter
 from vocabkit.data import read_llava
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.devices import open_device
+from vocabkit.errors import VocabkitError
 from vocabkit.evaluation.answers import Answers, ask
 from vocabkit.evaluation.calibration import Calibration, calibrate
 from vocabkit.evaluation.validate import Rival, Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import Connector, load_connector
-from vocabkit.model_folders import first_line
-from vocabkit.prompts import Template
+from vocabkit.prompts import parse_template
 from vocabkit.scaling import with_scale
 from vocabkit.targets import open_target
 from vocabkit.transferred import TransferredAdapter
@@ -56,7 +53,7 @@ def validate_files(
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
-    chosen, place = _template(template), _device(device)
+    chosen, place = parse_template(template), open_device(device)
     cache = open_features(features)
     connectors: dict[str, Connector] = {name: load_connector(path).to(place) for name, path in adapters.items()}
     loaded = load_llm(llm)
@@ -100,7 +97,7 @@ def calibrate_file(
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
-    chosen, place, cache = _template(template), _device(device), open_features(features)
+    chosen, place, cache = parse_template(template), open_device(device), open_features(features)
     moved = TransferredAdapter.from_pretrained(adapter)
     loaded = load_llm(llm)
     loaded.model.to(place)
@@ -108,21 +105,6 @@ def calibrate_file(
     found = calibrate(loaded, samples, cache, moved.to(place), template=chosen, batch=batch, progress=progress)
     with_scale(moved, found.scale).save(out)
     return found
-
-
-def _template(name: str) -> Template:
-    try:
-        chosen: Template = msgspec.convert(name, type=Template)
-    except msgspec.ValidationError as error:
-        raise VocabkitError(f"--template {quote(name)}: choose plain, completion or chat") from error
-    return chosen
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # no such kind, or none of it here
-        raise VocabkitError(f"--device {quote(name)}: can't be used here ({first_line(error)})") from error
 
 
 def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], target: LLM) -> Rival:

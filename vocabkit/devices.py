@@ -1,0 +1,45 @@
+"""The device that models run on, and what to do when they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vocabkit.errors import VocabkitError, quote
+
+
+def open_device(name: str | None = None) -> torch.device:
+    """The device called `name`, as torch calls them; without a name cuda, if there is one, else cpu.
+
+    Raises VocabkitError: there is none of that name here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such kind, or none of it here
+        reason = quote((str(error).splitlines() or [type(error).__name__])[0], 120)
+        raise VocabkitError(f"--device {quote(name)}: can't be used here ({reason}); use --device cpu") from error
+
+
+def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Raises VocabkitError: a GPU that has no arithmetic in bfloat16, and would emulate it slowly."""
+    if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise VocabkitError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use --dtype float32")
+
+
+@contextmanager
+def fitting_memory(batch: int) -> Iterator[None]:
+    """Around work on `batch` things at a time.
+
+    Raises VocabkitError: it does not fit into the memory of the device, with the setting to try.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch has a class of its own for CUDA only
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        advice = f"use --batch {batch // 2}" if batch > 1 else "use a smaller model, or a device with more memory"
+        raise VocabkitError(f"out of memory with --batch {batch}; {advice}") from error

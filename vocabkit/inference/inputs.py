@@ -1,0 +1,66 @@
+"""The pictures that people name: files, folders, LLaVA JSON and Hugging Face data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from vocabkit.data import Picture, read_llava
+from vocabkit.data.hf_datasets import read_pictures
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import is_hub_id
+
+_IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
+_LLAVA = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
+
+
+def open_inputs(
+    inputs: Sequence[str], *, images: Path | None = None, split: str = "train", image_column: str = "image"
+) -> tuple[Iterable[Picture], int | None]:
+    """The pictures of all `inputs` in order, each once, and how many; None if there is a data set, which is streamed.
+
+    The key of a picture is its path as it was given, in a folder the folder's path and its own; of LLaVA's records,
+    what stands under `image`; of a data set, `SPLIT/ROW/NUMBER`.
+
+    Args:
+        inputs: each an image file; a folder, whose images are taken with those in the folders below, in the order of
+            their paths; LLaVA's JSON or JSONL, plain or packed; or, if it is a folder without images or a hub id, a
+            data set of `datasets`.
+        images: folder of the images in LLaVA's files. By default that of each file.
+        split, image_column: of data sets.
+
+    Raises VocabkitError: none of these, damaged records, or two pictures with the same key.
+    """
+    found = [_pictures(source, images, split, image_column) for source in inputs]
+    if all(isinstance(each, list) for each in found):
+        pictures = list(_once(found))
+        return pictures, len(pictures)
+    return _once(found), None
+
+
+def _pictures(source: str, images: Path | None, split: str, image_column: str) -> Iterable[Picture]:
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if _IMAGE.fullmatch(file.name) and file.is_file())
+        if files:
+            return [Picture(str(file), file) for file in files]
+    elif _LLAVA.fullmatch(path.name) and path.exists():
+        return [picture for sample in read_llava(path, images) for picture in sample.images]
+    elif path.exists() or _IMAGE.fullmatch(path.name):  # one that is missing is counted as broken
+        return [Picture(source, path)]
+    elif not is_hub_id(source):
+        raise VocabkitError(f"{source}: no such file or folder, and no hub id of a data set (owner/name)")
+    return read_pictures(source, split=split, image_column=image_column)
+
+
+def _once(found: Iterable[Iterable[Picture]]) -> Iterator[Picture]:
+    sources: dict[str, int] = {}  # key -> hash of the source
+    for pictures in found:
+        for picture in pictures:
+            source = hash(picture.source)
+            if picture.key not in sources:
+                sources[picture.key] = source
+                yield picture
+            elif sources[picture.key] != source:
+                raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; give them in two runs")
