@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .arguments import grid_size
+from .page import Html, check_page, write_page
 from .show import count_progress, show, show_json
 
 
@@ -53,6 +54,7 @@ def interpret(
         typer.Option(help="Folder of the pictures of data. [default: that of each file]", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option(help="Pictures of each file of data, from its start.", min=1)] = 10,
+    html: Html = None,
     json: Annotated[bool, typer.Option("--json/--terminal", help="Print JSON, or show it in the terminal.")] = False,
 ) -> None:
     """Show what images become in words: the vocabulary tokens that their visual tokens stand for.
@@ -64,6 +66,7 @@ def interpret(
     from vocabkit.allocation import keep_freed_memory
     from vocabkit.interpretation.run import interpret_files
 
+    check_page(html, pictures)
     keep_freed_memory()
     size = None if pool is None else grid_size(pool)
     with count_progress() as progress:
@@ -71,6 +74,10 @@ def interpret(
             adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=size,
             image_folder=images, limit=limit, top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
+    if html is not None:
+        from vocabkit.report.html.interpretation import interpretation_page, picture_uri
+
+        write_page(html, interpretation_page(found, [picture_uri(image) for image in found.images]))
     if json:
         show_json(found)
         return

@@ -1,0 +1,167 @@
+"""The interpretation report as a page: pictures whose patches say what they became in words."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from vocabkit.data import Picture, load_image
+from vocabkit.interpretation import Development, ImageInfo, Interpretation, Reading
+from vocabkit.report.html.page import render, spelled
+
+_PIXELS = 512
+"""The longer side of a picture."""
+_QUALITY = 82
+"""Of its JPEG."""
+_MOST_COLUMNS = 12
+"""Of patches that have room for a word."""
+_SHARES, _COSINES = 10_000, 1000
+"""Shares and cosines are whole numbers of these parts."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a picture and its grid of patches lie in a frame that holds both. Percent of the frame: left, top, width
+    and height.
+    """
+
+    ratio: float
+    """Width / height of the frame."""
+    picture: tuple[float, float, float, float]
+    grid: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The development of one measure, over checkpoints."""
+
+    measure: str
+    lowest: float
+    highest: float
+    lines: tuple[tuple[str, str], ...]
+    """LLM, and points of an SVG polyline in a box of 100 x 100."""
+
+
+_MEASURES: Sequence[tuple[str, Callable[[Development], float | None]]] = (
+    ("best cosine", lambda entry: entry.mean_best_cosine),
+    ("named by nearest", lambda entry: entry.named),
+    ("named by head", lambda entry: entry.named_by_head),
+    ("entropy, nats", lambda entry: entry.mean_entropy),
+)
+
+
+def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
+    """One HTML page.
+
+    Args:
+        pictures: each image of `found`, as `picture_uri` gives it.
+    """
+    return render(
+        "interpretation.html.j2",
+        scripts=("data.js", "patches.js"),
+        data=_data(found),
+        found=found,
+        pictures=pictures,
+        frames=[_frame(image) for image in found.images],
+        words_fit=found.grid[1] <= _MOST_COLUMNS,
+        named=any(image.words for image in found.images),
+        curves=[curve for name, value in _MEASURES if (curve := _curve(found, name, value))],
+    )
+
+
+def picture_uri(image: ImageInfo) -> str:
+    """The picture as a small JPEG in a data: URI. Raises BrokenImage as `load_image` does."""
+    picture = load_image(Picture(image.key, image.path))
+    picture.thumbnail((_PIXELS, _PIXELS))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _data(found: Interpretation) -> dict[str, Any]:
+    """What patches.js reads: readings by image, LLM and checkpoint. Words are numbers, the places of their spelling."""
+    places: dict[str, int] = {}
+    spelling = cache(spelled)
+
+    def words(ids: np.ndarray | None, token: Callable[[int], bytes]) -> list[int] | None:
+        if ids is None:
+            return None
+        return [places.setdefault(spelling(token(i)), len(places)) for i in ids.ravel().tolist()]
+
+    def values(numbers: np.ndarray | None) -> list[float] | None:
+        if numbers is None or found.head == "softmax":
+            return _whole(numbers, _SHARES)
+        return [float(f"{value:.3g}") for value in numbers.ravel().tolist()]
+
+    def plain(reading: Reading) -> dict[str, Any]:
+        tokens, rows = found.tokens[reading.llm], found.rows[reading.llm]
+        return {
+            "nearest": words(reading.nearest, lambda i: tokens[i].token),
+            "cosines": _whole(reading.cosines, _COSINES),
+            "names": _whole(reading.names_object, 1),
+            "rows": words(reading.rows, rows.__getitem__),
+            "coefficients": values(reading.coefficients),
+            "imageNearest": words(reading.image_nearest, lambda i: tokens[i].token),
+            "imageCosines": _whole(reading.image_cosines, _COSINES),
+            "imageRows": words(reading.image_rows, rows.__getitem__),
+            "imageMass": _whole(reading.image_mass, _SHARES),
+        }
+
+    readings = [
+        [[plain(found.reading(number, llm, checkpoint)) for checkpoint in found.checkpoints] for llm in found.llms]
+        for number in range(len(found.images))
+    ]
+    return {
+        "grid": found.grid,
+        "llms": found.llms,
+        "checkpoints": found.checkpoints,
+        "head": found.head,
+        "words": list(places),
+        "readings": readings,
+    }
+
+
+def _whole(numbers: np.ndarray | None, parts: int) -> list[float] | None:
+    return None if numbers is None else np.rint(numbers.astype(np.float64) * parts).astype(int).ravel().tolist()
+
+
+def _frame(image: ImageInfo) -> Frame:
+    left, top, right, bottom = image.seen
+    start_x, start_y = min(0.0, left), min(0.0, top)
+    width, height = max(1.0, right) - start_x, max(1.0, bottom) - start_y
+
+    def placed(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+        return (
+            100 * (left - start_x) / width,
+            100 * (top - start_y) / height,
+            100 * (right - left) / width,
+            100 * (bottom - top) / height,
+        )
+
+    ratio = image.size[0] * width / (image.size[1] * height)
+    return Frame(ratio, placed(0.0, 0.0, 1.0, 1.0), placed(left, top, right, bottom))
+
+
+def _curve(found: Interpretation, measure: str, value: Callable[[Development], float | None]) -> Curve | None:
+    """None without a series, or where a checkpoint lacks the measure."""
+    values = {(entry.llm, entry.checkpoint): value(entry) for entry in found.development}
+    numbers = [number for number in values.values() if number is not None]
+    if len(found.checkpoints) < 2 or len(numbers) < len(values):
+        return None
+    lowest, highest = min(numbers), max(numbers)
+    steps = len(found.checkpoints) - 1
+
+    def point(at: int, number: float | None) -> str:
+        share = 0.5 if number is None or highest == lowest else (number - lowest) / (highest - lowest)
+        return f"{100 * at / steps:.2f},{100 - 100 * share:.2f}"
+
+    lines = tuple(
+        (llm, " ".join(point(at, values[llm, name]) for at, name in enumerate(found.checkpoints))) for llm in found.llms
+    )
+    return Curve(measure, lowest, highest, lines)
