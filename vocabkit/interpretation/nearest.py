@@ -26,7 +26,7 @@ _RUN = 64
 
 def searched_ids(vocabulary: Vocabulary, table: EmbeddingTable) -> np.ndarray:
     """(V,) int64, ascending: the ids with a token and a row. Left out are reserved ids, holes and padding rows."""
-    return np.flatnonzero(vocabulary.kinds != Kind.UNUSED)[: table.num_rows].astype(np.int64)
+    return np.flatnonzero(vocabulary.kinds[: table.num_rows] != Kind.UNUSED).astype(np.int64)
 
 
 def nearest_tokens(

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from vocabkit.interpretation import ImageInfo, Interpretation, Reading
 from vocabkit.interpretation.naming import as_word
-from vocabkit.report.layout import Columns, Section, printable, show_token
+from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 
+_GAP = "  "
 _NAME_WIDTH = 24
-_WIDEST, _NARROWEST = 14, 6
-"""Columns of the terminal for a word in a grid."""
+_WIDEST, _COMFORTABLE, _NARROWEST = 14, 10, 6
+"""Columns of the terminal for a word in a grid: at most, to have grids beside each other, and at least."""
 _TOKENS = 10
 """Of an image."""
 _TOKEN_WIDTH = 18
@@ -29,16 +30,19 @@ def interpretation_report(found: Interpretation) -> RenderableType:
     """Images in words by the last checkpoint, and the development over all."""
     rows, columns = found.grid
     head = "an MLP projector" if found.head is None else f"a {found.head} head"
-    searched = " and ".join(f"{_name(llm)} ({found.vocabularies[llm]:,} tokens)" for llm in found.llms)
+    searched = [f"{_name(llm)} ({found.vocabularies[llm]:,} tokens)" for llm in found.llms]
     parts: list[RenderableType] = [
         Text(f"{printable(found.adapter, 56)}, {head}", style="bold"),
-        Text(f"{rows} x {columns} patches of {printable(found.vision, 40)}, in words of {searched}"),
+        Listing(
+            [
+                ("patches", [f"{rows} x {columns}, of {printable(found.vision, 50)}"]),
+                ("words of", [f"{llm}," for llm in searched[:-1]] + searched[-1:]),
+            ]
+        ),
     ]
     for number, image in enumerate(found.images):
-        parts += [
-            Text(),
-            *_image(found, image, [found.reading(number, llm, found.checkpoints[-1]) for llm in found.llms]),
-        ]
+        readings = [found.reading(number, llm, found.checkpoints[-1]) for llm in found.llms]
+        parts += [Text(), *_image(found, image, readings)]
     return Group(*parts, Text(), _development(found))
 
 
@@ -46,21 +50,16 @@ def _image(found: Interpretation, image: ImageInfo, readings: Sequence[Reading])
     yield Text(printable(image.key, 78), style="bold")
     if image.caption is not None:
         yield Text(f"  {printable(image.caption, 76)}", style="italic")
+    grids = []
     for reading in readings:
-        tokens = found.tokens[reading.llm]
-        named = "" if reading.names_object is None else f", {_count(reading.names_object)} name an object"
-        yield Text(f"nearest tokens in {_name(reading.llm)}{named}", style="dim")
-        yield _Grid(
-            found.grid,
-            [tokens[near].token for near in reading.nearest[:, 0].tolist()],
-            reading.cosines[:, 0],
-            image.words,
-        )
+        tokens = [found.tokens[reading.llm][near].token for near in reading.nearest[:, 0].tolist()]
+        grids.append(_Grid(f"nearest in {_name(reading.llm)}", found.grid, tokens, reading.cosines[:, 0], image.words))
     first = readings[0]
     if first.rows is not None and first.coefficients is not None:
-        rows = found.rows[first.llm]
-        yield Text("largest coefficients of the head", style="dim")
-        yield _Grid(found.grid, [rows[row] for row in first.rows[:, 0].tolist()], first.coefficients[:, 0], image.words)
+        tokens = [found.rows[first.llm][row] for row in first.rows[:, 0].tolist()]
+        grids.append(_Grid("largest coefficient", found.grid, tokens, first.coefficients[:, 0], image.words))
+    yield Text()
+    yield _Grids(grids)
     yield Text()
     yield _tokens(found, readings)
 
@@ -83,42 +82,49 @@ def _tokens(found: Interpretation, readings: Sequence[Reading]) -> Columns:
     return Columns(headings, [Section("image", [(str(rank), row) for rank, row in enumerate(cells, 1)])])
 
 
-def _development(found: Interpretation) -> Columns:
-    headings = ("best cosine", "named by nearest", "named by head", "entropy (nats)")
-    sections = []
-    for llm in found.llms:
-        rows = [
-            (entry.checkpoint, (f"{entry.mean_best_cosine:.3f}", _percent(entry.named), _percent(entry.named_by_head),
-                                "" if entry.mean_entropy is None else f"{entry.mean_entropy:.2f}"))
-            for entry in found.development if entry.llm == llm
-        ]  # fmt: skip
-        sections.append(Section(_name(llm), rows))
-    return Columns(headings, sections)
+def _development(found: Interpretation) -> RenderableType:
+    headings = ("best cosine", "named by nearest", "named by head", "entropy, nats")
+    rows: dict[str, list[tuple[str, Sequence[str]]]] = {}
+    for entry in found.development:
+        entropy = "" if entry.mean_entropy is None else f"{entry.mean_entropy:.2f}"
+        cells = (f"{entry.mean_best_cosine:.3f}", _percent(entry.named), _percent(entry.named_by_head), entropy)
+        title, label = (entry.llm, entry.checkpoint) if len(found.checkpoints) > 1 else ("all images", entry.llm)
+        rows.setdefault(title, []).append((_name(label), cells))
+    parts: list[RenderableType] = [
+        Columns(headings, [Section(_name(title), section) for title, section in rows.items()])
+    ]
+    if any(entry.named is not None for entry in found.development):
+        note = f"named: patches of which one of the {found.top} nearest tokens, or largest coefficients, is a word for"
+        parts.append(Text(f"{note} what the image shows", style="dim"))
+    return Group(*parts)
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The words of patches, each in its place. Where a terminal is too narrow, several patches share a place, of which
-    the one with the largest value is shown.
-    """
+    """The words of patches, each in its place."""
 
-    grid: tuple[int, int]
+    title: str
+    size: tuple[int, int]
+    """Rows and columns."""
     tokens: Sequence[bytes]
     values: np.ndarray
     """(N,)."""
     words: Sequence[str]
     """That name an object of the image."""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """A line for each row of places."""
-        rows, columns = self.grid
-        room = options.max_width
-        side = max(1, math.ceil(columns / max(1, room // (_NARROWEST + 2))))
-        if side > 1:
-            yield Text(f"  of each {side} x {side} patches the one with the largest value", style="dim")
-        width = min(_WIDEST, room // math.ceil(columns / side) - 2)
+    def lines(self, room: int) -> list[Text]:
+        """At most `room` columns wide. Where words have no room there, several patches share a place, of which the one
+        with the largest value is shown.
+        """
+        rows, columns = self.size
+        side = math.ceil(columns / max(1, room // (_NARROWEST + len(_GAP))))
+        longest = max(cell_len(_word(token, _WIDEST)) for token in self.tokens)
+        width = min(longest, room // math.ceil(columns / side) - len(_GAP))
         places = np.arange(rows * columns).reshape(rows, columns)
         faint = np.quantile(self.values, _FAINT)
+        lines = [
+            Text(_GAP + self.title + ("" if side == 1 else f", the clearest of {side} x {side} patches"), "italic")
+        ]
         for top in range(0, rows, side):
             line = Text()
             for left in range(0, columns, side):
@@ -126,20 +132,44 @@ class _Grid:
                 best = int(block[self.values[block].argmax()])
                 word = _word(self.tokens[best], width)
                 named = as_word(self.tokens[best]) in self.words
-                line.append("  ")
+                line.append(_GAP)
                 line.append(word, style="bold green" if named else "dim" if self.values[best] < faint else "")
                 line.append(" " * (width - cell_len(word)))
-            line.rstrip()
-            yield line
+            lines.append(line)
+        return lines
+
+
+@dataclass(frozen=True)
+class _Grids:
+    """Grids of one size, beside each other where their words have room for it."""
+
+    grids: Sequence[_Grid]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Lines of text."""
+        wanted = self.grids[0].size[1] * (_COMFORTABLE + len(_GAP))
+        beside = min(len(self.grids), max(1, options.max_width // wanted))
+        room = options.max_width // beside
+        for start in range(0, len(self.grids), beside):
+            if start:
+                yield Text()
+            for line in zip(*(grid.lines(room) for grid in self.grids[start : start + beside]), strict=True):
+                for part in line[:-1]:
+                    part.append(" " * (room - part.cell_len))
+                whole = Text().join(line)
+                whole.rstrip()
+                yield whole
 
 
 def _word(token: bytes, width: int) -> str:
     """A token without spaces around it and without quotes, harmless."""
     if not token:
         return "(role)"
-    shown = show_token(token.strip(b" ") or token, width + 1)  # of which two are quotes, and one may be an ellipsis
-    quote = shown[0]
-    body, _, rest = shown[1:].rpartition(quote)
+    for room in (width + 2, width + 1):  # quotes, and where it is shortened, an ellipsis
+        shown = show_token(token.strip(b" ") or token, room)
+        body, _, rest = shown[1:].rpartition(shown[0])
+        if cell_len(body + rest) <= width:
+            break
     return shown if body.isspace() else body + rest
 
 
@@ -149,10 +179,6 @@ def _token(token: bytes) -> str:
 
 def _name(llm: str) -> str:
     return printable(llm, _NAME_WIDTH)
-
-
-def _count(named: np.ndarray) -> str:
-    return f"{int(named.sum())} of {len(named)} patches"
 
 
 def _percent(share: float | None) -> str:
