@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light check docs snapshots benchmark clean
+.PHONY: demo test test-light test-browser check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 
@@ -17,13 +17,18 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit check-transfer scenes-gemma3 data/smollm2-scenes.pt --to gemma3=$(GEMMA)
 
 test: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
+
+# HTML reports in a real browser: Debian's chromium, driven by Playwright.
+test-browser: $(VENV)/.installed-dev .sources/.complete
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; }
+	$(BIN)/python -m pytest tests/browser
 
 # The library, the alignment commands and their tests without torch and transformers: an environment of its own.
 test-light: .sources/.complete
 	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
-	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile
+	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
 
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
 check: $(VENV)/.installed-dev
@@ -56,7 +61,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-EXTRAS := adapter,offline,train,dev
+EXTRAS := adapter,offline,train,report,browser,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[$(EXTRAS)]'
 	touch $@
