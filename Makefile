@@ -61,7 +61,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-EXTRAS := adapter,offline,train,report,browser,dev
+EXTRAS := adapter,offline,train,report,browser,kernels,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[$(EXTRAS)]'
 	touch $@
