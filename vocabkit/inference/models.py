@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.data import PLACEHOLDER, Turn
 from vocabkit.errors import VocabkitError
 from vocabkit.inference.result_files import Results
@@ -122,11 +122,11 @@ def starter(models: Models, wanted: Wanted, watch: Stopwatch) -> Callable[[Tenso
     """
     connector, k = models.connector, wanted.top
     inner = connector.adapter if isinstance(connector, TransferredAdapter) else connector
-    if k is not None:
-        if isinstance(inner, MLPProjector):
-            raise VocabkitError("--top: an MLP projector has no coefficients; it needs an adapter with a vocabulary")
-        if not 1 <= k <= inner.config.rows:
-            raise VocabkitError(f"--top {k}: give a number from 1 to the {inner.config.rows:,} rows of the adapter")
+    mixer = inner if isinstance(inner, LangBridgeAdapter) else None
+    if k is not None and mixer is None:
+        raise VocabkitError("--top: an MLP projector has no coefficients; it needs an adapter with a vocabulary")
+    if k is not None and mixer is not None and not 1 <= k <= mixer.config.rows:
+        raise VocabkitError(f"--top {k}: give a number from 1 to the {mixer.config.rows:,} rows of the adapter")
     caption = None if wanted.captions is None else captioner(models, wanted.captions)
 
     @torch.inference_mode()
@@ -141,8 +141,8 @@ def starter(models: Models, wanted: Wanted, watch: Stopwatch) -> Callable[[Tenso
                 with_rows = isinstance(connector, LangBridgeAdapter)
                 visual = connector(features, models.rows) if with_rows else connector(features)  # (B, N, D)
                 tensors["visual_tokens"] = visual
-            if k is not None:
-                coefficients, rows = inner.top_coefficients(features, k)  # (B, N, K)
+            if k is not None and mixer is not None:
+                coefficients, rows = mixer.top_coefficients(features, k)  # (B, N, K)
                 tensors |= {"coefficient": coefficients.float(), "row": rows.int()}
         captions = None
         if caption is not None:
