@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError
-from vocabkit.mixing import choice, choose, coefficients, mix, streamed
+from vocabkit.mixing import Choice, choice, choose, coefficients, mix, products, streamed
 
 SHAPES = [(1, 977, 5, 3), (7, 977, 5, 33), (3, 1, 4, 2), (50, 16, 40, 24), (0, 12, 5, 3)]
 """N, T, H, D."""
@@ -51,14 +51,23 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float(error / expected.detach().norm().clamp_min(1e-30))
 
 
+def want(monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
+    wanted = choice.Choice(path, False, "wanted by a test")
+    monkeypatch.setattr(choice, "choose", lambda *_, **__: wanted)
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(streamed, "_LEAST_ROWS", 1)
+    monkeypatch.setattr(streamed, "_MOST_ROWS", rows)
+    monkeypatch.setattr(products, "_ALIGNMENT", 1)
+
+
 @pytest.fixture(params=["dense", "streamed"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Softmax on the one path or on the other, the streamed one with blocks that don't divide T."""
     chosen: str = request.param
-    wanted = choice.Choice(chosen, "wanted by a test")  # type: ignore[arg-type]
-    monkeypatch.setattr(choice, "choose", lambda *_, **__: wanted)
-    monkeypatch.setattr(streamed, "_MIN_BLOCK", 1)
-    monkeypatch.setattr(streamed, "_MAX_BLOCK", 100)
+    want(monkeypatch, chosen)
+    small_blocks(monkeypatch, 100)
     return chosen
 
 
@@ -89,8 +98,7 @@ def test_linear_agrees_with_the_reference(shape: tuple[int, ...], dtype: torch.d
 def test_both_associations_of_the_linear_head_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     o = operands(19, 61, 5, 7)
     for name in ("unfused", "fused"):
-        wanted = choice.Choice(name, "wanted by a test")  # type: ignore[arg-type]
-        monkeypatch.setattr(choice, "choose", lambda *_, wanted=wanted, **__: wanted)
+        want(monkeypatch, name)
         found = mix(o.hidden, o.weight, o.embeddings, bias=o.bias, head="linear")
         torch.testing.assert_close(found, reference(o, "linear"))
 
@@ -127,10 +135,8 @@ def test_coefficients_of_softmax_are_shares() -> None:
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_gradients_are_right_in_float64(path: str, head: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if head == "linear":
-        name = {"dense": "unfused", "streamed": "fused"}[path]
-        wanted = choice.Choice(name, "wanted by a test")  # type: ignore[arg-type]
-        monkeypatch.setattr(choice, "choose", lambda *_, **__: wanted)
-    monkeypatch.setattr(streamed, "_MAX_BLOCK", 4)
+        want(monkeypatch, {"dense": "unfused", "streamed": "fused"}[path])
+    small_blocks(monkeypatch, 4)
     hidden, weight, embeddings, bias = operands(3, 11, 5, 4)
     leaves = [
         t.requires_grad_() for t in ((hidden, weight, embeddings, bias) if with_bias else (hidden, weight, embeddings))
@@ -204,8 +210,7 @@ def test_the_operands_are_left_as_they_were(path: str) -> None:
 
 def test_no_tensor_of_all_coefficients_exists_in_the_streamed_path() -> None:
     n, t = 1024, 16 * 1024
-    assert choose("softmax", n, t, 8, 8, half_precision=False).path == "streamed"
-    leaves = [torch.randn(n, 8, requires_grad=True), torch.randn(t, 8, requires_grad=True), torch.randn(t, 8)]
+    leaves = [torch.randn(n, 8), torch.randn(t, 8), torch.randn(t, 8)]
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -217,22 +222,47 @@ def test_no_tensor_of_all_coefficients_exists_in_the_streamed_path() -> None:
                     largest = max(largest, tensor.numel())
             return result
 
-    with Watch():
-        mix(leaves[0], leaves[1], leaves[2], head="softmax").sum().backward()
-    assert max(n * 8, t * 8) <= largest <= streamed.BLOCK_ELEMENTS
+    forward, backward = streamed.softmax_mix._init_fn, streamed.softmax_mix_backward._init_fn
+    with Watch(), torch.no_grad():
+        mixed, log_total = forward(*leaves, None, 1.0, False)
+        backward(mixed, *leaves, None, mixed, log_total, 1.0, False, [True, True, True, False])
+    assert max(n * 8, t * 8) <= largest <= streamed.BLOCK_ELEMENTS["cpu"]
+
+
+def chosen(*sizes: int, head: Any = "softmax", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Choice:
+    found = choose(head, *sizes, hidden=dtype, embeddings=dtype, device=torch.device(device))
+    assert len(found.reason) > 20
+    return found
 
 
 def test_the_choice_follows_size_and_precision_and_says_why() -> None:
-    def path(*sizes: int, head: Any = "softmax", half_precision: bool = False) -> str:
-        chosen = choose(head, *sizes, half_precision=half_precision)
-        assert len(chosen.reason) > 20
-        return chosen.path
+    assert chosen(16, 4000, 64, 64).path == "dense"
+    assert chosen(576, 109_566, 1024, 4096).path == "streamed"
+    assert chosen(16, 4000, 64, 64, dtype=torch.bfloat16).path == "streamed"
+    assert chosen(1, 19_200, 1024, 4096, head="linear").path == "unfused"
+    assert chosen(18_432, 19_200, 1024, 4096, head="linear").path == "fused"
+    assert "copied a block at a time to float32" in chosen(16, 4000, 64, 64, dtype=torch.bfloat16).reason
 
-    assert path(16, 4000, 64, 64) == "dense"
-    assert path(576, 109_566, 1024, 4096) == "streamed"
-    assert path(16, 4000, 64, 64, half_precision=True) == "streamed"
-    assert path(1, 19_200, 1024, 4096, head="linear") == "unfused"
-    assert path(18_432, 19_200, 1024, 4096, head="linear") == "fused"
+
+def test_on_a_gpu_the_choice_names_kernels_products_and_what_stands_in_their_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = (18_432, 109_566, 1024, 4096)
+    monkeypatch.setattr(choice, "_has_triton", lambda: True)
+    monkeypatch.setattr(choice, "has_wide_products", lambda: True)
+    monkeypatch.setattr(products, "has_wide_products", lambda: True)
+    best = chosen(*sizes, dtype=torch.bfloat16, device="cuda")
+    assert best.kernels
+    assert "bfloat16 products with float32 sums; element-wise steps in Triton" in best.reason
+    assert "too little range" in chosen(*sizes, dtype=torch.float16, device="cuda").reason
+    assert not chosen(*sizes, dtype=torch.float64, device="cuda").kernels
+    monkeypatch.setattr(choice, "_has_triton", lambda: False)
+    without = chosen(*sizes, dtype=torch.bfloat16, device="cuda")
+    assert not without.kernels
+    assert "pip install triton" in without.reason
+    monkeypatch.setattr(choice, "has_wide_products", lambda: False)
+    monkeypatch.setattr(products, "has_wide_products", lambda: False)
+    assert "needs torch 2.13" in chosen(*sizes, dtype=torch.bfloat16, device="cuda").reason
 
 
 @pytest.mark.parametrize(

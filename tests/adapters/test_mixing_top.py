@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError
-from vocabkit.mixing import top, top_coefficients
+from vocabkit.mixing import mix, top, top_coefficients
 
 
 def operands(n: int, t: int, h: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,8 +54,8 @@ def test_half_precision_operands_are_taken_as_they_are(dtype: torch.dtype) -> No
 def test_blocks_of_patches_and_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, bias = (tensor.bfloat16() for tensor in operands(11, 977, 8))
     whole = top_coefficients(hidden, weight, 5, head="softmax", bias=bias)
-    monkeypatch.setattr(top, "SCORES", 3 * 977)
-    monkeypatch.setattr(top, "_ROWS", 100)
+    monkeypatch.setattr(top, "SCORES", {"cpu": 3 * 977})
+    monkeypatch.setattr(top, "_COPIED_ROWS", 100)
     blocks = top_coefficients(hidden, weight, 5, head="softmax", bias=bias)
     torch.testing.assert_close(blocks[0], whole[0])
     assert torch.equal(blocks[1], whole[1])
@@ -85,3 +85,45 @@ def test_a_k_out_of_range_is_refused(k: int) -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match=r"1 to the 11 rows"):
         top_coefficients(hidden, weight, k, head="softmax")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixing_the_largest_is_mixing_all_where_they_carry_all_the_mass(dtype: torch.dtype) -> None:
+    hidden, weight, bias = (tensor.to(dtype) for tensor in operands(6, 977, 16))
+    embeddings = torch.randn(977, 33, generator=torch.Generator().manual_seed(1)).to(dtype)
+    hidden = 4 * hidden
+    p = all_coefficients(hidden, weight, bias, "softmax", 1.0)
+    assert (p.topk(64).values.sum(dim=1) > 0.999).all()
+    found = mix(hidden, weight, embeddings, head="softmax", bias=bias, top=64)
+    expected = p @ embeddings.double()
+    assert found.dtype == dtype
+    assert (found.double() - expected).norm() / expected.norm() < 1e-2
+
+
+def test_mixing_all_rows_as_the_largest_is_mixing() -> None:
+    hidden, weight, bias = operands(6, 40, 16)
+    embeddings = torch.randn(40, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = mix(hidden, weight, embeddings, head="softmax", bias=bias, temperature=0.5, top=40)
+    torch.testing.assert_close(found, mix(hidden, weight, embeddings, head="softmax", bias=bias, temperature=0.5))
+
+
+def test_what_is_left_out_is_made_up_for_by_the_rows_kept() -> None:
+    hidden, weight, bias = operands(6, 300, 4)
+    ones = torch.ones(300, 2, dtype=torch.float64)  # a convex sum of equal rows is that row
+    found = mix(hidden, weight, ones, head="softmax", bias=bias, top=3)
+    torch.testing.assert_close(found, torch.ones(6, 2, dtype=torch.float64))
+
+
+def test_top_has_no_gradients_and_says_so() -> None:
+    hidden, weight, _ = operands(2, 11, 5)
+    embeddings = torch.zeros(11, 3, dtype=torch.float64)
+    with pytest.raises(VocabkitError, match=r"torch\.no_grad"):
+        mix(hidden, weight.requires_grad_(), embeddings, head="softmax", top=2)
+    with torch.no_grad():
+        assert mix(hidden, weight, embeddings, head="softmax", top=2).shape == (2, 3)
+
+
+def test_top_is_refused_for_a_linear_head() -> None:
+    hidden, weight, _ = operands(2, 11, 5)
+    with pytest.raises(VocabkitError, match="softmax head"):
+        mix(hidden, weight, torch.zeros(11, 3, dtype=torch.float64), head="linear", top=2)

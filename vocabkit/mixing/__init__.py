@@ -10,7 +10,7 @@ Sizes: N patches, T rows of V_shared, H hidden width, D width of the LLM.
 from vocabkit.mixing.choice import Choice, choose
 from vocabkit.mixing.entry import coefficients, mix
 from vocabkit.mixing.operands import Head
-from vocabkit.mixing.precision import accumulation_dtype
+from vocabkit.mixing.products import accumulation_dtype
 from vocabkit.mixing.top import top_coefficients
 
 __all__ = ["Choice", "Head", "accumulation_dtype", "choose", "coefficients", "mix", "top_coefficients"]

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vocabkit.errors import VocabkitError
 from vocabkit.mixing import choice
+from vocabkit.mixing.memory import explained
 from vocabkit.mixing.operands import Head, check
-from vocabkit.mixing.precision import accumulation_dtype
+from vocabkit.mixing.products import accumulation_dtype
 from vocabkit.mixing.streamed import streamed_softmax_mix
+from vocabkit.mixing.top import sum_of_rows, top_coefficients
 
 
 def mix(
@@ -20,44 +23,52 @@ def mix(
     head: Head,
     bias: Tensor | None = None,
     temperature: float = 1.0,
+    top: int | None = None,
 ) -> Tensor:
     """Visual tokens (Eq. 3, then Eq. 4 or 6), differentiable in every tensor.
 
     linear: `(hidden @ weight.T + bias) @ embeddings`, in the dtype of `embeddings`.
-    softmax: `softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, in float32 if operands are of half
-    precision, rounded once at the end; the coefficients of all patches are never in memory at once unless they are few.
+    softmax: `softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, with sums and exponentials in float32 if
+    operands are of half precision, rounded once at the end; the coefficients of all patches are never in memory at once
+    unless they are few.
 
     Args:
         hidden: (..., H) floating point, of the adapter's last hidden layer.
-        weight: (T, H), taken in the dtype of `hidden`.
+        weight: (T, H), of the dtype of `hidden`.
         embeddings: (T, D): row t is the embedding of row t of V_shared.
-        bias: (T,) or None, taken in the dtype of `hidden`.
+        bias: (T,) or None.
         temperature: positive; only for the softmax head.
+        top: keep only so many coefficients of each patch, the largest, scaled up to a sum of 1; only for the softmax
+            head, and without gradients. Scaled up, because rows left out resemble rows kept more than they resemble
+            nothing: the error is the share left out times the difference of the two means. Heads that start from
+            embeddings, 64 of 20,000 rows: 0.013 against 0.017 unscaled (SmolLM2-135M, 98.5% of the mass kept), 0.035
+            against 0.102 (Gemma 3 270M, 96.9%), relative to all coefficients.
 
     Returns:
         (..., D) in the dtype of `embeddings`, in which the LLM takes them. Autocast has no influence.
 
     Raises:
-        VocabkitError: shapes that do not fit, an unknown head, or a temperature that is not positive.
+        VocabkitError: tensors that do not fit each other, an unknown head, a temperature that is not positive, `top`
+            where it has no meaning, or too little memory.
     """
     check(hidden, weight, embeddings, head=head, bias=bias, temperature=temperature)
+    if top is not None:
+        _check_top(head, (hidden, weight, embeddings, bias))
     rows = hidden.reshape(-1, hidden.shape[-1])  # (..., H) -> (N, H)
-    weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
     n, t, h, d = len(rows), *weight.shape, embeddings.shape[1]
-    half_precision = hidden.dtype.itemsize == 2 or embeddings.dtype.itemsize == 2
-    path = choice.choose(head, n, t, h, d, half_precision=half_precision).path
+    chosen = choice.choose(
+        head, n, t, h, d, hidden=hidden.dtype, embeddings=embeddings.dtype, device=hidden.device, top=top
+    )
     with torch.autocast(hidden.device.type, enabled=False):
-        if path == "streamed":
-            tokens = streamed_softmax_mix(rows, weight, embeddings, bias, temperature)
-        elif path == "fused":
-            folded = weight.T.to(embeddings.dtype) @ embeddings  # (H, T) @ (T, D) -> (H, D)
-            tokens = rows.to(embeddings.dtype) @ folded
-            if bias is not None:
-                tokens = tokens + bias.to(embeddings.dtype) @ embeddings
+        if top is not None:
+            values, kept = top_coefficients(rows, weight, top, head=head, bias=bias, temperature=temperature)
+            shares = values / values.sum(dim=1, keepdim=True)
+            tokens = sum_of_rows(shares, kept, embeddings, kernels=chosen.kernels)
+        elif chosen.path == "streamed":
+            tokens = streamed_softmax_mix(rows, weight, embeddings, bias, temperature, kernels=chosen.kernels)
         else:
-            p = coefficients(rows, weight, head=head, bias=bias, temperature=temperature)
-            tokens = p.to(embeddings.dtype) @ embeddings  # (N, T) @ (T, D) -> (N, D)
-    return tokens.reshape(*hidden.shape[:-1], embeddings.shape[1])
+            tokens = _whole(chosen.path, rows, weight, embeddings, head, bias, temperature)
+    return tokens.reshape(*hidden.shape[:-1], d)
 
 
 def coefficients(
@@ -71,3 +82,29 @@ def coefficients(
     with torch.autocast(hidden.device.type, enabled=False):
         scores = functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         return scores if head == "linear" else (scores / temperature).softmax(dim=-1)
+
+
+@explained
+def _whole(
+    path: str,
+    hidden: Tensor,
+    weight: Tensor,
+    embeddings: Tensor,
+    head: Head,
+    bias: Tensor | None,
+    temperature: float,
+) -> Tensor:
+    """The paths that are a few products of whole matrices: fused, unfused and dense."""
+    if path == "fused":
+        folded = weight.T.to(embeddings.dtype) @ embeddings  # (H, T) @ (T, D) -> (H, D)
+        tokens = hidden.to(embeddings.dtype) @ folded  # (N, H) @ (H, D) -> (N, D)
+        return tokens if bias is None else tokens + bias.to(embeddings.dtype) @ embeddings
+    p = coefficients(hidden, weight, head=head, bias=bias, temperature=temperature)
+    return p.to(embeddings.dtype) @ embeddings  # (N, T) @ (T, D) -> (N, D)
+
+
+def _check_top(head: Head, tensors: tuple[Tensor | None, ...]) -> None:
+    if head != "softmax":
+        raise VocabkitError("top is for the softmax head: the coefficients of a linear head do not add up to 1")
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise VocabkitError("top has no gradients: call mix under torch.no_grad(), or without top")

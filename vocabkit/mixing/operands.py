@@ -33,6 +33,7 @@ def check(
     fits = (
         hidden.ndim >= 1
         and weight.ndim == 2
+        and len(weight) > 0
         and weight.shape[1] == hidden.shape[-1]
         and (embeddings is None or (embeddings.ndim == 2 and len(embeddings) == len(weight)))
         and (bias is None or bias.shape == weight.shape[:1])
@@ -40,7 +41,7 @@ def check(
     if not fits:
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise VocabkitError(
-            f"{found} do not fit; expected hidden (..., H), weight (T, H), embeddings (T, D), bias (T,)"
+            f"{found} do not fit; expected hidden (..., H), weight (T, H), embeddings (T, D), bias (T,), T at least 1"
         )
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:

@@ -1,30 +1,34 @@
 """Softmax mixing in blocks of the vocabulary, so that the (N, T) coefficients never exist, forward or backward.
 
 `softmax(h W.T + b) E` is attention with queries h, keys W and values E. Blocks of rows are visited once with an online
-normaliser: a running maximum and sum per patch, and a running mix that is rescaled whenever the maximum grows
+normaliser: a running reference and sum per patch, and a running mix that is rescaled when the reference is raised
 (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). The backward pass computes the coefficients
-of each block again from the normaliser that the forward pass keeps.
+of each block again from the normaliser that the forward pass keeps. The two products of a block are GEMMs; what lies
+between them is `elementwise`, or `kernels` on a GPU.
+
+Forward and backward are one operator of torch.library each: `vocabkit::softmax_mix` and its `_backward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from vocabkit.mixing.precision import accumulation_dtype
+from vocabkit.mixing import elementwise
+from vocabkit.mixing.memory import explained
+from vocabkit.mixing.products import Rows, accumulation_dtype, block_rows, blocks, multiply, operand_dtype
 
-BLOCK_ELEMENTS = 2**22
-"""Scores of one block over all patches: 16 MiB in float32."""
-_MIN_BLOCK, _MAX_BLOCK = 512, 8192
+BLOCK_ELEMENTS = {"cuda": 2**27, "cpu": 2**22}
+"""Scores of one block over all patches: 512 MiB in float32 on a GPU, 16 MiB elsewhere."""
+_LEAST_ROWS, _MOST_ROWS = 512, 8192
 """Rows of a block: enough for matrix products at full speed, few enough for float32 copies of half-precision rows."""
 
 
 def streamed_softmax_mix(
-    hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float
+    hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float, *, kernels: bool
 ) -> Tensor:
     """`softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, once differentiable.
 
@@ -33,83 +37,162 @@ def streamed_softmax_mix(
         weight: (T, H).
         embeddings: (T, D).
         bias: (T,) or None.
+        kernels: whether Triton computes what lies between the products.
 
     Returns:
-        (N, D) in the dtype of `embeddings`. Memory beyond it: a few times N x D and one block, in float32.
+        (N, D) in the dtype of `embeddings`. Memory beyond it: N x D and one block, in float32.
     """
-    block = min(max(BLOCK_ELEMENTS // max(len(hidden), 1), _MIN_BLOCK), _MAX_BLOCK)
-    operands = (hidden, weight, embeddings, bias, temperature, block)
-    tokens: Tensor = _StreamedSoftmaxMix.apply(*operands)  # type: ignore[no-untyped-call]
-    return tokens
+    mixed: Tensor = softmax_mix(hidden, weight, embeddings, bias, temperature, kernels)[0]
+    return mixed.to(embeddings.dtype)
 
 
-class _StreamedSoftmaxMix(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        embeddings: Tensor,
-        bias: Tensor | None,
-        temperature: float,
-        block: int,
-    ) -> Tensor:
-        dtype = accumulation_dtype(torch.promote_types(hidden.dtype, embeddings.dtype))
-        h = hidden.to(dtype) / temperature
-        maximum = h.new_full((len(h), 1), torch.finfo(dtype).min)  # finite, so that a block of -inf leaves no NaN
-        total = h.new_zeros((len(h), 1))
-        mixed = h.new_zeros((len(h), embeddings.shape[1]))
-        for rows in _blocks(len(weight), block):
-            p = _scores(h, weight, bias, temperature, rows)  # (N, B)
-            grown = torch.maximum(maximum, p.amax(dim=1, keepdim=True))
-            p.sub_(grown).exp_()
-            rescale = (maximum - grown).exp_()
-            total.mul_(rescale).add_(p.sum(dim=1, keepdim=True))
-            mixed.mul_(rescale).addmm_(p, embeddings[rows].to(dtype))  # (N, B) @ (B, D) -> (N, D)
-            maximum = grown
-        mixed.div_(total)
-        ctx.save_for_backward(hidden, weight, embeddings, bias, mixed, maximum + total.log())
-        ctx.temperature, ctx.block = temperature, block
-        return mixed.to(embeddings.dtype, copy=True)
+@torch.library.custom_op(
+    "vocabkit::softmax_mix",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor embeddings, Tensor? bias, float temperature, bool kernels)"
+    " -> (Tensor, Tensor)",
+)
+@explained
+def softmax_mix(
+    hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float, kernels: bool
+) -> tuple[Tensor, Tensor]:
+    """Visual tokens (N, D) and the logarithms of the normalisers (N,), both in the accumulation dtype."""
+    n, t, sums = len(hidden), len(weight), _sums(hidden, embeddings)
+    middle, block = _middle(kernels), _block(n, t, hidden.device)
+    w, e = _rows(weight, hidden.dtype, block, sums), _rows(embeddings, embeddings.dtype, block, sums)
+    h = hidden.to(w.dtype)
+    scores = h.new_empty((n, block), dtype=sums)
+    p = scores if e.dtype == sums else h.new_empty((n, block), dtype=e.dtype)
+    reference = h.new_full((n,), torch.finfo(sums).min, dtype=sums)  # finite, so that a block of -inf leaves no NaN
+    total, rescale = torch.zeros_like(reference), torch.empty_like(reference)
+    mixed = h.new_empty((n, embeddings.shape[1]), dtype=sums)
+    for rows in blocks(t, block):
+        s, q = scores[:, : rows.stop - rows.start], p[:, : rows.stop - rows.start]
+        multiply(h, w[rows].T, s)  # (N, H) @ (H, B) -> (N, B)
+        middle.softmax_block(s, _part(bias, rows), temperature, reference, total, rescale, s if p is scores else q)
+        if rows.start:
+            middle.rescale_rows(mixed, rescale)
+        multiply(q, e[rows], mixed, accumulate=rows.start > 0)  # (N, B) @ (B, D) -> (N, D)
+    return mixed.div_(total[:, None]), total.log_().add_(reference)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, embeddings, bias, mixed, log_total = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_embeddings, wants_bias, *_ = ctx.needs_input_grad
-        dtype = mixed.dtype
-        h = hidden.to(dtype) / ctx.temperature
-        g = gradient.to(dtype)
-        # softmax backward: dS = P * (dP - <dP, P>), and <dP, P> = <g, mixed>, known without visiting all blocks
-        expected = (g * mixed).sum(dim=1, keepdim=True)
-        d_hidden = torch.zeros_like(h) if wants_hidden else None
-        d_weight = torch.empty_like(weight) if wants_weight else None
-        d_embeddings = torch.empty_like(embeddings) if wants_embeddings else None
-        d_bias = torch.empty_like(bias) if wants_bias else None
-        for rows in _blocks(len(weight), ctx.block):
-            p = _scores(h, weight, bias, ctx.temperature, rows).sub_(log_total).exp_()  # (N, B)
-            if d_embeddings is not None:
-                d_embeddings[rows] = p.T @ g  # (B, N) @ (N, D) -> (B, D)
-            if d_hidden is None and d_weight is None and d_bias is None:
-                continue
-            d_scores = (g @ embeddings[rows].to(dtype).T).sub_(expected).mul_(p)  # (N, D) @ (D, B) -> (N, B)
-            if d_hidden is not None:
-                d_hidden.addmm_(d_scores, weight[rows].to(dtype))  # (N, B) @ (B, H) -> (N, H)
-            if d_weight is not None:
-                d_weight[rows] = d_scores.T @ h  # (B, N) @ (N, H) -> (B, H)
-            if d_bias is not None:
-                d_bias[rows] = d_scores.sum(dim=0) / ctx.temperature
+
+@softmax_mix.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float, kernels: bool
+) -> tuple[Tensor, Tensor]:
+    mixed = hidden.new_empty((hidden.shape[0], embeddings.shape[1]), dtype=_sums(hidden, embeddings))
+    return mixed, mixed.new_empty((hidden.shape[0],))
+
+
+@torch.library.custom_op(
+    "vocabkit::softmax_mix_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor hidden, Tensor weight, Tensor embeddings, Tensor? bias, Tensor mixed,"
+    " Tensor log_total, float temperature, bool kernels, bool[] wanted) -> Tensor[]",
+)
+@explained
+def softmax_mix_backward(
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    embeddings: Tensor,
+    bias: Tensor | None,
+    mixed: Tensor,
+    log_total: Tensor,
+    temperature: float,
+    kernels: bool,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """Gradients of those of hidden, weight, embeddings and bias that are wanted, in this order."""
+    n, t, sums = len(hidden), len(weight), mixed.dtype
+    middle, block = _middle(kernels), _block(n, t, hidden.device, buffers=2)
+    w, e = _rows(weight, hidden.dtype, block, sums), _rows(embeddings, embeddings.dtype, block, sums)
+    h, g = hidden.to(w.dtype), gradient.to(e.dtype)
+    # softmax backward: dS = P * (dP - <dP, P>), and <dP, P> = <g, mixed>, known without visiting all blocks
+    expected = (gradient * mixed).sum(dim=1)
+    wants_hidden, wants_weight, wants_embeddings, wants_bias = wanted
+    d_hidden = mixed.new_empty(hidden.shape) if wants_hidden else None
+    d_weight = torch.empty_like(weight) if wants_weight else None
+    d_embeddings = torch.empty_like(embeddings) if wants_embeddings else None
+    d_bias = torch.empty_like(bias) if wants_bias and bias is not None else None
+    scores, d_p = mixed.new_empty((2, n, block))
+    p = scores if e.dtype == sums else mixed.new_empty((n, block), dtype=e.dtype) if wants_embeddings else None
+    d_scores = d_p if w.dtype == sums else mixed.new_empty((n, block), dtype=w.dtype)
+    for rows in blocks(t, block):
+        width = slice(0, rows.stop - rows.start)
+        s, dp = scores[:, width], d_p[:, width]
+        q = s if p is scores else None if p is None else p[:, width]
+        ds = dp if d_scores is d_p else d_scores[:, width]
+        w_rows, e_rows = w[rows], e[rows]
+        multiply(h, w_rows.T, s)  # (N, H) @ (H, B) -> (N, B)
+        multiply(g, e_rows.T, dp)  # (N, D) @ (D, B) -> (N, B)
+        middle.gradient_block(s, _part(bias, rows), temperature, log_total, dp, expected, q, ds)
         if d_hidden is not None:
-            d_hidden = (d_hidden / ctx.temperature).to(hidden.dtype)
-        return d_hidden, d_weight, d_embeddings, d_bias, None, None
+            multiply(ds, w_rows, d_hidden, accumulate=rows.start > 0)  # (N, B) @ (B, H) -> (N, H)
+        if d_weight is not None:
+            multiply(ds.T, h, d_weight[rows])  # (B, N) @ (N, H) -> (B, H)
+        if d_embeddings is not None and q is not None:
+            multiply(q.T, g, d_embeddings[rows])  # (B, N) @ (N, D) -> (B, D)
+        if d_bias is not None:
+            d_bias[rows] = ds.sum(dim=0, dtype=sums)
+    if d_hidden is not None:
+        d_hidden = d_hidden.to(hidden.dtype)
+    return [tensor for tensor in (d_hidden, d_weight, d_embeddings, d_bias) if tensor is not None]
 
 
-def _blocks(rows: int, block: int) -> Iterator[slice]:
-    for start in range(0, rows, block):
-        yield slice(start, min(start + block, rows))
+@softmax_mix_backward.register_fake
+def _(
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    embeddings: Tensor,
+    bias: Tensor | None,
+    mixed: Tensor,
+    log_total: Tensor,
+    temperature: float,
+    kernels: bool,
+    wanted: list[bool],
+) -> list[Tensor]:
+    inputs = zip((hidden, weight, embeddings, bias), wanted, strict=True)
+    return [tensor.new_empty(tensor.shape) for tensor, wants in inputs if wants and tensor is not None]
 
 
-def _scores(h: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, rows: slice) -> Tensor:
-    """(N, B) scores of a block, a new tensor. `h` is already divided by the temperature."""
-    w = weight[rows].to(h.dtype).T  # (H, B)
-    return h @ w if bias is None else torch.addmm(bias[rows].to(h.dtype) / temperature, h, w)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.temperature, ctx.kernels = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:4])
+    found = iter(softmax_mix_backward(gradient, *ctx.saved_tensors, ctx.temperature, ctx.kernels, wanted))
+    return *(next(found) if wants else None for wants in wanted), None, None
+
+
+softmax_mix.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _middle(kernels: bool) -> ModuleType:
+    if not kernels:
+        return elementwise
+    from vocabkit.mixing import kernels as in_triton
+
+    return in_triton
+
+
+def _block(n: int, t: int, device: torch.device, buffers: int = 1) -> int:
+    elements = BLOCK_ELEMENTS.get(device.type, BLOCK_ELEMENTS["cpu"]) // buffers
+    return block_rows(n, t, elements, _LEAST_ROWS, _MOST_ROWS)
+
+
+def _rows(matrix: Tensor, partner: torch.dtype, block: int, sums: torch.dtype) -> Rows:
+    dtype = operand_dtype(torch.promote_types(matrix.dtype, partner), sums, matrix.device)
+    return Rows(matrix, block, dtype)
+
+
+def _sums(hidden: Tensor, embeddings: Tensor) -> torch.dtype:
+    return accumulation_dtype(torch.promote_types(hidden.dtype, embeddings.dtype))
+
+
+def _part(bias: Tensor | None, rows: slice) -> Tensor | None:
+    return None if bias is None else bias[rows]

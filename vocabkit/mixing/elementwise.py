@@ -1,0 +1,85 @@
+"""The element-wise middle between the two products of softmax mixing, in torch. `kernels` is the same in Triton.
+
+Scores arrive as `hidden @ weight.T`; bias and temperature are applied here. B is the number of rows in a block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GROWTH = 8.0
+"""How far scores may exceed a patch's reference before it is raised and what is summed up so far is rescaled. exp(8) is
+far within the range of every dtype, and from the second block on most patches need no rescaling."""
+
+
+def softmax_block(
+    scores: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    reference: Tensor,
+    total: Tensor,
+    rescale: Tensor,
+    p: Tensor,
+) -> None:
+    """Exponentials of one block of scores, relative to each patch's reference, which is raised where it must be.
+
+    Args:
+        scores: (N, B), overwritten.
+        bias: (B,) or None.
+        reference: (N,), updated; starts at the lowest finite number.
+        total: (N,) sum of the exponentials so far, updated.
+        rescale: (N,), becomes the factor for what was summed up with the reference of before.
+        p: (N, B), becomes the exponentials; may be `scores` itself.
+    """
+    _finish(scores, bias, temperature)
+    highest = scores.amax(dim=1)
+    raised = torch.where(highest > reference + GROWTH, highest, reference)
+    torch.sub(reference, raised, out=rescale).exp_()
+    reference.copy_(raised)
+    scores.sub_(raised[:, None]).exp_()
+    total.mul_(rescale).add_(scores.sum(dim=1))
+    if p is not scores:
+        p.copy_(scores)
+
+
+def rescale_rows(mixed: Tensor, rescale: Tensor) -> None:
+    """(N, D) times (N,), in place."""
+    mixed.mul_(rescale[:, None])
+
+
+def gradient_block(
+    scores: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    log_total: Tensor,
+    d_p: Tensor,
+    expected: Tensor,
+    p: Tensor | None,
+    d_scores: Tensor,
+) -> None:
+    """Coefficients of one block and the gradient of `hidden @ weight.T`: P (dP - <dP, P>) / temperature.
+
+    Args:
+        scores: (N, B), overwritten.
+        bias: (B,) or None.
+        log_total: (N,) logarithm of the normaliser.
+        d_p: (N, B) gradient of the coefficients, overwritten.
+        expected: (N,) <dP, P>.
+        p: (N, B) or None, becomes the coefficients; may be `scores`.
+        d_scores: (N, B), becomes the gradient; may be `d_p`.
+    """
+    _finish(scores, bias, temperature)
+    scores.sub_(log_total[:, None]).exp_()
+    d_p.sub_(expected[:, None]).mul_(scores).div_(temperature)
+    if p is not None and p is not scores:
+        p.copy_(scores)
+    if d_scores is not d_p:
+        d_scores.copy_(d_p)
+
+
+def _finish(scores: Tensor, bias: Tensor | None, temperature: float) -> None:
+    if bias is not None:
+        scores.add_(bias)
+    if temperature != 1.0:
+        scores.div_(temperature)
