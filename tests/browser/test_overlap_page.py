@@ -1,0 +1,148 @@
+"""The overlap page in a browser: every token can be found, and none is anything but text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import vocabkit_here
+from pages import HOSTILE, NAMES, Open, overlap_file
+
+pytest.importorskip("jinja2")
+
+from vocabkit.report.html.page import spelled, token
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small hostile tokenizers."""
+    return overlap_file(tmp_path_factory.mktemp("overlap"))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real tokenizers, by the command."""
+    folder = tmp_path_factory.mktemp("real")
+    done = vocabkit_here(folder, "overlap", "qwen2", "gemma3", "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("written: page.html\n")
+    return folder / "page.html"
+
+
+def found(page: object) -> str:
+    """What the table says of the search, once it is done."""
+    page.wait_for_selector("#rows tr, #found:text('no token')")  # type: ignore[attr-defined]
+    return page.inner_text("#found")  # type: ignore[attr-defined, no-any-return]
+
+
+def test_real_tokenizers_are_searched_whole(visit: Open, real: Path) -> None:
+    page = visit(real)
+    assert page.inner_text("h1") == "qwen2 and gemma3 share 95,968 tokens"
+    assert found(page) == "50 of 311,458 tokens"
+    page.fill("[name=text]", "id:279")
+    rows = page.locator("#rows tr").all_inner_texts()
+    assert [" the", "279", "506"] in [row.split("\t") for row in rows]
+    page.fill("[name=text]", "ELEPHANT")
+    assert {"elephant"} == {cell.strip().lower()[:8] for cell in page.locator("#rows .token").all_text_contents()}
+
+
+@pytest.mark.parametrize(("sort", "count"), [("shared", "95,968"), ("only:0", "55,675"), ("only:1", "159,815")])
+def test_sorts_of_tokens_count_as_the_report_does(visit: Open, real: Path, sort: str, count: str) -> None:
+    page = visit(real)
+    page.select_option("[name=sort]", sort)
+    assert found(page) == f"50 of {count} tokens"
+    label = page.inner_text(f"option[value='{sort}']")
+    assert f"({count})" in label
+
+
+def test_aliases_stand_beside_their_id(visit: Open, small: Path) -> None:
+    page = visit(small)
+    page.select_option("[name=sort]", "aliased")
+    assert found(page) == "1 tokens"
+    assert page.inner_text("#rows tr").split("\t")[1] == f"{HOSTILE.index(b' a')} = {len(HOSTILE) + 200}"
+
+
+def test_hostile_tokens_and_names_are_text(visit: Open, small: Path) -> None:
+    page = visit(small)
+    found(page)
+    assert page.locator("h1 b, #rows b, #rows img, #rows script, main script").count() == 0
+    assert NAMES[0] in page.inner_text("h1")
+    shown = page.locator("#rows .token").all_text_contents()
+    assert shown[:3] == [spelled(each) for each in HOSTILE[:3]]
+    assert page.title() == f"Overlap of {NAMES[0]}, {NAMES[1]}"
+
+
+def test_nothing_invisible_and_no_direction_leaks_out_of_a_token(visit: Open, small: Path) -> None:
+    page = visit(small)
+    found(page)
+    page.click("#more")
+    shown = page.locator("#rows .token").all_text_contents()
+    assert {r"\x00", r"\u200b", r"\u202eevil", r"\ufeff", r"\xff", r"\n", r"\u0301", r"\xa0"} <= {
+        each.replace("\\u00a0", r"\xa0") for each in shown
+    }
+    assert all(character.isprintable() for each in shown for character in each)
+    isolation = page.locator("#rows .token").evaluate_all("all => all.map(one => getComputedStyle(one).unicodeBidi)")
+    assert set(isolation) == {"isolate"}
+    assert page.locator("#rows .space").first.bounding_box()["width"] > 3
+
+
+def test_the_table_shows_a_token_as_the_text_does(visit: Open, small: Path) -> None:
+    page = visit(small)
+    for value in HOSTILE:
+        same = page.evaluate(
+            "([spelled, html]) => { const box = document.createElement('template'); box.innerHTML = html;"
+            " return showToken(spelled).outerHTML === box.content.firstChild.outerHTML; }",
+            [spelled(value), str(token(value))],
+        )
+        assert same, value
+
+
+def test_more_rows_come_on_demand(visit: Open, small: Path) -> None:
+    page = visit(small)
+    assert found(page).startswith("50 of ")
+    page.click("#more")
+    assert page.locator("#rows tr").count() == 100
+    assert page.inner_text("#found").startswith("100 of ")
+    page.fill("[name=text]", "word19")
+    assert page.inner_text("#found") == "11 tokens"
+    assert page.locator("#more").is_hidden()
+    page.fill("[name=text]", "not there")
+    assert page.inner_text("#found") == "no token"
+
+
+def test_escapes_find_what_cannot_be_seen(visit: Open, small: Path) -> None:
+    page = visit(small)
+    found(page)
+    page.fill("[name=text]", r"\u200b")
+    assert page.locator("#rows .token").all_text_contents() == [r"\u200b"]
+
+
+def test_all_works_by_keyboard(visit: Open, small: Path) -> None:
+    page = visit(small)
+    found(page)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name === 'text'"):
+            break
+    page.keyboard.type("only here")
+    assert page.locator("#rows .token").all_text_contents() == ["only here"]
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    assert page.input_value("[name=sort]") == "shared"
+    assert page.inner_text("#found") == "no token"
+
+
+def test_what_a_full_table_leaves_out_is_said(visit: Open, tmp_path: Path) -> None:
+    from pages import written
+    from vocabularies import text_vocabulary
+
+    from vocabkit.overlap import overlap
+    from vocabkit.report.html.overlap import overlap_page, string_matching
+    from vocabkit.report.html.token_table import token_table
+
+    pair = [text_vocabulary("a", b"x", b"y", b"z"), text_vocabulary("b", b"z", b"v")]
+    table = token_table(pair, max_cells=4)
+    assert table.tokens == (b"x", b"z"), "shared ones stay"
+    page = visit(written(tmp_path / "page.html", overlap_page(overlap(pair), table, string_matching(pair))))
+    assert found(page) == "2 tokens"
+    assert "2 tokens are left out" in page.inner_text("main")
