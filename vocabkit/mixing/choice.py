@@ -49,19 +49,19 @@ def choose(
         # multiply-adds of (hidden @ weight.T) @ embeddings and of hidden @ (weight.T @ embeddings)
         unfused, fused = n * t * (h + d), (t + n) * h * d
         if unfused <= fused:
-            return Choice("unfused", False, f"coefficients first: {unfused:,} multiply-adds, not {fused:,}")
-        return Choice("fused", False, f"weight times embeddings first: {fused:,} multiply-adds, not {unfused:,}")
+            return Choice("unfused", False, "coefficients first, then embeddings: fewer multiply-adds for few patches")
+        return Choice("fused", False, "weight times embeddings first: fewer multiply-adds for so many patches")
     sums = accumulation_dtype(torch.promote_types(hidden, embeddings))
     kernels, how = middle(sums, device)
     how = "; ".join(part for part in (_operands({hidden, embeddings}, sums, device), how) if part)
     how = f"; {how}" if how else ""
     if top is not None:
-        return Choice("top", kernels, f"{top} of {t:,} coefficients of each patch are wanted{how}")
+        return Choice("top", kernels, f"the {top} largest coefficients of each patch are wanted{how}")
     if n * t > DENSE_LIMIT:
-        return Choice("streamed", kernels, f"{n * t:,} coefficients, more than {DENSE_LIMIT:,}: a block at a time{how}")
+        return Choice("streamed", kernels, f"more than {DENSE_LIMIT:,} coefficients: a block at a time{how}")
     if min(hidden.itemsize, embeddings.itemsize) == 2:
         return Choice("streamed", kernels, f"dense would copy weight and embeddings whole to float32{how}")
-    return Choice("dense", False, f"{n * t:,} coefficients, at most {DENSE_LIMIT:,}: kept, not computed again backward")
+    return Choice("dense", False, f"at most {DENSE_LIMIT:,} coefficients: kept, not computed again for the gradient")
 
 
 def _operands(dtypes: set[torch.dtype], sums: torch.dtype, device: torch.device) -> str:

@@ -37,7 +37,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool = False) -> 
 
     Args:
         a: (M, K).
-        b: (K, N), of the same dtype: that of `out`, or one that `operand_dtype` left as it is.
+        b: (K, N), of the dtype of `a`.
         out: (M, N), contiguous in its last dimension.
     """
     if a.dtype == out.dtype:
@@ -47,8 +47,9 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool = False) -> 
             torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
         else:
             torch.mm(a, b, out_dtype=out.dtype, out=out)
-    else:  # operands were copied to the wider dtype, and the result is rounded once
-        product = a @ b
+    else:
+        wide = torch.promote_types(a.dtype, out.dtype)
+        product = a.to(wide) @ b.to(wide)
         out.add_(product) if accumulate else out.copy_(product)
 
 
