@@ -215,12 +215,28 @@ def test_a_process_killed_at_any_step_leaves_the_old_file_and_the_next_write_wor
     assert_only_hidden_leftovers(path)
     write_atomically(path, writes(NEW))
     assert path.read_bytes() == NEW
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_process_killed_after_the_rename_leaves_the_new_file(path: Path) -> None:
-    run_killed(f"Path.unlink = lambda *_: {KILL}; write_atomically(path, lambda file: file.write(NEW))", path)
+    run_killed(f"shutil.rmtree = lambda *_, **__: {KILL}; write_atomically(path, lambda file: file.write(NEW))", path)
     assert path.read_bytes() == bytes(9000)
+    assert_only_hidden_leftovers(path)
+    write_atomically(path, writes(NEW))
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_another_one_uses(path: Path) -> None:
+    for name in ("old", "older"):
+        (path.parent / f".vocabkit-{name}.tmp").mkdir()
+        (path.parent / f".vocabkit-{name}.tmp" / "new").write_bytes(NEW)
+    (path.parent / ".vocabkit-oldest.tmp").write_bytes(NEW)
+    with replacing(path) as temporary, new_folder(path.with_name("folder")) as folder:
+        temporary.write_bytes(NEW)
+        write_atomically(path.with_name("other"), writes(OLD))
+        assert sorted(path.parent.glob(".vocabkit-*")) == sorted([temporary.parent, folder])
+    assert path.read_bytes() == NEW
+    assert sorted(file.name for file in path.parent.iterdir()) == ["folder", "other", "out.arrow"]
 
 
 WRITE_ON = """
@@ -249,6 +265,7 @@ def test_a_process_killed_at_thirty_random_moments_always_leaves_a_whole_file(pa
     assert_only_hidden_leftovers(path)
     write_atomically(path, writes(NEW))
     assert path.read_bytes() == NEW
+    assert list(path.parent.iterdir()) == [path]
 
 
 def assert_only_hidden_leftovers(path: Path) -> None:

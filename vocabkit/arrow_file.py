@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from vocabkit.arrow_size import memory_needed
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading, replacing
 
@@ -26,6 +28,8 @@ MAGIC = b"ARROW1\0\0"
 PREFIX = "vocabkit."
 _BLANK = b"file-sha256:" + b"0" * 64
 _DIGEST = re.compile(rb"file-sha256:[0-9a-f]{64}")
+_MOST_PACKED, _MOST_BYTES = 20, 1 << 26
+"""A file of n bytes may unpack to 20 n bytes and 64 MiB: more than any vocabulary does, and no bomb goes off."""
 
 
 def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> None:
@@ -85,12 +89,16 @@ def parse_table(
         raise VocabkitError(f"{where}: damaged (its bytes don't match its checksum); build it again")
     buffer = pa.py_buffer(content)
     try:
+        if (needed := memory_needed(view)) > _MOST_PACKED * len(view) + _MOST_BYTES:
+            raise VocabkitError(f"{where}: says it unpacks to {needed:,} bytes, {needed // len(view)} times its size")
         schema = pa.ipc.open_file(buffer).schema
         metadata = _our_metadata(where, schema, format_name)
         wanted = None if columns is None else [schema.get_field_index(c) for c in columns if c in schema.names]
         table = pa.ipc.open_file(buffer, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except VocabkitError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise VocabkitError(f"{where}: damaged Arrow file ({quote(str(error), 120)}); build it again") from error
     return table, metadata
 

@@ -11,6 +11,11 @@ from typing import BinaryIO
 
 from vocabkit.errors import VocabkitError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where what a killed process leaves stays
+    fcntl = None  # type: ignore[assignment]
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Replace `path` by what `write` puts into the file it is given. See `replacing`."""
@@ -29,28 +34,25 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name of a temporary file beside `path` for the block to create; it is then flushed to disk and renamed.
+    """The name of a temporary file near `path` for the block to create; it is then flushed to disk and renamed.
 
     A reader of `path` sees the old file or the new one, never a part. If the block fails, the temporary file is
-    removed; a process that is killed can leave one, `.vocabkit-*.tmp`. An old file's permissions are kept, and a
-    symbolic link goes on pointing where it did.
+    removed; what a killed process leaves, `.vocabkit-*.tmp`, is removed by the next one that writes beside it. An old
+    file's permissions are kept, and a symbolic link goes on pointing where it did.
 
     Raises VocabkitError: a folder or a device stands there, or its folder is missing, read-only or full.
     """
     check_writable(path)
     try:
         target = Path(os.path.realpath(path))
-        temporary = _temporary_beside(target)
-        try:
+        with _temporary_folder(target.parent) as folder:
+            temporary = folder / "new"
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             if target.exists():
                 shutil.copymode(target, temporary)
             temporary.replace(target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -83,15 +85,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path):
         raise VocabkitError(f"{path}: is there already; choose another name")
-    temporary = _temporary_beside(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)
+        with _temporary_folder(path.parent) as temporary:
+            yield temporary
+            temporary.rename(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -108,8 +107,51 @@ def reading(path: Path) -> Iterator[None]:
         raise VocabkitError(f"{path}: can't read ({error.strerror or error})") from error
 
 
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".vocabkit-{os.urandom(8).hex()}.tmp")
+@contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent`, locked while this process lives, which is how others know that it is in use."""
+    for left in parent.glob(".vocabkit-*.tmp"):
+        _remove_abandoned(left)
+    folder = lock = None
+    try:
+        while lock is None:
+            folder = parent / f".vocabkit-{os.urandom(8).hex()}.tmp"
+            folder.mkdir()
+            lock = _locked(folder)
+        assert folder is not None
+        yield folder
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A lock on a new folder, to be closed; None if another process took it for abandoned right after it was made."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a file system without locks: then nothing is taken for abandoned, either
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    if folder.exists():
+        return lock
+    os.close(lock)
+    return None
+
+
+def _remove_abandoned(left: Path) -> None:
+    """Remove a temporary file or folder, unless a process still has it locked."""
+    with suppress(OSError):
+        lock = os.open(left, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        finally:
+            os.close(lock)
 
 
 def _cannot_write(path: Path, error: OSError) -> VocabkitError:

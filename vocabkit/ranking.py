@@ -52,7 +52,7 @@ def count_tokens(
     counts = np.zeros(len(vocabulary), np.int64)
     for pieces in _pieces(captions(paths, field=field, progress=progress, joint=joint), seam, joint):
         for batch in _batches(pieces):
-            encodings = encode_batch(tokenizer, batch)
+            encodings = encode_batch(tokenizer, batch, vocabulary.name)
             lengths = [len(encoding) for encoding in encodings]
             ids = np.fromiter(itertools.chain.from_iterable(encoding.ids for encoding in encodings), np.int64)
             np.add.at(counts, vocabulary.canonical[ids], np.repeat([pieces[piece] for piece in batch], lengths))
@@ -164,10 +164,10 @@ def _seams(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[re.Pattern[str
     samples = (*_WORDS, *_SIGNS)
     pairs = [pair for pair in itertools.product(samples, samples) if seam.search(" ".join(pair))]
     try:
-        whole = _ids(tokenizer, [" ".join(pair) for pair in pairs])
-        alone = _ids(tokenizer, samples)
+        whole = _ids(tokenizer, [" ".join(pair) for pair in pairs], vocabulary.name)
+        alone = _ids(tokenizer, samples, vocabulary.name)
         for joint in (" ", ""):
-            rest = _ids(tokenizer, [joint + sample for sample in samples])
+            rest = _ids(tokenizer, [joint + sample for sample in samples], vocabulary.name)
             if pairs and all(whole[f"{start} {end}"] == alone[start] + rest[joint + end] for start, end in pairs):
                 return seam, joint
     except VocabkitError:
@@ -175,5 +175,5 @@ def _seams(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[re.Pattern[str
     return _NOWHERE, " "
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
-    return {text: encoding.ids for text, encoding in zip(texts, encode_batch(tokenizer, texts), strict=True)}
+def _ids(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> dict[str, list[int]]:
+    return {text: encoding.ids for text, encoding in zip(texts, encode_batch(tokenizer, texts, name), strict=True)}

@@ -23,5 +23,5 @@ def unreachable(vocabulary: Vocabulary) -> np.ndarray:
             ids.append(token_id)
         except UnicodeDecodeError:
             continue
-    encodings = encode_batch(tokenizer, texts)
+    encodings = encode_batch(tokenizer, texts, vocabulary.name)
     return np.array([i for i, encoding in zip(ids, encodings, strict=True) if encoding.ids != [i]], np.int64)

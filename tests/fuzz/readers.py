@@ -44,7 +44,7 @@ def _tokenizer(path: Path) -> None:
     vocabulary = read(path)
     assert len(vocabulary.fingerprint) == 71
     if vocabulary.segmentation is not None:
-        encode_batch(load_tokenizer(vocabulary, mid_text=True), ["a cat", "é\n\x00 <s>"])
+        encode_batch(load_tokenizer(vocabulary, mid_text=True), ["a cat", "é\n\x00 <s>"], "x")
 
 
 def _rank_file(path: Path) -> None:

@@ -21,6 +21,8 @@ def decode_json(path: Path, structure: type[T], what: str) -> T:
     with reading(path):
         content = path.read_bytes()
     try:
+        if not content.isascii():
+            content.decode()  # also what msgspec skips: other programs refuse the file
         return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=structure)
     except msgspec.ValidationError as error:
         raise VocabkitError(f"{path}: not {what} ({quote(str(error), 200)})") from error

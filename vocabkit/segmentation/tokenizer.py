@@ -54,12 +54,15 @@ def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokeniz
     return build(vocabulary, content, mid_text=mid_text)
 
 
-def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[Encoding]:
     """Each text cut alone, on all cores, without special tokens; offsets are not computed.
+
+    Args:
+        name: of the tokenizer, for messages.
 
     Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
     """
-    with refusing_failures("its tokenizer can't cut a text"):
+    with refusing_failures(f"{name}: its tokenizer can't cut a text"):
         return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
