@@ -15,6 +15,7 @@ from . import (
     adapters,
     data,
     distillation,
+    doctor,
     evaluation,
     features,
     index_maps,
@@ -57,6 +58,7 @@ app.command("compare")(evaluation.compare)
 app.command("interpret")(interpretation.interpret)
 app.command("snapshot")(tokenizers.snapshot)
 app.command("catalog")(tokenizers.catalog)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

@@ -1,0 +1,19 @@
+"""doctor: what there is to compute with."""
+
+from __future__ import annotations
+
+from .arguments import AsJson
+from .show import show, show_json
+
+
+def doctor(json: AsJson = False) -> None:
+    """Show versions, devices, and how visual tokens will be computed here, and why."""
+    from vocabkit.environment import environment
+
+    found = environment()
+    if json:
+        show_json(found)
+        return
+    from vocabkit.report.environment import environment_report
+
+    show(environment_report(found))
