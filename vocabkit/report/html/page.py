@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from vocabkit.errors import VocabkitError
+from vocabkit.data.extras import needs_extra
 from vocabkit.report.layout import printable, show_token
 
-try:
+with needs_extra("report", "an HTML page"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
-except ModuleNotFoundError as error:
-    raise VocabkitError(f"an HTML page needs {error.name}: pip install 'vocabkit[report]'") from error
 
 _TEMPLATES = files("vocabkit.report.html") / "templates"
 _WHOLE = 1 << 30

@@ -99,12 +99,13 @@
     const kind = layer.value;
     grid.dataset.layer = kind;
     const first = (list, number) => list[(number * list.length) / count];
-    const most = Math.max(...cells.map((_, number) => first(found.cosines, number)), 1);
+    const best = cells.map((_, number) => first(found.cosines, number));
+    const [least, most] = [Math.min(...best), Math.max(...best)];
     cells.forEach((cell, number) => {
       const words = kind === "words" ? found.nearest : kind === "rows" ? found.rows : null;
       cell.replaceChildren(...(words ? [wordOf(first(words, number))] : []));
       cell.classList.toggle("names", kind === "names" && Boolean(found.names?.[number]));
-      cell.style.setProperty("--near", kind === "cosine" ? Math.max(0, first(found.cosines, number) / most).toFixed(3) : 0);
+      cell.style.setProperty("--near", kind === "cosine" ? ((best[number] - least) / (most - least || 1)).toFixed(3) : 0);
     });
   }
 
