@@ -56,12 +56,14 @@ class Results:
     @classmethod
     def joined(cls, parts: Sequence[Results]) -> Results:
         """The results of all `parts`; of none, no tensors."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls([], {}, None)
         images = [image for part in parts for image in part.images]
-        tensors = {
-            name: torch.cat([part.tensors[name] for part in parts]) for name in (parts[0].tensors if parts else ())
-        }
-        captions = [caption for part in parts for caption in part.captions or ()]
-        return cls(images, tensors, captions if parts and parts[0].captions is not None else None)
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        captions = None
+        if parts[0].captions is not None:
+            captions = [caption for part in parts for caption in part.captions or ()]
+        return cls(images, tensors, captions)
 
 
 class ResultFolder:

@@ -1,0 +1,161 @@
+"""Pictures a second of `vocabkit infer`, beside what vision encoder and mixing alone take: is data loading in the way?
+
+On a GPU: a vision transformer of the shape of CLIP ViT-L/14 at 336 pixels (576 patches) and a softmax adapter over all
+tokens that Qwen2 and LLaMA3 share, hidden width 1,024, for embeddings of width 4,096, in bfloat16. On a CPU:
+EfficientNet-Lite0 and 2,048 rows, in float32. Weights are random: they do not change the time. Pictures are JPEG files
+of 640 x 480 pixels.
+
+The peer has its pixels in memory, on the device, and writes nothing. Ours decodes, computes and writes; the limit is
+0.9 of the peer's pictures a second. Needs about 5 GB of disk on a GPU.
+Run: python benchmarks/inference.py [--pictures N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from vocabkit.adapter_config import AdapterConfig
+from vocabkit.alignment import align
+from vocabkit.catalog import resolve
+from vocabkit.data import Picture, load_image
+from vocabkit.devices import open_device
+from vocabkit.inference.infer import infer
+from vocabkit.inference.models import Models, Wanted, starter
+from vocabkit.inference.result_files import ResultFolder
+from vocabkit.inference.stopwatch import Profile, Stopwatch
+from vocabkit.transferred import TransferredAdapter, TransferredConfig
+from vocabkit.vision import VisionEncoder, open_vision
+
+BATCH, TOP, FILES, LIMIT = 32, 16, 64, 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of results."""
+
+    wanted: str
+    ours: float
+    """Pictures a second, from files to files."""
+    peer: float
+    """Pictures a second of the models alone."""
+    ratio: float
+    profile: Profile
+
+
+def main() -> None:
+    """Print, for each kind of results: ours, the peer, the ratio, the limit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, help="[1024 on a GPU, 32 on a CPU]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    words = parser.parse_args()
+    device = open_device()
+    on_gpu = device.type == "cuda"
+    count = words.pictures or (1024 if on_gpu else 32)
+    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        models = make_models(work, device)
+        pictures = make_pictures(work / "pictures", count)
+        cases = [measure(work, models, pictures, "visual tokens", Wanted())]
+        cases.append(measure(work, models, pictures, f"top {TOP}", Wanted(visual_tokens=False, top=TOP)))
+    about = {
+        "device": name,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "dtype": str(models.dtype).removeprefix("torch."),
+        "pictures": count,
+        "patches": models.encoder.tokens,
+        "rows": models.connector.config.adapter.rows,
+    }
+    if words.json:
+        print(json.dumps({**about, "limit": LIMIT, "cases": [asdict(case) for case in cases]}, indent=2))
+        return
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    for case in cases:
+        verdict = "ok" if case.ratio >= LIMIT else "MISSED"
+        print(
+            f"{case.wanted}: {case.ours:,.1f} pictures/s; models alone {case.peer:,.1f}; ratio {case.ratio:.2f} "
+            f"(limit {LIMIT}: {verdict})"
+        )
+        shares = ", ".join(f"{stage} {share:.1%}" for stage, share in case.profile.shares.items())
+        busy = "" if case.profile.busy is None else f"; GPU busy {case.profile.busy:.1%}"
+        print(f"  {shares}{busy}")
+
+
+def measure(work: Path, models: Models, pictures: list[Picture], name: str, wanted: Wanted) -> Case:
+    """Models alone, then all of it."""
+    start = starter(models, wanted, Stopwatch(models.device))
+    some = [models.encoder.pixels(load_image(picture)) for picture in pictures[:BATCH]]
+    pixels = torch.stack(some).to(models.device)
+    batches = max(len(pictures) // BATCH, 1)
+
+    def alone() -> float:
+        begin = time.perf_counter()
+        for _ in range(batches):
+            pending = start(pixels)
+        pending.results([])
+        return time.perf_counter() - begin
+
+    start(pixels).results([])  # kernels are chosen and memory is reserved
+    peer = batches * BATCH / alone()
+    size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.visual_tokens else 16 * TOP)
+    adapter = models.connector
+    folder = ResultFolder(work / name, {}, picture_bytes=size, shared=adapter.shared, llm=adapter.config.target)
+    report = infer(models, wanted, pictures, folder, batch=BATCH)
+    return Case(name, report.per_second, peer, report.per_second / peer, report.profile)
+
+
+def make_models(work: Path, device: torch.device) -> Models:
+    """Encoder and adapter, on `device`."""
+    on_gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary])
+    if not on_gpu:
+        shared = shared.select(range(2048))
+    encoder = make_encoder(work / "vision", device, dtype) if on_gpu else open_vision("efficientnet-lite0")
+    hidden, width = (1024, 4096) if on_gpu else (576, 640)
+    inner = AdapterConfig.of(shared, llm="qwen2", vision_width=encoder.width, hidden_width=hidden, head="softmax")
+    config = TransferredConfig(inner, "llama3", width, shared.fingerprint, "random", "error")
+    adapter = TransferredAdapter(config, shared).eval().requires_grad_(False)
+    adapter.embeddings.normal_()
+    return Models(encoder, adapter, None, None, device, dtype).moved()
+
+
+def make_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VisionEncoder:
+    """A vision transformer with random weights."""
+    config = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        patch_size=14,
+    )  # fmt: skip
+    CLIPVisionModel(config).save_pretrained(folder)
+    size = {"height": 336, "width": 336}
+    CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=size).save_pretrained(folder)
+    return open_vision(str(folder), device=device, dtype=dtype)
+
+
+def make_pictures(folder: Path, count: int) -> list[Picture]:
+    """Some files under `count` keys, so that each is decoded several times."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    files = [folder / f"{number}.jpg" for number in range(min(FILES, count))]
+    for file in files:
+        coarse = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(file, quality=90)
+    return [Picture(str(number), files[number % len(files)]) for number in range(count)]
+
+
+if __name__ == "__main__":
+    main()
