@@ -58,7 +58,7 @@ def test_sorts_of_tokens_count_as_the_report_does(visit: Open, real: Path, sort:
 def test_aliases_stand_beside_their_id(visit: Open, small: Path) -> None:
     page = visit(small)
     page.select_option("[name=sort]", "aliased")
-    assert found(page) == "1 tokens"
+    assert found(page) == "1 token"
     assert page.inner_text("#rows tr").split("\t")[1] == f"{HOSTILE.index(b' a')} = {len(HOSTILE) + 200}"
 
 

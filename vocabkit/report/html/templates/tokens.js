@@ -39,9 +39,9 @@
   }
 
   function search() {
-    const matches_ = matching();
+    const fits = matching();
     matches = [];
-    for (let row = 0; row < folded.length; row++) if (belongs(row) && matches_(row)) matches.push(row);
+    for (let row = 0; row < folded.length; row++) if (belongs(row) && fits(row)) matches.push(row);
     shown = 0;
     body.replaceChildren();
     showMore();
@@ -51,8 +51,8 @@
     const rows = matches.slice(shown, shown + STEP);
     body.append(...rows.map(tableRow));
     shown += rows.length;
-    const all = matches.length.toLocaleString("en");
-    found.textContent = matches.length === 0 ? "no token" : shown < matches.length ? `${shown} of ${all} tokens` : `${all} tokens`;
+    const all = matches.length === 1 ? "1 token" : `${matches.length.toLocaleString("en")} tokens`;
+    found.textContent = matches.length === 0 ? "no token" : shown < matches.length ? `${shown} of ${all}` : all;
     more.hidden = shown === matches.length;
   }
 
