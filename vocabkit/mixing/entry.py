@@ -81,7 +81,9 @@ def coefficients(
     dtype = accumulation_dtype(hidden.dtype) if head == "softmax" else hidden.dtype
     with torch.autocast(hidden.device.type, enabled=False):
         scores = functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        return scores if head == "linear" else (scores / temperature).softmax(dim=-1)
+        if head == "linear":
+            return scores
+        return (scores if temperature == 1.0 else scores / temperature).softmax(dim=-1)
 
 
 @explained

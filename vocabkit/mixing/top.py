@@ -12,8 +12,8 @@ from vocabkit.mixing.memory import explained
 from vocabkit.mixing.operands import Head, check
 from vocabkit.mixing.products import Rows, accumulation_dtype, blocks, multiply, operand_dtype
 
-SCORES = {"cuda": 2**27, "cpu": 2**24}
-"""Scores (patches x T) that are in memory at a time: 512 MiB in float32 on a GPU, 64 MiB elsewhere."""
+SCORES = {"cuda": 2**27, "cpu": 2**23}
+"""Scores (patches x T) that are in memory at a time: 512 MiB in float32 on a GPU, 32 MiB elsewhere."""
 _COPIED_ROWS = 4096
 """Rows of the weight that are copied at a time, where they have to be."""
 _GROUP = 64
