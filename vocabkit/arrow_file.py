@@ -77,7 +77,7 @@ def read_table(path: Path, format_name: str, columns: Sequence[str] | None = Non
 
 
 def parse_table(
-    content: bytes | mmap.mmap, where: str, format_name: str, columns: Sequence[str] | None = None
+    content: bytes | mmap.mmap | memoryview, where: str, format_name: str, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, dict[str, str]]:
     """`read_table` of a file's bytes, without copying them. Errors name them `where`."""
     view = memoryview(content)

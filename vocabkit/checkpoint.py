@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
-from vocabkit.shared import SharedVocabulary, open_shared
+from vocabkit.shared import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch, write_torch
 
 FORMAT, VERSION = "vocabkit-adapter", 1
@@ -78,7 +77,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
 def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None) -> None:
     content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
     if shared is not None:
-        content["shared_vocabulary"] = torch.frombuffer(bytearray(_arrow_bytes(path, shared)), dtype=torch.uint8)
+        content["shared_vocabulary"] = torch.frombuffer(bytearray(shared.to_bytes()), dtype=torch.uint8)
     write_torch(path, content)
 
 
@@ -96,34 +95,7 @@ def _read_file(path: Path) -> Checkpoint:
         return Checkpoint(config, tensors, None)
     if not (is_plain(arrow) and arrow.dtype == torch.uint8 and arrow.ndim == 1):
         raise VocabkitError(f"{path}: its shared vocabulary is not a tensor of bytes; save the adapter again")
-    return Checkpoint(config, tensors, _shared_of_bytes(path, arrow.numpy().tobytes()))
-
-
-def _arrow_bytes(path: Path, shared: SharedVocabulary) -> bytes:
-    with _temporary_arrow(path) as file:
-        shared.save(file)
-        return file.read_bytes()
-
-
-def _shared_of_bytes(path: Path, content: bytes) -> SharedVocabulary:
-    with _temporary_arrow(path) as file:
-        file.write_bytes(content)
-        return open_shared(file)  # stays mapped when the file's name is gone
-
-
-@contextmanager
-def _temporary_arrow(path: Path) -> Iterator[Path]:
-    """A temporary file for the shared vocabulary inside `path`, which errors then name."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / SHARED
-        try:
-            yield file
-        except VocabkitError as error:
-            raise VocabkitError(str(error).replace(str(file), f"{path}: {SHARED} inside")) from error
-        except OSError as error:
-            raise VocabkitError(
-                f"{path}: can't use a temporary file ({error.strerror}); free space in {folder}"
-            ) from error
+    return Checkpoint(config, tensors, parse_shared(arrow.numpy().data, f"{path}: {SHARED} inside"))
 
 
 def _write_folder(

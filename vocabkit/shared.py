@@ -253,7 +253,7 @@ def open_shared(path: Path) -> SharedVocabulary:
     return _checked(str(path), *read_table(path, FORMAT))
 
 
-def parse_shared(content: bytes | mmap, where: str) -> SharedVocabulary:
+def parse_shared(content: bytes | mmap | memoryview, where: str) -> SharedVocabulary:
     """`open_shared` of a file's bytes, as `to_bytes` gives, without copying them. Errors name them `where`."""
     return _checked(where, *parse_table(content, where, FORMAT))
 

@@ -90,27 +90,27 @@ class EmbeddingTable:
         result = torch.empty(len(wanted), self.width, dtype=self.dtype)
         norms = torch.empty(len(wanted))
         order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // (self.width * self.dtype.itemsize))
+        block = torch.empty(min(step, len(order)), self.width, dtype=self.dtype)
         for start in range(0, len(order), step):
             places = order[start : start + step]
-            ids_there, at = wanted[places], torch.from_numpy(places)
-            self.stored.read_into(ids_there, result, places)
             in_a_row = bool((np.diff(places) == 1).all())
-            rows = result[places[0] : places[-1] + 1] if in_a_row else result.index_select(0, at)  # (P, D)
+            rows = result[places[0] : places[-1] + 1] if in_a_row else block[: len(places)]  # (P, D)
+            self.stored.read_into(wanted[places], rows, np.arange(len(places)))
             if self.scale is not None:
                 self.scale.apply_(rows)
-                if not in_a_row:
-                    result.index_copy_(0, at, rows)
-            norms[at] = self._norms(rows, ids_there)
+            norms.numpy()[places] = self._norms(rows, wanted[places])
+            if not in_a_row:
+                _bytes(result)[places] = _bytes(rows)  # three times as fast as torch's index_copy_
         return result, norms
 
-    def _norms(self, rows: Tensor, ids: np.ndarray) -> Tensor:
+    def _norms(self, rows: Tensor, ids: np.ndarray) -> np.ndarray:
         """(P, D) -> (P,). Raises VocabkitError: a row that is not finite."""
         wide = torch.promote_types(self.dtype, torch.float32)
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
         if not norms.isfinite().all():
             bad = int(ids[int((~norms.isfinite()).nonzero()[0])])
             raise VocabkitError(f"{self.source}: row {bad} holds NaN or infinite numbers; the file is damaged")
-        return norms.float()
+        return norms.float().numpy()
 
     def _check(self, ids: np.ndarray, tokens: Vocabulary | None) -> None:
         outside = (ids < 0) | (ids >= self.num_rows)
@@ -129,3 +129,8 @@ class EmbeddingTable:
         unused = tokens.kinds[ids] == Kind.UNUSED
         if unused.any():
             raise VocabkitError(f"{self.source}: id {ids[unused][0]} is no token of {tokens.name}: reserved, or a hole")
+
+
+def _bytes(rows: Tensor) -> np.ndarray:
+    """(P, bytes of a row) uint8: the same memory."""
+    return rows.view(torch.uint8).numpy()
