@@ -1,0 +1,98 @@
+"""A model of lmms-eval: a vision model, any adapter of vocabkit, and an LLM.
+
+    python -m lmms_eval --model vocabkit --model_args adapter=ADAPTER,llm=LLM,vision=VISION --tasks mme --batch_size 1
+
+Stock Llava holds linear heads and distilled projectors only; here a softmax head is evaluated as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+
+from vocabkit.data import PLACEHOLDER, Turn
+from vocabkit.llms import load_llm
+from vocabkit.lvlm import LVLM, collate, load_connector
+from vocabkit.prompts import Prompt, encode_question, parse_template
+from vocabkit.transferred import TransferredAdapter
+from vocabkit.vision import open_vision
+
+
+def manifest() -> ModelManifest:
+    """What the entry point `lmms_eval.models` gives."""
+    return ModelManifest("vocabkit", simple_class_path="lmms_eval_vocabkit.Vocabkit")
+
+
+class Vocabkit(lmms):
+    """Answers one question at a time, greedily."""
+
+    is_simple = True
+
+    def __init__(
+        self,
+        adapter: str,
+        llm: str,
+        vision: str,
+        template: str = "chat",
+        pool: str | None = None,
+        device: str | None = None,
+        batch_size: int = 1,
+        **_: Any,
+    ) -> None:
+        """Load the three parts.
+
+        Args:
+            adapter: folder, `.pt` or hub id: trained with `llm`, moved to it, or an MLP projector.
+            template: plain, completion or chat, as it was trained.
+            pool: ROWSxCOLUMNS that patches are pooled to, as they were for `vocabkit features`.
+        """
+        super().__init__()
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        connector = load_connector(adapter).to(self._device)
+        config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
+        layer = {} if config.vision_layer is None else {"layer": config.vision_layer}
+        grid = None if pool is None else tuple(map(int, pool.split("x")))
+        self._encoder = open_vision(vision, pool=grid, device=self._device, **layer)
+        self._template = parse_template(template)
+        loaded = load_llm(llm)
+        loaded.model.to(self._device)
+        self._tokenizer = loaded.tokenizer
+        self._lvlm = LVLM(loaded, connector).to(self._device)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """An answer to each request."""
+        return [self._answer(*request.args) for request in requests]
+
+    @torch.no_grad()
+    def _answer(
+        self, question: str, settings: dict[str, Any], doc_to_visual: Any, doc_id: int, task: str, split: str
+    ) -> str:
+        pictures = [picture.convert("RGB") for picture in doc_to_visual(self.task_dict[task][split][doc_id])]
+        features = [self._encoder(self._encoder.pixels(picture)[None].to(self._device))[0] for picture in pictures]
+        if PLACEHOLDER not in question:
+            question = f"{PLACEHOLDER * len(pictures)}\n{question}" if pictures else question
+        ids = encode_question(self._tokenizer, [Turn(question, "")], self._template, self._encoder.tokens)
+        batch = collate([Prompt(ids, [0] * len(ids))], features, width=self._encoder.width).to(self._device)
+        written = self._lvlm.generate(
+            batch,
+            max_new_tokens=settings.get("max_new_tokens", 64),
+            do_sample=False,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        text: str = self._tokenizer.decode(written[0], skip_special_tokens=True)
+        until = settings.get("until", [])
+        for stop in [until] if isinstance(until, str) else until:
+            text = text.partition(stop)[0] if stop else text
+        return text.strip()
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not offered."""
+        raise NotImplementedError("tasks of several rounds are not supported")
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not offered."""
+        raise NotImplementedError("tasks that choose by likelihood are not supported; `vocabkit validate` has some")

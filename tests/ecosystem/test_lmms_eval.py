@@ -1,0 +1,63 @@
+"""lmms-eval on a task in its own format: its llava_hf on an exported checkpoint, and vocabkit's plugin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+from programs import in_ecosystem
+from small_adapters import randomised
+from small_models import VISION
+from vision_models import images
+
+from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.adapter_config import AdapterConfig
+from vocabkit.alignment import align
+from vocabkit.catalog import resolve
+
+TASK = Path(__file__).parent / "colours"
+PLUGIN = Path(__file__).parents[2] / "docs/examples/lmms-eval-vocabkit"
+
+
+@pytest.fixture(scope="module")
+def answers(small: Path) -> Any:
+    """What a model of lmms-eval answers to the three questions of the task."""
+    (small / "task").mkdir()
+    rows = {"image": images(3), "question": ["Red?", "Blue?", "Which?"], "answer": ["no", "no", "none"]}
+    DatasetDict({"test": Dataset.from_dict(rows)}).save_to_disk(small / "data")
+    (small / "task/colours.yaml").write_text(
+        (TASK / "colours.yaml").read_text("utf-8").replace("DATASET", str(small / "data")), "utf-8"
+    )
+    (small / "task/colours.py").write_text((TASK / "colours.py").read_text("utf-8"), "utf-8")
+
+    def answer(model: str, arguments: str) -> list[str]:
+        out = small / f"logs-{model}-{len(arguments)}"
+        fixed = ("--tasks", "colours", "--include_path", "task", "--batch_size", "1", "--device", "cpu")
+        in_ecosystem(
+            small, "-m", "lmms_eval", "--model", model, "--model_args", arguments, *fixed,
+            "--output_path", out, "--log_samples",
+        )  # fmt: skip
+        (results,) = out.rglob("*_results.json")
+        assert "exact_match,none" in json.loads(results.read_text("utf-8"))["results"]["colours"]
+        (samples,) = out.rglob("*_samples_colours.jsonl")
+        rows = [json.loads(line) for line in samples.read_text("utf-8").splitlines()]
+        return [row["filtered_resps"][0] for row in sorted(rows, key=lambda row: row["doc_id"])]
+
+    return answer
+
+
+def test_the_plugin_answers_what_llava_hf_answers_with_the_exported_checkpoint(answers: Any) -> None:
+    exported = answers("llava_hf", "pretrained=llava-mine,device_map=cpu")
+    assert len(exported) == 3
+    assert answers("vocabkit", "adapter=projector,llm=llm,vision=clip") == [answer.strip() for answer in exported]
+
+
+def test_a_softmax_head_is_evaluated_by_the_plugin(small: Path, answers: Any) -> None:
+    llm = f"small={small / 'llm'}"
+    shared = align([resolve(llm).vocabulary, resolve("qwen2").vocabulary])
+    config = AdapterConfig.of(shared, llm="small", vision_width=VISION, hidden_width=8, head="softmax")
+    randomised(LangBridgeAdapter(config, shared), 0).save(small / "softmax.pt")
+    assert len(answers("vocabkit", f"adapter=softmax.pt,llm={llm},vision=clip")) == 3
