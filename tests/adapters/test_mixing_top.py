@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_adapters import VISION, langbridge, normal
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError
@@ -127,3 +128,14 @@ def test_top_is_refused_for_a_linear_head() -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match="softmax head"):
         mix(hidden, weight, torch.zeros(11, 3, dtype=torch.float64), head="linear", top=2)
+
+
+@pytest.mark.parametrize("head", ["softmax", "linear"])
+def test_an_adapter_gives_the_largest_of_its_coefficients(head: Any) -> None:
+    adapter = langbridge(head)
+    features = normal(2, 3, VISION)  # images, patches
+    values, rows = adapter.top_coefficients(features, 4)
+    expected = adapter.coefficients(features)
+    assert values.shape == rows.shape == (2, 3, 4)
+    torch.testing.assert_close(values, expected.topk(4).values)
+    torch.testing.assert_close(expected.gather(2, rows), values)
