@@ -16,6 +16,7 @@ from tokenizer_files import bpe_json, write_json
 from vocabkit.errors import VocabkitError, one_line
 from vocabkit.index_map_json import read_map
 from vocabkit.readers import read
+from vocabkit.segmentation import encode_batch, load_tokenizer
 from vocabkit.shared import open_shared
 
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py")
@@ -48,6 +49,8 @@ OPENS = {
         "pattern-explodes.json": "the pattern is looked at where text is cut",
         "tekken-pattern-broken.json": "the pattern is looked at where text is cut",
         "pieces-charsmap-broken.model": "the normalizer is looked at where text is cut",
+        "pieces-charsmap-leads-out.model": "the normalizer is looked at where text is cut",
+        "pieces-charsmap-without-text.model": "the normalizer is looked at where text is cut",
         "pieces-score-is-nan.model": "scores are looked at where text is cut",
         "scores-are-texts.gguf": "scores are looked at where text is cut",
         # any text may be a token, a name or a note: it is escaped where it is shown
@@ -128,6 +131,25 @@ def test_a_snapshot_that_asks_to_be_unpickled_is_not(tmp_path: Path) -> None:
     assert b"arrow.py_extension_type" in (FOLDER / "snapshot-pickle.arrow").read_bytes()
     with pytest.raises(VocabkitError):  # and not SystemExit, which its pickle raises
         read(FOLDER / "snapshot-pickle.arrow")
+
+
+def test_text_is_cut_by_the_rules_of_a_hostile_file_or_they_are_refused_and_no_library_prints(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    problems = {}
+    for path in FILES:
+        try:
+            vocabulary = read(path)
+        except VocabkitError:
+            continue
+        try:
+            encode_batch(load_tokenizer(vocabulary), ["a b", "é\0"], vocabulary.name)
+        except VocabkitError as error:
+            problems[str(error)] = vocabulary
+    assert [problem for problem in problems if not problem.isprintable()] == []
+    assert [problem for problem, of in problems.items() if not problem.startswith(f"{one_line(of.name)}: ")] == []
+    assert len(problems) > 5
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("companion", ["tokenizer_config.json", "config.json"])

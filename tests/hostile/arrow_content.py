@@ -167,6 +167,8 @@ def damaged_snapshots() -> Iterator[tuple[str, bytes]]:
     }
     packed = snapshot(zeros, {"roles": "{}"}, "zstd")
     yield "snapshot-bomb.arrow", packed
+    zeros = {**zeros, "token": tokens(b"", b"", b"", bytes(1 << 27))}
+    yield "snapshot-explodes.arrow", snapshot(zeros, {"roles": "{}"}, "zstd")
     for name, false_length in {"huge": 1 << 40, "largest": (1 << 63) - 1, "negative": -5, "small": 1}.items():
         length = struct.pack("<q", false_length)
         yield f"snapshot-length-{name}.arrow", lying(packed, struct.pack("<q", 1 << 22) + ZSTD, length + ZSTD)

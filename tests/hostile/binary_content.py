@@ -38,12 +38,20 @@ def sentencepiece_files() -> Iterator[tuple[str, bytes]]:
         "trainer-is-text": piece + protobuf((2, protobuf((3, b"bpe")))),
         "charsmap-is-number": piece + protobuf((3, protobuf((2, 7)))),
         "charsmap-broken": sentencepiece_model(PIECES, normalizer=[(2, b"\xff\xff\xff\xff")]),
+        "charsmap-leads-out": sentencepiece_model(PIECES, normalizer=[(2, charsmap((1 << 22) - 1 << 10))]),
+        "charsmap-without-text": sentencepiece_model(PIECES, normalizer=[(2, charsmap(1 << 10 | 0x100, 1 << 31 | 99))]),
         "escapes": sentencepiece_model([("<unk>", UNKNOWN), (ESCAPE, NORMAL)]),
         "not-a-byte": sentencepiece_model([("<unk>", UNKNOWN), ("<0xZZ>", BYTE)]),
         "unknown-field": good + b"\xf8\xff\xff\xff\x0f\x00",
     }
     for name, content in cases.items():
         yield f"pieces-{name}.model", content
+
+
+def charsmap(*units: int) -> bytes:
+    """A character map whose trie starts with these units."""
+    trie = struct.pack("<256I", *units, *[0] * (256 - len(units)))
+    return struct.pack("<I", len(trie)) + trie + b"a\0"
 
 
 def gguf_headers() -> Iterator[tuple[str, bytes]]:

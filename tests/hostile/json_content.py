@@ -32,6 +32,7 @@ def broken_json() -> Iterator[tuple[str, bytes]]:
     yield "utf-16.json", b"\xff\xfe" + content.decode().encode("utf-16-le")
     yield "utf-16-without-bom.json", content.decode().encode("utf-16-le")
     yield "invalid-utf-8.json", content.replace(b'"a"', b'"\xff"')
+    yield "invalid-utf-8-beside.json", content[:-1] + b', "x": "\xff"}'
     yield "overlong-utf-8.json", content.replace(b'"a"', b'"\xc0\x80"')
     yield "surrogate-utf-8.json", content.replace(b'"a"', b'"\xed\xa0\x80"')
     yield "surrogate.json", content.replace(b'"b"', rb'"\ud800"')

@@ -23,6 +23,7 @@ from vocabkit.segmentation.rules import (
     refusing_damaged,
     rules_missing,
 )
+from vocabkit.segmentation.soundness import check_sound
 from vocabkit.segmentation.spelling import spellings
 from vocabkit.vocabulary import Kind, Vocabulary
 
@@ -83,6 +84,7 @@ def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) ->
 
     content = {**content, "truncation": None, "padding": None, "post_processor": None}
     with refusing_damaged(vocabulary):
+        check_sound(content)
         if mid_text:
             content["normalizer"] = _inside(content.get("normalizer"))
             content["pre_tokenizer"] = _inside(content.get("pre_tokenizer"))

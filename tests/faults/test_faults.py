@@ -1,0 +1,39 @@
+"""A few of the faults of `python -m tests.faults.harness`, which kills each command hundreds of times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from faults.cases import CASES
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, Any]:
+    """What happened to each command, by its name."""
+    harness = Path(__file__).with_name("harness.py")
+    done = subprocess.run(
+        [sys.executable, harness, "--kills", "1", "--brief", "--json"],
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {report["name"]: report for report in found}
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_a_killed_command_leaves_the_old_result_or_a_whole_new_one_and_the_next_run_succeeds(
+    reports: dict[str, Any], name: str
+) -> None:
+    report = reports[name]
+    assert report["problems"] == []
+    assert report["kills"] == 3
+    assert sum(report["found"].values()) == 3
+    assert report["together"] == 1
