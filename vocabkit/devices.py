@@ -13,15 +13,20 @@ from vocabkit.errors import VocabkitError, quote
 def open_device(name: str | None = None) -> torch.device:
     """The device called `name`, as torch calls them; without a name cuda, if there is one, else cpu.
 
+    A GPU becomes the current one of this thread, on which kernels and events are made.
+
     Raises VocabkitError: there is none of that name here.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # no such kind, or none of it here
         reason = quote((str(error).splitlines() or [type(error).__name__])[0], 120)
         raise VocabkitError(f"--device {quote(name)}: can't be used here ({reason}); use --device cpu") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:

@@ -79,5 +79,5 @@ def nested(column: pa.ChunkedArray) -> Tensor:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file by its name."""
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """Every file by its name, without what a killed writer leaves behind."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".vocabkit-")}

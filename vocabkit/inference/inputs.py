@@ -44,14 +44,19 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if _IMAGE.fullmatch(file.name) and file.is_file())
         if files:
-            return [Picture(str(file), file) for file in files]
-    elif _LLAVA.fullmatch(path.name) and path.exists():
+            return [Picture(_key(file), file) for file in files]
+    elif _LLAVA.fullmatch(path.name):
         return [picture for sample in read_llava(path, images) for picture in sample.images]
     elif path.exists() or _IMAGE.fullmatch(path.name):  # one that is missing is counted as broken
-        return [Picture(source, path)]
+        return [Picture(_key(path), path)]
     elif not is_hub_id(source):
         raise VocabkitError(f"{source}: no such file or folder, and no hub id of a data set (owner/name)")
     return read_pictures(source, split=split, image_column=image_column)
+
+
+def _key(path: Path) -> str:
+    """The path, with what is not UTF-8 in it escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _once(found: Iterable[Iterable[Picture]]) -> Iterator[Picture]:

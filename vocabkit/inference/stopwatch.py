@@ -22,10 +22,11 @@ class Profile:
     seconds: float
     """From the first picture to the last result on disk."""
     shares: dict[str, float]
-    """By stage. On a GPU those of models are by its own clock, and run beside the others; on a CPU they add up to at
-    most 1. What is not in `waiting for pictures` and `writing` cost no time of its own."""
+    """By stage. On a CPU they add up to at most 1. On a GPU those of models are by its own clock, while this thread
+    waits for pictures and writing beside it."""
     busy: float | None
-    """Share of the time in which the GPU computed, by its own clock; None on a CPU."""
+    """The share of a GPU that models had, by its own clock, gaps between the kernels of one stage included; None on a
+    CPU."""
 
 
 class Stopwatch:
