@@ -6,6 +6,9 @@ Whatever a kernel should write is NaN before, and so is what lies around it, whi
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not chosen
 pytest.importorskip("triton", reason="triton is not installed")
 
 from vocabkit.mixing import choice, kernels, mix, products, streamed, top, top_coefficients  # noqa: E402
@@ -23,6 +27,41 @@ SHAPES = [(1, 977, 5, 3), (7, 977, 5, 33), (3, 1, 4, 2), (4, 3000, 6, 1500), (0,
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 GRADIENT_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Gradients of scores are rounded to bfloat16 before they meet weight, and cancel each other in part."""
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vocabkit.mixing import kernels
+
+f32, b16, i32 = "*fp32", "*bf16", "i32"
+strides = dict(scores_stride=i32, columns=i32, temperature="fp32")
+sources = {
+    kernels._softmax_block: (
+        dict(scores=f32, bias=b16, reference=f32, total=f32, rescale=f32, p=b16, p_stride=i32, **strides),
+        dict(GROWTH=8.0, HAS_BIAS=True, TILE=2048),
+    ),
+    kernels._rescale_rows: (dict(mixed=f32, rescale=f32, stride=i32, width=i32), dict(TILE=1024)),
+    kernels._gradient_block: (
+        dict(scores=f32, bias=b16, log_total=f32, d_p=f32, expected=f32, p=b16, d_scores=b16,
+             d_p_stride=i32, p_stride=i32, d_scores_stride=i32, **strides),
+        dict(HAS_BIAS=True, HAS_P=True, TILE=2048),
+    ),
+    kernels._group_maxima: (
+        dict(scores=f32, bias=b16, maxima=f32, log_total=f32, maxima_stride=i32, groups=i32, **strides),
+        dict(HAS_BIAS=True, GROUP=64, GROUPS=32),
+    ),
+    kernels._sum_of_rows: (
+        dict(values=f32, rows="*i64", embeddings=b16, out=b16, k=i32, embeddings_stride=i32, out_stride=i32, width=i32),
+        dict(TILE=1024),
+    ),
+}
+for kernel, (types, constants) in sources.items():
+    types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    target = GPUTarget("cuda", 90, 32)
+    found = triton.compile(ASTSource(kernel, signature=types, constexprs=constants), target=target)
+    print(kernel.__name__, len(found.asm["cubin"]) > 0)
+"""
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,6 +93,13 @@ def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "_LEAST_ROWS", 1)
     monkeypatch.setattr(streamed, "_MOST_ROWS", 300)
     monkeypatch.setattr(products, "_ALIGNMENT", 1)
+
+
+def test_the_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1::2] == ["True"] * 5
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
