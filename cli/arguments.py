@@ -60,7 +60,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
 
     check_writable(path)
     if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
-        raise VocabkitError(f"{path}: is what this command reads; name another output with --out")
+        raise VocabkitError(f"{path}: is what this command reads; name another output")
 
 
 def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:

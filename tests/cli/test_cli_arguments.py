@@ -238,7 +238,7 @@ def test_links_are_followed(here: Path, place: Callable[[Path], Path]) -> None:
         ("nothing/x.arrow", "nothing, so can't write here; make it, or choose another place"),
         ("captions.txt/x.arrow", "so can't write here; make it, or choose another place"),
         ("x" * 300, "can't write here (File name too long)"),
-        ("left/tokenizer.json", "is what this command reads; name another output with --out"),
+        ("left/tokenizer.json", "is what this command reads; name another output"),
         ("right/../left/tokenizer.json", "is what this command reads"),
     ],
 )
@@ -273,4 +273,4 @@ def test_an_input_is_never_overwritten(here: Path, words: list[str]) -> None:
     os.link(here / "snapshot.arrow", here / "link.arrow")
     for name in ("sister.json", "map.arrow"):
         (here / name).write_bytes((here / "map.json").read_bytes())
-    assert refused(here, *words).endswith(": is what this command reads; name another output with --out")
+    assert refused(here, *words).endswith(": is what this command reads; name another output")
