@@ -44,7 +44,7 @@ def answers(small: Path) -> Any:
         assert "exact_match,none" in json.loads(results.read_text("utf-8"))["results"]["colours"]
         (samples,) = out.rglob("*_samples_colours.jsonl")
         rows = [json.loads(line) for line in samples.read_text("utf-8").splitlines()]
-        return [row["filtered_resps"][0] for row in sorted(rows, key=lambda row: row["doc_id"])]
+        return [row["filtered_resps"] for row in sorted(rows, key=lambda row: row["doc_id"])]
 
     return answer
 
