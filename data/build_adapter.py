@@ -1,6 +1,6 @@
 """Make data/smollm2-scenes.pt of a trained adapter: python data/build_adapter.py ADAPTER OUT.pt.
 
-Of the head stay the rows of tokens that the training captions hold, in float16. A softmax is renormalised by that.
+Of the head stay the rows of tokens that at least `SEEN` training captions hold, in float16. A softmax is renormalised by that.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import torch
 from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.transfer import head_rows
 
+SEEN = 4
+"""Captions; a row of a rarer token has learned little."""
+
 
 def main(source: str, out: str) -> None:
     """Write the small adapter."""
     adapter = LangBridgeAdapter.from_pretrained(source)
     counts = adapter.shared.counts
     assert counts is not None
-    rows = np.flatnonzero(counts > 0)
+    rows = np.flatnonzero(counts >= SEEN)
     shared = adapter.shared.select(rows)
     config = dataclasses.replace(adapter.config, rows=len(rows), shared_fingerprint=shared.fingerprint)
     small = LangBridgeAdapter.from_parts(Path(source), config, head_rows(adapter, rows), shared)
