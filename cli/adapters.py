@@ -98,11 +98,13 @@ def transfer(
     Nothing is retrained: the adapter's coefficients go over the embedding rows of the target. The report comes first;
     with --out the result is written.
     """
+    from vocabkit.allocation import return_freed_memory
     from vocabkit.errors import VocabkitError
     from vocabkit.report.transfer import preflight_report
     from vocabkit.scaling import match_rms, parse_scale
     from vocabkit.transfer import transfer as move
 
+    return_freed_memory()
     factor = parse_scale(scale)
     if factor is None and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features FILE")
