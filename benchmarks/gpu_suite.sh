@@ -21,37 +21,37 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
 say() { echo "$(date +%T) $*" >&2; }
-vocabkit() { "$PYTHON" -m vocabkit_cli "$@"; }
-# a part that fails or takes too long is left out of the results, which then say so
-part() { # NAME SECONDS COMMAND...
-    local name=$1 seconds=$2
-    shift 2
+vocabkit() { "$PYTHON" -m vocabkit_cli "$@" >&2; }
+# a part that fails or takes too long is left out of the results; its last argument is the file that it writes
+part() { # SECONDS COMMAND... FILE
+    local seconds=$1 file=${!#} name
+    name=$(basename "$file" .json)
+    shift
     say "$name"
-    timeout "$seconds" "$@" >"$WORK/$name.json" || { say "$name: left out (exit code $?)" && rm -f "$WORK/$name.json"; }
+    timeout "$seconds" "$PYTHON" "$@" >&2 || { say "$name: left out (exit code $?)" && rm -f "$file"; }
 }
 
 CUDA=$("$PYTHON" -c 'import torch; print("cuda" if torch.cuda.is_available() else "")')
 [ -n "$CUDA" ] || say "no GPU here: the CPU is measured, and the validation on cuda is left out"
 
-part mixing 240 "$PYTHON" benchmarks/mixing.py --json
-part inference 180 "$PYTHON" benchmarks/inference.py --json
+part 200 benchmarks/mixing.py --json "$WORK/mixing.json"
+part 120 benchmarks/inference.py --json "$WORK/inference.json"
 
-if [ -z "$CUDA" ]; then
-    :
-elif [ ! -f "$SMOLLM2" ] || [ ! -f "$GEMMA3" ]; then
-    say "validation: left out, there is no $SMOLLM2 or $GEMMA3"
-else
+if [ -n "$CUDA" ] && [ -f "$SMOLLM2" ] && [ -f "$GEMMA3" ]; then
     say "pictures, features and the adapter for Gemma 3"
-    vocabkit scenes "$WORK/scenes" --train 300 --held-out 100 --only rendering >&2
-    vocabkit features "$WORK/scenes/rendering.json" --vision efficientnet-lite0 --pool 4x4 --out "$WORK/features" >&2
-    vocabkit transfer data/smollm2-scenes.pt --to "gemma3=$GEMMA3" --missing drop --out "$WORK/gemma3.pt" >&2
+    data=$WORK/scenes/rendering.json
+    vocabkit scenes "$WORK/scenes" --train 300 --held-out 60 --only rendering
+    vocabkit features "$data" --vision efficientnet-lite0 --pool 4x4 --out "$WORK/features"
+    vocabkit transfer data/smollm2-scenes.pt --to "gemma3=$GEMMA3" --missing drop --out "$WORK/gemma3.pt"
     for device in cpu "$CUDA"; do
-        common=("$WORK/scenes/rendering.json" --features "$WORK/features" --template completion --device "$device" --json)
-        part "smollm2-$device" 100 "$PYTHON" -m vocabkit_cli validate "${common[@]}" \
-            --llm "smollm2=$SMOLLM2" --adapter native=data/smollm2-scenes.pt
-        part "gemma3-$device" 100 "$PYTHON" -m vocabkit_cli validate "${common[@]}" \
-            --llm "gemma3=$GEMMA3" --adapter "transferred=$WORK/gemma3.pt"
+        validate=(-m vocabkit_cli validate "$data" --features "$WORK/features" --template completion --device "$device")
+        part 50 "${validate[@]}" --llm "smollm2=$SMOLLM2" --adapter native=data/smollm2-scenes.pt \
+            --out "$WORK/smollm2-$device.json"
+        part 50 "${validate[@]}" --llm "gemma3=$GEMMA3" --adapter "transferred=$WORK/gemma3.pt" \
+            --out "$WORK/gemma3-$device.json"
     done
+elif [ -n "$CUDA" ]; then
+    say "validation: left out, there is no $SMOLLM2 or $GEMMA3"
 fi
 
 "$PYTHON" benchmarks/gpu_results.py "$WORK" benchmarks/results

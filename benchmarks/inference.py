@@ -7,18 +7,17 @@ of 640 x 480 pixels.
 
 The peer has its pixels in memory, on the device, and writes nothing. Ours decodes, computes and writes; the limit is
 0.9 of the peer's pictures a second. Needs about 5 GB of disk on a GPU.
-Run: python benchmarks/inference.py [--pictures N] [--json]
+Run: python benchmarks/inference.py [--pictures N] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ from vocabkit.inference.infer import infer
 from vocabkit.inference.models import Models, Wanted, starter
 from vocabkit.inference.result_files import ResultFolder
 from vocabkit.inference.stopwatch import Profile, Stopwatch
+from vocabkit.report.as_json import write_json
 from vocabkit.transferred import TransferredAdapter, TransferredConfig
 from vocabkit.vision import VisionEncoder, open_vision
 
@@ -59,7 +59,7 @@ def main() -> None:
     """Print, for each kind of results: ours, the peer, the ratio, the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, help="[1024 on a GPU, 32 on a CPU]")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     words = parser.parse_args()
     device = open_device()
     on_gpu = device.type == "cuda"
@@ -81,8 +81,7 @@ def main() -> None:
         "rows": models.connector.config.adapter.rows,
     }
     if words.json:
-        print(json.dumps({**about, "limit": LIMIT, "cases": [asdict(case) for case in cases]}, indent=2))
-        return
+        write_json(words.json, {**about, "limit": LIMIT, "cases": cases})
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for case in cases:
         verdict = "ok" if case.ratio >= LIMIT else "MISSED"
