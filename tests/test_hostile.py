@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from command_line import error_of, vocabkit, vocabkit_here
 from hostile.make import FOLDER, files
@@ -131,6 +133,20 @@ def test_a_snapshot_that_asks_to_be_unpickled_is_not(tmp_path: Path) -> None:
     assert b"arrow.py_extension_type" in (FOLDER / "snapshot-pickle.arrow").read_bytes()
     with pytest.raises(VocabkitError):  # and not SystemExit, which its pickle raises
         read(FOLDER / "snapshot-pickle.arrow")
+
+
+def test_an_arrow_file_that_names_one_batch_a_thousand_times_is_refused(tmp_path: Path) -> None:
+    sink, schema = pa.BufferOutputStream(), pa.schema({"token": pa.binary()})
+    with pa.ipc.new_file(sink, schema) as writer:
+        for value in [bytes(1 << 17), *[b""] * 999]:
+            writer.write_batch(pa.record_batch([pa.array([value], pa.binary())], schema))
+    content = bytes(sink.getvalue())
+    assert pa.ipc.open_file(content).num_record_batches == 1000
+    (footer,) = struct.unpack("<i", content[-10:-6])
+    blocks = content.index(struct.pack("<I", 1000), len(content) - 10 - footer) + 4
+    (tmp_path / "x.arrow").write_bytes(content[:blocks] + content[blocks:][:24] * 1000 + content[blocks + 24_000 :])
+    with pytest.raises(VocabkitError, match=r"x.arrow: says it unpacks to 131,\d+,\d+ bytes"):
+        read(tmp_path / "x.arrow")
 
 
 def test_text_is_cut_by_the_rules_of_a_hostile_file_or_they_are_refused_and_no_library_prints(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def make_inputs(folder: Path) -> None:
         adapter.save(folder / f"linear{number}.pt")
         torch.save(to_published(adapter), folder / f"mm_projector{number}.bin")
         transfer(adapter, two)[0].save(folder / f"moved{number}.pt")
+        softmax = LangBridgeAdapter(dataclasses.replace(config, head="softmax"), shared)
+        transfer(softmax, two)[0].save(folder / f"softmax{number}.pt")
         mlp = MLPConfig(vision_width=VISION, hidden_width=24, llm_width=32, llm="two")
         MLPProjector(mlp).save(folder / f"mlp{number}.pt")
     shutil.copytree(world.features, folder / "features")
@@ -101,6 +104,10 @@ def _cases() -> Iterator[Case]:
         words += " --out {out}"
         return case(name, words.replace("#", one), words.replace("#", two), **options)
 
+    def page(name: str, words: str, one: str = "1", two: str = "2") -> Case:
+        words += " --html {out}"
+        return case(name, words.replace("#", one), words.replace("#", two), out="out.html")
+
     run = "world/data.json --llm two=world/two --features features --limit 4"
     transfer, vision = "transfer linear#.pt --to two=world/two", "--vision world/vision"
     going_on: dict[str, Any] = {"can_go_on": True, "progress": ("state.pt", "metrics.jsonl")}
@@ -118,9 +125,16 @@ def _cases() -> Iterator[Case]:
     yield twice("transfer mm_projector", f"{transfer} --export mm_projector", out="out.bin")
     yield twice("transfer mmproj", f"{transfer} --export mmproj {vision}", out="out.gguf")
     yield case("transfer llava", f"{transfer} --export llava {vision} --out {{out}}".replace("#", "1"))
+    yield twice("export", "export mlp#.pt --as mm_projector", out="out.bin")
+    yield twice("distill", "distill softmax#.pt --features features --steps 3", out="out.pt")
+    yield case("infer", f"infer moved1.pt world/data.json {vision} --out {{out}}", can_go_on=True)
+    yield case("infer words", f"infer linear1.pt world/data.json {vision} --top 2 --out {{out}}", can_go_on=True)
     yield twice("calibrate", f"calibrate moved#.pt {run}", out="out.pt")
     yield twice("validate", f"validate {run} --adapter mlp=mlp#.pt", out="out.json")
+    yield page("overlap --html", "overlap x=a.json y=#.json", "b", "c")
+    yield page("interpret --html", f"interpret linear#.pt world/1.png --llm one=world/one {vision}")
+    yield page("check-transfer --html", "check-transfer moved#.pt linear#.pt --to two=world/two")
 
 
 CASES = tuple(_cases())
-"""`compare`, `check` and `check-transfer` only print."""
+"""Other commands only print."""

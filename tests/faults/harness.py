@@ -233,7 +233,7 @@ def examine(case: Case, inputs: Path, folder: Path, kills: int, *, disk: bool, b
     for number in range(kills):
         trial.kill(after=chance.uniform(0, 1.1 * trial.report.seconds), with_old=with_old and number % 2 == 0)
     steps = range(trial.report.steps)
-    for at in chance.sample(steps, min(2, len(steps))) if brief else steps:
+    for at in chance.sample(steps, 1) if brief else steps:
         trial.kill(at=at, with_old=with_old)
     for share in SHARES[: 1 if brief else None] if disk else ():
         trial.fill(share)

@@ -1,4 +1,4 @@
-"""A few of the faults of `python -m tests.faults.harness`, which kills each command hundreds of times."""
+"""A few of the faults of `python -m tests.faults.harness`, which kills every command hundreds of times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from faults.cases import CASES
+COMMANDS = (
+    "build-shared", "import-map", "snapshot", "scenes", "features", "train", "import-adapter folder", "transfer",
+    "transfer mmproj", "transfer llava", "validate", "infer", "overlap --html",
+)  # fmt: skip
+"""One of each way to write."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def reports() -> dict[str, Any]:
     """What happened to each command, by its name."""
     harness = Path(__file__).with_name("harness.py")
     done = subprocess.run(
-        [sys.executable, harness, "--kills", "1", "--brief", "--json"],
+        [sys.executable, harness, *COMMANDS, "--kills", "1", "--brief", "--json"],
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
@@ -28,12 +32,11 @@ def reports() -> dict[str, Any]:
     return {report["name"]: report for report in found}
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_command_leaves_the_old_result_or_a_whole_new_one_and_the_next_run_succeeds(
     reports: dict[str, Any], name: str
 ) -> None:
     report = reports[name]
     assert report["problems"] == []
-    assert report["kills"] == 3
-    assert sum(report["found"].values()) == 3
+    assert report["kills"] == sum(report["found"].values()) == 2
     assert report["together"] == 1
