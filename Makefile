@@ -4,17 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light test-browser check docs snapshots benchmark clean
+.PHONY: demo test test-light test-browser ecosystem check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
+WORDS := 'The words harp, barn: a harp and a barn. The words kettle, windmill: a kettle and a windmill. The words <image>:'
 
 demo: $(VENV)/.installed
-	$(BIN)/vocabkit build-shared qwen2 llama3 --out qwen2-llama3.arrow
+	rm -rf demo && mkdir demo
+	$(BIN)/vocabkit build-shared qwen2 llama3 --out demo/qwen2-llama3.arrow
 	$(BIN)/vocabkit overlap qwen2 llama3
 	@echo; echo "Fetching torch and Gemma 3 270M, to move an adapter that was trained with SmolLM2-135M ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out scenes-gemma3
-	$(BIN)/vocabkit check-transfer scenes-gemma3 data/smollm2-scenes.pt --to gemma3=$(GEMMA)
+	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out demo/adapter
+	$(BIN)/vocabkit check-transfer demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
+	@echo; echo "Gemma 3 270M, which never saw the adapter, about pictures that training never had ..."
+	$(BIN)/vocabkit scenes demo/scenes --only combination
+	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions --pool 3x3 \
+	  --captions --llm gemma3=$(GEMMA) --template completion --question $(WORDS) --max-new-tokens 12
+	$(BIN)/vocabkit features demo/scenes/combination.json --out demo/features --vision efficientnet-lite0 --pool 3x3
+	$(BIN)/vocabkit validate demo/scenes/combination.json --features demo/features --limit 60 --out demo/validation.json \
+	  --llm gemma3=$(GEMMA) --template completion --adapter transferred=demo/adapter
 
 test: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
@@ -29,6 +38,10 @@ test-light: .sources/.complete
 	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
 	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
+
+# Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval.
+ecosystem: .venv-ecosystem/.installed
+	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
 
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
 check: $(VENV)/.installed-dev
@@ -50,7 +63,7 @@ benchmark: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python benchmarks/build_shared.py
 
 clean:
-	rm -rf .venv .venv-light .sources build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-light .venv-ecosystem .sources demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vocabkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -64,6 +77,16 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 EXTRAS := adapter,offline,train,report,browser,kernels,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[$(EXTRAS)]'
+	touch $@
+
+SITE_PACKAGES = import site; print(site.getsitepackages()[0])
+.venv-ecosystem/.installed: $(VENV)/.installed-dev .sources/.complete tests/ecosystem/requirements.txt
+	rm -rf .venv-ecosystem
+	$(BIN)/python -m venv .venv-ecosystem
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE_PACKAGES)')')" > "$$(.venv-ecosystem/bin/python -c '$(SITE_PACKAGES)')/vocabkit.pth"
+	.venv-ecosystem/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/ecosystem/requirements.txt
+	cp -r docs/examples/lmms-eval-vocabkit .venv-ecosystem/plugin
+	.venv-ecosystem/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .venv-ecosystem/plugin
 	touch $@
 
 # Real tokenizers and models for tests and snapshots: the publishers' own packages, without their dependencies.
