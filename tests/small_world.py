@@ -38,11 +38,13 @@ class World:
     vision: Path
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """Of a short training of a linear head with LLM one."""
+        """Of a short training with LLM one, of a linear head, or of a softmax head on captions alone."""
         plain = {
             "data": (str(self.data),), "llm": self.one, "features": str(self.features), "shared": str(self.shared),
-            "template": "completion", "hidden_width": 16, "steps": 8, "batch": 4, "learning_rate": 0.01,
+            "template": "completion", "connector": "linear", "hidden_width": 16, "steps": 8, "batch": 4, "learning_rate": 0.01,
         }  # fmt: skip
+        if changes.get("connector") == "softmax":
+            plain["word_steps"] = 0
         return {name: value for name, value in (plain | changes).items() if value is not None}
 
     def recipe(self, **changes: Any) -> Recipe:

@@ -248,20 +248,20 @@ def test_on_a_gpu_the_choice_names_kernels_products_and_what_stands_in_their_way
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = (18_432, 109_566, 1024, 4096)
-    monkeypatch.setattr(choice, "_has_triton", lambda: True)
-    monkeypatch.setattr(choice, "has_wide_products", lambda: True)
-    monkeypatch.setattr(products, "has_wide_products", lambda: True)
+    monkeypatch.setattr(choice, "_HAS_TRITON", True)
+    monkeypatch.setattr(choice, "HAS_WIDE_PRODUCTS", True)
+    monkeypatch.setattr(products, "HAS_WIDE_PRODUCTS", True)
     best = chosen(*sizes, dtype=torch.bfloat16, device="cuda")
     assert best.kernels
     assert "bfloat16 products with float32 sums; element-wise steps in Triton" in best.reason
     assert "too little range" in chosen(*sizes, dtype=torch.float16, device="cuda").reason
     assert not chosen(*sizes, dtype=torch.float64, device="cuda").kernels
-    monkeypatch.setattr(choice, "_has_triton", lambda: False)
+    monkeypatch.setattr(choice, "_HAS_TRITON", False)
     without = chosen(*sizes, dtype=torch.bfloat16, device="cuda")
     assert not without.kernels
     assert "pip install triton" in without.reason
-    monkeypatch.setattr(choice, "has_wide_products", lambda: False)
-    monkeypatch.setattr(products, "has_wide_products", lambda: False)
+    monkeypatch.setattr(choice, "HAS_WIDE_PRODUCTS", False)
+    monkeypatch.setattr(products, "HAS_WIDE_PRODUCTS", False)
     assert "needs torch 2.13" in chosen(*sizes, dtype=torch.bfloat16, device="cuda").reason
 
 

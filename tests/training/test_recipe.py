@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import error_of, vocabkit_here
@@ -26,6 +27,16 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
         data=("a.json",), llm="smollm2", features="features", shared="shared.arrow", vision_pool=(4, 4), steps=30,
         learning_rate=1.0, connector="softmax",
     )  # fmt: skip
+
+
+def test_a_new_adapter_has_a_softmax_head_that_first_learns_words() -> None:
+    plain: dict[str, Any] = {"data": ("a.json",), "llm": "smollm2", "features": "features", "shared": "shared.arrow"}
+    assert (Recipe(**plain).connector, Recipe(**plain).steps_on_words) == ("softmax", 1500)
+    assert Recipe(**plain, word_steps=7).steps_on_words == 7
+    assert Recipe(**plain, connector="linear").steps_on_words == 0
+    assert Recipe(**plain, connector="mlp").steps_on_words == 0
+    assert Recipe(**plain, adapter="trained").steps_on_words == 0
+    assert Recipe(**plain, adapter="trained", train_adapter=False, train_llm="lora").steps_on_words == 0
 
 
 def test_settings_come_before_the_file(tmp_path: Path) -> None:
@@ -59,7 +70,10 @@ def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
         ({"warmup": "1.5"}, "warmup is 1.5: must be a share of the steps, from 0 to 1"),
         ({"batch": "0"}, "batch is 0: must be positive"),
         ({"epochs": "-1"}, "epochs is -1.0: must not be negative"),
-        ({"steps": "0", "epochs": "0"}, "steps, epochs and word_steps are all 0: there is nothing to do"),
+        (
+            {"steps": "0", "epochs": "0", "word_steps": "0"},
+            "steps, epochs and word_steps are all 0: there is nothing to do",
+        ),
         ({"max_tokens": "0"}, "max_tokens is 0: must be positive"),
         ({"checkpoint_every": "0"}, "checkpoint_every is 0: must be positive"),
         ({"micro_batch": "64"}, "micro_batch is 64: must be between 1 and batch, 32"),
@@ -71,16 +85,20 @@ def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
         ({"vision_pool": "[4]"}, "Expected `array` of length 2, got 1 - at `$.vision_pool`"),
         ({"features": ""}, "give features (of `vocabkit features`) or vision (a vision model)"),
         ({"shared": ""}, "a new adapter needs its shared vocabulary"),
-        ({"word_steps": "5"}, "the word loss needs a softmax head; the connector is linear"),
+        ({"word_steps": "5", "connector": '"linear"'}, "the word loss needs a softmax head; the connector is linear"),
         ({"word_weight": "0.5", "connector": '"mlp"'}, "the word loss needs a softmax head; the connector is mlp"),
         ({"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"'}, "word_steps train no LLM"),
         (
             {"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"', "train_adapter": "false"},
             "the word loss trains the adapter",
         ),
-        ({"temperature": "2.0"}, "temperature is 2.0: must be 1 without a softmax head"),
-        ({"start_from_embeddings": "true"}, "start_from_embeddings: only a new adapter with a softmax head can"),
-        ({"train_adapter": "false"}, "nothing is trained: set train_adapter or train_llm"),
+        ({"word_steps": "-1"}, "word_steps is -1: must not be negative"),
+        ({"temperature": "2.0", "connector": '"linear"'}, "temperature is 2.0: must be 1 without a softmax head"),
+        (
+            {"start_from_embeddings": "true", "connector": '"mlp"'},
+            "start_from_embeddings: only a new adapter with a softmax head can",
+        ),
+        ({"train_adapter": "false", "word_steps": "0"}, "nothing is trained: set train_adapter or train_llm"),
         ({"seed": "-1"}, "seed is -1: must not be negative"),
     ],
 )
@@ -132,6 +150,6 @@ def test_a_recipe_that_is_missing_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_recipes_in_docs_are_sound() -> None:
-    recipes = list((Path(__file__).parents[2] / "docs" / "examples").rglob("*.toml"))
+    recipes = list((Path(__file__).parents[2] / "docs" / "examples").glob("recipes/*.toml"))
     for path in recipes:
         read_recipe(path)

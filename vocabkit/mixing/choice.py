@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 
 from vocabkit.mixing.operands import Head
-from vocabkit.mixing.products import accumulation_dtype, has_wide_products, operand_dtype
+from vocabkit.mixing.products import HAS_WIDE_PRODUCTS, accumulation_dtype, operand_dtype
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 DENSE_LIMIT = 2**22
 """Most coefficients (N x T) that the dense softmax path keeps for the backward pass: 16 MiB in float32."""
 
@@ -73,7 +74,7 @@ def _operands(dtypes: set[torch.dtype], sums: torch.dtype, device: torch.device)
     names = " and ".join(copied)
     if device.type == "cuda" and "float16" in copied:
         return f"{names} rows are copied a block at a time: float16 has too little range (bfloat16 is faster)"
-    if device.type == "cuda" and not has_wide_products():
+    if device.type == "cuda" and not HAS_WIDE_PRODUCTS:
         return f"{names} rows are copied a block at a time: bfloat16 with float32 sums needs torch 2.13 for CUDA"
     return f"{names} rows are copied a block at a time to {str(sums).removeprefix('torch.')}"
 
@@ -84,11 +85,6 @@ def middle(sums: torch.dtype, device: torch.device) -> tuple[bool, str]:
         return False, ""
     if sums != torch.float32:
         return False, "element-wise steps in torch: the kernels are for sums in float32"
-    if not _has_triton():
+    if not _HAS_TRITON:
         return False, "element-wise steps in torch, which is slower: pip install triton"
     return True, "element-wise steps in Triton"
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

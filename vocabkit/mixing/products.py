@@ -10,6 +10,9 @@ from torch import Tensor
 _ALIGNMENT = 64
 """Blocks have a multiple of so many rows, which keeps the fast GEMM kernels applicable."""
 
+HAS_WIDE_PRODUCTS = torch.version.hip is None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether this torch multiplies bfloat16 matrices on CUDA with float32 results and a float32 addend."""
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that sums and exponentials are computed in: float32 for half precision, else `dtype`."""
@@ -22,14 +25,8 @@ def operand_dtype(dtype: torch.dtype, sums: torch.dtype, device: torch.device) -
     bfloat16 stays as it is where the device's GEMM takes it with float32 sums; else blocks of it are copied. float16
     is always copied: gradients of small coefficients are below its range.
     """
-    wide = device.type == "cuda" and dtype == torch.bfloat16 and sums == torch.float32 and has_wide_products()
+    wide = device.type == "cuda" and dtype == torch.bfloat16 and sums == torch.float32 and HAS_WIDE_PRODUCTS
     return dtype if wide else sums
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_wide_products() -> bool:
-    """Whether this torch multiplies bfloat16 matrices on CUDA with float32 results and a float32 addend."""
-    return torch.version.hip is None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool = False) -> None:

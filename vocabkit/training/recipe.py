@@ -39,8 +39,8 @@ class Recipe:
     max_tokens: int = 2048
     """Of a sample, its visual tokens included; what is beyond is cut off."""
 
-    connector: Literal["linear", "softmax", "mlp"] = "linear"
-    """The head of a new adapter, or the MLP baseline."""
+    connector: Literal["linear", "softmax", "mlp"] = "softmax"
+    """The head of a new adapter, or the MLP baseline. The default is the head that other LLMs read best."""
     shared: str | None = None
     """The shared vocabulary of a new adapter, of `vocabkit build-shared`."""
     hidden_width: int = 1024
@@ -54,13 +54,14 @@ class Recipe:
     train_llm: Literal["no", "lora", "full"] = "no"
     lora_rank: int = 16
 
-    word_steps: int = 0
-    """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss."""
-    word_batch: int = 64
+    word_steps: int | None = None
+    """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss. By default 1,500 for a new
+    softmax head, else 0."""
+    word_batch: int = 128
     word_learning_rate: float = 1e-3
     word_weight: float = 0.0
     """Of the word loss beside the caption loss."""
-    word_entropy: float = 0.0
+    word_entropy: float = 0.3
     """Of the entropy of a patch's coefficients in the word loss."""
 
     steps: int = 0
@@ -97,11 +98,12 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name in positive and not 0 < value < math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be positive")
-            if field.type in ("int", "float") and field.name != "vision_layer" and not value >= 0:
+            number = isinstance(value, int | float) and field.name != "vision_layer"
+            if number and not value >= 0:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
-        if not (self.steps or self.epochs or self.word_steps):
+        if not (self.steps or self.epochs or self.steps_on_words):
             raise VocabkitError("steps, epochs and word_steps are all 0: there is nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
@@ -111,11 +113,11 @@ class Recipe:
             raise VocabkitError("give features (of `vocabkit features`) or vision (a vision model)")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch:
             raise VocabkitError(f"micro_batch is {self.micro_batch}: must be between 1 and batch, {self.batch}")
-        if (self.word_steps or self.word_weight) and self.connector != "softmax" and self.adapter is None:
+        if (self.steps_on_words or self.word_weight) and self.connector != "softmax" and self.adapter is None:
             raise VocabkitError(f"the word loss needs a softmax head; the connector is {self.connector}")
-        if (self.word_steps or self.word_weight) and not self.train_adapter:
+        if (self.steps_on_words or self.word_weight) and not self.train_adapter:
             raise VocabkitError("the word loss trains the adapter; set train_adapter too")
-        if self.word_steps and self.train_llm != "no":
+        if self.steps_on_words and self.train_llm != "no":
             raise VocabkitError(f"word_steps train no LLM, but train_llm is {self.train_llm}; do one after the other")
         if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
             raise VocabkitError("start_from_embeddings: only a new adapter with a softmax head can")
@@ -125,6 +127,13 @@ class Recipe:
             raise VocabkitError("a new adapter needs its shared vocabulary: shared = FILE of `vocabkit build-shared`")
         if not (self.train_adapter or self.train_llm != "no"):
             raise VocabkitError("nothing is trained: set train_adapter or train_llm")
+
+    @property
+    def steps_on_words(self) -> int:
+        """`word_steps`, or its default."""
+        if self.word_steps is not None:
+            return self.word_steps
+        return 1500 if self.connector == "softmax" and self.adapter is None else 0
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

@@ -223,11 +223,11 @@ def _phases(
     recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
 ) -> list[tuple[Phase, CaptionData]]:
     words, pictured = None, [sample for sample in samples if sample.images]
-    if recipe.word_steps or recipe.word_weight:
+    if recipe.steps_on_words or recipe.word_weight:
         ids = head_of(lvlm).shared.look_up(llm.vocabulary)  # not of the LLM that the adapter began with
         words = count_words(pictured, llm.tokenizer, ids.tolist())
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
-    first = Phase("words", recipe.word_steps, recipe.word_learning_rate, caption=0.0, words=1.0)
+    first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
     second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)
     phases = [(first, pictured, recipe.word_batch, None), (second, samples, recipe.batch, recipe.micro_batch)]
     found = []
