@@ -30,7 +30,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 for _folder in ("", "adapters"):
@@ -264,7 +264,7 @@ def main() -> int:
                 report = examine(case, folder / "inputs", place, arguments.kills, disk=disk, brief=arguments.brief)
                 shutil.rmtree(place)
                 bad += bool(report.problems)
-                print(json.dumps(asdict(report)) if arguments.json else row(report, disk=disk), flush=True)
+                print(json.dumps(vars(report)) if arguments.json else row(report, disk=disk), flush=True)
     return int(bad > 0)
 
 
