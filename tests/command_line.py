@@ -19,11 +19,12 @@ TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
 COMMAND = typer.main.get_command(app.app)
 """Built once: that takes longer than most runs."""
-_WITHOUT_PANDAS = """
+_LEAN = """
 import sys
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        assert name not in {"pandas", "pyarrow.compute"}, f"{name} takes longer than most commands"
+        heavy = {"pandas", "pyarrow.compute", "sympy"}  # sympy comes with the compiler of torch
+        assert name not in heavy, f"{name} takes longer than most commands"
 sys.meta_path.insert(0, Refused())
 sys.argv = ["vocabkit", *sys.argv[1:]]
 from vocabkit_cli.__main__ import run
@@ -48,10 +49,10 @@ def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
     )
 
 
-def vocabkit_without_pandas(folder: Path, *words: str) -> Done:
-    """Run `vocabkit WORDS` in a process that ends as soon as pandas or all of pyarrow.compute is imported."""
+def vocabkit_lean(folder: Path, *words: str) -> Done:
+    """Run `vocabkit WORDS` in a process that ends as soon as it imports pandas, all of pyarrow, or torch's compiler."""
     return subprocess.run(
-        [sys.executable, "-c", _WITHOUT_PANDAS, *words],
+        [sys.executable, "-c", _LEAN, *words],
         cwd=folder,
         capture_output=True,
         text=True,

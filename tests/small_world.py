@@ -41,7 +41,8 @@ class World:
         """Of a short training with LLM one, of a linear head, or of a softmax head on captions alone."""
         plain = {
             "data": (str(self.data),), "llm": self.one, "features": str(self.features), "shared": str(self.shared),
-            "template": "completion", "connector": "linear", "hidden_width": 16, "steps": 8, "batch": 4, "learning_rate": 0.01,
+            "template": "completion", "connector": "linear", "hidden_width": 16, "steps": 8, "batch": 4,
+            "learning_rate": 0.01,
         }  # fmt: skip
         if changes.get("connector") == "softmax":
             plain["word_steps"] = 0

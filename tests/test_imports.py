@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TIMEOUT, error_of, vocabkit_without_pandas
+from command_line import TIMEOUT, error_of, vocabkit_lean
 from index_map_files import QWEN_MAP, written
 from tokenizer_files import FALLBACK, FUSE, SPACES, bpe_json, sequence
 
@@ -96,7 +96,7 @@ def test_every_alignment_command_works_where_they_are_not_installed(folder: Path
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_alignment_command_imports_pandas_or_all_of_pyarrow(folder: Path, command: str) -> None:
-    done = vocabkit_without_pandas(folder, *command.split())
+    done = vocabkit_lean(folder, *command.split())
     assert done.returncode == 0, done.stderr
 
 

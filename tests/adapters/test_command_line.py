@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from command_line import vocabkit, vocabkit_without_pandas
+from command_line import vocabkit, vocabkit_lean
 from hub_server import COMMIT, HubServer, _Handler
 from safetensors.torch import load_file, save_file
 from small_adapters import ROWS, assert_same_state, langbridge, normal
@@ -67,7 +67,7 @@ def test_a_transfer_is_written_and_proven(
     assert "64 rows proven" in capsys.readouterr().out
 
 
-def test_moving_an_adapter_imports_neither_pandas_nor_all_of_pyarrow(here: Path) -> None:
+def test_moving_an_adapter_imports_no_pandas_no_compiler_and_not_all_of_pyarrow(here: Path) -> None:
     save_published(langbridge(), here / "mm_projector.bin")
     langbridge().shared.save(here / "shared.arrow")
     for words in (
@@ -75,7 +75,7 @@ def test_moving_an_adapter_imports_neither_pandas_nor_all_of_pyarrow(here: Path)
         ("check-transfer", "moved", "adapter.pt", *TO_LLAMA),
         ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt"),
     ):
-        done = vocabkit_without_pandas(here, *words)
+        done = vocabkit_lean(here, *words)
         assert done.returncode == 0, done.stderr
 
 
