@@ -1,11 +1,16 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
 docs/cli.md is made from `--help`. In README.md and docs/*.md, each ```console block is a transcript: its `$` lines are
-run one after the other, in one empty folder per page, and what they print on stdout follows them.
+run one after the other, and what they print on stdout follows them. Each page has a folder of its own that looks like a
+clone of the repository after `make demo`: data/ and .sources/, and beside them the files of docs/examples.
+
+A ```console models block needs torch and the models in .sources/, and stays as it is where these are missing. Its
+decimals depend on the processor: if nothing else in it has changed, it stays as it is, too.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -22,7 +27,8 @@ ENVIRONMENT = {
     "NO_COLOR": "1",
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
-_TRANSCRIPT = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+_TRANSCRIPT = re.compile(r"^```console(?P<models> models)?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_DECIMAL = re.compile(r"\d+\.\d+(e-\d+)?")
 
 
 def pages() -> dict[Path, str]:
@@ -39,7 +45,9 @@ def with_transcripts(page: Path) -> str:
         return text
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "docs/examples", folder, dirs_exist_ok=True)
-        return _TRANSCRIPT.sub(lambda block: _run(block.group(), Path(folder)), text)
+        for name in ("data", ".sources"):
+            (Path(folder) / name).symlink_to(ROOT / name)
+        return _TRANSCRIPT.sub(lambda block: _fresh(block, Path(folder)), text)
 
 
 def command_reference() -> str:
@@ -58,6 +66,21 @@ def _commands() -> Iterator[str]:
 
 def _output(command: list[str]) -> str:
     return subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True).stdout
+
+
+def has_models() -> bool:
+    """Whether transcripts that need torch and the models in .sources/ can run here."""
+    return importlib.util.find_spec("torch") is not None and (ROOT / ".sources/.complete").exists()
+
+
+def _fresh(block: re.Match[str], folder: Path) -> str:
+    if not block["models"]:
+        return f"```console\n{_run(block['text'], folder)}```"
+    if not has_models():
+        return block.group()
+    printed = _run(block["text"], folder)
+    same = _DECIMAL.sub("", printed) == _DECIMAL.sub("", block["text"])
+    return block.group() if same else f"```console models\n{printed}```"
 
 
 def _run(transcript: str, folder: Path) -> str:
