@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 _TRANSCRIPT = re.compile(r"^```console(?P<models> models)?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_DECIMAL = re.compile(r"\d+\.\d+(e-\d+)?")
+_DECIMAL = re.compile(r" *\d+(\.\d+e-\d+|\.\d+|e-\d+)")
 
 
 def pages() -> dict[Path, str]:

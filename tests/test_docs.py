@@ -56,7 +56,9 @@ def calls(page: Path) -> Iterator[list[str]]:
     """The words of each call of vocabkit in shell blocks and transcripts, from the command's name on."""
     typed = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
     for line in _logical_lines("\n".join([*blocks(page, "sh"), *typed])):
-        words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
         for start, word in enumerate(words):
             if Path(word).name in ("vocabkit", "vocabkit_cli"):
                 yield list(itertools.takewhile(lambda word: not set(word) <= set("();<>|&"), words[start + 1 :]))
@@ -94,6 +96,25 @@ def test_python_snippets_import_what_there_is(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vocabkit"):
                 module = importlib.import_module(node.module or "")
                 assert not [name.name for name in node.names if not hasattr(module, name.name)]
+
+
+@needs_torch
+def test_the_projector_is_taken_out_of_the_shards_of_a_published_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    (tmp_path / "llava-model").mkdir()
+    layers = {f"model.mm_projector.{layer}.weight": torch.rand(2, 2) for layer in (0, 2, 3)}
+    for number, (name, tensor) in enumerate(layers.items()):
+        save_file({name: tensor, "model.image_newline": torch.rand(2)}, tmp_path / f"llava-model/{number}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = blocks(ROOT / "docs/from-langbridge.md", "python")
+    exec(snippet, {})
+    written = torch.load("mm_projector.bin", weights_only=True)
+    assert written.keys() == layers.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in layers.items())
 
 
 @each_page
