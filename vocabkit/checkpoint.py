@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading
+from vocabkit.files import reading, temporary_folder
 from vocabkit.shared import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch, write_torch
 
@@ -103,8 +102,7 @@ def _write_folder(
 ) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-", ignore_cleanup_errors=True) as temporary:
-            new = Path(temporary)
+        with temporary_folder(folder) as new:
             safetensors.torch.save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
             if shared is not None:
                 shared.save(new / SHARED)

@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     check_writable(path)
     try:
         target = Path(os.path.realpath(path))
-        with _temporary_folder(target.parent) as folder:
+        with temporary_folder(target.parent) as folder:
             temporary = folder / "new"
             yield temporary
             with temporary.open("rb+") as file:
@@ -86,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise VocabkitError(f"{path}: is there already; choose another name")
     try:
-        with _temporary_folder(path.parent) as temporary:
+        with temporary_folder(path.parent) as temporary:
             yield temporary
             temporary.rename(path)
     except OSError as error:
@@ -108,7 +108,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
+def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder in `parent`, locked while this process lives, which is how others know that it is in use."""
     for left in parent.glob(".vocabkit-*.tmp"):
         _remove_abandoned(left)

@@ -38,12 +38,7 @@ class Case:
 
 def is_litter(name: str) -> bool:
     """True for what a killed process may leave behind: temporary files and folders by their name."""
-    return any(part.startswith((".vocabkit-", ".saving-")) for part in Path(name).parts)
-
-
-def is_removed(name: str) -> bool:
-    """True for litter that the next run removes. That of a checkpoint folder, `.saving-*`, stays and is ignored."""
-    return is_litter(name) and not any(part.startswith(".saving-") for part in Path(name).parts)
+    return any(part.startswith(".vocabkit-") for part in Path(name).parts)
 
 
 def content(path: Path) -> Content:

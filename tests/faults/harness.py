@@ -37,7 +37,7 @@ for _folder in ("", "adapters"):
     sys.path.insert(0, str(Path(__file__).parent.parent / _folder))
 
 from faults.attempts import Ended, attempt, finished, import_all, started  # noqa: E402
-from faults.cases import CASES, Case, Content, is_litter, is_removed, make_inputs  # noqa: E402
+from faults.cases import CASES, Case, Content, is_litter, make_inputs  # noqa: E402
 
 SHARES = (0.3, 0.0, 0.6, 0.9)
 """Free space of a full disk, as shares of what the result needs."""
@@ -136,7 +136,7 @@ class Trial:
             self._problem(f"{when}: exit code {ended.code}: {ended.stderr}")
         elif left != self.new:
             self._problem(f"{when}: {self._difference(left)}")
-        if remains := [name for name in litter(out.parent) if is_removed(name)]:
+        if remains := litter(out.parent):
             self._problem(f"{when}: {len(remains)} temporary files remain, such as {remains[0]}")
 
     def _state(self, left: Content, old: Content) -> str:
