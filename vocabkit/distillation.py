@@ -7,10 +7,9 @@ GELU, `linear_2` can be fitted to its visual tokens instead: only approximately,
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from vocabkit.adapter_config import DistilledFrom, MLPConfig
 from vocabkit.errors import VocabkitError
 from vocabkit.features import Features
 from vocabkit.fold import why_not_foldable
+from vocabkit.tensor_files import fingerprint
 from vocabkit.transferred import TransferredAdapter
 
 HELD_OUT = 0.1
@@ -93,20 +93,11 @@ def distil(
         transferred.embeddings.dtype
     )
     error = _relative_error(student, teacher, features, held)
-    distilled = DistilledFrom(fingerprint(transferred), source.adapter.llm, error)
+    distilled = DistilledFrom(fingerprint(transferred.config, transferred.state_dict()), source.adapter.llm, error)
     student = MLPProjector.from_parts(
         Path(config.llm), replace(config, distilled_from=distilled), student.cpu().state_dict(), None
     )
     return student, Distillation(config.llm, len(seen), len(held), error)
-
-
-def fingerprint(transferred: TransferredAdapter) -> str:
-    """Of its config and the bytes of its tensors: the same wherever and however it is stored."""
-    digest = hashlib.sha256(json.dumps(asdict(transferred.config), sort_keys=True).encode())
-    for name, tensor in sorted(transferred.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _check(transferred: TransferredAdapter, features: Features) -> None:

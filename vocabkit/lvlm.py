@@ -22,6 +22,8 @@ from vocabkit.llms import LLM
 from vocabkit.pretrained import locate
 from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
 from vocabkit.transferred import TransferredAdapter
+from vocabkit.vision import VisionEncoder, open_vision
+from vocabkit.vision.opening import LAYER
 
 Connector = LangBridgeAdapter | MLPProjector | TransferredAdapter
 
@@ -185,6 +187,37 @@ def vision_width(connector: Connector) -> int:
     """Dv of the features that it takes."""
     config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
     return int(config.vision_width)
+
+
+def encoder_of(
+    connector: Connector,
+    vision: str | None = None,
+    *,
+    layer: int | None = None,
+    pool: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """The vision encoder that an adapter was trained with, or another of the same width.
+
+    Args:
+        vision, layer: as for `open_vision`, in place of what the adapter's config says.
+
+    Raises VocabkitError: the config says none, another width, or as `open_vision`.
+    """
+    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
+    source = vision or config.vision_model
+    if source is None:
+        raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")
+    layer = config.vision_layer if layer is None else layer
+    layer = LAYER if layer is None else layer
+    encoder = open_vision(source, layer=layer, pool=pool, device=device, dtype=dtype)
+    if encoder.width != vision_width(connector):
+        raise VocabkitError(
+            f"{source}: gives features of width {encoder.width}, but the adapter takes {vision_width(connector)}; name "
+            "the vision encoder that it was trained with: --vision"
+        )
+    return encoder
 
 
 def _keeps_some_logits(llm: Any) -> bool:

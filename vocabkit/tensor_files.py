@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +20,15 @@ from vocabkit.files import reading, write_atomically
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What adapters are stored in."""
+
+
+def fingerprint(config: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Of a dataclass and the bytes of tensors: the same wherever and however they are stored."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def read_torch(path: Path) -> Any:

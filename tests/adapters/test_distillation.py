@@ -16,13 +16,14 @@ from torch.testing import assert_close
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig
-from vocabkit.distillation import distil, fingerprint
+from vocabkit.distillation import distil
 from vocabkit.errors import VocabkitError
 from vocabkit.feature_files import FeatureInfo, FeatureWriter
 from vocabkit.features import Features, open_features
 from vocabkit.mixing import Head
 from vocabkit.shared import open_shared
 from vocabkit.targets import open_target
+from vocabkit.tensor_files import fingerprint
 from vocabkit.transfer import transfer
 from vocabkit.transferred import TransferredAdapter
 
@@ -127,18 +128,19 @@ def test_the_projector_is_as_wide_as_the_llm_and_says_what_it_imitates(
     assert (config.llm, config.hidden_width, config.llm_width, config.vision_layer) == ("two", 32, 32, -2)
     assert loaded.linear_2.weight.dtype == adapter.embeddings.dtype
     assert source is not None
-    assert (source.fingerprint, source.llm) == (fingerprint(adapter), "one")
+    assert (source.fingerprint, source.llm) == (fingerprint(adapter.config, adapter.state_dict()), "one")
     assert source.relative_error == report.relative_error
     card = (tmp_path / "projector/README.md").read_text("utf-8")
-    assert fingerprint(adapter) in card
+    assert source.fingerprint in card
     assert "`one`" in card
 
 
 def test_a_fingerprint_is_that_of_the_weights_and_the_config(world: World, tmp_path: Path) -> None:
     adapter = moved(world)
     adapter.save(tmp_path / "a.pt")
-    assert fingerprint(TransferredAdapter.from_pretrained(tmp_path / "a.pt")) == fingerprint(adapter)
-    assert fingerprint(moved(world, seed=1)) != fingerprint(adapter)
+    loaded, other = TransferredAdapter.from_pretrained(tmp_path / "a.pt"), moved(world, seed=1)
+    found = [fingerprint(one.config, one.state_dict()) for one in (adapter, loaded, other)]
+    assert found[0] == found[1] != found[2]
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------

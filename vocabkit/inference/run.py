@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,11 @@ from vocabkit.inference.inputs import open_inputs
 from vocabkit.inference.models import Models, Wanted
 from vocabkit.inference.result_files import ResultFolder
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Connector, load_connector, vision_width, visual_width
+from vocabkit.lvlm import LVLM, Connector, encoder_of, load_connector, visual_width
 from vocabkit.targets import open_target
+from vocabkit.tensor_files import fingerprint
 from vocabkit.transferred import TransferredAdapter
 from vocabkit.verification import other_ids
-from vocabkit.vision import VisionEncoder, open_vision
-from vocabkit.vision.opening import LAYER
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def infer_files(
         "llm": reader.name,
         "dtype": str(chosen).partition(".")[2],
     }
-    encoder = _encoder(connector, vision, pool, place, chosen)
+    encoder = encoder_of(connector, vision, pool=pool, device=place, dtype=chosen)
     models = Models(encoder, connector, reader.rows, reader.llm, place, chosen).moved()
     settings |= encoder.info
     del settings["name"]  # of the encoder, which may have moved
@@ -144,23 +141,6 @@ def _reader(connector: Connector, wanted: Wanted, llm: str | None, dtype: torch.
     return _Reader(name, target.embeddings.width, rows)
 
 
-def _encoder(
-    connector: Connector, vision: str | None, pool: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
-) -> VisionEncoder:
-    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
-    source = vision or config.vision_model
-    if source is None:
-        raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")
-    layer = LAYER if config.vision_layer is None else config.vision_layer
-    encoder = open_vision(source, layer=layer, pool=pool, device=device, dtype=dtype)
-    if encoder.width != vision_width(connector):
-        raise VocabkitError(
-            f"{source}: gives features of width {encoder.width}, but the adapter takes {vision_width(connector)}; name "
-            "the vision encoder that it was trained with: --vision"
-        )
-    return encoder
-
-
 def _fingerprint(connector: Connector, reader: _Reader) -> str:
     """Of all numbers that visual tokens depend on, and of the embeddings of the LLM that writes captions."""
     tensors = dict(connector.state_dict())
@@ -168,8 +148,4 @@ def _fingerprint(connector: Connector, reader: _Reader) -> str:
         tensors["rows"] = reader.rows
     if reader.llm is not None:
         tensors["llm"] = reader.llm.model.get_input_embeddings().weight
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(connector.config), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
+    return fingerprint(connector.config, tensors)

@@ -18,11 +18,11 @@ from vocabkit.interpretation.interpret import interpret
 from vocabkit.interpretation.naming import object_words
 from vocabkit.interpretation.results import ImageInfo, Interpretation
 from vocabkit.interpretation.seen import Part, seen_part
-from vocabkit.lvlm import Connector, load_connector, vision_width
+from vocabkit.lvlm import Connector, encoder_of, load_connector, vision_width
 from vocabkit.targets import open_target
 from vocabkit.transfer import Target
 from vocabkit.transferred import TransferredAdapter
-from vocabkit.vision import VisionEncoder, open_vision
+from vocabkit.vision import VisionEncoder
 
 _DATA = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
 _STEP = re.compile(r"step-(\d+)")
@@ -60,7 +60,7 @@ def interpret_files(
     series = _series(adapter, checkpoints)
     own = series["adapter"]
     targets = _targets(llms, _own_llm(own), progress)
-    encoder = _encoder(own, vision, layer, pool)
+    encoder = encoder_of(own, vision, layer=layer, pool=pool)
     images, features = _images(encoder, list(_named(pictures, image_folder, limit)), progress)
     parts = {}
     for name, target in targets.items():
@@ -119,23 +119,6 @@ def _targets(llms: Sequence[str], own: str, progress: Callable[[str, int, int], 
             raise VocabkitError(f"--llm {llm}: there is a {target.vocabulary.name} before; give NAME=SOURCE")
         targets[target.vocabulary.name] = target
     return dict(sorted(targets.items(), key=lambda item: item[0] != own))
-
-
-def _encoder(
-    connector: Connector, vision: str | None, layer: int | None, pool: tuple[int, int] | None
-) -> VisionEncoder:
-    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
-    source = vision or config.vision_model
-    if source is None:
-        raise VocabkitError("the adapter does not say what its vision encoder is; give --vision")
-    layer = config.vision_layer if layer is None else layer
-    encoder = open_vision(source, pool=pool) if layer is None else open_vision(source, layer=layer, pool=pool)
-    if encoder.width != vision_width(connector):
-        raise VocabkitError(
-            f"--vision {source}: gives features of width {encoder.width}, "
-            f"but the adapter takes {vision_width(connector)}"
-        )
-    return encoder
 
 
 def _named(paths: Sequence[Path], image_folder: Path | None, limit: int) -> Iterator[tuple[Picture, Sample | None]]:
