@@ -44,7 +44,7 @@ ecosystem: .venv-ecosystem/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
 
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py --check
 
 # Write again what docs take from the program: docs/cli.md and the transcripts.
-docs: $(VENV)/.installed-dev
+docs: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python docs/generate.py
 
 # Build data/*.arrow again from the publishers' files.
