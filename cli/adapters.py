@@ -110,6 +110,8 @@ def transfer(
         raise VocabkitError("--scale rms measures visual tokens: add --features FILE")
     if export and out is None:
         raise VocabkitError("--export writes a result: add --out")
+    if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
+        raise VocabkitError(f"{out}: is the adapter that is moved; name another output")
     check_export(export, out, vision, keep_cls=keep_cls)
     loaded, target = _load(adapter), _target(to, weights)
     result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)

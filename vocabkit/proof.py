@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.segmentation import Segmenter
 from vocabkit.transfer import Target
 from vocabkit.transferred import TransferredAdapter
@@ -52,7 +52,7 @@ class Proof:
     rows: int
     checks: tuple[Check, ...]
     problems: tuple[str, ...]
-    """Fingerprints or rows that do not belong together; empty if all do."""
+    """Fingerprints that do not belong together, weights or rows that are not those they should be; empty if none."""
 
     @property
     def passed(self) -> bool:
@@ -82,6 +82,7 @@ def check_transfer(
     ids, problems = _expected_ids(result, original, target)
     if problems:
         return Proof(result.config.target, len(result.embeddings), (), tuple(problems))
+    problems = _differences(result, original, ids, target)
     width = original.config.vision_width
     inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
     if features is not None:
@@ -149,6 +150,34 @@ def _expected_ids(
     elif result.config.missing == "error" and len(kept) < len(ids):
         problems.append(f"rows are missing although none was allowed to be ({len(ids) - len(kept)})")
     return ids, problems
+
+
+def _differences(
+    result: TransferredAdapter, original: LangBridgeAdapter, ids: list[list[int]], target: Target
+) -> list[str]:
+    """Weights that are not the adapter's, and the first row that is not the target's: visual tokens of a few patches
+    do not show a row that these patches have no use for.
+    """
+    kept = [row for row, parts in enumerate(ids) if parts]
+    stored, found = result.adapter.state_dict(), []
+    for name, tensor in original.state_dict().items():
+        expected = tensor[kept] if name.startswith("head.") else tensor
+        if not torch.equal(stored[name].to(expected.dtype), expected):
+            found.append(f"{name} is not that of the adapter")
+    for start in range(0, len(kept), _BLOCK):
+        rows = kept[start : start + _BLOCK]
+        parts = [ids[row] for row in rows]
+        expected = _mean_rows(parts, target)
+        mean = torch.tensor([len(each) > 1 for each in parts])
+        limits = torch.where(mean, TOLERANCE[target.embeddings.dtype], 0.0).double()
+        difference = (result.embeddings[start : start + _BLOCK].double() - expected).norm(dim=1)
+        wrong = ~(difference <= limits * expected.norm(dim=1))
+        if wrong.any():
+            row = rows[int(wrong.nonzero()[0])]
+            token = original.shared.tokens[row].as_py().decode("utf-8", "backslashreplace")
+            found.append(f"row {row} is not the target's embedding of {quote(token)}")
+            break
+    return found
 
 
 def _reference(

@@ -180,6 +180,7 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
         (("adapter.pt", *TO_LLAMA, "--scale", "big"), "choose none, rms, or a positive number"),
         (("adapter.pt", *TO_LLAMA, "--export", "llava"), "add --out"),
         (("adapter.pt", *TO_LLAMA, "--export", "mmproj", "--out", "x.gguf"), "add --vision"),
+        (("adapter.pt", *TO_LLAMA, "--out", "adapter.pt"), "adapter.pt: is the adapter that is moved; name another"),
         (("adapter.pt", *TO_LLAMA, "--keep-cls"), "--keep-cls is about a Llava checkpoint: add --export llava"),
         (("adapter.pt", *TO_LLAMA, "--keep-cls", "--export", "projector", "--out", "x"), "add --export llava"),
         (("softmax.pt", *TO_LLAMA, "--export", "projector", "--out", "x"), "a softmax head does not fold"),

@@ -16,6 +16,7 @@ from vocabkit.fold import fold
 from vocabkit.mixing import Head
 from vocabkit.proof import check_transfer
 from vocabkit.transfer import Missing, Target, transfer
+from vocabkit.transferred import TransferredAdapter
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -57,6 +58,31 @@ def test_one_wrong_row_is_found(tmp_path: Path, head: Head) -> None:
     strongest = int(adapter.coefficients(normal(64, 7)).abs().mean(dim=0).argmax())
     moved.embeddings[strongest] += 1
     assert not check_transfer(moved, adapter, llama).passed
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_wrong_row_is_named_even_if_no_patch_has_a_use_for_it(tmp_path: Path, head: Head) -> None:
+    adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
+    with torch.no_grad():
+        adapter.head.weight[5], adapter.head.bias[5] = 0, -1e4 if head == "softmax" else 0
+    moved, _ = transfer(adapter, llama)
+    moved.embeddings[5] *= 1 + 1e-6
+    proof = check_transfer(moved, adapter, llama)
+    assert all(check.passed for check in proof.checks)
+    assert len(proof.problems) == 1
+    assert proof.problems[0].startswith("row 5 is not the target's embedding of ")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_weights_that_are_not_the_adapters_are_named(tmp_path: Path, head: Head) -> None:
+    adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
+    transfer(adapter, llama)[0].save(tmp_path / "moved")
+    moved = TransferredAdapter.from_pretrained(tmp_path / "moved")
+    with torch.no_grad():
+        moved.adapter.linear_1.bias[0] = torch.nextafter(moved.adapter.linear_1.bias[0], torch.tensor(9.0))
+    proof = check_transfer(moved, adapter, llama)
+    assert not proof.passed
+    assert proof.problems == ("linear_1.bias is not that of the adapter",)
 
 
 def test_not_a_number_never_passes(tmp_path: Path) -> None:
