@@ -15,9 +15,6 @@ import torch
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not chosen
 pytest.importorskip("triton", reason="triton is not installed")
 
 from vocabkit.mixing import choice, kernels, mix, products, streamed, top, top_coefficients  # noqa: E402

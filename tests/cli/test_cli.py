@@ -27,9 +27,13 @@ ADAPTER_COMMANDS = [
     "import-adapter",
     "transfer",
     "check-transfer",
+    "distill",
+    "export",
+    "infer",
     "calibrate",
     "validate",
     "compare",
+    "interpret",
 ]
 COMMANDS = [
     "build-shared",
@@ -41,6 +45,7 @@ COMMANDS = [
     *ADAPTER_COMMANDS,
     "snapshot",
     "catalog",
+    "doctor",
 ]
 
 
@@ -90,7 +95,7 @@ def test_every_command_explains_all_it_takes_in_80_columns(tmp_path: Path, comma
     assert text.startswith(f"Usage: vocabkit {command} ")
     assert max(map(len, text.splitlines())) <= 80
     for row in re.split(r"^  (?=\S)", text.split("Options:\n")[1], flags=re.MULTILINE)[1:]:
-        assert re.fullmatch(r"--[a-z-]+( <[^>]+>| [A-Z][A-Za-z=]+)?\s{2,}\w.*\s", row, re.DOTALL), row
+        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z=]*)?\s{2,}\w.*\s", row, re.DOTALL), row
 
 
 # ---- build-shared, check -----------------------------------------------------------------------------------------
