@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vocabkit.data import BrokenImage, Picture, load_image
+from vocabkit.data import BrokenImage, Picture
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.feature_files import INDEX, SHARD_PICTURES, FeatureInfo, FeatureWriter, Index, read_index, read_shard
 from vocabkit.vision import VisionEncoder
@@ -199,9 +199,5 @@ def _prepared(
 
 def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:
     """(3, H, W) and their digest. Raises BrokenImage: no such pixels."""
-    image = load_image(picture)
-    try:
-        pixels = encoder.pixels(image).contiguous()
-    except VocabkitError as error:
-        raise BrokenImage(f"{picture.key}: {error}") from error
+    pixels = encoder.pixels_of(picture).contiguous()
     return pixels, hashlib.blake2b(pixels.numpy().data, digest_size=16).hexdigest()

@@ -185,8 +185,17 @@ def visual_width(connector: Connector) -> int | None:
 
 def vision_width(connector: Connector) -> int:
     """Dv of the features that it takes."""
-    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
-    return int(config.vision_width)
+    return int(adapter_within(connector).config.vision_width)
+
+
+def adapter_within(connector: Connector) -> LangBridgeAdapter | MLPProjector:
+    """What was trained: of an adapter that was transferred, that without the embedding rows of its target."""
+    return connector.adapter if isinstance(connector, TransferredAdapter) else connector
+
+
+def llm_of(connector: Connector) -> str:
+    """The name of the LLM that it was transferred to, or else trained with."""
+    return connector.config.target if isinstance(connector, TransferredAdapter) else connector.config.llm
 
 
 def encoder_of(
@@ -205,7 +214,7 @@ def encoder_of(
 
     Raises VocabkitError: the config says none, another width, or as `open_vision`.
     """
-    config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
+    config = adapter_within(connector).config
     source = vision or config.vision_model
     if source is None:
         raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")

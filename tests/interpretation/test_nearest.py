@@ -14,7 +14,8 @@ from tables import by_definition, table
 from vocabkit.catalog import resolve
 from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError
-from vocabkit.interpretation.nearest import largest, nearest_tokens, searched_ids
+from vocabkit.interpretation.nearest import nearest_tokens, searched_ids
+from vocabkit.mixing import largest
 from vocabkit.vocabulary import Kind, make_vocabulary
 
 

@@ -1,8 +1,18 @@
 """Pictures with conversations about them: read from the formats of LLaVA and Hugging Face, or drawn offline."""
 
 from vocabkit.data.hf_datasets import read_dataset
-from vocabkit.data.llava import read_llava
+from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn
 
-__all__ = ["PLACEHOLDER", "BrokenImage", "Picture", "Sample", "Turn", "load_image", "read_dataset", "read_llava"]
+__all__ = [
+    "PLACEHOLDER",
+    "BrokenImage",
+    "Picture",
+    "Sample",
+    "Turn",
+    "is_llava",
+    "load_image",
+    "read_dataset",
+    "read_llava",
+]

@@ -12,6 +12,7 @@ llava/train/train.py of https://github.com/haotian-liu/LLaVA.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ class _Record(msgspec.Struct):
     conversations: Any
     id: str | int | None = None
     image: str | list[str] | None = None
+
+
+_NAME = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
+
+
+def is_llava(path: Path) -> bool:
+    """Whether a file is called as those that `read_llava` reads."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def read_llava(path: Path, image_folder: Path | None = None) -> Iterator[Sample]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vocabkit.data import BrokenImage, Picture, load_image
+from vocabkit.data import BrokenImage, Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.inference.models import Models, Pending, Wanted, starter
 from vocabkit.inference.result_files import ResultFolder, Results
@@ -177,7 +177,7 @@ def _work(
             continue
         for at in range(0, len(block), batch):
             part = block[at : at + batch]
-            pixels = [threads.submit(_pixels, encoder, picture) for picture in part]
+            pixels = [threads.submit(encoder.pixels_of, picture) for picture in part]
             yield _Batch(number, at + batch >= len(block), part, pixels)
 
 
@@ -194,18 +194,9 @@ def _started(batch: _Batch, start: Callable[[Tensor], Pending], watch: Stopwatch
     return _Started(batch, images, broken, start(torch.stack(pixels)) if pixels else None)
 
 
-def _pixels(encoder: VisionEncoder, picture: Picture) -> Tensor:
-    """(3, H, W). Raises BrokenImage: no such pixels."""
-    image = load_image(picture)
-    try:
-        return encoder.pixels(image)
-    except VocabkitError as error:
-        raise BrokenImage(f"{picture.key}: {error}") from error
-
-
 def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
     try:
-        _pixels(encoder, picture)
+        encoder.pixels_of(picture)
     except BrokenImage:
         return False
     return True

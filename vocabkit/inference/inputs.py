@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vocabkit.data import Picture, read_llava
+from vocabkit.data import Picture, is_llava, read_llava
 from vocabkit.data.hf_datasets import read_pictures
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import is_hub_id
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
-_LLAVA = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
 
 
 def open_inputs(
@@ -45,7 +44,7 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
         files = sorted(file for file in path.rglob("*") if _IMAGE.fullmatch(file.name) and file.is_file())
         if files:
             return [Picture(_key(file), file) for file in files]
-    elif _LLAVA.fullmatch(path.name):
+    elif is_llava(path):
         return [picture for sample in read_llava(path, images) for picture in sample.images]
     elif path.exists() or _IMAGE.fullmatch(path.name):  # one that is missing is counted as broken
         return [Picture(_key(path), path)]

@@ -17,9 +17,8 @@ from vocabkit.errors import VocabkitError
 from vocabkit.inference.result_files import Results
 from vocabkit.inference.stopwatch import Stopwatch
 from vocabkit.llms import LLM
-from vocabkit.lvlm import Connector, collate, generate
+from vocabkit.lvlm import Connector, adapter_within, collate, generate
 from vocabkit.prompts import Prompt, Template, encode_question
-from vocabkit.transferred import TransferredAdapter
 from vocabkit.vision import VisionEncoder
 
 
@@ -121,7 +120,7 @@ def starter(models: Models, wanted: Wanted, watch: Stopwatch) -> Callable[[Tenso
     Raises VocabkitError: the models do not fit together, or an adapter without coefficients is to name the largest.
     """
     connector, k = models.connector, wanted.top
-    inner = connector.adapter if isinstance(connector, TransferredAdapter) else connector
+    inner = adapter_within(connector)
     mixer = inner if isinstance(inner, LangBridgeAdapter) else None
     if k is not None and mixer is None:
         raise VocabkitError("--top: an MLP projector has no coefficients; it needs an adapter with a vocabulary")

@@ -19,10 +19,9 @@ from vocabkit.inference.inputs import open_inputs
 from vocabkit.inference.models import Models, Wanted
 from vocabkit.inference.result_files import ResultFolder
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Connector, encoder_of, load_connector, visual_width
+from vocabkit.lvlm import LVLM, Connector, encoder_of, llm_of, load_connector, visual_width
 from vocabkit.targets import open_target
 from vocabkit.tensor_files import fingerprint
-from vocabkit.transferred import TransferredAdapter
 from vocabkit.verification import other_ids
 
 
@@ -111,7 +110,7 @@ class _Reader:
 
 
 def _reader(connector: Connector, wanted: Wanted, llm: str | None, dtype: torch.dtype) -> _Reader:
-    own = connector.config.target if isinstance(connector, TransferredAdapter) else connector.config.llm
+    own = llm_of(connector)
     if wanted.captions is not None:
         if llm is None:
             raise VocabkitError("--captions needs the LLM that writes them: add --llm NAME=SOURCE")

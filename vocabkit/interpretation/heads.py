@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter
-from vocabkit.interpretation.nearest import largest
+from vocabkit.mixing import largest
 
 _COEFFICIENTS = 2**23
 """In memory at a time: 32 MiB in float32."""

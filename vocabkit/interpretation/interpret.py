@@ -22,6 +22,7 @@ from vocabkit.interpretation.results import Development, ImageInfo, Reading, Tok
 from vocabkit.lvlm import Connector
 from vocabkit.transfer import Target, transfer
 from vocabkit.transferred import TransferredAdapter
+from vocabkit.verification import wrong_rows
 from vocabkit.vocabulary import Kind
 
 IMAGE_TOKENS = 20
@@ -110,10 +111,7 @@ def _for_target(connector: Connector, target: Target) -> MLPProjector | Transfer
             llm, width = connector.config.llm, connector.config.llm_width
         case TransferredAdapter():
             llm, width = connector.config.target, connector.config.target_width
-            ids = connector.shared.ids_with_gaps(llm)
-            if width == target.embeddings.width and not np.array_equal(
-                ids, connector.shared.look_up(target.vocabulary)
-            ):
+            if width == target.embeddings.width and len(wrong_rows(connector.shared, llm, target.vocabulary)):
                 raise VocabkitError(f"{name}: its tokenizer has other ids than {llm}, which the adapter was moved to")
     if width != target.embeddings.width:
         raise VocabkitError(

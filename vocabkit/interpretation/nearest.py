@@ -14,14 +14,13 @@ from torch.nn import functional
 
 from vocabkit.embeddings import EmbeddingTable
 from vocabkit.errors import VocabkitError
+from vocabkit.mixing import largest
 from vocabkit.vocabulary import Kind, Vocabulary
 
 _ROWS = 8192
 """Rows of the table at a time."""
 _QUERIES = 1024
 """Queries at a time: with the rows 32 MiB of cosines."""
-_RUN = 64
-"""Neighbouring cosines that are looked at one by one only if the largest of them is among the k largest of all runs."""
 
 
 def searched_ids(vocabulary: Vocabulary, table: EmbeddingTable) -> np.ndarray:
@@ -82,25 +81,6 @@ def nearest_tokens(
             progress(start + len(block), len(ids))
     found[best == -torch.inf] = -1
     return found, best.clamp_(max=1.0)
-
-
-def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `values.topk(k)` of (P, B), but quicker where B is much larger than k.
-
-    The k largest stand in the k runs of neighbours with the largest maxima, so only these are sorted.
-    """
-    whole = values.shape[1] // _RUN * _RUN
-    if whole // _RUN <= k:
-        return values.topk(k, dim=1)
-    runs = values[:, :whole].unflatten(1, (-1, _RUN))  # (P, R, _RUN)
-    chosen = runs.amax(dim=2).topk(k, dim=1).indices  # (P, k)
-    candidates = runs.gather(1, chosen[..., None].expand(-1, -1, _RUN)).flatten(1)  # (P, k _RUN)
-    places = (chosen[..., None] * _RUN + torch.arange(_RUN)).flatten(1)
-    if whole < values.shape[1]:
-        rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
-        candidates, places = torch.cat([candidates, values[:, whole:]], 1), torch.cat([places, rest], 1)
-    found, order = candidates.topk(k, dim=1)
-    return found, places.gather(1, order)
 
 
 def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:

@@ -12,19 +12,17 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vocabkit.adapter import MLPProjector
-from vocabkit.data import Picture, Sample, load_image, read_llava
+from vocabkit.data import Picture, Sample, is_llava, load_image, read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.interpretation.interpret import interpret
 from vocabkit.interpretation.naming import object_words
 from vocabkit.interpretation.results import ImageInfo, Interpretation
 from vocabkit.interpretation.seen import Part, seen_part
-from vocabkit.lvlm import Connector, encoder_of, load_connector, vision_width
+from vocabkit.lvlm import Connector, adapter_within, encoder_of, llm_of, load_connector, vision_width
 from vocabkit.targets import open_target
 from vocabkit.transfer import Target
-from vocabkit.transferred import TransferredAdapter
 from vocabkit.vision import VisionEncoder
 
-_DATA = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
 _STEP = re.compile(r"step-(\d+)")
 _BATCH = 8
 """Pictures at a time."""
@@ -59,7 +57,7 @@ def interpret_files(
     """
     series = _series(adapter, checkpoints)
     own = series["adapter"]
-    targets = _targets(llms, _own_llm(own), progress)
+    targets = _targets(llms, llm_of(own), progress)
     encoder = encoder_of(own, vision, layer=layer, pool=pool)
     images, features = _images(encoder, list(_named(pictures, image_folder, limit)), progress)
     parts = {}
@@ -69,7 +67,7 @@ def interpret_files(
             progress(f"{name}: tokens", done, total)
 
         parts[name] = interpret(series, target, images, features, top, searched)
-    head = own.adapter if isinstance(own, TransferredAdapter) else own
+    head = adapter_within(own)
     return Interpretation(
         adapter=adapter,
         head=None if isinstance(head, MLPProjector) else head.config.head,
@@ -102,10 +100,6 @@ def _series(adapter: str, folder: Path | None) -> dict[str, Connector]:
     return series
 
 
-def _own_llm(connector: Connector) -> str:
-    return connector.config.target if isinstance(connector, TransferredAdapter) else connector.config.llm
-
-
 def _targets(llms: Sequence[str], own: str, progress: Callable[[str, int, int], None]) -> dict[str, Target]:
     """Name -> LLM; the adapter's own first, if it is among them."""
     targets = {}
@@ -124,7 +118,7 @@ def _targets(llms: Sequence[str], own: str, progress: Callable[[str, int, int], 
 def _named(paths: Sequence[Path], image_folder: Path | None, limit: int) -> Iterator[tuple[Picture, Sample | None]]:
     """Each picture, and the sample that it is from."""
     for path in dict.fromkeys(paths):
-        if _DATA.fullmatch(path.name):
+        if is_llava(path):
             pairs = ((picture, sample) for sample in read_llava(path, image_folder) for picture in sample.images)
             yield from islice(pairs, limit)
         else:

@@ -11,6 +11,6 @@ from vocabkit.mixing.choice import Choice, choose
 from vocabkit.mixing.entry import coefficients, mix
 from vocabkit.mixing.operands import Head
 from vocabkit.mixing.products import accumulation_dtype
-from vocabkit.mixing.top import top_coefficients
+from vocabkit.mixing.top import largest, top_coefficients
 
-__all__ = ["Choice", "Head", "accumulation_dtype", "choose", "coefficients", "mix", "top_coefficients"]
+__all__ = ["Choice", "Head", "accumulation_dtype", "choose", "coefficients", "largest", "mix", "top_coefficients"]

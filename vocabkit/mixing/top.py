@@ -69,11 +69,23 @@ def top_coefficients(
             scores = buffer[: part.stop - part.start]
             for some in blocks(t, block):
                 multiply(patches[part].to(dtype), w[some].T, scores[:, some])  # (n, H) @ (H, B) -> (n, B)
-            largest = _largest_by_kernels if kernels and t // _GROUP > 2 * k else _largest
-            values[part], rows[part], log_total = largest(scores, bias, temperature, k)
+            find = _largest_by_kernels if kernels and t // _GROUP > 2 * k else _largest
+            values[part], rows[part], log_total = find(scores, bias, temperature, k)
             if head == "softmax":
                 values[part] = (values[part] - log_total[:, None]).exp()
     return values.reshape(*hidden.shape[:-1], k), rows.reshape(*hidden.shape[:-1], k)
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `values.topk(k)` of (n, T), but quicker where T is much larger than k. Which of equal ones are taken, and in
+    which order, is not defined.
+    """
+    groups = values.shape[1] // _GROUP
+    if groups <= 2 * k:
+        found, columns = values.topk(k, dim=1)
+        return found, columns
+    maxima = values[:, : groups * _GROUP].unflatten(1, (groups, _GROUP)).amax(dim=2)  # (n, T) -> (n, T / g)
+    return _within_groups(values, maxima, None, 1.0, k)
 
 
 @explained
@@ -104,13 +116,7 @@ def _largest(scores: Tensor, bias: Tensor | None, temperature: float, k: int) ->
         scores.add_(bias)
     scores.div_(temperature)
     log_total = scores.logsumexp(dim=1)
-    groups = scores.shape[1] // _GROUP
-    if groups <= 2 * k:
-        values, rows = scores.topk(k, dim=1)
-        return values, rows, log_total
-    maxima = scores[:, : groups * _GROUP].unflatten(1, (groups, _GROUP)).amax(dim=2)  # (n, T) -> (n, T / g)
-    values, rows = _within_groups(scores, maxima, None, 1.0, k)
-    return values, rows, log_total
+    return *largest(scores, k), log_total
 
 
 def _largest_by_kernels(

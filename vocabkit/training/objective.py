@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
-from vocabkit.lvlm import LVLM, caption_loss
+from vocabkit.lvlm import LVLM, adapter_within, caption_loss
 from vocabkit.training.dataset import Images, Item
-from vocabkit.transferred import TransferredAdapter
 from vocabkit.vision import VisionEncoder
 from vocabkit.word_loss import word_loss
 
@@ -57,8 +56,7 @@ class Objective(nn.Module):
 
 def head_of(lvlm: LVLM) -> LangBridgeAdapter:
     """The adapter with the softmax head of an LVLM. Raises VocabkitError: it has none."""
-    connector = lvlm.connector
-    adapter = connector.adapter if isinstance(connector, TransferredAdapter) else connector
+    adapter = adapter_within(lvlm.connector)
     if not isinstance(adapter, LangBridgeAdapter) or adapter.config.head != "softmax":
         raise VocabkitError("the word loss needs an adapter with a softmax head; set word_steps and word_weight to 0")
     return adapter

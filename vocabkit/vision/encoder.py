@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from vocabkit.data import BrokenImage, Picture, load_image
 from vocabkit.errors import VocabkitError
 
 
@@ -112,6 +113,14 @@ class VisionEncoder:
         Raises VocabkitError: a picture of extreme proportions.
         """
         return self._model.pixels(image)
+
+    def pixels_of(self, picture: Picture) -> Tensor:
+        """As `pixels`. Raises BrokenImage: missing, damaged, or of extreme proportions."""
+        image = load_image(picture)
+        try:
+            return self.pixels(image)
+        except VocabkitError as error:
+            raise BrokenImage(f"{picture.key}: {error}") from error
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
