@@ -1,6 +1,7 @@
 """Make data/smollm2-scenes.pt of a trained adapter: python data/build_adapter.py ADAPTER OUT.pt.
 
-Of the head stay the rows of tokens that at least `SEEN` training captions hold, in float16. A softmax is renormalised by that.
+Of the head stay the rows of tokens that at least `SEEN` training captions hold, in float16. A softmax is renormalised
+by that.
 """
 
 from __future__ import annotations

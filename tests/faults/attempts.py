@@ -90,6 +90,7 @@ def finished(child: Child, kill_after: float | None = None) -> Ended:
     ended = Ended(os.waitstatus_to_exitcode(status), seconds, child.stderr.read_text("utf-8"), steps, tuple(modules))
     child.stderr.unlink()
     child.report.unlink(missing_ok=True)
+    child.report.with_suffix(".begun").unlink(missing_ok=True)
     return ended
 
 
@@ -105,7 +106,9 @@ def _run(words: Sequence[str], folder: Path, child: Child, kill_at: int | None) 
     leave = os._exit
 
     def report(code: int) -> None:
-        child.report.write_text(json.dumps([steps(), sorted(sys.modules)]))
+        begun = child.report.with_suffix(".begun")  # a kill may come while the report is written
+        begun.write_text(json.dumps([steps(), sorted(sys.modules)]))
+        begun.replace(child.report)
         leave(code)
 
     os._exit = report  # type: ignore[assignment]
