@@ -1,11 +1,12 @@
 """A training step beside what it can't do without: the frozen LLM's own forward and backward pass to the visual tokens.
 
 Adapters with linear and softmax heads over 19,200 and 46,145 rows (what SmolLM2 and Gemma3 share) and the MLP projector
-train with SmolLM2-135M on captions of random features. A step is features, adapter, LLM, caption loss, gradients,
-clipping and AdamW. Steps of all kinds take turns in one process; peak memory is that of a process for each.
+train on captions of random features. A step is features, adapter, LLM, caption loss, gradients, clipping and AdamW.
+Steps of all kinds take turns in one process; peak memory is that of a process for each.
 
-Operations are counted too: those of the head over those of the LLM. That ratio grows with V_shared and falls with the
-LLM: a head that costs as much as a model of 135 million parameters costs little beside one of 8 billion.
+A head costs the same work beside any LLM of one width, so what share of a step that is depends on the LLM. Two of them:
+SmolLM2-135M, and LLaMA3-8B's layers, 4,096 wide, with random weights. Of its 32 layers one is really there; the time of
+the others is that of two more layers, measured in the same run (memory and the projector's share are of the one).
 Run: python benchmarks/train.py --llm SOURCE [--hidden H] [--batch B] [--patches N] [--rounds R]
 """
 
@@ -16,9 +17,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from process import cost
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
@@ -38,8 +41,8 @@ HEADS: tuple[Head, ...] = ("linear", "softmax")
 VISION = 1024
 CAPTION = "a photograph of two people who walk a small dog along the beach at sunset"
 LIMIT = 1.10
-LARGE_LLM, LARGE_WIDTH = 6.98e9, 4096
-"""Parameters in the matrices of LLaMA3-8B's layers, and its width."""
+LAYERS = 32
+"""Of LLaMA3-8B."""
 
 
 def main() -> None:
@@ -47,46 +50,68 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", default="smollm2-135m", help="SmolLM2-135M: a folder, a GGUF or a hub id")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden width of the adapters [1024]")
-    parser.add_argument("--batch", type=int, default=8, help="samples of a step [8]")
+    parser.add_argument("--batch", type=int, default=8, help="samples of a step [8]; of the large LLM a quarter of it")
     parser.add_argument("--patches", type=int, default=144, help="visual tokens of a sample [144]")
     parser.add_argument("--rounds", type=int, default=5, help="the best of so many [5]")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    llm = load_llm(options.llm)
-    batch = make_batch(llm, options.batch, options.patches)
+    small = load_llm(options.llm)
     if options.only:
-        step = kinds(llm, batch, options.hidden)[options.only]()
+        size, kind = options.only
+        llm, samples = (small, options.batch) if size == "small" else (large(small, 1), options.batch // 4)
+        step = kinds(llm, make_batch(llm, samples, options.patches), options.hidden)[kind]()
         for _ in range(2):
             step()
         return
     print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"best of {options.rounds}\n"
-        f"{options.batch} samples of {options.patches} patches and {batch.ids.shape[1] - options.patches} tokens of "
-        f"text, hidden width {options.hidden}\n"
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, best of {options.rounds}"
     )
-    seconds = measured(kinds(llm, batch, options.hidden), options.rounds)
-    megabytes = {kind: cost([sys.executable, *sys.argv, "--only", kind]).megabytes for kind in seconds}
-    per_token = matrix_parameters(llm)
-    bare, mlp = seconds["bare"], seconds["mlp"]
-    columns = ("s/step", 8), ("/ bare", 7), ("limit", 7), ("operations", 11), ("8B LLM", 7), ("/ MLP", 7), ("MB", 6)
-    print(" " * 16 + " ".join(f"{name:>{width}s}" for name, width in columns))
-    for kind, mine in seconds.items():
-        verdict, here, there = "", "", ""
-        if kind not in ("bare", "mlp"):
-            verdict = f"{LIMIT:6.2f}{' ' if mine / bare <= LIMIT else '!'}"
-            tokens, patches = batch.ids.numel(), batch.images.shape[0] * batch.images.shape[1]
-            here = f"{head_operations(kind, patches, options.hidden, llm.width) / (4 * tokens * per_token):+.0%}"
-            there = f"{head_operations(kind, patches, options.hidden, LARGE_WIDTH) / (4 * tokens * LARGE_LLM):+.1%}"
-        print(
-            f"{kind:16s}{mine:8.2f} {mine / bare:7.2f} {verdict:>7s} {here:>11s} {there:>7s} {mlp / mine:7.2f} "
-            f"{megabytes[kind]:6.0f}"
-        )
+    batch = make_batch(small, options.batch, options.patches)
+    print_table(
+        "small", options.llm, measured(kinds(small, batch, options.hidden), options.rounds), 0.0, batch, options
+    )
+
+    batch = make_batch(small, options.batch // 4, options.patches)
+    one, three = (measured({"bare": lambda n=n: bare(large(small, n), batch)}, options.rounds)["bare"] for n in (1, 3))  # type: ignore[misc]
+    others = (three - one) / 2 * (LAYERS - 1)
+    seconds = measured(kinds(large(small, 1), batch, options.hidden), options.rounds)
+    print_table("large", f"LLaMA3-8B's {LAYERS} layers", seconds, others, batch, options)
     print(
         "\n/ bare: time of the step over that of the LLM alone; / MLP: samples per second over those of the projector"
     )
+
+
+def print_table(
+    size: str, name: str, seconds: dict[str, float], others: float, batch: Batch, options: argparse.Namespace
+) -> None:
+    """`others`: seconds of the layers that are not there."""
+    samples, length = batch.ids.shape
+    print(
+        f"\n{name}: {samples} samples of {options.patches} patches and {length - options.patches} tokens of text, "
+        f"hidden width {options.hidden}\n"
+        f"{'':16s}  s/step  / bare   limit   / MLP     MB"
+    )
+    for kind, alone in seconds.items():
+        mine, there, share = alone + others, seconds["bare"] + others, (seconds["mlp"] + others) / (alone + others)
+        verdict = "" if kind in ("bare", "mlp") else f"{LIMIT:.2f}{' ' if mine / there <= LIMIT else '!'}"
+        megabytes = cost([sys.executable, *sys.argv, "--only", size, kind]).megabytes
+        print(f"{kind:16s}{mine:8.2f} {mine / there:7.3f} {verdict:>7s} {share:7.3f} {megabytes:6.0f}")
+
+
+def large(small: LLM, layers: int) -> LLM:
+    """LLaMA3-8B's shape, but of so many layers, with the tokenizer (and so the rows) of `small`."""
+    config = LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        num_hidden_layers=layers,
+        vocab_size=small.model.config.vocab_size,
+        tie_word_embeddings=True,
+    )
+    return replace(small, model=LlamaForCausalLM(config).eval().requires_grad_(False))
 
 
 def kinds(llm: LLM, batch: Batch, hidden: int) -> dict[str, Callable[[], Callable[[], None]]]:
@@ -152,21 +177,6 @@ def make_batch(llm: LLM, samples: int, patches: int) -> Batch:
     """Captions of random features."""
     prompt = encode_sample(llm.tokenizer, [Turn("<image>", CAPTION)], "plain", patches, longest=patches + 64)
     return collate([prompt] * samples, list(torch.randn(samples, patches, VISION)))
-
-
-def matrix_parameters(llm: LLM) -> int:
-    """Of the layers. A token takes 2 operations for each in the forward pass and, all being frozen, 2 in the other."""
-    return sum(p.numel() for name, p in llm.model.named_parameters() if p.ndim == 2 and ".layers." in name)
-
-
-def head_operations(kind: str, n: int, h: int, d: int) -> float:
-    """Multiplications and additions of the head, forward and backward, gradients to its input and weight included."""
-    head, rows = kind.split()
-    t = int(rows.replace(",", ""))
-    if head == "softmax":  # scores and their mix; then both again, and the gradients of hidden state and weight
-        return 2 * n * t * ((h + d) + (h + d) + 2 * h)
-    unfused = 2 * n * t * ((h + d) + d + 2 * h)
-    return min(unfused, 2 * (t + n) * h * d + 2 * t * h * d + 4 * n * h * d)
 
 
 if __name__ == "__main__":
