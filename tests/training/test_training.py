@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import error_of, vocabkit_here
+from PIL import Image
 from results import curve, metrics, same_bits, weights
 from small_world import World, write_data
 from torch import Tensor
@@ -238,6 +239,14 @@ def test_broken_pictures_are_skipped_counted_and_named(world: World, tmp_path: P
     assert counts[-1] == trained.skipped == 4
     assert {reason.partition(":")[0] for reason in trained.first_skipped} == {"3", "7"}
     assert any("3.png: not an image" in reason for reason in trained.first_skipped)
+
+
+def test_a_picture_too_long_to_be_resized_is_skipped_and_named_as_in_a_cache(world: World, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json")
+    Image.new("RGB", (1, 5000)).save(tmp_path / "3.png")
+    data = (str(tmp_path / "data.json"),)
+    trained = train(world.recipe(data=data, features=None, vision=str(world.vision), steps=3), tmp_path / "out")
+    assert trained.first_skipped == ("3: 3.png: has 1 x 5000 pixels, too long to be resized",)
 
 
 def test_the_command_names_them_on_stderr(world: World, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vocabkit.data import Picture, Sample, load_image
+from vocabkit.data import Picture, Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.features import Features
 from vocabkit.lvlm import Batch, collate
@@ -93,8 +93,8 @@ class CaptionData(Dataset[Item]):
 
 
 def image_tensor(images: Images, picture: Picture) -> Tensor:
-    """(N, Dv) features or (3, H, W) pixels. Raises VocabkitError: not in the cache, missing or broken."""
-    return images[picture.key] if isinstance(images, Features) else images.pixels(load_image(picture))
+    """(N, Dv) features or (3, H, W) pixels. Raises VocabkitError: not in the cache, or as `VisionEncoder` says."""
+    return images[picture.key] if isinstance(images, Features) else images.pixels_of(picture)
 
 
 def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
