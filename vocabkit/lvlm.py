@@ -20,7 +20,7 @@ from vocabkit.checkpoint import read_checkpoint
 from vocabkit.errors import VocabkitError
 from vocabkit.llms import LLM
 from vocabkit.pretrained import locate
-from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
+from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt, Template
 from vocabkit.transferred import TransferredAdapter
 from vocabkit.vision import VisionEncoder, open_vision
 from vocabkit.vision.opening import LAYER
@@ -162,6 +162,31 @@ def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
     embedded = embed(llm, batch.ids, visual)
     found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, **options)
     return found
+
+
+def write_answers(
+    llm: LLM, questions: Sequence[list[int]], visual: Tensor, *, template: Template, max_new_tokens: int
+) -> list[str]:
+    """What the LLM answers, greedily: one line, but for the template chat, which has an end of turn.
+
+    Args:
+        questions: token ids of each, of `encode_question` with `template`.
+        visual: (I, N, D) visual tokens of their images.
+    """
+    tokenizer = llm.tokenizer
+    line = {} if template == "chat" else {"stop_strings": "\n", "tokenizer": tokenizer}
+    batch = collate([Prompt(ids, [IGNORED] * len(ids)) for ids in questions], [], left=True).to(llm.model.device)
+    written = generate(
+        llm.model,
+        batch,
+        visual,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        **line,
+    )
+    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [text.partition("\n")[0].strip() if line else text.strip() for text in texts]
 
 
 def load_connector(source: str | Path) -> Connector:

@@ -21,9 +21,9 @@ from vocabkit.errors import VocabkitError
 from vocabkit.export.llava import export_llava
 from vocabkit.fold import fold
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, caption_loss, collate, embed, load_connector
+from vocabkit.lvlm import LVLM, caption_loss, collate, embed, load_connector, write_answers
 from vocabkit.model_folders import quiet_transformers
-from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt, encode_sample
+from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_question, encode_sample
 from vocabkit.shared import open_shared
 from vocabkit.targets import open_target
 from vocabkit.transfer import transfer
@@ -179,6 +179,23 @@ def test_generation_goes_on_with_the_likeliest_tokens_whatever_stands_beside_it(
         rows = embed(llm.model, torch.tensor([ids]), lvlm.visual_tokens(shown[0][None]))
         assert llm.model(inputs_embeds=rows).logits[0, -1].argmax().item() == token
         ids.append(token)
+
+
+@pytest.mark.parametrize("template", ["completion", "chat"])
+def test_answers_are_what_generation_gives_as_text_in_one_line_but_in_a_chat(
+    world: World, llm: LLM, template: Template
+) -> None:
+    lvlm, asked = LVLM(llm, adapter(world)), ("Look: <image>\nThis is", "<image>")
+    ids = [encode_question(llm.tokenizer, [Turn(question, "")], template, TOKENS) for question in asked]
+    with torch.no_grad():
+        visual = lvlm.visual_tokens(torch.stack(features(2)))
+        answers = write_answers(llm, ids, visual, template=template, max_new_tokens=9)
+    for question, image, answer in zip(ids, features(2), answers, strict=True):
+        batch = collate([Prompt(question, [IGNORED] * len(question))], [image])
+        written = lvlm.generate(batch, max_new_tokens=9, do_sample=False, pad_token_id=256)
+        text = llm.tokenizer.decode(written[0], skip_special_tokens=True)
+        assert answer == (text if template == "chat" else text.partition("\n")[0]).strip()
+    assert len(set(answers)) == 2
 
 
 # ---- the exported checkpoint -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import torch
 
 from vocabkit.data import Sample, Turn
 from vocabkit.data.scenes import COUNTS, Scene
@@ -20,8 +21,8 @@ from vocabkit.data.wording import plural, with_article
 from vocabkit.evaluation.losses import HeldOut, measure
 from vocabkit.features import Features
 from vocabkit.llms import LLM
-from vocabkit.lvlm import LVLM, Connector, collate
-from vocabkit.prompts import Prompt, Template, encode_question, encode_sample
+from vocabkit.lvlm import LVLM, Connector, write_answers
+from vocabkit.prompts import Template, encode_question, encode_sample
 
 CHOICES = 10
 """Names to choose from."""
@@ -101,21 +102,16 @@ class _Asker:
         self._llm, self._lvlm, self._features = llm, lvlm, features
         self._template, self._batch = template, batch
 
+    @torch.no_grad()
     def write(self, samples: Sequence[Sample]) -> list[str]:
-        """The captions that the LLM writes, greedily."""
-        tokenizer, texts = self._llm.tokenizer, []
+        """The captions that the LLM writes."""
+        texts = []
         for start in range(0, len(samples), self._batch):
             part = samples[start : start + self._batch]
-            asked = [encode_question(tokenizer, s.turns, self._template, self._features.tokens) for s in part]
-            images = [self._features[p.key].float() for s in part for p in s.images]
-            batch = collate([Prompt(ids, [0] * len(ids)) for ids in asked], images, left=True)
-            written = self._lvlm.generate(
-                batch.to(self._llm.model.device),
-                max_new_tokens=LONGEST,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+            asked = [encode_question(self._llm.tokenizer, s.turns, self._template, self._features.tokens) for s in part]
+            shown = torch.stack([self._features[p.key].float() for s in part for p in s.images])
+            visual = self._lvlm.visual_tokens(shown.to(self._llm.model.device))
+            texts += write_answers(self._llm, asked, visual, template=self._template, max_new_tokens=LONGEST)
         return texts
 
     def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> list[bool]:

@@ -17,8 +17,8 @@ from vocabkit.errors import VocabkitError
 from vocabkit.inference.result_files import Results
 from vocabkit.inference.stopwatch import Stopwatch
 from vocabkit.llms import LLM
-from vocabkit.lvlm import Connector, adapter_within, collate, generate
-from vocabkit.prompts import Prompt, Template, encode_question
+from vocabkit.lvlm import Connector, adapter_within, write_answers
+from vocabkit.prompts import Template, encode_question
 from vocabkit.vision import VisionEncoder
 
 
@@ -65,35 +65,17 @@ class Models:
 
 
 def captioner(models: Models, asked: Captioning) -> Callable[[Tensor], list[str]]:
-    """From visual tokens (B, N, D) to a caption of each picture, greedily.
-
-    With the templates plain and completion, which have no end of turn, a caption is one line.
-
-    Raises VocabkitError: the question has not one placeholder.
+    """From visual tokens (B, N, D) to a caption of each picture. Raises VocabkitError: the question has not one
+    placeholder.
     """
     llm = models.llm
     assert llm is not None
     if asked.question.count(PLACEHOLDER) != 1:
         raise VocabkitError(f"--question: needs {PLACEHOLDER} once, where the picture stands")
-    tokenizer = llm.tokenizer
-    ids = encode_question(tokenizer, [Turn(asked.question, "")], asked.template, models.encoder.tokens)
-    line = {} if asked.template == "chat" else {"stop_strings": "\n", "tokenizer": tokenizer}
-
-    def caption(visual: Tensor) -> list[str]:
-        batch = collate([Prompt(ids, [0] * len(ids))] * len(visual), []).to(models.device)
-        written = generate(
-            llm.model,
-            batch,
-            visual,
-            max_new_tokens=asked.max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            **line,
-        )
-        texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [text.partition("\n")[0].strip() if line else text.strip() for text in texts]
-
-    return caption
+    ids = encode_question(llm.tokenizer, [Turn(asked.question, "")], asked.template, models.encoder.tokens)
+    return lambda visual: write_answers(
+        llm, [ids] * len(visual), visual, template=asked.template, max_new_tokens=asked.max_new_tokens
+    )
 
 
 class Pending:
