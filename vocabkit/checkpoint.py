@@ -1,8 +1,11 @@
 """Adapter checkpoints on disk: a folder in the layout of the Hugging Face hub, or one file.
 
 Folder: `config.json`, `model.safetensors`, `shared_vocabulary.arrow` (not for an MLP projector), `README.md`.
-File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor},
+File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor}, "fingerprint": text,
 "shared_vocabulary": uint8 tensor of the Arrow file's bytes}. It is read without executing pickles.
+
+Beside the tensors, in the metadata of `model.safetensors` or under "fingerprint", stands their `weights_fingerprint`,
+so that bytes that changed since are found. Checkpoints without one, of earlier versions, are read as they are.
 """
 
 from __future__ import annotations
@@ -17,17 +20,19 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading, temporary_folder
 from vocabkit.shared import SharedVocabulary, open_shared, parse_shared
-from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch, write_torch
+from vocabkit.tensor_files import check_tensors, is_plain, owned, read_torch, weights_fingerprint, write_torch
 
 FORMAT, VERSION = "vocabkit-adapter", 1
 CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
 FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
+FINGERPRINT = "vocabkit.fingerprint"
+"""Key in the metadata of `model.safetensors`. The only one there: their order is not the same in every process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder or a `.pt` file; the tensors of a file are memory-mapped.
 
     Raises VocabkitError: missing, damaged or of a newer format; a pickle with more than plain tensors; tensors that
-    are not finite floating-point numbers.
+    are not finite floating-point numbers, or not those that were saved.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -75,6 +80,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
 
 def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None) -> None:
     content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
+    content["fingerprint"] = weights_fingerprint(tensors)
     if shared is not None:
         content["shared_vocabulary"] = torch.frombuffer(bytearray(shared.to_bytes()), dtype=torch.uint8)
     write_torch(path, content)
@@ -89,6 +95,7 @@ def _read_file(path: Path) -> Checkpoint:
     if not isinstance(tensors, dict):
         raise VocabkitError(f"{path}: its tensors are missing; save the adapter again")
     check_tensors(path, tensors)
+    _check_unchanged(path, tensors, content.get("fingerprint"))
     arrow = content.get("shared_vocabulary")
     if arrow is None:
         return Checkpoint(config, tensors, None)
@@ -103,7 +110,7 @@ def _write_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder) as new:
-            safetensors.torch.save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+            safetensors.torch.save_file(tensors, new / WEIGHTS, metadata={FINGERPRINT: weights_fingerprint(tensors)})
             if shared is not None:
                 shared.save(new / SHARED)
             (new / CARD).write_text(card, "utf-8")
@@ -138,11 +145,23 @@ def _read_folder(folder: Path) -> Checkpoint:
     with reading(weights):
         try:
             tensors = safetensors.torch.load_file(weights)
+            with safe_open(weights, "pt") as opened:
+                recorded = (opened.metadata() or {}).get(FINGERPRINT)
         except SafetensorError as error:
             raise VocabkitError(f"{weights}: damaged ({quote(str(error), 120)}); save or download it again") from error
     check_tensors(weights, tensors)
+    _check_unchanged(weights, tensors, recorded)
     arrow = folder / SHARED
     return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
+
+
+def _check_unchanged(path: Path, tensors: Mapping[str, Tensor], recorded: object) -> None:
+    """Raises VocabkitError: a fingerprint was recorded, and it is not that of the tensors."""
+    if recorded is not None and recorded != weights_fingerprint(tensors):
+        raise VocabkitError(
+            f"{path}: damaged: its weights are not those that were saved (their fingerprint differs); "
+            "take another copy, or download it again"
+        )
 
 
 def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:

@@ -24,7 +24,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def fingerprint(config: Any, tensors: Mapping[str, Tensor]) -> str:
     """Of a dataclass and the bytes of tensors: the same wherever and however they are stored."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    return _hashed(json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), tensors)
+
+
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Of tensors alone: the sha256 of name, dtype, shape and bytes of each, in the order of their names."""
+    return _hashed(b"vocabkit weights 1\n", tensors)
+
+
+def _hashed(start: bytes, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(start)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -260,6 +260,49 @@ def test_a_diverged_adapter_is_not_saved(tmp_path: Path, value: float) -> None:
     assert not any(tmp_path.iterdir())
 
 
+# ---- changed bytes -----------------------------------------------------------------------------------------------
+
+
+def flip_a_bit_of_the_weights(file: Path, tensor: torch.Tensor) -> None:
+    """The lowest bit of a number of `tensor` in a file: it stays finite, and the file well-formed."""
+    content = bytearray(file.read_bytes())
+    content[content.index(tensor.detach().numpy().tobytes()) + 4] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_flipped_bit_of_the_weights_is_found(tmp_path: Path, place: str) -> None:
+    adapter, path = langbridge(), tmp_path / place
+    adapter.save(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    flip_a_bit_of_the_weights(file, adapter.head.weight)
+    assert f"{file}: damaged: its weights are not those that were saved" in refusal(path)
+
+
+def test_names_and_dtypes_of_the_weights_are_covered_too(tmp_path: Path) -> None:
+    langbridge().save(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    weight = content["tensors"]["head.weight"]
+    for changed in (weight.double(), weight.T.contiguous(), None):
+        tensors = {name: tensor for name, tensor in content["tensors"].items() if name != "head.weight"}
+        tensors |= {"other": weight} if changed is None else {"head.weight": changed}
+        torch.save({**content, "tensors": tensors}, tmp_path / "b.pt")
+        assert "not those that were saved" in refusal(tmp_path / "b.pt")
+
+
+def test_checkpoints_from_before_weights_had_a_fingerprint_are_read(tmp_path: Path) -> None:
+    adapter = langbridge()
+    adapter.save(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    del content["fingerprint"]
+    torch.save(content, tmp_path / "a.pt")
+    adapter.save(tmp_path / "folder")
+    tensors = safetensors.torch.load_file(tmp_path / "folder/model.safetensors")
+    safetensors.torch.save_file(dict(tensors), tmp_path / "folder/model.safetensors", metadata={"format": "pt"})
+    for place in ("a.pt", "folder"):
+        assert_same_state(load_adapter(tmp_path / place), adapter)
+
+
 # ---- bad folders -------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +428,7 @@ def file(tmp_path: Path) -> Path:
 
 def change_file(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = torch.load(file, weights_only=True)
+    content.pop("fingerprint", None)  # what else is wrong is to be found
     change(content)
     torch.save(content, file)
 
