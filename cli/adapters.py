@@ -99,6 +99,7 @@ def transfer(
     with --out the result is written.
     """
     from vocabkit.allocation import return_freed_memory
+    from vocabkit.destination import check_destination
     from vocabkit.errors import VocabkitError
     from vocabkit.report.transfer import preflight_report
     from vocabkit.scaling import match_rms, parse_scale
@@ -113,8 +114,9 @@ def transfer(
     if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
         raise VocabkitError(f"{out}: is the adapter that is moved; name another output")
     check_export(export, out, vision, keep_cls=keep_cls)
-    loaded, target = _load(adapter), _target(to, weights)
-    result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
+    if out is not None and export is None:
+        check_destination(out, "transferred")
+    result, report = move(_load(adapter), _target(to, weights), missing=missing.value, scale=factor or 1.0)
     if factor is None and features is not None:
         report = match_rms(result, report, _features(features))
     if not json:
@@ -193,9 +195,11 @@ def import_adapter(
 
     The result carries its shared vocabulary and can be given to `vocabkit transfer`.
     """
+    from vocabkit.destination import check_destination
     from vocabkit.published import import_published
     from vocabkit.shared import open_shared
 
+    check_destination(out, "langbridge")
     adapter = import_published(weights, open_shared(shared), llm)
     adapter.save(out)
     if json:
@@ -234,15 +238,16 @@ def _features(path: Path) -> Tensor:
 
 
 def check_export(export: Export | None, out: Path | None, vision: str | None, *, keep_cls: bool) -> None:
-    """Before the work. Raises VocabkitError: options that do not go together."""
+    """Before the work. Raises VocabkitError: options that do not go together, or a place that is taken."""
+    from vocabkit.destination import check_destination
     from vocabkit.errors import VocabkitError
 
     if export in (Export.llava, Export.mmproj) and vision is None:
         raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
     if keep_cls and export is not Export.llava:
         raise VocabkitError("--keep-cls is about a Llava checkpoint: add --export llava, or leave it out")
-    if export is Export.llava and out is not None and out.exists():
-        raise VocabkitError(f"{out}: is there already; choose another name")
+    if export is not None and out is not None:
+        check_destination(out, "mlp" if export is Export.projector else export.value)
 
 
 def write_export(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_voca
 FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
 FINGERPRINT = "vocabkit.fingerprint"
 """Key in the metadata of `model.safetensors`. The only one there: their order is not the same in every process."""
+
+KINDS = {
+    "langbridge": "a LangBridge adapter",
+    "transferred": "a transferred adapter",
+    "mlp": "an MLP projector",
+}
+"""`adapter_type` in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
         missing = "" if path.exists() else "no such file or folder; "
         raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt")
     return _read_file(path)
+
+
+def adapter_type(path: Path) -> str:
+    """What kind of adapter a checkpoint holds, told from its config alone. Raises VocabkitError: none that is known."""
+    if path.is_dir():
+        config = _read_config(path)
+    else:
+        content = read_torch(path)
+        config = _config_inside(path, content)
+    found = config.get("adapter_type")
+    if found not in KINDS:
+        raise VocabkitError(f"{path}: holds an adapter of unknown type {quote(str(found))}; upgrade vocabkit")
+    return str(found)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `path` is a folder with nothing in it but what an interrupted save left. Hidden files do not count."""
+    if not path.is_dir() or (path / CONFIG).exists():
+        return False
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
@@ -88,9 +117,7 @@ def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: Sha
 
 def _read_file(path: Path) -> Checkpoint:
     content = read_torch(path)
-    if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
-        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config)")
-    config = _parse_config(path, content["config"])
+    config = _config_inside(path, content)
     tensors = content.get("tensors")
     if not isinstance(tensors, dict):
         raise VocabkitError(f"{path}: its tensors are missing; save the adapter again")
@@ -102,6 +129,12 @@ def _read_file(path: Path) -> Checkpoint:
     if not (is_plain(arrow) and arrow.dtype == torch.uint8 and arrow.ndim == 1):
         raise VocabkitError(f"{path}: its shared vocabulary is not a tensor of bytes; save the adapter again")
     return Checkpoint(config, tensors, parse_shared(arrow.numpy().data, f"{path}: {SHARED} inside"))
+
+
+def _config_inside(path: Path, content: Any) -> dict[str, Any]:
+    if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config)")
+    return _parse_config(path, content["config"])
 
 
 def _write_folder(
@@ -136,23 +169,37 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _read_folder(folder: Path) -> Checkpoint:
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    with reading(weights), _undamaged(weights):
+        tensors = safetensors.torch.load_file(weights)
+    check_tensors(weights, tensors)
+    _check_unchanged(weights, tensors, _recorded(weights))
+    arrow = folder / SHARED
+    return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.exists():
         raise VocabkitError(f"{folder}: no {CONFIG} here: not an adapter, or its save was interrupted; save it again")
     with reading(file):
-        config = _parse_config(file, file.read_bytes())
-    weights = folder / WEIGHTS
-    with reading(weights):
-        try:
-            tensors = safetensors.torch.load_file(weights)
-            with safe_open(weights, "pt") as opened:
-                recorded = (opened.metadata() or {}).get(FINGERPRINT)
-        except SafetensorError as error:
-            raise VocabkitError(f"{weights}: damaged ({quote(str(error), 120)}); save or download it again") from error
-    check_tensors(weights, tensors)
-    _check_unchanged(weights, tensors, recorded)
-    arrow = folder / SHARED
-    return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
+        return _parse_config(file, file.read_bytes())
+
+
+def _recorded(weights: Path) -> str | None:
+    """The fingerprint in the metadata of a safetensors file."""
+    with reading(weights), _undamaged(weights), safe_open(weights, "pt") as opened:
+        recorded: str | None = (opened.metadata() or {}).get(FINGERPRINT)
+        return recorded
+
+
+@contextmanager
+def _undamaged(weights: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise VocabkitError(f"{weights}: damaged ({quote(str(error), 120)}); save or download it again") from error
 
 
 def _check_unchanged(path: Path, tensors: Mapping[str, Tensor], recorded: object) -> None:

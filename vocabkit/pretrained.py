@@ -16,6 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from vocabkit.checkpoint import FOLDER_FILES, Checkpoint, read_checkpoint, write_checkpoint
+from vocabkit.destination import check_destination
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared import SharedVocabulary
@@ -36,8 +37,10 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     def save(self, path: str | Path) -> None:
         """Write one file if `path` ends in `.pt`, else a folder as `save_pretrained` does.
 
-        Raises VocabkitError: can't write here, or weights that are not finite.
+        Raises VocabkitError: something else than an adapter of this type is there, can't write here, or weights that
+        are not finite.
         """
+        check_destination(Path(path), self.adapter_type)
         config = {"adapter_type": self.adapter_type, **dataclasses.asdict(self.config)}
         checkpoint = Checkpoint(config, self.state_dict(), self.shared)
         write_checkpoint(Path(path), checkpoint, str(self.generate_model_card()))

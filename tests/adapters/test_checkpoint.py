@@ -140,11 +140,56 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int) -> 
     assert modes == dict.fromkeys(modes, 0o666 & ~mask)
 
 
-def test_a_projector_saved_over_an_adapter_leaves_nothing_of_it(tmp_path: Path) -> None:
-    langbridge().save(tmp_path / "folder")
-    projector().save(tmp_path / "folder")
-    assert not (tmp_path / "folder/shared_vocabulary.arrow").exists()
-    assert isinstance(load_adapter(tmp_path / "folder"), MLPProjector)
+# ---- what may take the place of what -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_adapter_takes_the_place_of_one_of_its_kind_only(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    langbridge(seed=1).save(path)
+    langbridge("softmax", seed=2).save(path)
+    assert "is there and is not an MLP projector" in refusal(path, projector().save)
+    assert_same_state(load_adapter(path), langbridge(seed=2))
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors", "photo.jpg", "notes/a.txt"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "folder" / name
+    file.parent.mkdir(parents=True)
+    if name.endswith("safetensors"):
+        safetensors.torch.save_file({"a": torch.ones(1)}, file, metadata={"format": "pt"})
+    else:
+        file.write_text("{}")
+    before = file.read_bytes()
+    assert "is there and is not a LangBridge adapter" in refusal(tmp_path / "folder", langbridge().save)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_bytes() == before
+
+
+def test_an_empty_folder_and_one_with_hidden_files_only_are_free(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    for name in ("empty", "clone"):
+        langbridge().save(tmp_path / name)
+        assert_same_state(load_adapter(tmp_path / name), langbridge())
+
+
+@pytest.mark.parametrize("content", [b"text", b""])
+def test_a_pt_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(content)
+    assert "is there and is not" in refusal(path, langbridge().save)
+    assert path.read_bytes() == content
+    path.unlink()
+    torch.save({"model": torch.ones(1)}, path)
+    assert "is there and is not" in refusal(path, langbridge().save)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.bin", "a.PT", "a.gguf", "a.json"])
+def test_a_name_of_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    assert "one file named *.pt" in refusal(tmp_path / name, langbridge().save)
+    langbridge().save(tmp_path / "llava-v1.5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llava-v1.5"]
 
 
 # ---- the hub -----------------------------------------------------------------------------------------------------

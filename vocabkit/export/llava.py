@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
 
 from vocabkit.adapter import MLPProjector
+from vocabkit.destination import check_destination
 from vocabkit.errors import VocabkitError
 from vocabkit.export.language_model import (
     config_dtype,
@@ -80,6 +81,7 @@ def export_llava(
         VocabkitError: widths that do not fit, an LLM whose logits Llava would not reproduce, damaged or incomplete
             models, `out` is there already.
     """
+    check_destination(out, "llava")
     with quiet_transformers():
         text_config, vision_config = read_llm_config(llm), read_vision_config(vision)
         states = adapted_states(vision, vision_config, feature_layer, projector)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vocabkit.adapter import MLPProjector
+from vocabkit.destination import check_destination
 from vocabkit.errors import VocabkitError
 from vocabkit.export.vision import adapted_states, converted, vision_tensors
 from vocabkit.files import replacing
@@ -42,6 +43,7 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
         VocabkitError: another kind of vision model, widths that do not fit, values beyond float16, or a file that can't
             be written.
     """
+    check_destination(out, "mmproj")
     with quiet_transformers():
         config = read_vision_config(vision)
         if config.model_type not in ("clip_vision_model", "siglip_vision_model"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from small_models import HIDDEN, WIDTH, llm, projector, visual_tokens
 from transformers import AutoImageProcessor, CLIPVisionModel, SiglipVisionModel
 from vision_models import PATCH, PATCHES, PIXELS, VISION, clip, images, registers, siglip, whole_clip
@@ -224,10 +224,9 @@ def test_a_hidden_layer_wider_than_the_llm_is_no_obstacle(tmp_path: Path) -> Non
 
 def refused(vision: Path, **options: Any) -> str:
     out = vision.parent / "mmproj.gguf"
-    out.write_text("old")
     with pytest.raises(VocabkitError) as caught:
         export_mmproj(options.pop("projector", projector()), vision, out, **options)
-    assert out.read_text() == "old"
+    assert not out.exists()
     assert not list(vision.parent.glob(".*"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -251,14 +250,30 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "no image processor in it" in refused(vision)
 
 
-def test_an_old_file_is_replaced_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_mmproj_is_replaced_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     vision, out = clip(tmp_path / "vision"), tmp_path / "mmproj.gguf"
     capfd.readouterr()
-    out.write_text("old")
+    export_mmproj(projector(hidden=100), vision, out)
     export_mmproj(projector(), vision, out)
     assert capfd.readouterr() == ("", "")
-    assert out.read_bytes().startswith(b"GGUF")
+    assert tensors(out)["mm.0.weight"].shape != (100, VISION)
     first = out.read_bytes()
     export_mmproj(projector(), vision, out)
     assert out.read_bytes() == first
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mmproj.gguf", "vision"]
+
+
+def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
+    vision = clip(tmp_path / "vision")
+    llm_file = GGUFWriter(tmp_path / "llm.gguf", "llama")
+    llm_file.write_header_to_file()
+    llm_file.write_kv_data_to_file()
+    llm_file.close()
+    (tmp_path / "text.gguf").write_text("old")
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.gguf")}
+    for name in before:
+        with pytest.raises(VocabkitError, match=r"is there and is not a llama\.cpp projector"):
+            export_mmproj(projector(), vision, tmp_path / name)
+    with pytest.raises(VocabkitError, match=r"a llama\.cpp projector is a file named \*\.gguf"):
+        export_mmproj(projector(), vision, tmp_path / "mmproj.bin")
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.gguf")} == before
