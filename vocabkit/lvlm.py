@@ -106,12 +106,17 @@ class LVLM(nn.Module):
     def visual_tokens(self, features: Tensor) -> Tensor:
         """(I, N, Dv) -> (I, N, D), in the dtype of the adapter's embeddings or weights."""
         features = features.to(self.connector_dtype)
-        if self.shared_ids is None:
-            tokens: Tensor = self.connector(features)
-        else:
-            rows = self.llm.get_input_embeddings()(self.shared_ids) if self.embeddings is None else self.embeddings
-            tokens = self.connector(features, rows)
+        rows = (self.rows_and_scale()[0],) if isinstance(self.connector, LangBridgeAdapter) else ()
+        tokens: Tensor = self.connector(features, *rows)
         return tokens
+
+    def rows_and_scale(self) -> tuple[Tensor, float]:
+        """(V, D) the embeddings that coefficients weigh, and the factor on the sum. Not of an MLP projector."""
+        if isinstance(self.connector, TransferredAdapter):
+            return self.connector.embeddings, self.connector.config.scale
+        if self.embeddings is not None:
+            return self.embeddings, 1.0
+        return self.llm.get_input_embeddings()(self.shared_ids), 1.0
 
     @property
     def connector_dtype(self) -> torch.dtype:

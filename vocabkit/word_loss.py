@@ -75,18 +75,54 @@ def word_loss(
         words: row -> weight of each image, of `CaptionWords.weights`.
         entropy: e above.
     """
-    dtype = accumulation_dtype(hidden.dtype)
+    return _computed(hidden, weight, bias, temperature, None, words, entropy)[0]
+
+
+def word_loss_and_tokens(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    temperature: float,
+    embeddings: Tensor,
+    words: Sequence[dict[int, float]],
+    *,
+    entropy: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The word loss and the visual tokens (I, N, D) of `vocabkit.mixing.mix`, out of the same scores.
+
+    Autocast has no influence.
+
+    Args:
+        embeddings: (V, D), without gradients or with. Others as for `word_loss`.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, tokens = _computed(hidden, weight, bias, temperature, embeddings, words, entropy)
+    return loss, tokens.to(embeddings.dtype)
+
+
+def _computed(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    temperature: float,
+    embeddings: Tensor | None,
+    words: Sequence[dict[int, float]],
+    entropy: float,
+) -> tuple[Tensor, Tensor]:
+    dtype, (images, patches, _) = accumulation_dtype(hidden.dtype), hidden.shape
     hidden, weight, bias = hidden.to(dtype) / temperature, weight.to(dtype), bias.to(dtype) / temperature
-    total, entropies = _normalisers(hidden.flatten(0, 1), weight, bias, with_entropy=entropy > 0)  # (I N,), (I N,)
-    spread = entropy * entropies.sum() / max(hidden.shape[1], 1)
+    mixed = None if embeddings is None else embeddings.to(dtype)
+    total, entropies, tokens = _softmax(hidden.flatten(0, 1), weight, bias, mixed, with_entropy=entropy > 0)
+    tokens = tokens.unflatten(0, (images, patches))  # (I N, D) -> (I, N, D)
+    spread = entropy * entropies.sum() / max(patches, 1)
     rows, targets = _targets(words, dtype)
     if not len(rows):
-        return 0 * total.sum() + spread  # of which all weights are part, as DDP wants it
+        return 0 * total.sum() + spread, tokens  # of which all weights are part, as DDP wants it
     rows, targets = rows.to(hidden.device), targets.to(hidden.device)
     # one gather for all images: the gradient of each is as large as the head
     scores = functional.linear(hidden, weight[rows], bias[rows])  # (I, N, H) @ (H, K) -> (I, N, K)
-    log_mean = (scores - total.view(*hidden.shape[:2], 1)).logsumexp(dim=1) - math.log(hidden.shape[1])  # (I, K)
-    return spread - (targets * log_mean).sum()
+    log_mean = (scores - total.view(images, patches, 1)).logsumexp(dim=1) - math.log(patches)  # (I, K)
+    return spread - (targets * log_mean).sum(), tokens
 
 
 def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -100,20 +136,23 @@ def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Ten
     return torch.tensor(rows, dtype=torch.int64), targets
 
 
-def _normalisers(hidden: Tensor, weight: Tensor, bias: Tensor, *, with_entropy: bool) -> tuple[Tensor, Tensor]:
-    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, and (M,) its entropy, or zeros where that is not
-    asked for; a block at a time.
+def _softmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor, embeddings: Tensor | None, *, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, (M,) its entropy, or zeros where that is not
+    asked for, and (M, D) its mix of embeddings, or (M, 0); a block at a time.
     """
     blocks = hidden.split(max(1, _BLOCK // len(weight)))
 
-    def of_block(block: Tensor) -> tuple[Tensor, Tensor]:
+    def of_block(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = functional.linear(block, weight, bias)
         total = scores.logsumexp(dim=1)
-        if not with_entropy:
-            return total, torch.zeros_like(total)
-        expected = ((scores - total[:, None]).exp() * scores).sum(dim=1)
-        return total, total - expected
+        if embeddings is None and not with_entropy:
+            return total, torch.zeros_like(total), total.new_empty(len(total), 0)
+        p = (scores - total[:, None]).exp()
+        entropy = total - (p * scores).sum(dim=1) if with_entropy else torch.zeros_like(total)
+        return total, entropy, total.new_empty(len(total), 0) if embeddings is None else p @ embeddings
 
     found = [checkpoint(of_block, block, use_reentrant=False) for block in blocks] if blocks[1:] else [of_block(hidden)]
-    totals, entropies = zip(*found, strict=True)
-    return torch.cat(totals), torch.cat(entropies)
+    total, entropy, mixed = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return total, entropy, mixed

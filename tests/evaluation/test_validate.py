@@ -170,7 +170,7 @@ def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coeffici
     assert isinstance(adapter, LangBridgeAdapter)
     held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
     numbers = torch.arange(3)
-    tokens = _random_vocabulary(LVLM(llm, adapter), adapter, held, seed=0)(numbers)
+    tokens = _random_vocabulary(LVLM(llm, adapter), held, seed=0)(numbers)
     rows = llm.rows(adapter.shared)
     permuted = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
     expected = adapter.coefficients(held.features_of(numbers)) @ permuted

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vocabkit import word_loss as module
-from vocabkit.word_loss import CaptionWords, word_loss
+from vocabkit.mixing import mix
+from vocabkit.word_loss import CaptionWords, word_loss, word_loss_and_tokens
 
 IMAGES, PATCHES, ROWS, HIDDEN = 3, 4, 11, 5
 WORDS: list[dict[int, float]] = [{2: 0.25, 7: 0.75}, {}, {10: 1.0}]
@@ -87,6 +88,35 @@ def test_without_words_it_is_zero_with_gradients_of_zero_for_all_weights(images:
 def test_scores_as_large_as_they_come_stay_finite() -> None:
     hidden, weight, bias = (1e4 * part for part in operands(torch.float32))
     assert word_loss(hidden, weight, bias, 1.0, WORDS).isfinite()
+
+
+# ---- with visual tokens ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [ROWS * 5, 2**24])
+def test_the_scores_of_the_loss_also_give_the_visual_tokens_and_both_their_gradients(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    embeddings = torch.randn(ROWS, 6, dtype=torch.float64)
+    found, expected = ([part.requires_grad_() for part in operands()] for _ in range(2))
+    loss, tokens = word_loss_and_tokens(*found, 0.7, embeddings, WORDS, entropy=0.2)
+    hidden, weight, bias = expected
+    mixed = mix(hidden, weight, embeddings, head="softmax", bias=bias, temperature=0.7)
+    assert_close(tokens, mixed)
+    wanted = word_loss(*expected, 0.7, WORDS, entropy=0.2)
+    assert_close(loss, wanted)
+    gradients = torch.autograd.grad(loss + tokens.sin().sum(), found)
+    assert_close(gradients, torch.autograd.grad(wanted + mixed.sin().sum(), expected))
+
+
+def test_visual_tokens_have_the_dtype_of_the_embeddings_and_no_autocast() -> None:
+    embeddings = torch.randn(ROWS, 6, dtype=torch.bfloat16)
+    plain = word_loss_and_tokens(*operands(torch.float32), 1.0, embeddings, WORDS)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = word_loss_and_tokens(*operands(torch.float32), 1.0, embeddings, WORDS)
+    assert cast[1].dtype == torch.bfloat16
+    assert all(torch.equal(one, two) for one, two in zip(plain, cast, strict=True))
 
 
 # ---- which words -------------------------------------------------------------------------------------------------

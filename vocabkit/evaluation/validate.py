@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter import MLPProjector
 from vocabkit.data import Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, VisualTokens, mean_loss, measure, retention
 from vocabkit.evaluation.rivals import procrustes, ridge
 from vocabkit.features import Features
 from vocabkit.llms import LLM
-from vocabkit.lvlm import LVLM, Connector, vision_width
+from vocabkit.lvlm import LVLM, Connector, adapter_within, vision_width
 from vocabkit.prompts import Template, encode_sample
-from vocabkit.transferred import TransferredAdapter
 
 BLIND, NATIVE, MLP = "blind", "native", "mlp"
 """Names with a part in retention; `validate` takes any other names, too."""
@@ -162,7 +161,7 @@ def _conditions(
             if others is not None:
                 found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
             if not isinstance(adapter, MLPProjector):
-                found[f"{name} random vocabulary"] = _random_vocabulary(lvlm, adapter, held, seed)
+                found[f"{name} random vocabulary"] = _random_vocabulary(lvlm, held, seed)
     if rival is not None:
         _check_features("the MLP of the other LLM", rival.mlp, held.features)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
@@ -182,17 +181,12 @@ def _shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:
     return lambda numbers: lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device))
 
 
-def _random_vocabulary(
-    lvlm: LVLM, adapter: LangBridgeAdapter | TransferredAdapter, held: HeldOut, seed: int
-) -> VisualTokens:
+def _random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
     """The same coefficients over the embedding rows in a random order."""
-    if isinstance(adapter, TransferredAdapter):
-        inner, rows, scale = adapter.adapter, adapter.embeddings, adapter.config.scale
-    else:
-        assert lvlm.embeddings is not None  # the LLM is frozen
-        inner, rows, scale = adapter, lvlm.embeddings, 1.0
+    adapter = adapter_within(lvlm.connector)
+    rows, scale = lvlm.rows_and_scale()
     rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
-    return lambda numbers: inner(held.features_of(numbers).to(inner.linear_1.weight), rows) * scale
+    return lambda numbers: adapter(held.features_of(numbers).to(lvlm.connector_dtype), rows) * scale
 
 
 def other_images(keys: Sequence[str], seed: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from vocabkit.errors import VocabkitError
 from vocabkit.lvlm import LVLM, adapter_within, caption_loss
 from vocabkit.training.dataset import Images, Item
 from vocabkit.vision import VisionEncoder
-from vocabkit.word_loss import word_loss
+from vocabkit.word_loss import word_loss, word_loss_and_tokens
 
 
 class Objective(nn.Module):
@@ -39,19 +39,29 @@ class Objective(nn.Module):
         """The sums of the caption loss over answer tokens and of the word loss over images, in nats; 0 if not asked."""
         features = self.features(item.batch.images)
         zero = torch.zeros((), device=features.device)
-        captions = caption_loss(self.lvlm.llm, item.batch, self.lvlm.visual_tokens(features)).sum() if caption else zero
-        return captions, self._word_loss(features, item.words) if words else zero
+        word, visual = self._words_and_tokens(features, item.words, caption) if words else (zero, None)
+        if not caption:
+            return zero, word
+        visual = self.lvlm.visual_tokens(features) if visual is None else visual
+        return caption_loss(self.lvlm.llm, item.batch, visual).sum(), word
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """(I, N, Dv) features as they are, or of (I, 3, H, W) pixels."""
         return self._images(images) if isinstance(self._images, VisionEncoder) and images.ndim == 4 else images
 
-    def _word_loss(self, features: Tensor, words: list[dict[int, float]]) -> Tensor:
+    def _words_and_tokens(
+        self, features: Tensor, words: list[dict[int, float]], tokens: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The word loss and, if they are asked for, the visual tokens."""
         adapter = head_of(self.lvlm)
         hidden = adapter.hidden(features.to(self.lvlm.connector_dtype))
-        head, temperature = adapter.head, adapter.config.temperature
-        return word_loss(hidden, head.weight, head.bias, temperature, words, entropy=self._entropy)
+        head = (hidden, adapter.head.weight, adapter.head.bias, adapter.config.temperature)
+        if not tokens:
+            return word_loss(*head, words, entropy=self._entropy), None
+        rows, scale = self.lvlm.rows_and_scale()
+        loss, mixed = word_loss_and_tokens(*head, rows, words, entropy=self._entropy)
+        return loss, mixed * scale
 
 
 def head_of(lvlm: LVLM) -> LangBridgeAdapter:
