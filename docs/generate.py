@@ -1,6 +1,7 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
-docs/cli.md is made from `--help`. In README.md and docs/*.md, each ```console block is a transcript: its `$` lines are
+docs/cli.md is made from `--help`, the table at the end of docs/python.md from what the page imports. In README.md and
+docs/*.md, each ```console block is a transcript: its `$` lines are
 run one after the other, and what they print on stdout follows them. Each page has a folder of its own that looks like a
 clone of the repository after `make demo`: data/ and .sources/, and beside them the files of docs/examples.
 
@@ -10,6 +11,7 @@ decimals depend on the processor: if nothing else in it has changed, it stays as
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -35,7 +37,8 @@ def pages() -> dict[Path, str]:
     """Every generated page with the text it should have."""
     written = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     fresh = {page: with_transcripts(page) for page in written if page.name != "cli.md"}
-    return {ROOT / "docs/cli.md": command_reference(), **fresh}
+    python = ROOT / "docs/python.md"
+    return {**fresh, ROOT / "docs/cli.md": command_reference(), python: with_names(fresh[python])}
 
 
 def with_transcripts(page: Path) -> str:
@@ -57,6 +60,47 @@ def command_reference() -> str:
         words = ["vocabkit", *command.split()]
         sections.append(f"## {' '.join(words)}\n\n```text\n{_output([*words, '--help'])}```\n")
     return "\n".join(sections)
+
+
+def with_names(page: str) -> str:
+    """The text of docs/python.md with a table of the names that its sessions import, as their docstrings begin."""
+    sessions = re.findall(r"^(?:>>>|\.\.\.) (from vocabkit.*)$", page, re.MULTILINE)
+    names = {
+        (alias.name, node.module)
+        for node in ast.parse("\n".join(sessions)).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    rows = [
+        f"| `{name}` | `{module}` | {_summary(name, module)} |" for name, module in sorted(names, key=_alphabetical)
+    ]
+    kept = page.partition("## All names\n")[0]
+    return "\n".join([f"{kept}## All names\n", "| name | module | what it is |", "|---|---|---|", *rows, ""])
+
+
+def _alphabetical(name: tuple[str, str]) -> str:
+    return name[0].casefold()
+
+
+def _summary(name: str, module: str) -> str:
+    """First line of the docstring of a name, which its module defines or takes from another one."""
+    path = ROOT / module.replace(".", "/")
+    body = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")).body
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _summary(alias.name, node.module)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return _first_sentence(ast.get_docstring(node))
+        if isinstance(node, ast.Assign) and name in {getattr(target, "id", None) for target in node.targets}:
+            return _first_sentence(ast.get_docstring(ast.Module([following], [])) if following else None)
+    raise LookupError(f"{module} has no {name}")
+
+
+def _first_sentence(docstring: str | None) -> str:
+    assert docstring
+    return re.split(r"(?<=\.) |\n\n", docstring, maxsplit=1)[0].replace("\n", " ").replace("|", "\\|")
 
 
 def _commands() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The sdist and the wheel of a commit, the same bytes each time: python tests/release/distributions.py FOLDER.
 
-They are made of what git has, not of what lies around: two builds of a commit are equal on any machine with the same zlib.
+They are made of what git has, not of what lies around; two builds of a commit are equal wherever zlib is the same.
 """
 
 from __future__ import annotations
