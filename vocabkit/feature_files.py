@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading, replacing
+from vocabkit.files import make_folder, reading, replacing
 from vocabkit.vision import EncoderInfo
 
 FORMAT, INDEX = "vocabkit-features/1", "index.json"
@@ -72,10 +72,7 @@ class FeatureWriter:
         self._new_keys: dict[str, str] = {}
         self._new_rows: dict[str, Tensor] = {}
         self._bytes = 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VocabkitError(f"{folder}: can't make this folder ({error.strerror})") from error
+        make_folder(folder)
         for file in sorted(folder.glob("*.safetensors")):
             header = _read_header(file)
             _check_same(folder, header.encoder, encoder)

@@ -93,6 +93,36 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there. Raises VocabkitError: a file is, or it can't be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VocabkitError(f"{path}: can't make this folder ({error.strerror})") from error
+
+
+@contextmanager
+def claiming(folder: Path) -> Iterator[None]:
+    """Keep others that claim `folder` out of it during the block. A process that is killed claims nothing any more.
+
+    Raises VocabkitError: another has claimed it.
+    """
+    lock = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if lock is not None:
+            with suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise VocabkitError(
+                        f"{folder}: another process is writing its results here; wait for it, or choose another folder"
+                    ) from error
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: a pipe or a device."""

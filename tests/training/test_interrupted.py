@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import error_of, vocabkit_here
 from results import metrics, same_bits, weights
 from small_world import World
 
+from vocabkit.adapter import load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.training import Recipe
 from vocabkit.training.run import train
@@ -106,6 +108,50 @@ def test_pictures_that_were_skipped_before_the_stop_count(world: World, tmp_path
     train(recipe, tmp_path / "stopped")
     assert train(recipe, tmp_path / "whole").skipped > 1
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_an_adapter_whose_save_was_cut_off_is_written_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter of a step is saved before the state, so that a training can't go on from a state without it."""
+    recipe, renamed = world.recipe(keep_adapters=True, checkpoint_every=3), Path.replace
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if target.parent.parent.name == "step-000006" and target.name == "config.json":
+            raise Stopped
+        return renamed(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut_off)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "stopped")
+    assert not (tmp_path / "stopped/step-000006/adapter/config.json").exists()
+    train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+    for step in (3, 6, 8):
+        name = f"step-{step:06d}"
+        assert same_bits(weights(tmp_path / "stopped" / name), weights(tmp_path / "whole" / name))
+        load_adapter(tmp_path / "stopped" / name / "adapter")
+
+
+def test_a_second_training_in_a_folder_is_refused_while_the_first_is_at_work(world: World, tmp_path: Path) -> None:
+    recipe, refused = world.write_recipe(tmp_path / "recipe.toml"), []
+
+    def second(measured: Any) -> None:
+        if measured.step == 4:
+            refused.append(error_of(vocabkit_here(tmp_path, "train", recipe, "--out", "out")))
+
+    train(world.recipe(), tmp_path / "out", progress=second)
+    assert refused == ["out: another process is writing its results here; wait for it, or choose another folder"]
+    train(world.recipe(), tmp_path / "alone")
+    assert_same_end(tmp_path / "out", tmp_path / "alone")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(VocabkitError, match="out: can't make this folder"):
+        train(world.recipe(), tmp_path / "out")
 
 
 def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from vocabkit.arrow_file import json_field, read_table, write_table
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import replacing, write_text
+from vocabkit.files import make_folder, replacing, write_text
 from vocabkit.shared import SharedVocabulary
 
 FORMAT, INDEX = "inference", "index.json"
@@ -93,10 +93,7 @@ class ResultFolder:
         self._settings = {**json.loads(json.dumps(settings)), "per_shard": self.per_shard}
         self._tokens = None if shared is None else shared.tokens
         self._ids = None if shared is None or llm is None else shared.ids_with_gaps(llm)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VocabkitError(f"{folder}: can't make this folder ({error.strerror})") from error
+        make_folder(folder)
 
     def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
         """Which of `images` are broken, and why, by the shard that is there; None if it is not.

@@ -72,14 +72,15 @@ def run(
     state: State,
     found: Saved | None,
     *,
-    saved: Callable[[int], None],
+    before_save: Callable[[int], None],
     progress: Callable[[Step], None],
     skipped: Callable[[str], None],
 ) -> None:
     """Run `phases`, from where `found` says, which needs the same number of processes and micro-batches.
 
     Args:
-        saved: called with the step after each save of the state, on every process.
+        before_save: called with the step before each save of the state, on every process; what it writes is there when
+            a training goes on from that state.
         progress: called on the main process after each step.
         skipped: called with what is wrong with a sample that can't be used, on the process that met it.
 
@@ -100,9 +101,9 @@ def run(
             if accelerator.is_main_process:
                 progress(Step(phase=phase.name, step=number, steps=total, skipped=left_out, **measured))
             if number % settings.checkpoint_every == 0 or number == total:
+                before_save(number)
                 state.save(accelerator, model, adamw, number, left_out)
                 accelerator.wait_for_everyone()
-                saved(number)
         before += phase.steps
 
 

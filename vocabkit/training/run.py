@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vocabkit.data import Sample, read_llava
 from vocabkit.data.extras import needs_extra
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.features import Features, open_features
-from vocabkit.files import write_text
+from vocabkit.files import claiming, make_folder, write_text
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import LVLM, Connector, load_connector, vision_width
 from vocabkit.shared import open_shared
@@ -68,11 +69,16 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
     Start it with `accelerate launch` for many processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
     step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
 
-    Raises VocabkitError: parts that do not fit together, a damaged state, another recipe in `out`, a loss that is not
-    finite.
+    Raises VocabkitError: parts that do not fit together, a damaged state, another recipe in `out` or a training at work
+    there, a loss that is not finite.
     """
     accelerator = _accelerator(recipe, out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    with claiming(out) if accelerator.is_main_process else nullcontext():
+        return _train(accelerator, recipe, out, progress)
+
+
+def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callable[[Step], None]) -> Trained:
     state = State(out / STATE, dataclasses.asdict(recipe))
     found = state.read()
     samples, images, left_out = read_samples(recipe, accelerator.device)
@@ -101,7 +107,7 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
         metrics.add(measured)
         progress(measured)
 
-    def saved(number: int) -> None:
+    def before_save(number: int) -> None:
         if recipe.keep_adapters:
             save_adapter(accelerator, connector, out / f"step-{number:06d}" / ADAPTER)
 
@@ -109,7 +115,7 @@ def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambd
         if len(reasons) < NAMED:
             reasons.append(reason)
 
-    run(accelerator, objective, phases, settings, state, found, saved=saved, progress=step, skipped=skipped)
+    run(accelerator, objective, phases, settings, state, found, before_save=before_save, progress=step, skipped=skipped)
     save_adapter(accelerator, connector, out / ADAPTER)
     tuned = None if recipe.train_llm == "no" else save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
     accelerator.end_training()
