@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from vocabkit.adapter_config import AdapterConfig, DistilledFrom, MLPConfig
+from vocabkit.hub import is_hub_id
 from vocabkit.shared import SharedVocabulary
 
 if TYPE_CHECKING:
     from vocabkit.transferred import TransferredConfig
 
-_DATA = ModelCardData(
-    library_name="vocabkit", pipeline_tag="image-text-to-text", tags=["pytorch_model_hub_mixin", "vision-adapter"]
-)
+_ADAPTER = {"library_name": "vocabkit", "tags": ["pytorch_model_hub_mixin", "vision-adapter"]}
+_LLAVA = {"library_name": "transformers", "tags": ["llava", "vocabkit"]}
 
 
 def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCard:
@@ -103,6 +105,7 @@ def llava_card(config: MLPConfig, name: str) -> ModelCard:
         "```\n\n"
         "The licences of the vision model and the LLM apply to their weights. This card is written from the "
         "configuration alone and says nothing about quality.\n",
+        _LLAVA,
     )
 
 
@@ -130,14 +133,20 @@ def projector_card(config: MLPConfig) -> ModelCard:
     )
 
 
-def _card(title: str, purpose: str, facts: dict[str, str], use: str) -> ModelCard:
+def _card(title: str, purpose: str, facts: dict[str, str], use: str, about: Mapping[str, Any] = _ADAPTER) -> ModelCard:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return ModelCard(f"---\n{_DATA.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
+    data = ModelCardData(pipeline_tag="image-text-to-text", **about)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
 
 
 def _vision(model: str | None, layer: int | None) -> dict[str, str]:
-    facts = {} if model is None else {"Vision encoder": _code(model)}
+    facts = {} if model is None else {"Vision encoder": _code(_name(model))}
     return facts if layer is None else {**facts, "Layer of its features": str(layer)}
+
+
+def _name(model: str) -> str:
+    """A hub id or another name as it is; of the path of a folder, which means nothing elsewhere, the last part."""
+    return model if is_hub_id(model) and not model.startswith(".") else PurePath(model).name
 
 
 def _distilled(source: DistilledFrom | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from small_models import (
     HIDDEN,
@@ -292,6 +294,16 @@ def test_the_folder_holds_what_readers_look_for(vision: Path, small: Path, tmp_p
         oct((out.folder / "README.md").stat().st_mode)
     }
     assert out.padded_units == WIDTH - HIDDEN
+
+
+def test_the_card_is_that_of_a_model_of_transformers(vision: Path, small: Path, tmp_path: Path) -> None:
+    module = projector()
+    module.config = dataclasses.replace(module.config, vision_model=str(vision))
+    out = export_llava(module, vision, small, tmp_path / "out")
+    card = ModelCard.load(out.folder / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-text-to-text")
+    for file in out.folder.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
 
 
 def test_transformers_4_finds_the_names_it_knows(vision: Path, small: Path, tmp_path: Path) -> None:
