@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+    from vocabkit.adapter_config import MLPConfig
     from vocabkit.evaluation.run import Result
     from vocabkit.transfer import Target
 
@@ -57,8 +59,13 @@ Weights = Annotated[
 ]
 Features = Annotated[
     Path | None,
-    typer.Option(help="Real patch features: a safetensors file with `features` (N, Dv).", show_default=False),
+    typer.Option(
+        help="Real patch features: a folder of `vocabkit features`, or a safetensors file with `features` (N, Dv).",
+        show_default=False,
+    ),
 ]
+RMS_PATCHES, PROOF_PATCHES = 4096, 256
+"""Of --features, evenly spaced. A proof holds all their coefficients in float64."""
 
 
 def transfer(
@@ -101,6 +108,7 @@ def transfer(
     from vocabkit.allocation import return_freed_memory
     from vocabkit.destination import check_destination
     from vocabkit.errors import VocabkitError
+    from vocabkit.fold import check_folds, check_padding, fold, folded_config
     from vocabkit.report.transfer import preflight_report
     from vocabkit.scaling import match_rms, parse_scale
     from vocabkit.transfer import transfer as move
@@ -116,16 +124,24 @@ def transfer(
     check_export(export, out, vision, keep_cls=keep_cls)
     if out is not None and export is None:
         check_destination(out, "transferred")
-    result, report = move(_load(adapter), _target(to, weights), missing=missing.value, scale=factor or 1.0)
-    if factor is None and features is not None:
-        report = match_rms(result, report, _features(features))
+    loaded = _load(adapter)
+    if export is not None:
+        check_folds(loaded.config.head)
+    measured = None if features is None or factor is not None else _features(features, loaded, RMS_PATCHES)
+    target = _target(to, weights)
+    if export in (Export.llava, Export.mm_projector):
+        check_padding(loaded.config.hidden_width, target.embeddings.width)
+    result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
+    if measured is not None:
+        report = match_rms(result, report, measured)
+    if export is not None:
+        size = _export_size(export, folded_config(result.config), target, vision, weights or to)
+        report = dataclasses.replace(report, bytes=size)
     if not json:
         show(preflight_report(report))
     if out is not None and export is None:
         result.save(out)
     elif out is not None and export is not None:
-        from vocabkit.fold import fold
-
         write_export(fold(result), out, export, vision, weights or to, keep_cls=keep_cls)
     if json:
         show_json({"preflight": report, "written": out})
@@ -162,10 +178,10 @@ def check_transfer(
         raise VocabkitError("--validation is shown on a page: add --html FILE")
     check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
     measured = None if validation is None else _validation(validation)
-    moved = TransferredAdapter.from_pretrained(result)
+    moved, original = TransferredAdapter.from_pretrained(result), _load(adapter)
+    real = None if features is None else _features(features, original, PROOF_PATCHES)
     folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved, torch.float64)
-    real = _features(features) if features is not None else None
-    original, target = _load(adapter), _target(to, weights)
+    target = _target(to, weights)
     proof = prove(moved, original, target, features=real, folded=folded)
     if html is not None:
         from vocabkit.report.html.transfer import preflight_of, transfer_page
@@ -180,7 +196,11 @@ def check_transfer(
 
 def import_adapter(
     weights: Annotated[
-        Path, typer.Argument(help="The published mm_projector.bin (LangBridge, linear head).", show_default=False)
+        Path,
+        typer.Argument(
+            help="The published mm_projector.bin (LangBridge, linear head), or the folder of a whole checkpoint.",
+            show_default=False,
+        ),
     ],
     shared: Annotated[
         Path, typer.Argument(help="Its shared vocabulary, from `vocabkit import-map`.", show_default=False)
@@ -231,10 +251,19 @@ def _validation(path: Path) -> dict[str, Result]:
     return read_validation(path)
 
 
-def _features(path: Path) -> Tensor:
+def _features(path: Path, adapter: LangBridgeAdapter, limit: int) -> Tensor:
     from vocabkit.tensor_files import read_features
 
-    return read_features(path)
+    return read_features(path, width=adapter.config.vision_width, limit=limit)
+
+
+def _export_size(export: Export, config: MLPConfig, target: Target, vision: str | None, llm: str) -> int:
+    from vocabkit.export.size import export_size
+    from vocabkit.model_folders import model_folder
+
+    needed = vision is not None and export in (Export.llava, Export.mmproj)
+    folder = model_folder(vision) if needed and vision is not None else None
+    return export_size(export.value, config, target.embeddings.dtype, folder, llm)
 
 
 def check_export(export: Export | None, out: Path | None, vision: str | None, *, keep_cls: bool) -> None:
@@ -244,6 +273,11 @@ def check_export(export: Export | None, out: Path | None, vision: str | None, *,
 
     if export in (Export.llava, Export.mmproj) and vision is None:
         raise VocabkitError(f"--export {export} needs the vision model that the adapter was trained with: add --vision")
+    if export in (Export.llava, Export.mmproj) and vision == "efficientnet-lite0":
+        raise VocabkitError(
+            f"efficientnet-lite0 is no vision transformer, so {export} can't hold it; run the adapter with vocabkit "
+            "(`vocabkit infer`), or export projector"
+        )
     if keep_cls and export is not Export.llava:
         raise VocabkitError("--keep-cls is about a Llava checkpoint: add --export llava, or leave it out")
     if export is not None and out is not None:
@@ -274,6 +308,8 @@ def write_export(
             from vocabkit.export.llava import export_llava
 
             assert llm is not None
+            if projector.config.vision_model is None:
+                projector.config = dataclasses.replace(projector.config, vision_model=vision)
             if llm.endswith(".gguf"):
                 note(f"{llm}: dequantising it to bfloat16, which takes a while")
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
-from vocabkit.checkpoint import Checkpoint, read_checkpoint
+from vocabkit.checkpoint import KINDS, Checkpoint, kind_of, read_checkpoint
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.mixing import coefficients, mix, top_coefficients
 from vocabkit.model_card import langbridge_card, projector_card
@@ -53,7 +53,7 @@ class LangBridgeAdapter(Pretrained):
         """Visual tokens (..., D) in the dtype of `embeddings`.
 
         Args:
-            features: (..., Dv) patch features, in the dtype of the weights.
+            features: (..., Dv) patch features. They are taken to the dtype of the weights.
             embeddings: (V, D): row r is the LLM's embedding of row r of `shared` (Eq. 4 with the LLM of training,
                 Eq. 6 with another).
         """
@@ -167,12 +167,13 @@ def adapter_of(path: Path, checkpoint: Checkpoint) -> LangBridgeAdapter | MLPPro
         return LangBridgeAdapter.from_checkpoint(path, checkpoint)
     if found == MLPProjector.adapter_type:
         return MLPProjector.from_checkpoint(path, checkpoint)
-    raise VocabkitError(f"{path}: holds an adapter of type {quote(str(found))}, expected langbridge or mlp")
+    raise VocabkitError(f"{path}: holds {kind_of(found)}, expected {KINDS['langbridge']} or {KINDS['mlp']}")
 
 
 def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:
     if features.shape[-1:] != (linear_1.in_features,):
         raise VocabkitError(f"features are {tuple(features.shape)}; expected (..., {linear_1.in_features})")
+    features = features.to(linear_1.weight.dtype)
     hidden: Tensor = linear_2(functional.gelu(linear_1(features)))  # (..., Dv) -> (..., H) -> (..., H)
     return hidden
 

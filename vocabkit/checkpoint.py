@@ -69,16 +69,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def adapter_type(path: Path) -> str:
-    """What kind of adapter a checkpoint holds, told from its config alone. Raises VocabkitError: none that is known."""
+    """What kind of adapter a checkpoint holds, told from its config alone. Raises VocabkitError: it holds none."""
     if path.is_dir():
         config = _read_config(path)
     else:
         content = read_torch(path)
         config = _config_inside(path, content)
-    found = config.get("adapter_type")
-    if found not in KINDS:
-        raise VocabkitError(f"{path}: holds an adapter of unknown type {quote(str(found))}; upgrade vocabkit")
-    return str(found)
+    return str(config.get("adapter_type"))
+
+
+def kind_of(found: object) -> str:
+    """An `adapter_type` that was read, in words."""
+    return KINDS[found] if isinstance(found, str) and found in KINDS else f"an adapter of type {quote(str(found))}"
 
 
 def is_unfinished(path: Path) -> bool:

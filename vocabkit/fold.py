@@ -18,7 +18,7 @@ from torch.nn import functional
 from vocabkit.adapter import MLPProjector
 from vocabkit.adapter_config import MLPConfig
 from vocabkit.errors import VocabkitError
-from vocabkit.transferred import TransferredAdapter
+from vocabkit.transferred import TransferredAdapter, TransferredConfig
 
 BLOCK = 8192
 """Rows of V_shared that are in float32 at a time."""
@@ -29,6 +29,15 @@ def why_not_foldable(head: str) -> str | None:
     if head == "linear":
         return None
     return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
+
+
+def check_folds(head: str) -> None:
+    """Raises VocabkitError: an adapter with this head does not fold."""
+    if reason := why_not_foldable(head):
+        raise VocabkitError(
+            f"a {head} head does not fold: {reason}; transfer it without an export, then make a projector of it with "
+            "`vocabkit distill`, which `vocabkit export` writes"
+        )
 
 
 @torch.no_grad()
@@ -43,8 +52,7 @@ def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> M
     Raises VocabkitError: the head is not linear, or the result is beyond `dtype`.
     """
     adapter, embeddings, scale = transferred.adapter, transferred.embeddings, transferred.config.scale
-    if reason := why_not_foldable(adapter.config.head):
-        raise VocabkitError(f"a {adapter.config.head} head does not fold: {reason}")
+    check_folds(adapter.config.head)
     wide = functools.reduce(torch.promote_types, (adapter.head.weight.dtype, dtype or embeddings.dtype, torch.float32))
     mixed, bias = _head_times_rows(adapter.head, embeddings, wide)  # (H, D), (D,)
     middle = adapter.linear_2
@@ -56,19 +64,23 @@ def fold(transferred: TransferredAdapter, dtype: torch.dtype | None = None) -> M
         "linear_2.weight": weight * scale,
         "linear_2.bias": bias * scale,
     }
-    inner = adapter.config
-    config = MLPConfig(
-        vision_width=inner.vision_width,
-        hidden_width=inner.hidden_width,
-        llm_width=embeddings.shape[1],
-        llm=transferred.config.target,
-        vision_model=inner.vision_model,
-        vision_layer=inner.vision_layer,
-    )
     tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise VocabkitError(f"the folded projector is beyond {dtype or embeddings.dtype}; fold it to float32")
-    return _projector(config, tensors)
+    return _projector(folded_config(transferred.config), tensors)
+
+
+def folded_config(transferred: TransferredConfig) -> MLPConfig:
+    """The config of the projector that such an adapter folds into."""
+    inner = transferred.adapter
+    return MLPConfig(
+        vision_width=inner.vision_width,
+        hidden_width=inner.hidden_width,
+        llm_width=transferred.target_width,
+        llm=transferred.target,
+        vision_model=inner.vision_model,
+        vision_layer=inner.vision_layer,
+    )
 
 
 def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -83,6 +95,15 @@ def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) ->
     return mixed, bias
 
 
+def check_padding(hidden: int, width: int) -> None:
+    """Raises VocabkitError: a hidden layer of that many units can't be padded to `width`."""
+    if hidden > width:
+        raise VocabkitError(
+            f"the adapter's hidden layer has {hidden} units, more than the target's width {width}, which a stock Llava "
+            "projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
+        )
+
+
 @torch.no_grad()
 def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
     """`projector` with its hidden layer padded to `width` by units of zero weight: GELU(0) = 0, so nothing changes.
@@ -92,11 +113,7 @@ def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
     Raises VocabkitError if its hidden layer is wider than that.
     """
     hidden = len(projector.linear_1.weight)
-    if hidden > width:
-        raise VocabkitError(
-            f"the adapter's hidden layer has {hidden} units, more than the target's width {width}, which a stock Llava "
-            "projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
-        )
+    check_padding(hidden, width)
     if hidden == width:
         return projector
     more = width - hidden

@@ -15,11 +15,19 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from vocabkit.checkpoint import FOLDER_FILES, Checkpoint, read_checkpoint, write_checkpoint
+from vocabkit.checkpoint import FOLDER_FILES, KINDS, Checkpoint, kind_of, read_checkpoint, write_checkpoint
 from vocabkit.destination import check_destination
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared import SharedVocabulary
+
+_ADVICE = {
+    ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
+    ("transferred", "langbridge"): "give the adapter that it was made from",
+    ("langbridge", "transferred"): "`vocabkit transfer` it first",
+    ("mlp", "transferred"): "it was made for one LLM and can't be moved",
+}
+"""(`adapter_type` found, wanted) -> what to do."""
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
@@ -91,9 +99,10 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     @classmethod
     def from_checkpoint(cls, path: Path, checkpoint: Checkpoint) -> Self:
         """The module that `checkpoint`, read from `path`, describes."""
-        if checkpoint.config.get("adapter_type") != cls.adapter_type:
-            found = quote(str(checkpoint.config.get("adapter_type")))
-            raise VocabkitError(f"{path}: holds an adapter of type {found}, expected {cls.adapter_type}")
+        found = checkpoint.config.get("adapter_type")
+        if found != cls.adapter_type:
+            advice = _ADVICE.get((str(found), cls.adapter_type), "give another one")
+            raise VocabkitError(f"{path}: holds {kind_of(found)}, not {KINDS[cls.adapter_type]}; {advice}")
         try:
             config = msgspec.convert(dict(checkpoint.config), type=cls.config_class)
         except msgspec.ValidationError as error:

@@ -182,3 +182,14 @@ def test_features_and_embeddings_of_another_size_are_named() -> None:
         langbridge()(normal(3, VISION), normal(ROWS - 1, WIDTH))
     with pytest.raises(VocabkitError, match=r"features are \(\)"):
         projector()(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_of_another_dtype_are_taken_to_that_of_the_weights(dtype: torch.dtype) -> None:
+    features, embeddings = normal(3, VISION, dtype=dtype), normal(ROWS, WIDTH)
+    for found, expected in (
+        (langbridge()(features, embeddings), langbridge()(features.float(), embeddings)),
+        (projector()(features), projector()(features.float())),
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)

@@ -129,6 +129,14 @@ def test_the_card_states_what_the_config_says(tmp_path: Path) -> None:
     assert "can't be moved" in (tmp_path / "mlp/README.md").read_text()
 
 
+def test_a_card_shows_names_of_models_but_no_paths(tmp_path: Path) -> None:
+    for number, (given, shown) in enumerate(
+        [("openai/clip", "openai/clip"), ("/tmp/xyz/clip", "clip"), ("./clip", "clip"), ("a/b/clip", "clip")]
+    ):
+        langbridge(vision_model=given).save(tmp_path / str(number))
+        assert f"| Vision encoder | `{shown}` |" in (tmp_path / str(number) / "README.md").read_text()
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
@@ -459,7 +467,7 @@ def test_wrong_tensors_are_refused(
 
 
 def test_an_adapter_of_the_other_type_is_refused(folder: Path) -> None:
-    assert "expected mlp" in refusal(folder, MLPProjector.from_pretrained)
+    assert "holds a LangBridge adapter, not an MLP projector" in refusal(folder, MLPProjector.from_pretrained)
 
 
 # ---- bad files ---------------------------------------------------------------------------------------------------

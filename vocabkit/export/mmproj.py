@@ -54,7 +54,10 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
             raise VocabkitError(f"{vision}: llama.cpp knows no activation {config.hidden_act} in a vision model")
         adapted_states(vision, config, feature_layer, projector)
         processor = image_processor(vision)
-    tensors = _tensors(projector, vision, config)
+    tensors = {
+        name: converted({name: tensor}, dtype, vision)[name]
+        for name, (tensor, dtype) in gguf_tensors(projector, vision, config).items()
+    }
     with replacing(out) as temporary:
         writer = GGUFWriter(temporary, "clip")
         _add_keys(writer, projector, config, feature_layer)
@@ -90,8 +93,13 @@ def _add_keys(writer: GGUFWriter, projector: MLPProjector, config: PreTrainedCon
     writer.add_array("clip.vision.feature_layer", [feature_layer if feature_layer >= 0 else layers + 1 + feature_layer])
 
 
-def _tensors(projector: MLPProjector, vision: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
-    """Name in the file -> tensor, in float16 or float32."""
+def gguf_tensors(
+    projector: MLPProjector, vision: Path, config: PreTrainedConfig
+) -> dict[str, tuple[Tensor, torch.dtype]]:
+    """Name in the file -> tensor, and the dtype that it gets: matrices float16, the rest float32.
+
+    Raises VocabkitError: a tensor of the vision model that llama.cpp does not know.
+    """
     names = get_tensor_name_map(MODEL_ARCH.MMPROJ, config.num_hidden_layers)
     found = {}
     for key, tensor in vision_tensors(vision, config).items():
@@ -104,6 +112,7 @@ def _tensors(projector: MLPProjector, vision: Path, config: PreTrainedConfig) ->
         found[name] = tensor
     for number, linear in ((0, projector.linear_1), (2, projector.linear_2)):
         found |= {f"mm.{number}.weight": linear.weight, f"mm.{number}.bias": linear.bias}
-    halves = {name for name, tensor in found.items() if tensor.ndim >= 2 and name != "v.position_embd.weight"}
-    small = converted({name: found[name] for name in halves}, torch.float16, vision)
-    return small | converted({name: found[name] for name in found.keys() - halves}, torch.float32, vision)
+    return {
+        name: (tensor, torch.float16 if tensor.ndim >= 2 and name != "v.position_embd.weight" else torch.float32)
+        for name, tensor in found.items()
+    }

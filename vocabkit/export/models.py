@@ -24,17 +24,23 @@ def llm_folder(source: str) -> Iterator[Path]:
 
     Raises VocabkitError: not found, or a GGUF that transformers can't load.
     """
+    found = llm_source(source)
+    if found.suffix == ".gguf" and found.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            _from_gguf(found, Path(folder))
+            yield Path(folder)
+    else:
+        yield found
+
+
+def llm_source(source: str) -> Path:
+    """The path that `source` names, or the folder of a model that is downloaded. Raises VocabkitError: not found."""
     name = without_name(source)
     path = Path(name).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            _from_gguf(path, Path(folder))
-            yield Path(folder)
-    elif path.exists():
-        yield path
-    else:
-        entry = catalog().get(name.lower())
-        yield downloaded(entry.hub if entry is not None and entry.hub else name)
+    if path.exists():
+        return path
+    entry = catalog().get(name.lower())
+    return downloaded(entry.hub if entry is not None and entry.hub else name)
 
 
 def _from_gguf(path: Path, folder: Path) -> None:

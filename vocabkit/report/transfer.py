@@ -18,10 +18,11 @@ def preflight_report(found: Preflight) -> RenderableType:
         "embeddings": f"{printable(found.embeddings)}, {found.dtype}",
         "coverage": _coverage(found),
         "corpus mass": _mass(found),
-        "row norms": f"RMS {norms.rms:.3g}, {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}",
+        "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g} (Euclidean); "
+        f"RMS of an element {norms.rms:.3g}",
         "scale": f"{found.scale:.6g}",
         "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {found.width:,}",
-        "size": f"{found.bytes / 1e6:,.1f} MB",
+        "size": f"{found.bytes / 1e6:,.1f} MB to write",
         "folds": f"{'yes' if found.folds else 'no'}: {found.folding}",
     }
     parts: list[RenderableType] = [
@@ -47,6 +48,7 @@ def proof_report(proof: Proof) -> RenderableType:
     parts: list[RenderableType] = []
     if rows:
         parts.append(Columns(("patches", "relative error", "limit", ""), [Section("against Eq. 5-6", rows)]))
+    parts.append(Text(f"scale of the visual tokens, as recorded: {proof.scale:.6g}"))
     parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
     verdict = f"{printable(proof.target)}: {proof.rows:,} rows {'proven' if proof.passed else 'NOT proven'}"
     return Group(*parts, Text(verdict, style="green" if proof.passed else "red"))
