@@ -24,10 +24,16 @@ def open_target(
         progress: called with (bytes done, bytes in total) while a table is downloaded.
 
     Raises:
-        VocabkitError: nothing found, no weights known for it, or a table of another width than the catalog says.
+        VocabkitError: nothing found, no weights known for it, an encoder, or a table of another width than the catalog
+            says.
     """
     found = resolve(argument)
     table = open_embeddings(weights or _weights(argument, found), progress=progress)
+    if table.encoder is not None:
+        raise VocabkitError(
+            f"{argument}: is an encoder ({quote(table.encoder)}), which reads text but can't go on with it; "
+            "name an LLM that writes"
+        )
     vocabulary = found.vocabulary
     if vocabulary.width is not None and vocabulary.width != table.width:
         raise VocabkitError(

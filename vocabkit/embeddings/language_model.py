@@ -14,6 +14,11 @@ from vocabkit.readers.json_file import decode_json
 
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config")
 """Where the config of a multimodal model keeps that of its language model."""
+_ENCODERS = {
+    "big_bird", "data2vec-text", "electra", "ernie", "esm", "fnet", "funnel", "gte", "longformer", "luke", "mpnet",
+    "mra", "nystromformer", "roformer", "t5encoder", "xlm", "xmod", "yoso",
+}  # fmt: skip
+"""Families of encoders without `bert` in their name, of transformers and GGUF."""
 _DTYPES = {
     "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
     "auto": None, None: None,
@@ -34,6 +39,15 @@ class LanguageModel:
     """In which the model runs; None where it is that of the weights."""
     tied: bool
     """Whether the output layer is the embedding table."""
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads text only and can't go on with it, as BERT does: visual tokens would be of no use to it."""
+        if self.values.get("is_decoder") is True or "decoder" in self.family:
+            return False
+        heads = self.values.get("architectures")
+        masked = isinstance(heads, list) and any(str(name).endswith("ForMaskedLM") for name in heads)
+        return masked or "bert" in self.family or self.family in _ENCODERS
 
 
 def read_config(path: Path) -> LanguageModel:

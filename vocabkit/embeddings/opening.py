@@ -46,7 +46,8 @@ def open_embeddings(
 
 
 def _table(model: LanguageModel, stored: StoredRows, source: str, dtype: torch.dtype | None) -> EmbeddingTable:
-    return EmbeddingTable(source, dtype or model.dtype or stored.dtype, stored, scale_of(model, stored.width))
+    encoder = model.family if model.is_encoder else None
+    return EmbeddingTable(source, dtype or model.dtype or stored.dtype, stored, scale_of(model, stored.width), encoder)
 
 
 def _open_local(path: Path) -> tuple[LanguageModel, StoredRows, str]:

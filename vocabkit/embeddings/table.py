@@ -51,6 +51,8 @@ class EmbeddingTable:
     stored: StoredRows
     scale: Scale | None
     """What the model multiplies its embeddings by, None for nothing."""
+    encoder: str | None = None
+    """The family of the model, if it is an encoder such as BERT, which can't go on with a text."""
 
     @property
     def num_rows(self) -> int:

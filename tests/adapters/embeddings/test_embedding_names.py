@@ -76,3 +76,21 @@ def test_none_at_all_shows_what_there_is() -> None:
         embedding_name(["classifier.bias"], model(), "file")
     with pytest.raises(VocabkitError, match="it has none"):
         embedding_name([], model(), "file")
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "is_encoder"),
+    [
+        ("bert", {}, True),
+        ("xlm-roberta", {"architectures": ["XLMRobertaForSequenceClassification"]}, True),
+        ("unheard-of", {"architectures": ["UnheardOfForMaskedLM"]}, True),
+        ("nomic_bert", {}, True),
+        ("bert", {"is_decoder": True, "architectures": ["BertLMHeadModel"]}, False),
+        ("modernbert-decoder", {"architectures": ["ModernBertDecoderForCausalLM"]}, False),
+        ("llama", {"architectures": ["LlamaForCausalLM"]}, False),
+        ("llama", {"architectures": "damaged"}, False),
+        ("bart", {"architectures": ["BartForConditionalGeneration"]}, False),
+    ],
+)
+def test_encoders_are_told_from_models_that_write(family: str, values: dict[str, object], is_encoder: bool) -> None:
+    assert LanguageModel("config.json", family, values, None, tied=False).is_encoder == is_encoder
