@@ -10,6 +10,7 @@ import os
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from . import (
     adapters,
@@ -30,7 +31,6 @@ ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transform
 """What only the commands about adapters need, and a light installation lacks."""
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -64,15 +64,17 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line.
 
-    Exit code 1 if a check failed or the reader of a pipe went away, 2 on bad usage or, with one line on stderr, on bad
-    input, 130 on Ctrl-C.
+    Exit code 1 if a check failed or the reader of a pipe went away, 2 with one line on stderr on bad usage or bad
+    input, 130 on Ctrl-C. Without any words, the help is shown.
     """
     from vocabkit.errors import VocabkitError, one_line
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], "vocabkit", standalone_mode=False))
+    except TyperException as error:
+        problem = one_line(_usage(error))
     except VocabkitError as error:
         problem = str(error)
     except MemoryError:
@@ -86,3 +88,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     print(f"error: {problem}", file=sys.stderr)
     sys.exit(2)
+
+
+def _usage(error: TyperException) -> str:
+    """What typer says of bad usage in several lines, and where the help is."""
+    context = getattr(error, "ctx", None)
+    command = "vocabkit" if context is None else context.command_path
+    return f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`"
