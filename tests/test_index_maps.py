@@ -39,8 +39,17 @@ def test_a_published_map_becomes_a_shared_vocabulary(tmp_path: Path, qwen: Vocab
     assert shared.ids_for("qwen2").tolist() == list(QWEN_MAP.values())
     assert shared.ids_for("llama3").tolist() == list(LLAMA_MAP.values())
     assert shared.tokens[:3].to_pylist() == [b" the", b",", b" a"]
-    assert (shared.selection.order, shared.selection.at_least) == ("map:19200_Qwen.json", 2)
+    assert (shared.selection.order, shared.selection.at_least) == ("map", 2)
     assert verify(shared, {"qwen2": qwen, "llama3": llama}) == []
+
+
+def test_the_fingerprint_does_not_depend_on_the_name_of_the_file(
+    tmp_path: Path, qwen: Vocabulary, llama: Vocabulary
+) -> None:
+    one, other = (import_map(written(tmp_path, QWEN_MAP, name), qwen, [llama]) for name in ("a.json", "b.json"))
+    assert one.fingerprint == other.fingerprint
+    fewer = dict(list(QWEN_MAP.items())[:-1])
+    assert import_map(written(tmp_path, fewer, "a.json"), qwen, [llama]).fingerprint != one.fingerprint
 
 
 def test_an_imported_map_survives_its_file(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:

@@ -56,7 +56,7 @@ def import_map(
         tokens=taken(owner.tokens, ids),
         ids=ids[None],
         tokenizers=[TokenizerInfo.of(owner)],
-        selection=Selection(at_least=1 + len(others), order=f"map:{path.name}"),
+        selection=Selection(at_least=1 + len(others), order="map"),
     )
     for other in others:
         shared = shared.extend(other)
