@@ -1,4 +1,4 @@
-"""The published weights: LLaVA's `mm_projector.bin`, as LangBridge's code writes it too.
+"""The published weights: LLaVA's `mm_projector.bin`, as LangBridge's code writes it too, or the checkpoint that has it.
 
 A dict of `<prefix>mm_projector.<layer>.{weight,bias}`. Layers 0 and 2 are an MLP with a GELU between them; LangBridge
 has layer 3, the head, too. The prefix depends on how the model was wrapped.
@@ -7,13 +7,19 @@ has layer 3, the head, too. The prefix depends on how the model was wrapped.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig
+from vocabkit.embeddings.shard_index import read_index
+from vocabkit.embeddings.weights import weights_file
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files import reading
 from vocabkit.shared import SharedVocabulary
 from vocabkit.tensor_files import check_tensors, owned, read_torch, write_torch
 
@@ -26,7 +32,8 @@ def import_published(weights: Path, shared: SharedVocabulary, llm: str) -> LangB
     """The LangBridge adapter of an `mm_projector.bin`, whose head is linear. Dtypes are kept.
 
     Args:
-        weights: the file; keys without `mm_projector.` are left aside.
+        weights: the file, or the folder of a whole checkpoint in one file or in shards, of safetensors or torch.save.
+            Of a checkpoint, nothing is read but what has `mm_projector.` in its name.
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
 
@@ -74,12 +81,13 @@ def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> Non
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:
-    content = read_torch(path)
-    keys = content.keys() if isinstance(content, dict) else ()
-    matches = [match for key in keys if isinstance(key, str) and (match := _KEY.fullmatch(key))]
+    content = _contents(path)
+    matches = [match for key in content if isinstance(key, str) and (match := _KEY.fullmatch(key))]
     prefixes = sorted({match[1] for match in matches})
     if not matches:
-        raise VocabkitError(f"{path}: no mm_projector layers in this file")
+        raise VocabkitError(
+            f"{path}: no mm_projector layers in it; give an mm_projector.bin, or the folder of a checkpoint"
+        )
     if len(prefixes) > 1:
         raise VocabkitError(f"{path}: two projectors, {quote(prefixes[0])} and {quote(prefixes[1])}; give one of them")
     layers = {match[2] for match in matches}
@@ -100,3 +108,23 @@ def _read_layers(path: Path) -> dict[str, Tensor]:
     if lacking:
         raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
     return tensors
+
+
+def _contents(path: Path) -> Mapping[Any, Any]:
+    """The layers of a projector, and whatever else is in a file of torch.save."""
+    if path.is_dir():
+        single = path / "mm_projector.bin"
+        path = single if single.is_file() else weights_file(path)
+    if path.name.endswith(".index.json"):
+        shards = read_index(path)
+        names = sorted({shard for name, shard in shards.items() if _KEY.fullmatch(name)})
+        return {key: tensor for name in names for key, tensor in _contents(path.parent / name).items()}
+    if path.suffix != ".safetensors":
+        content = read_torch(path)
+        return content if isinstance(content, dict) else {}
+    with reading(path):
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if _KEY.fullmatch(name)}  # noqa: SIM118
+        except SafetensorError as error:
+            raise VocabkitError(f"{path}: damaged ({quote(str(error), 80)}); download it again") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
 from torch import Tensor
 
@@ -97,6 +98,54 @@ def test_an_imported_adapter_is_saved_and_loaded_like_any_other(tmp_path: Path, 
 def test_tensors_of_other_modules_are_left_aside(tmp_path: Path, shared: SharedVocabulary) -> None:
     content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
     import_published(written(tmp_path, content), shared, "qwen2")
+
+
+def test_a_whole_checkpoint_in_shards_gives_its_projector(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.", torch.bfloat16)
+    folder = checkpoint(tmp_path, content)
+    adapter = import_published(folder, shared, "qwen2")
+    assert_same_state(adapter, import_published(written(tmp_path, content), shared, "qwen2"))
+    assert_same_state(import_published(folder / "model.safetensors.index.json", shared, "qwen2"), adapter)
+
+
+def test_shards_without_a_part_of_the_projector_are_not_even_opened(tmp_path: Path, shared: SharedVocabulary) -> None:
+    folder = checkpoint(tmp_path, published("model.mm_projector."))
+    (folder / "llm.safetensors").unlink()
+    import_published(folder, shared, "qwen2")
+    (folder / "2.safetensors").unlink()
+    assert "2.safetensors: no such file" in refusal(folder, shared)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "mm_projector.bin"])
+def test_a_folder_with_one_file_gives_its_projector(tmp_path: Path, shared: SharedVocabulary, name: str) -> None:
+    content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
+    if name.endswith("safetensors"):
+        save_file(content, tmp_path / name)
+    else:
+        torch.save(content, tmp_path / name)
+    expected = import_published(written(tmp_path / "..", content), shared, "qwen2")
+    assert_same_state(import_published(tmp_path, shared, "qwen2"), expected)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    assert "not a model folder" in refusal(tmp_path, shared)
+    save_file({"model.embed_tokens.weight": torch.ones(3, 3)}, tmp_path / "model.safetensors")
+    assert "no mm_projector layers in it" in refusal(tmp_path, shared)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    assert "damaged" in refusal(tmp_path, shared)
+
+
+def checkpoint(folder: Path, layers: Mapping[str, Tensor]) -> Path:
+    """A LLaVA checkpoint: its LLM in one shard, and each layer of the projector in another."""
+    folder = folder / "llava"
+    folder.mkdir()
+    shards = {name: f"{name.split('.')[-2]}.safetensors" for name in layers}
+    for shard in set(shards.values()):
+        save_file({name: layers[name] for name in layers if shards[name] == shard}, folder / shard)
+    save_file({"model.embed_tokens.weight": torch.ones(3, 3)}, folder / "llm.safetensors")
+    index = {"weight_map": {**shards, "model.embed_tokens.weight": "llm.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
 
 
 def test_the_way_back_gives_the_published_file(tmp_path: Path, shared: SharedVocabulary) -> None:
