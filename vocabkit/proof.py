@@ -53,6 +53,8 @@ class Proof:
     checks: tuple[Check, ...]
     problems: tuple[str, ...]
     """Fingerprints that do not belong together, weights or rows that are not those they should be; empty if none."""
+    scale: float = 1.0
+    """The factor on visual tokens that the result records; both sides are multiplied by it."""
 
     @property
     def passed(self) -> bool:
@@ -81,13 +83,13 @@ def check_transfer(
     """
     ids, problems = _expected_ids(result, original, target)
     if problems:
-        return Proof(result.config.target, len(result.embeddings), (), tuple(problems))
+        return Proof(result.config.target, len(result.embeddings), (), tuple(problems), result.config.scale)
     problems = _differences(result, original, ids, target)
     width = original.config.vision_width
     inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
     if features is not None:
         if features.ndim != 2 or features.shape[1] != width or not len(features):
-            raise VocabkitError(f"features are {tuple(features.shape)}; expected (N, {width})")
+            raise VocabkitError(f"features are {tuple(features.shape)}; expected (N, {width}), N > 0")
         inputs["real features"] = features.float()
     exact = _in_float64(result)
     coarse = max((original.linear_1.weight.dtype, result.embeddings.dtype), key=TOLERANCE.__getitem__)
@@ -110,7 +112,7 @@ def check_transfer(
                     limit,
                 )
             )
-    return Proof(result.config.target, len(result.embeddings), tuple(checks), tuple(problems))
+    return Proof(result.config.target, len(result.embeddings), tuple(checks), tuple(problems), result.config.scale)
 
 
 def _in_float64(result: TransferredAdapter) -> TransferredAdapter:

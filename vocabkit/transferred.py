@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,10 @@ class TransferredConfig:
     """What became of rows whose token the target lacks: error (there were none), drop or compose."""
     scale: float = 1.0
     """Factor on the visual tokens."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise VocabkitError(f"scale {self.scale}: must be a positive number")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of each tensor."""

@@ -12,11 +12,12 @@ import torch
 from command_line import vocabkit, vocabkit_lean
 from hub_server import COMMIT, HubServer, _Handler
 from safetensors.torch import load_file, save_file
-from small_adapters import ROWS, assert_same_state, langbridge, normal
+from small_adapters import ROWS, VISION, assert_same_state, langbridge, normal, projector
 from tiny_llms import random_rows, table_folder
 from tokenizer_files import bpe_json
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
+from vocabkit.feature_files import FeatureInfo, FeatureWriter
 from vocabkit.published import import_published, save_published
 from vocabkit.transferred import TransferredAdapter
 from vocabkit_cli.app import main
@@ -28,7 +29,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     langbridge().save(tmp_path / "adapter.pt")
     langbridge("softmax").save(tmp_path / "softmax.pt")
     table_folder(tmp_path / "llm", random_rows(128_256, 6))
+    table_folder(tmp_path / "narrow", random_rows(10, 4))
+    table_folder(tmp_path / "bert", random_rows(10, 6))
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    projector().save(tmp_path / "mlp.pt")
     save_file({"features": normal(4, 5, 7)}, tmp_path / "features.safetensors")
+    save_file({"features": normal(4, 5, 31)}, tmp_path / "wide.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,6 +48,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 TO_LLAMA = ("--to", "llama3", "--weights", "llm")
+TO_NARROW = ("--to", "llama3", "--weights", "narrow")
+"""Narrower than the adapter's hidden layer, and with too few rows: which is found when they are read."""
+EFFICIENT = ("--vision", "efficientnet-lite0")
 
 
 def test_without_out_only_the_report_comes(
@@ -114,6 +123,45 @@ def test_rms_scale_is_measured_on_features_and_recorded(here: Path, monkeypatch:
     assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 0
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_folder_of_features_is_taken_wherever_features_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    features_folder(here / "features", normal(4, 5, VISION), dtype)
+    words = ("adapter.pt", *TO_LLAMA, "--scale", "rms")
+    assert run(monkeypatch, "transfer", *words, "--features", "features", "--out", "moved") == 0
+    assert run(monkeypatch, "transfer", *words, "--features", "features.safetensors", "--out", "again") == 0
+    moved, again = (TransferredAdapter.from_pretrained(here / name) for name in ("moved", "again"))
+    assert moved.config.scale == pytest.approx(again.config.scale, rel=1e-3)
+    capsys.readouterr()
+    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features") == 0
+    shown = capsys.readouterr().out
+    assert "real features" in shown
+    assert f"scale of the visual tokens, as recorded: {moved.config.scale:.6g}" in shown
+
+
+def features_folder(folder: Path, features: torch.Tensor, dtype: str) -> None:
+    """As `vocabkit features` writes it, a picture in a row: (M, N, Dv)."""
+    info = FeatureInfo(
+        name="random", layer=-2, keep_cls=False, pool=None, grid=(1, 5), tokens=5, width=VISION, precision="float32",
+        fingerprint="", dtype=dtype,
+    )  # fmt: skip
+    writer = FeatureWriter(folder, info)
+    for number, rows in enumerate(features.to(getattr(torch, dtype))):
+        writer.add({f"digest {number}": rows}, {f"key {number}": f"digest {number}"})
+    writer.finish()
+
+
+def test_the_size_in_the_report_is_that_of_the_export(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, options in ((TransferredAdapter, ()), (MLPProjector, ("--export", "projector"))):
+        out = f"{kind.__name__}.pt"
+        assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--json", "--out", out, *options) == 0
+        size = json.loads(capsys.readouterr().out)["preflight"]["bytes"]
+        assert size == sum(tensor.nbytes for tensor in kind.from_pretrained(out).state_dict().values())
+
+
 def test_a_linear_adapter_is_written_as_a_plain_projector(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "folded", "--export", "projector") == 0
@@ -183,7 +231,24 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
         (("adapter.pt", *TO_LLAMA, "--out", "adapter.pt"), "adapter.pt: is the adapter that is moved; name another"),
         (("adapter.pt", *TO_LLAMA, "--keep-cls"), "--keep-cls is about a Llava checkpoint: add --export llava"),
         (("adapter.pt", *TO_LLAMA, "--keep-cls", "--export", "projector", "--out", "x"), "add --export llava"),
-        (("softmax.pt", *TO_LLAMA, "--export", "projector", "--out", "x"), "a softmax head does not fold"),
+        (
+            ("softmax.pt", *TO_LLAMA, "--export", "projector", "--out", "x"),
+            "make a projector of it with `vocabkit distill`",
+        ),
+        (("adapter.pt", *TO_NARROW, "--export", "mm_projector", "--out", "x.bin"), "more than the target's width 4"),
+        (("adapter.pt", *TO_NARROW, "--export", "llava", "--vision", "v", "--out", "x"), "than the target's width 4"),
+        (("adapter.pt", *TO_LLAMA, "--export", "llava", *EFFICIENT, "--out", "x"), "no vision transformer, so llava"),
+        (
+            ("adapter.pt", *TO_LLAMA, "--export", "mmproj", *EFFICIENT, "--out", "x.gguf"),
+            "run the adapter with vocabkit",
+        ),
+        (("mlp.pt", *TO_LLAMA), "mlp.pt: holds an MLP projector, not a LangBridge adapter; it has no vocabulary"),
+        (("adapter.pt", "--to", "llama3", "--weights", "bert"), "is an encoder ('bert'), which reads text but can't"),
+        (
+            ("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "wide.safetensors"),
+            "wide.safetensors: has features of",
+        ),
+        (("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "llm"), "llm: no index.json"),
         (
             ("adapter.pt", *TO_LLAMA, "--out", "llm"),
             "llm: is there and is not a transferred adapter; choose another name",
