@@ -1,9 +1,10 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
-docs/cli.md is made from `--help`, the table at the end of docs/python.md from what the page imports. In README.md and
-docs/*.md, each ```console block is a transcript: its `$` lines are
-run one after the other, and what they print on stdout follows them. Each page has a folder of its own that looks like a
-clone of the repository after `make demo`: data/ and .sources/, and beside them the files of docs/examples.
+docs/cli.md is made from `--help`; docs/dependencies.md from the metadata of installed packages, and it stays as it is
+where some are missing; the table at the end of docs/python.md from what the page imports. In README.md and docs/*.md, each
+```console block is a transcript: its `$` lines are run one after the other, and what they print on stdout follows them.
+Each page has a folder of its own that looks like a clone of the repository after `make demo`: data/ and .sources/, and
+beside them the files of docs/examples.
 
 A ```console models block needs torch and the models in .sources/, and stays as it is where these are missing. Its
 decimals depend on the processor: if nothing else in it has changed, it stays as it is, too.
@@ -12,6 +13,7 @@ decimals depend on the processor: if nothing else in it has changed, it stays as
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
 import re
@@ -20,7 +22,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+
+import dependencies
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -37,8 +42,11 @@ def pages() -> dict[Path, str]:
     """Every generated page with the text it should have."""
     written = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     fresh = {page: with_transcripts(page) for page in written if page.name != "cli.md"}
-    python = ROOT / "docs/python.md"
-    return {**fresh, ROOT / "docs/cli.md": command_reference(), python: with_names(fresh[python])}
+    python, installed = ROOT / "docs/python.md", ROOT / "docs/dependencies.md"
+    fresh |= {ROOT / "docs/cli.md": command_reference(), python: with_names(fresh[python])}
+    with contextlib.suppress(PackageNotFoundError):
+        fresh[installed] = dependencies.page()
+    return fresh
 
 
 def with_transcripts(page: Path) -> str:
