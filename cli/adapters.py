@@ -106,6 +106,8 @@ def transfer(
     with --out the result is written.
     """
     from vocabkit.allocation import return_freed_memory
+
+    return_freed_memory()
     from vocabkit.destination import check_destination
     from vocabkit.errors import VocabkitError
     from vocabkit.fold import check_folds, check_padding, fold, folded_config
@@ -113,7 +115,6 @@ def transfer(
     from vocabkit.scaling import match_rms, parse_scale
     from vocabkit.transfer import transfer as move
 
-    return_freed_memory()
     factor = parse_scale(scale)
     if factor is None and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -23,8 +24,8 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Have glibc's malloc give each block of 128 KiB or more back to the kernel as soon as it is freed, and Arrow take
-    its memory from there, too, instead of a pool that keeps it.
+    """Have glibc's malloc give each block of 128 KiB or more back to the kernel as soon as it is freed, and Arrow, if it
+    is not imported yet, take its memory from there, too, instead of a pool that keeps it.
 
     By default malloc begins to keep blocks once a large one was freed. For a process that makes one large result, and
     whose other blocks add to its peak memory. Elsewhere than on glibc only Arrow is changed.
@@ -32,9 +33,7 @@ def return_freed_memory() -> bool:
     Returns:
         Whether malloc was set.
     """
-    import pyarrow as pa
-
-    pa.set_memory_pool(pa.system_memory_pool())
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own setting, read once
     return _mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 

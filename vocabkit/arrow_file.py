@@ -9,6 +9,7 @@ is found before Arrow looks at the file.
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -39,18 +40,18 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compre
         temporary.write_bytes(content)
 
 
-def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> bytearray:
+def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> memoryview:
     """An Arrow file of `table` as one record batch, with `metadata` (keys without prefix). Same input, same bytes.
 
     Raises VocabkitError: the content holds something that looks like the checksum.
     """
     entries = {PREFIX + key: value for key, value in sorted({**metadata, "checksum": _BLANK.decode()}.items())}
     table = table.combine_chunks().replace_schema_metadata(entries)
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
     codec = pa.Codec(compression, compression_level=19) if compression else None
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+    with pa.ipc.new_file(pa.PythonFile(sink, "w"), table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
         writer.write_table(table)
-    content = bytearray(sink.getvalue())
+    content = sink.getbuffer()
     places = _digest_places(content)
     if len(places) != 2:
         raise VocabkitError(
@@ -118,11 +119,11 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _digest_places(content: bytearray | memoryview) -> list[int]:
+def _digest_places(content: memoryview) -> list[int]:
     return [match.start() for match in _DIGEST.finditer(content)]
 
 
-def _digest(content: bytearray | memoryview, places: Sequence[int]) -> bytes:
+def _digest(content: memoryview, places: Sequence[int]) -> bytes:
     """The checksum of a file whose checksum stands in `places`."""
     view, digest, done = memoryview(content), hashlib.sha256(), 0
     for place in places:

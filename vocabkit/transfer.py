@@ -121,7 +121,8 @@ def transfer(
     if not len(kept):
         raise VocabkitError(f"{name} has none of the {len(shared)} tokens of this adapter")
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
-    embeddings, norms = _rows(kept_shared, [composed.get(row) for row in kept.tolist()], target)
+    stand_ins = [composed.get(row) for row in kept.tolist()] if composed else []
+    embeddings, norms = _rows(kept_shared, stand_ins, target)
     inner = dataclasses.replace(adapter.config, rows=len(kept), shared_fingerprint=kept_shared.fingerprint)
     config = TransferredConfig(
         adapter=inner,
@@ -179,19 +180,19 @@ def _compositions(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Voc
     return {row: ids for row, ids in spelled.items() if ids}
 
 
-def _rows(shared: SharedVocabulary, composed: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
+def _rows(shared: SharedVocabulary, stand_ins: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
     """(R, D) embedding rows in the table's dtype and their norms (R,); row r is the rounded mean of the rows
-    `composed[r]` if given.
+    `stand_ins[r]` if given.
     """
     vocabulary, table = target.vocabulary, target.embeddings
-    if not any(composed):
+    if not stand_ins:
         return table.rows_and_norms(shared.ids_for(vocabulary.name), tokens=vocabulary)
     own = torch.from_numpy(shared.mask_for(vocabulary.name))
     embeddings, norms = torch.empty(len(shared), table.width, dtype=table.dtype), torch.empty(len(shared))
     ids = shared.only_with(vocabulary.name).ids_for(vocabulary.name)
     embeddings[own], norms[own] = table.rows_and_norms(ids, tokens=vocabulary)
     for row in (~own).nonzero().flatten().tolist():
-        parts = table.rows(np.array(composed[row], np.int32), tokens=vocabulary)  # (P, D)
+        parts = table.rows(np.array(stand_ins[row], np.int32), tokens=vocabulary)  # (P, D)
         embeddings[row] = parts.double().mean(dim=0).to(table.dtype)
         norms[row] = embeddings[row].float().norm()
     return embeddings, norms
@@ -231,7 +232,7 @@ def _preflight(
             )
             for row in lacking
         ),
-        norms=_norms(norms, width),
+        norms=_norms(norms.numpy(), width),
         scale=result.config.scale,
         vision_width=adapter.config.vision_width,
         hidden_width=hidden,
@@ -250,11 +251,11 @@ def _folding(hidden: int, width: int) -> str:
     return f"into a stock two-layer projector{padded}"
 
 
-def _norms(lengths: Tensor, width: int) -> Norms:
+def _norms(lengths: np.ndarray, width: int) -> Norms:
     return Norms(
-        rms=float((lengths.double().square().mean() / width).sqrt()),
+        rms=float(np.sqrt(np.square(lengths, dtype=np.float64).mean() / width)),
         shortest=float(lengths.min()),
-        median=float(lengths.median()),
+        median=float(np.median(lengths)),
         longest=float(lengths.max()),
     )
 
