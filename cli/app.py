@@ -31,6 +31,7 @@ ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transform
 """What only the commands about adapters need, and a light installation lacks."""
 
 app = typer.Typer(
+    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -65,15 +66,18 @@ def main() -> None:
     """Run the command line.
 
     Exit code 1 if a check failed or the reader of a pipe went away, 2 with one line on stderr on bad usage or bad
-    input, 130 on Ctrl-C. Without any words, the help is shown.
+    input, 130 on Ctrl-C.
     """
     from vocabkit.errors import VocabkitError, one_line
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], "vocabkit", standalone_mode=False))
+        sys.exit(app(sys.argv[1:], "vocabkit", standalone_mode=False))
     except TyperException as error:
+        if len(sys.argv) < 2:
+            print(error.format_message(), file=sys.stderr)  # the help
+            sys.exit(2)
         problem = one_line(_usage(error))
     except VocabkitError as error:
         problem = str(error)

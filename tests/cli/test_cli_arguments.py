@@ -205,12 +205,6 @@ def test_choices_are_listed_on_that_line_too(here: Path) -> None:
     assert "'error', 'drop', 'compose'" in message
 
 
-def test_without_words_the_help_is_shown(here: Path) -> None:
-    done = vocabkit_here(here)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Usage: vocabkit ")
-
-
 # ---- output ------------------------------------------------------------------------------------------------------
 
 
