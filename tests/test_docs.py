@@ -98,25 +98,6 @@ def test_python_snippets_import_what_there_is(page: Path) -> None:
                 assert not [name.name for name in node.names if not hasattr(module, name.name)]
 
 
-@needs_torch
-def test_the_projector_is_taken_out_of_the_shards_of_a_published_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    (tmp_path / "llava-model").mkdir()
-    layers = {f"model.mm_projector.{layer}.weight": torch.rand(2, 2) for layer in (0, 2, 3)}
-    for number, (name, tensor) in enumerate(layers.items()):
-        save_file({name: tensor, "model.image_newline": torch.rand(2)}, tmp_path / f"llava-model/{number}.safetensors")
-    monkeypatch.chdir(tmp_path)
-    (snippet,) = blocks(ROOT / "docs/from-langbridge.md", "python")
-    exec(snippet, {})
-    written = torch.load("mm_projector.bin", weights_only=True)
-    assert written.keys() == layers.keys()
-    assert all(torch.equal(written[name], tensor) for name, tensor in layers.items())
-
-
 @each_page
 def test_commands_in_the_pages_are_understood(page: Path) -> None:
     for name, *arguments in calls(page):
