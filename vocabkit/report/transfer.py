@@ -18,7 +18,7 @@ def preflight_report(found: Preflight) -> RenderableType:
         "embeddings": f"{printable(found.embeddings)}, {found.dtype}",
         "coverage": _coverage(found),
         "corpus mass": _mass(found),
-        "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g} (Euclidean); "
+        "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
         f"RMS of an element {norms.rms:.3g}",
         "scale": f"{found.scale:.6g}",
         "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {found.width:,}",
