@@ -22,8 +22,8 @@ STATED_ELSEWHERE = {
 _HEAD = """# Dependencies
 
 Each package that `make demo`, `make test` and continuous integration install, with the licence that it states itself.
-Made by `make docs` from `constraints.txt` and the metadata of what is installed. vocabkit's own code is under the Apache
-License 2.0; what lies in `data/` is listed file by file in [data/NOTICE.md](../data/NOTICE.md).
+Made by `make docs` from `constraints.txt` and the metadata of what is installed. vocabkit's own code is under the
+Apache License 2.0; what lies in `data/` is listed file by file in [data/NOTICE.md](../data/NOTICE.md).
 
 vocabkit contains none of these packages; pip installs them beside it, within the bounds of `pyproject.toml`. torch from
 PyPI brings NVIDIA's CUDA libraries along on Linux, under NVIDIA's terms. The extra `fuzz` adds atheris (Apache-2.0).
