@@ -1,0 +1,102 @@
+"""vLLM: the fields that its Llava loader reads (vllm/model_executor/models/llava.py of 0.32), and, where VLLM_PYTHON
+names a Python that has it, its answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from small_models import llama, llm, loaded, projector
+from vision_models import clip, siglip
+
+from vocabkit.export.llava import export_llava
+
+SCRIPT = Path(__file__).parents[2] / "docs/examples/vllm_answers.py"
+QUESTION = "What?"
+
+
+@pytest.fixture(params=["clip", "siglip"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    vision = {"clip": clip, "siglip": siglip}[request.param](tmp_path / "vision")
+    text = llm(tmp_path / "llm", llama(head_dim=32))  # the narrowest heads that vLLM's attention on a CPU takes
+    return export_llava(projector(), vision, text, tmp_path / "llava-mine").folder
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
+
+
+def test_the_config_has_what_the_loader_reads(checkpoint: Path) -> None:
+    config = _read(checkpoint / "config.json")
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["model_type"] == "llava"
+    assert config["vision_config"]["model_type"] in ("clip_vision_model", "siglip_vision_model")
+    assert config["text_config"]["architectures"] == ["LlamaForCausalLM"]  # by it vLLM chooses the LLM
+    assert config["image_token_index"] < config["text_config"]["vocab_size"]
+    assert config["projector_hidden_act"] == "gelu"
+    assert config["multimodal_projector_bias"] is True
+    assert isinstance(config["vision_feature_layer"], int)
+
+
+def test_the_processor_gives_as_many_image_tokens_and_pixels_as_the_loader_counts(checkpoint: Path) -> None:
+    config, settings = _read(checkpoint / "config.json"), _read(checkpoint / "processor_config.json")
+    vision = config["vision_config"]
+    assert settings["processor_class"] == "LlavaProcessor"
+    assert settings["patch_size"] == vision["patch_size"]
+    assert settings["image_token"] == "<image>"  # what vLLM itself writes into a prompt for a picture
+    assert settings["vision_feature_select_strategy"] == config["vision_feature_select_strategy"]
+    class_tokens = int(vision["model_type"] == "clip_vision_model")
+    left_out = int(config["vision_feature_select_strategy"] == "default")
+    counted = (vision["image_size"] // vision["patch_size"]) ** 2 + class_tokens - left_out
+    _, processor = loaded(checkpoint)
+    inputs = processor(images=Image.new("RGB", (50, 20)), text="<image>", return_tensors="pt")
+    assert int((inputs["input_ids"] == config["image_token_index"]).sum()) == counted
+    assert inputs["pixel_values"].shape[2:] == (vision["image_size"],) * 2
+
+
+def test_tensors_have_names_that_the_loader_takes(checkpoint: Path) -> None:
+    index = _read(checkpoint / "model.safetensors.index.json")["weight_map"]
+    parts = {"vision_tower", "multi_modal_projector", "language_model"}
+    assert {name.split(".")[0] for name in index} == parts
+    assert {name.split(".")[1] for name in index if name.startswith("language_model.")} == {"model", "lm_head"}
+    for name, file in index.items():
+        with safe_open(checkpoint / file, "pt") as tensors:
+            assert name in tensors.keys()  # noqa: SIM118
+
+
+@pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="VLLM_PYTHON names no Python with vLLM")
+def test_vllm_answers_as_transformers_does(checkpoint: Path) -> None:
+    pictures = {"red.png": Image.new("RGB", (40, 30), "red"), "rings.png": Image.radial_gradient("L").convert("RGB")}
+    for name, picture in pictures.items():
+        picture.save(checkpoint.parent / name)
+    done = subprocess.run(
+        [os.environ["VLLM_PYTHON"], SCRIPT, checkpoint, QUESTION, *pictures],
+        cwd=checkpoint.parent,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    red, rings = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"file"'))
+    assert red["answer"] != rings["answer"]
+    model, processor = loaded(checkpoint)
+    for said, picture in zip((red, rings), pictures.values(), strict=True):
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True)
+        inputs = processor(images=picture, text=text, return_tensors="pt")
+        assert said["prompt_tokens"] == inputs["input_ids"].shape[1]
+        with torch.no_grad():
+            logprobs = model(**inputs).logits[0, -1].log_softmax(-1)
+        for token, logprob in said["next"].items():
+            assert logprob == pytest.approx(float(logprobs[int(token)]), abs=0.01)
