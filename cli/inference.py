@@ -43,9 +43,14 @@ def infer(
     vision: Annotated[
         str | None, typer.Option(help="The vision model. [default: as in training]", show_default=False)
     ] = None,
+    keep_cls: Annotated[
+        bool, typer.Option("--keep-cls", help="Keep class and register tokens, if the adapter does not say.")
+    ] = False,
     pool: Annotated[
         str | None,
-        typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in training.", show_default=False),
+        typer.Option(
+            metavar="ROWSxCOLUMNS", help="Pool the grid of patches, if the adapter does not say.", show_default=False
+        ),
     ] = None,
     top: Annotated[
         int | None,
@@ -94,9 +99,9 @@ def infer(
     )
     with fitting_memory(batch), count_progress("pictures") as progress:
         run = infer_files(
-            adapter, inputs, out, wanted, llm=llm, vision=vision, pool=None if pool is None else grid_size(pool),
-            images=images, split=split, image_column=image_column, batch=batch, device=device,
-            dtype=None if dtype is None else getattr(torch, dtype.value), progress=progress,
+            adapter, inputs, out, wanted, llm=llm, vision=vision, keep_cls=keep_cls or None,
+            pool=None if pool is None else grid_size(pool), images=images, split=split, image_column=image_column,
+            batch=batch, device=device, dtype=None if dtype is None else getattr(torch, dtype.value), progress=progress,
         )  # fmt: skip
     report = run.report
     if json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.mixing import Head
@@ -31,6 +32,10 @@ class AdapterConfig:
     """Where the features came from, for people: a hub id or a name."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
+    vision_keep_cls: bool | None = None
+    """Whether features of class and register tokens were among them; None if unknown, and then so is `vision_pool`."""
+    vision_pool: tuple[int, int] | None = None
+    """Rows and columns that the grid of patches was pooled to; None if it was not."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, rows=self.rows)
@@ -51,6 +56,8 @@ class AdapterConfig:
         temperature: float = 1.0,
         vision_model: str | None = None,
         vision_layer: int | None = None,
+        vision_keep_cls: bool | None = None,
+        vision_pool: tuple[int, int] | None = None,
     ) -> AdapterConfig:
         """The config of an adapter over `shared`."""
         return cls(
@@ -63,6 +70,8 @@ class AdapterConfig:
             temperature,
             vision_model,
             vision_layer,
+            vision_keep_cls,
+            vision_pool,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,6 +112,10 @@ class MLPConfig:
     """Where the features came from, for people: a hub id or a name."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
+    vision_keep_cls: bool | None = None
+    """Whether features of class and register tokens were among them; None if unknown, and then so is `vision_pool`."""
+    vision_pool: tuple[int, int] | None = None
+    """Rows and columns that the grid of patches was pooled to; None if it was not."""
     distilled_from: DistilledFrom | None = None
     """None for one that was trained on captions, or folded."""
 
@@ -115,6 +128,13 @@ class MLPConfig:
             **_linear("linear_1", self.vision_width, self.hidden_width),
             **_linear("linear_2", self.hidden_width, self.llm_width),
         }
+
+
+def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:
+    """The fields about where the features came from."""
+    return {
+        name: value for name, value in vars(config).items() if name.startswith("vision_") and name != "vision_width"
+    }
 
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

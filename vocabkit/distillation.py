@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from vocabkit.adapter import MLPProjector
-from vocabkit.adapter_config import DistilledFrom, MLPConfig
+from vocabkit.adapter_config import DistilledFrom, MLPConfig, vision_of
 from vocabkit.errors import VocabkitError
 from vocabkit.features import Features
 from vocabkit.fold import why_not_foldable
+from vocabkit.lvlm import check_vision
 from vocabkit.tensor_files import fingerprint
 from vocabkit.transferred import TransferredAdapter
 
@@ -86,8 +87,7 @@ def distil(
         hidden_width=source.target_width,
         llm_width=source.target_width,
         llm=source.target,
-        vision_model=source.adapter.vision_model,
-        vision_layer=source.adapter.vision_layer,
+        **vision_of(source.adapter),
     )
     student = _fitted(teacher, config, features, seen, steps, seed, generator, progress).to(
         transferred.embeddings.dtype
@@ -101,16 +101,10 @@ def distil(
 
 
 def _check(transferred: TransferredAdapter, features: Features) -> None:
-    inner = transferred.config.adapter
-    if why_not_foldable(inner.head) is None:
-        raise VocabkitError(
-            f"a {inner.head} head folds exactly, nothing is to be distilled: `vocabkit transfer --export`"
-        )
-    if inner.vision_width != features.width:
-        raise VocabkitError(
-            f"{features.folder}: has features of width {features.width}, but the adapter takes {inner.vision_width}; "
-            "use the vision model that it was trained with"
-        )
+    head = transferred.config.adapter.head
+    if why_not_foldable(head) is None:
+        raise VocabkitError(f"a {head} head folds exactly, nothing is to be distilled: `vocabkit transfer --export`")
+    check_vision(transferred, features.encoder, features.folder)
 
 
 def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocabkit.adapter import MLPProjector
-from vocabkit.adapter_config import MLPConfig
+from vocabkit.adapter_config import MLPConfig, vision_of
 from vocabkit.errors import VocabkitError
 from vocabkit.transferred import TransferredAdapter, TransferredConfig
 
@@ -78,8 +78,7 @@ def folded_config(transferred: TransferredConfig) -> MLPConfig:
         hidden_width=inner.hidden_width,
         llm_width=transferred.target_width,
         llm=transferred.target,
-        vision_model=inner.vision_model,
-        vision_layer=inner.vision_layer,
+        **vision_of(inner),
     )
 
 

@@ -22,7 +22,7 @@ from vocabkit.llms import LLM
 from vocabkit.pretrained import locate
 from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt, Template
 from vocabkit.transferred import TransferredAdapter
-from vocabkit.vision import VisionEncoder, open_vision
+from vocabkit.vision import EncoderInfo, VisionEncoder, open_vision
 from vocabkit.vision.opening import LAYER
 
 Connector = LangBridgeAdapter | MLPProjector | TransferredAdapter
@@ -233,30 +233,60 @@ def encoder_of(
     vision: str | None = None,
     *,
     layer: int | None = None,
+    keep_cls: bool | None = None,
     pool: tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
-    """The vision encoder that an adapter was trained with, or another of the same width.
+    """The vision encoder that an adapter was trained with.
 
     Args:
-        vision, layer: as for `open_vision`, in place of what the adapter's config says.
+        vision: as for `open_vision`, where it stands elsewhere now, or the adapter's config does not say.
+        layer, keep_cls, pool: as for `open_vision`, where the config does not say.
 
-    Raises VocabkitError: the config says none, another width, or as `open_vision`.
+    Raises VocabkitError: nobody says which encoder, or as `check_vision` and `open_vision`.
     """
     config = adapter_within(connector).config
     source = vision or config.vision_model
     if source is None:
         raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")
     layer = config.vision_layer if layer is None else layer
-    layer = LAYER if layer is None else layer
-    encoder = open_vision(source, layer=layer, pool=pool, device=device, dtype=dtype)
-    if encoder.width != vision_width(connector):
-        raise VocabkitError(
-            f"{source}: gives features of width {encoder.width}, but the adapter takes {vision_width(connector)}; name "
-            "the vision encoder that it was trained with: --vision"
-        )
+    keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
+    encoder = open_vision(
+        source,
+        layer=LAYER if layer is None else layer,
+        keep_cls=bool(keep_cls),
+        pool=pool or config.vision_pool,
+        device=device,
+        dtype=dtype,
+    )
+    check_vision(connector, encoder.info, source)
     return encoder
+
+
+def check_vision(connector: Connector, info: EncoderInfo, source: str | Path) -> None:
+    """Raises VocabkitError: these features, of `source`, are others than the adapter's config says that it takes."""
+    config = adapter_within(connector).config
+    if info["width"] != config.vision_width:
+        raise VocabkitError(
+            f"{source}: gives features of width {info['width']}, but the adapter takes {config.vision_width}; use the "
+            "vision model that it was trained with"
+        )
+    known: dict[str, tuple[object, object]] = {}
+    if config.vision_layer is not None:
+        known["layer"] = config.vision_layer, info["layer"]
+    if config.vision_keep_cls is not None:
+        known |= {"keep_cls": (config.vision_keep_cls, info["keep_cls"]), "pool": (config.vision_pool, info["pool"])}
+    for name, (wanted, found) in known.items():
+        if wanted != found:
+            raise VocabkitError(
+                f"{source}: gives features with {name} {_shown(found)}, but the adapter was trained with {name} "
+                f"{_shown(wanted)}; use the same"
+            )
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def _keeps_some_logits(llm: Any) -> bool:

@@ -192,11 +192,12 @@ def test_a_distilled_projector_is_validated_and_exported(world: World, tmp_path:
     assert {"blind", "softmax", "distilled"} <= losses.keys()
 
     vision = ("--vision", world.vision)
+    named = {"llava": "out-llava", "mmproj": "out.gguf", "mm_projector": "out.bin"}
     for form, words in {"llava": (*vision, "--llm", world.two), "mmproj": vision, "mm_projector": ()}.items():
-        done = vocabkit_here(tmp_path, "export", "projector", "--as", form, "--out", f"out-{form}", *words)
+        done = vocabkit_here(tmp_path, "export", "projector", "--as", form, "--out", named[form], *words)
         assert done.returncode == 0, done.stderr
     projector = MLPProjector.from_pretrained(tmp_path / "projector")
-    published: dict[str, Any] = torch.load(tmp_path / "out-mm_projector", weights_only=True)
+    published: dict[str, Any] = torch.load(tmp_path / "out.bin", weights_only=True)
     assert_close(published["model.mm_projector.2.weight"], projector.linear_2.weight)
     llava = safetensors.torch.load_file(tmp_path / "out-llava/model-00001-of-00002.safetensors")
     assert_close(llava["multi_modal_projector.linear_2.weight"], projector.linear_2.weight)

@@ -231,9 +231,9 @@ def test_what_does_not_fit_is_one_line(
 
 def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
     features = open_features(world.features)
-    features.width = 5
+    features.encoder["width"] = 5
     samples = list(read_llava(world.data))
-    with pytest.raises(VocabkitError, match=r"native: takes features of width 32, but .* has 5; use"):
+    with pytest.raises(VocabkitError, match=r"gives features of width 5, but the adapter takes 32; use"):
         validate(load_llm(world.two), samples, features, {"native": load_adapter(trained["native"])}, template="plain")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class InferWorld:
     """The same, moved to LLM two."""
     mlp: Path
     """For LLM one."""
+    pooled: Path
+    """The same, which says that it takes class tokens and 2x2 patches of the last layer."""
 
     @property
     def pictures(self) -> Path:
@@ -53,8 +55,11 @@ def make_infer_world(folder: Path) -> InferWorld:
     adapter.head.weight.data.mul_(20)  # coefficients that are far from equal
     adapter.save(folder / "langbridge.pt")
     mlp.save(folder / "mlp.pt")
+    says: dict[str, Any] = {"vision_layer": -1, "vision_keep_cls": True, "vision_pool": (2, 2)}
+    mlp.config = replace(mlp.config, **says)
+    mlp.save(folder / "pooled.pt")
     transfer(adapter, open_target(small.two)[0])[0].save(folder / "transferred")
-    return InferWorld(small, folder / "langbridge.pt", folder / "transferred", folder / "mlp.pt")
+    return InferWorld(small, folder / "langbridge.pt", folder / "transferred", folder / "mlp.pt", folder / "pooled.pt")
 
 
 def table(folder: Path) -> pa.Table:

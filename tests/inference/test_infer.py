@@ -121,6 +121,29 @@ def test_settings_say_what_the_grid_of_patches_is(world: InferWorld, tmp_path: P
     assert tokens.shape == (8, 24)
 
 
+def test_features_are_taken_as_the_adapter_says_that_they_were_in_training(world: InferWorld, tmp_path: Path) -> None:
+    file, (mlp, pooled) = world.pictures / "5.png", (load_adapter(path) for path in (world.mlp, world.pooled))
+    encoder = open_vision(str(world.small.vision), layer=-1, keep_cls=True, pool=(2, 2))
+    expected = mlp(features(encoder, file)).detach()
+    infer(tmp_path, world.pooled, file)
+    (found,) = visual_tokens(tmp_path / "out").values()
+    assert found.shape == (5, 24)
+    assert_close(found, expected)
+    assert_close(pooled(features(encoder, file)).detach(), expected)
+    infer(tmp_path, world.pooled, file, "--pool", "2x2", "--keep-cls")  # the same again
+    refused = vocabkit_here(tmp_path, "infer", world.pooled, file, "--out", "other", "--pool", "4x4")
+    assert error_of(refused).endswith(
+        "gives features with pool 4x4, but the adapter was trained with pool 2x2; use the same"
+    )
+    assert not (tmp_path / "other").exists()
+
+
+def test_class_tokens_are_kept_on_request_where_the_adapter_does_not_say(world: InferWorld, tmp_path: Path) -> None:
+    infer(tmp_path, world.mlp, world.pictures / "5.png", "--keep-cls")
+    (tokens,) = visual_tokens(tmp_path / "out").values()
+    assert tokens.shape == (17, 24)
+
+
 # ---- the largest coefficients ------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,17 @@ def test_an_interpretation_is_plain_json(world: World, tmp_path: Path) -> None:
     found = json.loads(to_json(interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)))
     token = str(found["readings"][0]["nearest"][0][0])
     assert found["tokens"]["one"][token] == {"token": {"hex": "71", "text": "q"}, "kind": "text"}
+
+
+def test_patches_are_pooled_as_in_training_and_class_tokens_left_aside(world: World, tmp_path: Path) -> None:
+    adapter = saying(world, b"q")
+    adapter.config = replace(adapter.config, vision_keep_cls=True, vision_pool=(2, 2))
+    adapter.save(tmp_path / "adapter")
+    found = interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)
+    assert found.grid == (2, 2)
+    assert found.readings[0].nearest.shape[0] == 4
+    with pytest.raises(VocabkitError, match="with pool 3x3, but the adapter was trained with pool 2x2"):
+        interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], pool=(3, 3))
 
 
 def test_what_does_not_fit_together_is_refused_in_a_line(world: World, tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter_config import vision_of
+from vocabkit.data import read_llava
 from vocabkit.errors import VocabkitError
+from vocabkit.features import cache_features
 from vocabkit.llms import load_llm
 from vocabkit.lvlm import LVLM
 from vocabkit.targets import open_target
@@ -26,6 +29,7 @@ from vocabkit.training import Recipe
 from vocabkit.training.loop import Phase, Step, learning_rate
 from vocabkit.training.run import Trained, train
 from vocabkit.transfer import transfer
+from vocabkit.vision import open_vision
 
 WORDS = {"connector": "softmax", "word_steps": 4, "word_batch": 4}
 
@@ -206,6 +210,29 @@ def test_an_mlp_has_no_shared_vocabulary(world: World, tmp_path: Path) -> None:
     assert (adapter.config.llm, adapter.config.vision_layer) == ("one", -2)
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_adapter_says_which_features_it_was_trained_on_and_goes_on_with_no_others(
+    world: World, tmp_path: Path, kind: str, cached: bool
+) -> None:
+    vision = str(world.vision)
+    if cached:
+        encoder = open_vision(vision, layer=-1, keep_cls=True, pool=(2, 2))
+        pictures = [picture for sample in read_llava(world.data) for picture in sample.images]
+        cache_features(encoder, pictures, tmp_path / "features")
+        source: dict[str, Any] = {"features": str(tmp_path / "features")}
+    else:
+        source = {"features": None, "vision": vision, "vision_layer": -1, "vision_pool": (2, 2)}
+    trained = train(world.recipe(connector=kind, steps=1, **source), tmp_path / "out")
+    config = load_adapter(trained.adapter).config
+    assert vision_of(config) == {
+        "vision_model": vision, "vision_layer": -1, "vision_keep_cls": cached, "vision_pool": (2, 2)
+    }  # fmt: skip
+    train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter), **source), tmp_path / "again")
+    with pytest.raises(VocabkitError, match="gives features with layer -2, but the adapter was trained with layer -1"):
+        train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter)), tmp_path / "other")
+
+
 def test_text_only_samples_train_among_the_others_and_alone(world: World, tmp_path: Path) -> None:
     records = json.loads(world.data.read_text())
     for record in records[::2]:
@@ -338,7 +365,9 @@ def test_what_can_not_be_trained_is_refused_in_one_line(
 
 def test_an_adapter_for_other_features_or_another_llm_is_refused(world: World, linear: Trained, tmp_path: Path) -> None:
     narrow = world.recipe(adapter=str(linear.adapter), features=None, vision="efficientnet-lite0")
-    with pytest.raises(VocabkitError, match="takes features of width 32, but these have 1280"):
+    with pytest.raises(
+        VocabkitError, match="efficientnet-lite0: gives features of width 1280, but the adapter takes 32; use"
+    ):
         train(narrow, tmp_path / "a")
     trained = train(world.recipe(connector="mlp", steps=1), tmp_path / "b")
     with pytest.raises(VocabkitError, match=r"visual tokens of width 24, but the embeddings of two=.* have 32"):

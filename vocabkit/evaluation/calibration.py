@@ -14,7 +14,7 @@ from vocabkit.evaluation.losses import HeldOut, measure
 from vocabkit.evaluation.validate import prepare
 from vocabkit.features import Features
 from vocabkit.llms import LLM
-from vocabkit.lvlm import LVLM
+from vocabkit.lvlm import LVLM, check_vision
 from vocabkit.prompts import Template
 from vocabkit.transferred import TransferredAdapter
 
@@ -46,8 +46,10 @@ def calibrate(
 ) -> Calibration:
     """Measure the caption loss of `samples` at each scale. They must not be those that results are reported on.
 
-    Raises VocabkitError: no sample that can be used, or a best scale at the end of those tried.
+    Raises VocabkitError: other features than in training, no sample that can be used, or the best scale is the first or
+    last.
     """
+    check_vision(transferred, features.encoder, features.folder)
     held, kept = prepare(llm, samples, features, template)
     lvlm = LVLM(llm, transferred)
     found: dict[float, float] = {}

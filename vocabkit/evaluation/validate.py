@@ -16,7 +16,7 @@ from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, VisualTokens, 
 from vocabkit.evaluation.rivals import procrustes, ridge
 from vocabkit.features import Features
 from vocabkit.llms import LLM
-from vocabkit.lvlm import LVLM, Connector, adapter_within, vision_width
+from vocabkit.lvlm import LVLM, Connector, adapter_within, check_vision
 from vocabkit.prompts import Template, encode_sample
 
 BLIND, NATIVE, MLP = "blind", "native", "mlp"
@@ -153,7 +153,7 @@ def _conditions(
     first = next(iter(adapters), None)
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
-        _check_features(name, adapter, held.features)
+        check_vision(adapter, held.features.encoder, held.features.folder)
         lvlm = LVLM(llm, adapter)
         show = _shown_by(lvlm, held)
         found[name] = show
@@ -163,7 +163,7 @@ def _conditions(
             if not isinstance(adapter, MLPProjector):
                 found[f"{name} random vocabulary"] = _random_vocabulary(lvlm, held, seed)
     if rival is not None:
-        _check_features("the MLP of the other LLM", rival.mlp, held.features)
+        check_vision(rival.mlp, held.features.encoder, held.features.folder)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
             raise VocabkitError(
                 f"the MLP of the other LLM gives visual tokens of width {rival.mlp.config.llm_width}, but that LLM's "
@@ -205,11 +205,3 @@ def derangement(count: int, seed: int) -> np.ndarray:
     found = np.empty(count, dtype=np.int64)
     found[order] = np.roll(order, 1)
     return found
-
-
-def _check_features(name: str, adapter: Connector, features: Features) -> None:
-    if vision_width(adapter) != features.width:
-        raise VocabkitError(
-            f"{name}: takes features of width {vision_width(adapter)}, but {features.folder} has {features.width}; "
-            "use the vision model that it was trained with"
-        )

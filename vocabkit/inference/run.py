@@ -44,6 +44,7 @@ def infer_files(
     *,
     llm: str | None = None,
     vision: str | None = None,
+    keep_cls: bool | None = None,
     pool: tuple[int, int] | None = None,
     images: Path | None = None,
     split: str = "train",
@@ -58,7 +59,7 @@ def infer_files(
     Args:
         adapter: a checkpoint folder, a `.pt` file or a hub id.
         llm: NAME=SOURCE; needed for captions, and for the visual tokens of an adapter that was not transferred.
-        vision: as for `open_vision`; by default what the adapter was trained with.
+        vision, keep_cls, pool: as for `encoder_of`; by default what the adapter was trained with.
         device: by default cuda, if there is one.
         dtype: of weights, visual tokens and arithmetic; by default bfloat16 on a GPU and float32 on a CPU.
 
@@ -75,7 +76,7 @@ def infer_files(
         "llm": reader.name,
         "dtype": str(chosen).partition(".")[2],
     }
-    encoder = encoder_of(connector, vision, pool=pool, device=place, dtype=chosen)
+    encoder = encoder_of(connector, vision, keep_cls=keep_cls, pool=pool, device=place, dtype=chosen)
     models = Models(encoder, connector, reader.rows, reader.llm, place, chosen).moved()
     settings |= encoder.info
     del settings["name"]  # of the encoder, which may have moved

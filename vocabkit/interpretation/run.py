@@ -142,7 +142,8 @@ def _images(
             parts[image.size] = seen_part(encoder.pixels, image.size)
         images.append(_info(picture, sample, image.size, parts[image.size]))
         if len(batch) == _BATCH or number == len(pictures) - 1:
-            features.append(encoder(torch.stack(batch)).float().cpu())
+            states = encoder(torch.stack(batch)).float().cpu()
+            features.append(states[:, -encoder.grid[0] * encoder.grid[1] :])  # without class and register tokens
             batch = []
             progress("pictures", number + 1, len(pictures))
     return images, torch.cat(features)

@@ -27,7 +27,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.features import Features, open_features
 from vocabkit.files import claiming, make_folder, write_text
 from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Connector, load_connector, vision_width
+from vocabkit.lvlm import LVLM, Connector, check_vision, load_connector
 from vocabkit.shared import open_shared
 from vocabkit.training.dataset import CaptionData, Images, count_words, plan
 from vocabkit.training.loop import Phase, Settings, Step, run
@@ -35,7 +35,7 @@ from vocabkit.training.objective import Objective, head_of
 from vocabkit.training.outputs import Metrics, save_adapter, save_llm
 from vocabkit.training.recipe import Recipe
 from vocabkit.training.state import State
-from vocabkit.vision import open_vision
+from vocabkit.vision import EncoderInfo, open_vision
 
 ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
 """What a training writes into its folder."""
@@ -178,37 +178,40 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
 
 def _connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
     """The adapter to go on from, or a new one, with weights of float32."""
-    connector = _new_connector(recipe, images, llm) if recipe.adapter is None else load_connector(recipe.adapter)
-    if vision_width(connector) != images.width:
-        raise VocabkitError(
-            f"{recipe.adapter}: takes features of width {vision_width(connector)}, but these have {images.width}"
-        )
+    if recipe.adapter is None:
+        connector = _new_connector(recipe, images, llm)
+    else:
+        connector = load_connector(recipe.adapter)
+        check_vision(connector, _info(images), recipe.features or recipe.vision or "")
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # steps of half precision would be lost
     return connector.requires_grad_(recipe.train_adapter)
 
 
 def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
-    info = images.encoder if isinstance(images, Features) else images.info
+    info = _info(images)
+    known: dict[str, Any] = {
+        "llm": llm.vocabulary.name,
+        "vision_width": info["width"],
+        "hidden_width": recipe.hidden_width,
+        "vision_model": info["name"],
+        "vision_layer": info["layer"],
+        "vision_keep_cls": info["keep_cls"],
+        "vision_pool": info["pool"],
+    }
     if recipe.connector == "mlp":
-        sizes = (images.width, recipe.hidden_width, llm.width)
-        return MLPProjector(MLPConfig(*sizes, llm.vocabulary.name, info["name"], info["layer"]))
+        return MLPProjector(MLPConfig(llm_width=llm.width, **known))
     assert recipe.shared is not None
     shared = open_shared(Path(recipe.shared))
-    config = AdapterConfig.of(
-        shared,
-        llm=llm.vocabulary.name,
-        vision_width=images.width,
-        hidden_width=recipe.hidden_width,
-        head=recipe.connector,
-        temperature=recipe.temperature,
-        vision_model=info["name"],
-        vision_layer=info["layer"],
-    )
+    config = AdapterConfig.of(shared, head=recipe.connector, temperature=recipe.temperature, **known)
     adapter = LangBridgeAdapter(config, shared)
     if recipe.start_from_embeddings:
         adapter.initialise_from_embeddings(llm.rows(shared))
     return adapter
+
+
+def _info(images: Images) -> EncoderInfo:
+    return images.encoder if isinstance(images, Features) else images.info
 
 
 def _with_training(model: Any, recipe: Recipe) -> Any:
