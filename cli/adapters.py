@@ -253,7 +253,7 @@ def _validation(path: Path) -> dict[str, Result]:
 
 
 def _features(path: Path, adapter: LangBridgeAdapter, limit: int) -> Tensor:
-    from vocabkit.tensor_files import read_features
+    from vocabkit.feature_files import read_features
 
     return read_features(path, width=adapter.config.vision_width, limit=limit)
 

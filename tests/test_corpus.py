@@ -6,7 +6,8 @@ import contextlib
 import gzip
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -198,6 +199,55 @@ def test_progress_rises_with_what_was_read_to_the_size_of_all_files(tmp_path: Pa
     assert {total for _, total in seen} == {size}
 
 
+# ---- pipes -------------------------------------------------------------------------------------------------------
+
+
+def piped(path: Path, content: bytes, sizes: Sequence[int] = ()) -> Path:
+    """A pipe at `path` that another thread fills with `content`, first in writes of these sizes."""
+    os.mkfifo(path)
+
+    def fill() -> None:
+        with path.open("wb", buffering=0) as pipe:
+            at = 0
+            for size in (*sizes, len(content)):
+                pipe.write(content[at : at + size])
+                at += size
+
+    threading.Thread(target=fill, daemon=True).start()
+    return path
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("ending", ["as the file", "none"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if "parquet" not in name])
+def test_a_pipe_holds_the_same_captions_as_a_file(tmp_path: Path, name: str, ending: str, compression: str) -> None:
+    FORMATS[name](tmp_path / name, CAPTIONS)
+    path = compressed(tmp_path / name, compression) if compression else tmp_path / name
+    (tmp_path / "pipes").mkdir()
+    pipe = piped(tmp_path / "pipes" / (path.name if ending == "as the file" else "pipe"), path.read_bytes(), [1, 1, 7])
+    assert list(captions([pipe])) == CAPTIONS
+
+
+def test_text_in_brackets_out_of_a_pipe_is_text(tmp_path: Path) -> None:
+    for number, line in enumerate(["[laughs] A dog.", "{a} dog", "[1] dog"]):
+        assert list(captions([piped(tmp_path / str(number), line.encode())])) == [line]
+
+
+def test_an_empty_pipe_holds_no_captions(tmp_path: Path) -> None:
+    assert list(captions([piped(tmp_path / "pipe", b"")])) == []
+
+
+def test_progress_of_a_pipe_rises_with_what_was_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "A dog.\n" * 1000)
+    seen: list[tuple[int, int]] = []
+    pipe = piped(tmp_path / "pipe", b"A cat.\n" * 500_000)
+    list(captions([pipe, tmp_path / "a.txt"], progress=lambda done, total: seen.append((done, total))))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len({done for done, _ in seen}) > 3
+    assert all(done <= total for done, total in seen)
+    assert seen[-1] == (3_507_000, 3_507_000)
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
@@ -297,5 +347,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "no file in this folder ends in .txt, .json" in refusal(tmp_path / "empty")
-    os.mkfifo(tmp_path / "pipe.txt")
-    assert "is a pipe" in refusal(tmp_path / "pipe.txt")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    assert "a pipe can't do; write it to a file" in refusal(tmp_path / "pipe.parquet")
+    assert "is a pipe or device" in refusal(Path("/dev/zero"))

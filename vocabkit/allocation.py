@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Have glibc's malloc give each block of 128 KiB or more back to the kernel as soon as it is freed, and Arrow, if it
-    is not imported yet, take its memory from there, too, instead of a pool that keeps it.
+    """Have glibc's malloc give each block of 128 KiB or more back to the kernel as soon as it is freed, and Arrow, if
+    it is not imported yet, take its memory from there, too, instead of a pool that keeps it.
 
     By default malloc begins to keep blocks once a large one was freed. For a process that makes one large result, and
     whose other blocks add to its peak memory. Elsewhere than on glibc only Arrow is changed.

@@ -49,7 +49,9 @@ def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str |
     table = table.combine_chunks().replace_schema_metadata(entries)
     sink = io.BytesIO()
     codec = pa.Codec(compression, compression_level=19) if compression else None
-    with pa.ipc.new_file(pa.PythonFile(sink, "w"), table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+    with pa.ipc.new_file(
+        pa.PythonFile(sink, "w"), table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)
+    ) as writer:
         writer.write_table(table)
     content = sink.getbuffer()
     places = _digest_places(content)

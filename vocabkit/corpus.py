@@ -4,6 +4,9 @@ The format is told from the ending of the name (before `.gz` or `.zst`): `.txt` 
 column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
 line. Compression is told from a file's first bytes. A folder stands for the files in it with these endings.
 
+`-` is standard input. That, and a pipe whose name has none of these endings, hold records if they begin like some, else
+one caption per line. Parquet does not come out of a pipe: it is read from its end.
+
 In a record the caption is what stands under `caption`, else `text`, else `conversations`. Of a conversation (LLaVA) the
 answers count, what `gpt` says: the caption loss falls on them, while the questions are a few sentences repeated over
 and over. `<image>` stands for an image, not for text; it is taken out together with the white space that it leaves at
@@ -12,6 +15,9 @@ the ends, as LLaVA's preprocess_multimodal does. A null or blank caption is none
 
 from __future__ import annotations
 
+import io
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -25,12 +31,16 @@ from vocabkit.json_records import is_text, json_records
 from vocabkit.text_blocks import BLOCK, COMPRESSIONS, compression_of, text_blocks
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes read, bytes of all files), both as on disk."""
+"""Called with (bytes read, bytes of all files), both as on disk. Of a pipe there are as many as were read."""
+STANDARD_INPUT = Path("-")
 
 _ENDINGS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _EXPECTED = f"{', '.join(_ENDINGS)}, with or without .gz or .zst"
 _IMAGE = "<image>"
 _FIELDS = ("caption", "text", "conversations")
+_TOLD_BY_CONTENT = ""
+_RECORDS = re.compile(r'\s*(\[\s*[{\]"]|\{\s*["}])')
+"""How JSON records begin, and hardly any caption."""
 
 LONGEST = 1 << 18
 """Characters of a caption that are handled at a time: a longer one comes in parts."""
@@ -39,7 +49,7 @@ LONGEST = 1 << 18
 def captions(
     paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None, joint: str = " "
 ) -> Iterator[str]:
-    """All captions of `paths`, files or folders of files, in the order of `paths` and of the names in a folder.
+    """All captions of `paths`, files, pipes or folders of files, in the order of `paths` and of the names in a folder.
 
     A caption of more than `LONGEST` characters comes in parts, cut at a single space between two words; where there is
     none in that length, anywhere.
@@ -56,18 +66,56 @@ def captions(
     files = [file for path in paths for file in (_caption_files(path) if path.is_dir() else [path])]
     sizes = [_size(file) for file in files]
     formats = [_format(file) for file in files]
-    done, total = 0, sum(sizes)
-    for path, size, kind in zip(files, sizes, formats, strict=True):
+    done = [0] * len(files)
+    for at, (path, kind) in enumerate(zip(files, formats, strict=True)):
 
-        def report(read: int, before: int = done, size: int = size) -> None:
+        def report(read: int, at: int = at, has_no_size: bool = is_stream(path)) -> None:
+            if has_no_size:
+                sizes[at] = read
+            done[at] = min(read, sizes[at])
             if progress:
-                progress(before + min(read, size), total)
+                progress(sum(done), sum(sizes))
 
-        with reading(path), path.open("rb") as file:
+        with reading(path, pipe=True), _opened(path) as file:
             for caption in _read(path, file, kind, field, report, joint):
                 yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
-        report(size)
-        done += size
+        report(sizes[at])
+
+
+def is_stream(path: Path) -> bool:
+    """True for standard input and pipes: what can be read only once."""
+    return path == STANDARD_INPUT or path.is_fifo()
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe that fills what is read from it, and counts its bytes as the place in it."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file, self._read = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := self._file.readinto(view[filled:])):
+            filled += count
+        self._read += filled
+        return filled
+
+    def tell(self) -> int:
+        return self._read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _opened(path: Path) -> BufferedReader:
+    if not is_stream(path):
+        return path.open("rb")
+    is_standard_input = path == STANDARD_INPUT
+    return BufferedReader(_Pipe(io.FileIO(0 if is_standard_input else path, closefd=not is_standard_input)))
 
 
 def _caption_files(folder: Path) -> list[Path]:
@@ -82,12 +130,16 @@ def _caption_files(folder: Path) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    with reading(path):
-        return path.stat().st_size
+    with reading(path, pipe=True):
+        return 0 if is_stream(path) else path.stat().st_size
 
 
 def _format(path: Path) -> str:
     ending = _ending(path)
+    if is_stream(path):
+        if ending == ".parquet":
+            raise VocabkitError(f"{path}: Parquet is read from its end, which a pipe can't do; write it to a file")
+        return ending if ending in _ENDINGS else _TOLD_BY_CONTENT
     if ending not in _ENDINGS:
         raise VocabkitError(f"{path}: unknown format; its name must end in {_EXPECTED}")
     return ending
@@ -106,9 +158,13 @@ def _read(
             raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack this one")
         yield from _parquet(path, file, field, report)
         return
+    blocks = text_blocks(path, file, report)
+    if kind == _TOLD_BY_CONTENT:
+        first = next(blocks)
+        kind = ".json" if _RECORDS.match(first) else ".txt"
+        blocks = itertools.chain([first], blocks)
     if kind == ".txt" and field is not None:
         raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave the field out")
-    blocks = text_blocks(path, file, report)
     if kind == ".txt":
         yield from _plain(blocks, joint)
         return

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import make_folder, reading, replacing
+from vocabkit.tensor_files import check_tensors
 from vocabkit.vision import EncoderInfo
 
 FORMAT, INDEX = "vocabkit-features/1", "index.json"
@@ -142,6 +143,49 @@ def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
     if features is None or features.shape[1:] != shape or str(features.dtype) != f"torch.{encoder['dtype']}":
         raise VocabkitError(f"{file}: holds no {encoder['dtype']} features of {shape[0]} x {shape[1]}, as {INDEX} says")
     return features
+
+
+def read_features(path: Path, *, width: int | None = None, limit: int = 4096) -> Tensor:
+    """(N, Dv) patch features, N <= `limit`, evenly spaced: of the tensor `features` of a safetensors file, its leading
+    dimensions flattened; or of the first pictures in a folder of `vocabkit features`.
+
+    Args:
+        width: Dv that is expected.
+
+    Raises VocabkitError: missing, damaged, no such tensor, another width, or numbers that are not finite.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [path / name for name in read_index(path).shards]
+    found: list[Tensor] = []
+    for file in files:
+        features = _patches(file, width)
+        lacking = limit - sum(map(len, found))
+        found.append(features[:: max(1, len(features) // max(1, lacking))][:lacking])
+        if lacking <= len(features):
+            break
+    features = torch.cat(found)
+    if not len(features):
+        raise VocabkitError(f"{path}: holds no features of any picture")
+    check_tensors(path, {"features": features}, advice="compute them again")
+    return features
+
+
+def _patches(file: Path, width: int | None) -> Tensor:
+    """(N, Dv), memory-mapped."""
+    with reading(file):
+        try:
+            features = safetensors.torch.load_file(file).get("features")
+        except SafetensorError as error:
+            raise VocabkitError(f"{file}: not a safetensors file, or damaged ({quote(str(error), 80)})") from error
+    if features is None or features.ndim < 2:
+        raise VocabkitError(f"{file}: no tensor `features` of patch features (N, Dv) in it")
+    if width is not None and features.shape[-1] != width:
+        raise VocabkitError(
+            f"{file}: has features of width {features.shape[-1]}, but the adapter takes {width}; give those of the "
+            "vision model that it was trained with"
+        )
+    return features.reshape(-1, features.shape[-1])
 
 
 def _read_header(file: Path) -> _Header:

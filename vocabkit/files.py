@@ -124,10 +124,12 @@ def claiming(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: a pipe or a device."""
+def reading(path: Path, *, pipe: bool = False) -> Iterator[None]:
+    """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: a device, and a pipe
+    unless `pipe`.
+    """
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file() and not (pipe and path.is_fifo()):
             kind = "a folder, expected a file" if path.is_dir() else "a pipe or device; write its content to a file"
             raise VocabkitError(f"{path}: is {kind}")
         yield

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PENDING_PIECES, PENDING_CHARACTERS = 1 << 18, 1 << 24
-"""Distinct pieces, and characters of captions, that are gathered before the tokenizer cuts them."""
+"""Distinct pieces, and characters of them, that are gathered before the tokenizer cuts them."""
 BATCH_TEXTS, BATCH_CHARACTERS = 4096, 1 << 20
-"""What the tokenizer gets at a time, to cut it on all cores."""
+"""Captions or pieces that are handled at a time: enough for the tokenizer to cut them on all cores."""
 
 
 def count_tokens(
@@ -113,16 +113,24 @@ def _pieces(texts: Iterable[str], seam: re.Pattern[str], joint: str) -> Iterator
     starts: Counter[str] = Counter()
     rests: Counter[str] = Counter()
     size = 0
-    for text in itertools.chain(texts, [None]):
-        if text is not None:
-            start, *rest = seam.split(text)
-            starts[start] += 1
-            rests.update(rest)
-            size += len(text)
-        if text is None or size >= PENDING_CHARACTERS or len(starts) + len(rests) >= PENDING_PIECES:
-            starts.update({joint + rest: count for rest, count in rests.items()})
-            yield starts
+    for batch in _batches(texts):
+        cut = [seam.split(text) for text in batch]
+        starts.update([start for start, *_ in cut])
+        rests.update(itertools.chain.from_iterable(rest for _, *rest in cut))
+        size += sum(map(len, batch))
+        is_full = len(starts) + len(rests) >= PENDING_PIECES
+        if size >= PENDING_CHARACTERS:  # at most: most pieces were there before
+            size = sum(map(len, itertools.chain(starts, rests)))
+            is_full |= size >= PENDING_CHARACTERS // 2
+        if is_full:
+            yield _joined(starts, rests, joint)
             starts, rests, size = Counter(), Counter(), 0
+    yield _joined(starts, rests, joint)
+
+
+def _joined(starts: Counter[str], rests: Counter[str], joint: str) -> Counter[str]:
+    starts.update({joint + rest: count for rest, count in rests.items()})
+    return starts
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

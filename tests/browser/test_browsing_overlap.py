@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import vocabkit_here
-from pages import HOSTILE, NAMES, Open, overlap_file
+from pages import HOSTILE, NAMES, Open, overlap_file, written
+from vocabularies import text_vocabulary
 
 pytest.importorskip("jinja2")
 
-from vocabkit.report.html.page import spelled, token
+from vocabkit.catalog import catalog, resolve
+from vocabkit.overlap import overlap
+from vocabkit.report.html.overlap import overlap_page, string_matching
+from vocabkit.report.html.page import pack, spelled, token
+from vocabkit.report.html.token_table import table_data, token_table
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +139,30 @@ def test_all_works_by_keyboard(visit: Open, small: Path) -> None:
 
 
 def test_what_a_full_table_leaves_out_is_said(visit: Open, tmp_path: Path) -> None:
-    from pages import written
-    from vocabularies import text_vocabulary
-
-    from vocabkit.overlap import overlap
-    from vocabkit.report.html.overlap import overlap_page, string_matching
-    from vocabkit.report.html.token_table import token_table
-
-    pair = [text_vocabulary("a", b"x", b"y", b"z"), text_vocabulary("b", b"z", b"v")]
-    table = token_table(pair, max_cells=4)
-    assert table.tokens == (b"x", b"z"), "shared ones stay"
+    words = [f"word{number}".encode() for number in range(300)]
+    pair = [text_vocabulary("a", *words[:200]), text_vocabulary("b", *words[100:])]
+    table = token_table(pair, max_bytes=len(pack(table_data(token_table(pair)))) - 1)
+    assert 0 < table.left_out < 200
+    assert set(words[100:200]) <= set(table.tokens), "shared ones stay"
     page = visit(written(tmp_path / "page.html", overlap_page(overlap(pair), table, string_matching(pair))))
-    assert found(page) == "2 tokens"
-    assert "2 tokens are left out" in page.inner_text("main")
+    assert found(page) == f"50 of {300 - table.left_out} tokens"
+    assert f"{table.left_out} tokens are left out" in page.inner_text("main")
+
+
+def test_a_page_of_the_largest_tokenizers_stays_below_two_megabytes(visit: Open, tmp_path: Path) -> None:
+    every = {entry.snapshot: resolve(name).vocabulary for name, entry in catalog().items()}
+    pair = sorted(every.values(), key=len)[-2:]
+    table = token_table(pair)
+    shared = set(pair[0].tokens.to_pylist()) & set(pair[1].tokens.to_pylist())
+    assert int((table.ids >= 0).all(axis=0).sum()) > 0.9 * len(shared)
+    file = written(tmp_path / "page.html", overlap_page(overlap(pair), table, string_matching(pair)))
+    assert file.stat().st_size < 2e6
+    page = visit(file)
+    for row in np.random.default_rng(0).choice(len(table.tokens), 10, replace=False).tolist():
+        at = int(table.ids[:, row].argmax())
+        own = [str(number) if number >= 0 else "–" for number in table.ids[:, row].tolist()]
+        page.fill("[name=text]", f"id:{table.ids[at, row]}")
+        rows = [text.split("\t") for text in page.locator("#rows tr").all_inner_texts()]
+        shown = page.locator("#rows .token").all_text_contents()
+        cells = rows[shown.index(spelled(table.tokens[row]))][1:]
+        assert [cell.split(" = ")[0] for cell in cells] == own

@@ -112,7 +112,7 @@ def _projector_weights(path: Path) -> None:
 def _safetensors(path: Path) -> None:
     from vocabkit.embeddings.safetensors_file import read_header, rows_at
     from vocabkit.errors import VocabkitError
-    from vocabkit.tensor_files import read_features
+    from vocabkit.feature_files import read_features
 
     header = read_header(path)
     for name in header.names:

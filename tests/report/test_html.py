@@ -129,13 +129,13 @@ def test_a_table_holds_every_token_with_its_ids_and_aliases(group: list[Drawn]) 
     assert counts["all"] == len(table.tokens) >= counts["shared"] >= 1
 
 
-@given(groups(), st.integers(1, 40))
+@given(groups(), st.integers(110, 250))
 @settings(deadline=None, max_examples=60)
-def test_a_table_that_is_cut_keeps_what_most_have(group: list[Drawn], cells: int) -> None:
+def test_a_table_that_is_cut_keeps_what_most_have(group: list[Drawn], size: int) -> None:
     vocabularies = [drawn.vocabulary for drawn in group]
-    whole, cut = token_table(vocabularies), token_table(vocabularies, max_cells=cells)
+    whole, cut = token_table(vocabularies), token_table(vocabularies, max_bytes=size)
     owners = {token: int((whole.ids[:, row] >= 0).sum()) for row, token in enumerate(whole.tokens)}
-    assert len(cut.tokens) == min(cells // len(group), len(whole.tokens))
+    assert len(pack(table_data(cut))) <= size or not cut.tokens
     assert len(cut.tokens) + cut.left_out == len(whole.tokens)
     lost = set(whole.tokens) - set(cut.tokens)
     assert max((owners[token] for token in lost), default=0) <= min((owners[token] for token in cut.tokens), default=99)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from vocabkit.alignment import align
 from vocabkit.arrow_values import taken
-from vocabkit.report.html.page import spelled
+from vocabkit.report.html.page import pack, spelled
 from vocabkit.vocabulary import Vocabulary
 
-MAX_CELLS = 1_200_000
-"""Tokens times tokenizers of a table: some five megabytes of page."""
+MAX_BYTES = 1_900_000
+"""Of the packed data of a table, so that a page stays below two megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,28 +30,33 @@ class TokenTable:
     aliases: tuple[dict[int, list[int]], ...]
     """K: row -> further ids of the same bytes."""
     left_out: int
-    """Tokens that are not in the table: those that the fewest tokenizers have."""
+    """Tokens that are not in the table: those that the fewest tokenizers have, of these the longest."""
 
 
-def token_table(vocabularies: Sequence[Vocabulary], *, max_cells: int = MAX_CELLS) -> TokenTable:
-    """All tokens that any of `vocabularies` has, as far as `max_cells` ids hold them. Raises as `align` does."""
+def token_table(vocabularies: Sequence[Vocabulary], *, max_bytes: int = MAX_BYTES) -> TokenTable:
+    """All tokens that any of `vocabularies` has, as far as `max_bytes` of a page hold them. Raises as `align` does."""
     union = align(vocabularies, at_least=1)
     ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
-    rows = np.argsort(-(ids >= 0).sum(axis=0), kind="stable")[: max_cells // len(ids)]
-    rows.sort()
-    ids = ids[:, rows]
-    aliases = []
-    for vocabulary, own in zip(vocabularies, ids, strict=True):
-        others = vocabulary.aliases()
-        found = np.flatnonzero(np.isin(own, list(others)))
-        aliases.append({row: others[int(own[row])] for row in found.tolist()})
-    return TokenTable(
-        names=tuple(union.names),
-        tokens=tuple(taken(union.tokens, rows).to_pylist()),
-        ids=ids,
-        aliases=tuple(aliases),
-        left_out=len(union) - len(rows),
-    )
+    owners, lengths = (ids >= 0).sum(axis=0), pc.binary_length(union.tokens).to_numpy()
+    order = np.lexsort((lengths, -owners))
+    while True:
+        rows = np.sort(order)
+        table = TokenTable(
+            names=tuple(union.names),
+            tokens=tuple(taken(union.tokens, rows).to_pylist()),
+            ids=ids[:, rows],
+            aliases=tuple(map(_aliases, vocabularies, ids[:, rows])),
+            left_out=len(union) - len(rows),
+        )
+        size = len(pack(table_data(table)))
+        if size <= max_bytes or not len(rows):
+            return table
+        order = order[: int(0.97 * len(rows) * max_bytes / size)]
+
+
+def _aliases(vocabulary: Vocabulary, own: np.ndarray) -> dict[int, list[int]]:
+    others = vocabulary.aliases()
+    return {row: others[int(own[row])] for row in np.flatnonzero(np.isin(own, list(others))).tolist()}
 
 
 def table_data(table: TokenTable) -> dict[str, Any]:
