@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vocabkit.adapter import LangBridgeAdapter, MLPProjector
-    from vocabkit.adapter_config import MLPConfig
+    from vocabkit.adapter_config import AdapterConfig, MLPConfig
     from vocabkit.evaluation.run import Result
     from vocabkit.transfer import Target
 
@@ -96,7 +97,10 @@ def transfer(
         typer.Option(help="Vision model, folder or hub id, for --export llava and mmproj.", show_default=False),
     ] = None,
     keep_cls: Annotated[
-        bool, typer.Option("--keep-cls", help="For --export llava: the adapter takes the class token, too.")
+        bool,
+        typer.Option(
+            "--keep-cls", help="For --export llava: the adapter takes the class token, too. [default: as it records]"
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -112,7 +116,7 @@ def transfer(
     from vocabkit.errors import VocabkitError
     from vocabkit.fold import check_folds, check_padding, fold, folded_config
     from vocabkit.report.transfer import preflight_report
-    from vocabkit.scaling import match_rms, parse_scale
+    from vocabkit.scaling import match_rms, parse_scale, with_visual_rms
     from vocabkit.transfer import transfer as move
 
     factor = parse_scale(scale)
@@ -128,13 +132,14 @@ def transfer(
     loaded = _load(adapter)
     if export is not None:
         check_folds(loaded.config.head)
-    measured = None if features is None or factor is not None else _features(features, loaded, RMS_PATCHES)
+        check_trained_features(export, loaded.config, keep_cls=keep_cls)
+    measured = None if features is None else _features(features, loaded, RMS_PATCHES)
     target = _target(to, weights)
     if export in (Export.llava, Export.mm_projector):
         check_padding(loaded.config.hidden_width, target.embeddings.width)
     result, report = move(loaded, target, missing=missing.value, scale=factor or 1.0)
     if measured is not None:
-        report = match_rms(result, report, measured)
+        report = (match_rms if factor is None else with_visual_rms)(result, report, measured)
     if export is not None:
         size = _export_size(export, folded_config(result.config), target, vision, weights or to)
         report = dataclasses.replace(report, bytes=size)
@@ -146,8 +151,15 @@ def transfer(
         write_export(fold(result), out, export, vision, weights or to, keep_cls=keep_cls)
     if json:
         show_json({"preflight": report, "written": out})
-    elif out is not None:
-        say(f"written: {out}")
+        return
+    if out is None:
+        note("nothing is written; to write the result, add --out")
+        return
+    say(f"written: {out}")
+    if export is None:
+        words = ["vocabkit", "check-transfer", str(out), adapter, "--to", to]
+        words += [] if weights is None else ["--weights", weights]
+        note(f"prove it: {shlex.join(words)}")
 
 
 def check_transfer(
@@ -210,6 +222,17 @@ def import_adapter(
         str, typer.Option(help="The tokenizer that it was trained with: a name in the vocabulary.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder or *.pt to write.")] = Path("adapter.pt"),
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            help="Vision model that it was trained with, to be recorded. [default: as a checkpoint's config.json says]",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Its hidden states, as transformers counts them: -2 as published.", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Turn published LangBridge weights into an adapter.
@@ -221,13 +244,17 @@ def import_adapter(
     from vocabkit.shared import open_shared
 
     check_destination(out, "langbridge")
-    adapter = import_published(weights, open_shared(shared), llm)
+    adapter = import_published(weights, open_shared(shared), llm, vision=vision, layer=layer)
     adapter.save(out)
+    config = adapter.config
     if json:
-        show_json({"file": out, "config": adapter.config})
+        show_json({"file": out, "config": config})
+        return
+    say(f"{out}: {config.head} head, {config.rows:,} rows, hidden {config.hidden_width:,}, trained with {llm}")
+    if config.vision_model is None or config.vision_layer is None:
+        note("its vision model and layer are not recorded, so wrong features would not be noticed: --vision, --layer")
     else:
-        config = adapter.config
-        say(f"{out}: {config.head} head, {config.rows:,} rows, hidden {config.hidden_width:,}, trained with {llm}")
+        say(f"features: {config.vision_model}, layer {config.vision_layer}")
 
 
 def _load(source: str) -> LangBridgeAdapter:
@@ -285,6 +312,20 @@ def check_export(export: Export | None, out: Path | None, vision: str | None, *,
         check_destination(out, "mlp" if export is Export.projector else export.value)
 
 
+def check_trained_features(export: Export, config: AdapterConfig | MLPConfig, *, keep_cls: bool) -> None:
+    """Before the work. Raises VocabkitError: the adapter was trained on features that the export's program can't make.
+
+    Args:
+        keep_cls: whether the option is there; without, what the adapter records holds.
+    """
+    from vocabkit.export.vision import check_features
+
+    if export is Export.llava:
+        check_features("a Llava checkpoint", config, keep_cls=keep_cls or bool(config.vision_keep_cls))
+    elif export is Export.mmproj:
+        check_features("llama.cpp", config, keep_cls=False)
+
+
 def write_export(
     projector: MLPProjector, out: Path, export: Export, vision: str | None, llm: str | None, *, keep_cls: bool
 ) -> None:
@@ -296,30 +337,29 @@ def write_export(
 
         export_mm_projector(projector, out)
     else:
-        from vocabkit.export.models import llm_folder
+        from vocabkit.export.models import is_lora, llm_folder, llm_source, lora_base
         from vocabkit.model_folders import model_folder
 
         assert vision is not None
+        check_trained_features(export, projector.config, keep_cls=keep_cls)
         layer = -2 if projector.config.vision_layer is None else projector.config.vision_layer
+        encoder = model_folder(vision)
         if export is Export.mmproj:
             from vocabkit.export.mmproj import export_mmproj
 
-            export_mmproj(projector, model_folder(vision), out, feature_layer=layer)
+            export_mmproj(projector, encoder, out, feature_layer=layer)
         else:
-            from vocabkit.export.llava import export_llava
+            from vocabkit.export.llava import check_vision, export_llava
 
             assert llm is not None
+            keep = keep_cls or bool(projector.config.vision_keep_cls)
+            check_vision(projector, encoder, layer, keep_cls=keep)
             if projector.config.vision_model is None:
                 projector.config = dataclasses.replace(projector.config, vision_model=vision)
-            if llm.endswith(".gguf"):
+            source = llm_source(llm)
+            if source.suffix == ".gguf":
                 note(f"{llm}: dequantising it to bfloat16, which takes a while")
+            elif is_lora(source):
+                note(f"{llm}: merging its LoRA weights into {lora_base(source)}")
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:
-                export_llava(
-                    projector,
-                    model_folder(vision),
-                    folder,
-                    out,
-                    feature_layer=layer,
-                    keep_cls=keep_cls,
-                    progress=progress,
-                )
+                export_llava(projector, encoder, folder, out, feature_layer=layer, keep_cls=keep, progress=progress)

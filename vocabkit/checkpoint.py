@@ -41,6 +41,7 @@ KINDS = {
     "mlp": "an MLP projector",
 }
 """`adapter_type` in words."""
+_IMPORT = "; of LangBridge's published weights `vocabkit import-adapter` makes one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_folder(path)
     if path.suffix != ".pt":
         missing = "" if path.exists() else "no such file or folder; "
-        raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt")
+        advice = _IMPORT if path.exists() else ""
+        raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt{advice}")
     return _read_file(path)
 
 
@@ -135,7 +137,7 @@ def _read_file(path: Path) -> Checkpoint:
 
 def _config_inside(path: Path, content: Any) -> dict[str, Any]:
     if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
-        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config)")
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config){_IMPORT}")
     return _parse_config(path, content["config"])
 
 
@@ -221,7 +223,7 @@ def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
     config = config if isinstance(config, dict) else {}
     name, _, version = str(config.get("format")).partition("/")
     if name != FORMAT:
-        raise VocabkitError(f"{path}: not an adapter of vocabkit (its config has no format {FORMAT})")
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (its config has no format {FORMAT}){_IMPORT}")
     if version != str(VERSION):
         raise VocabkitError(
             f"{path}: {FORMAT} format {quote(version)}; this vocabkit reads format {VERSION}. "

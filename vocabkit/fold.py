@@ -98,8 +98,8 @@ def check_padding(hidden: int, width: int) -> None:
     """Raises VocabkitError: a hidden layer of that many units can't be padded to `width`."""
     if hidden > width:
         raise VocabkitError(
-            f"the adapter's hidden layer has {hidden} units, more than the target's width {width}, which a stock Llava "
-            "projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
+            f"the adapter's hidden layer has {hidden:,} units, more than the target's width {width:,}, which a stock "
+            "Llava projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
         )
 
 

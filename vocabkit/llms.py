@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vocabkit.catalog import resolve, without_name
-from vocabkit.data.extras import needs_extra
+from vocabkit.catalog import resolve
 from vocabkit.errors import VocabkitError
-from vocabkit.export.models import llm_folder
-from vocabkit.files import reading
-from vocabkit.model_folders import first_line, quiet_transformers
+from vocabkit.export.models import load_model
 from vocabkit.shared import SharedVocabulary
 from vocabkit.verification import other_ids
 from vocabkit.vocabulary import Vocabulary
-
-LORA_CONFIG = "adapter_config.json"
-"""Of peft."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,35 +64,7 @@ def load_llm(source: str, dtype: torch.dtype = torch.float32) -> LLM:
     Raises VocabkitError: not found, damaged, or no causal language model.
     """
     vocabulary = resolve(source).vocabulary
-    with llm_folder(source) as folder, quiet_transformers():
-        if (folder / LORA_CONFIG).is_file():
-            model, tokenizer = _with_lora(source, folder, dtype)
-        else:
-            try:
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            except Exception as error:  # whatever a damaged model makes transformers raise
-                raise VocabkitError(f"{source}: transformers can't load this LLM ({first_line(error)})") from error
+    model, tokenizer = load_model(source, dtype)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LLM(source, vocabulary, model.eval().requires_grad_(False), tokenizer)
-
-
-def _with_lora(source: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The LLM that the LoRA weights in `folder` belong to, with these merged into its own."""
-    with needs_extra("train", "an LLM with LoRA weights"):
-        from peft import PeftModel
-    with reading(folder / LORA_CONFIG):
-        try:
-            base = json.loads((folder / LORA_CONFIG).read_text("utf-8"))["base_model_name_or_path"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise VocabkitError(f"{folder / LORA_CONFIG}: names no LLM that the LoRA weights belong to") from error
-    if without_name(base) == str(folder):
-        raise VocabkitError(f"{folder / LORA_CONFIG}: names itself as the LLM that its LoRA weights belong to")
-    llm = load_llm(base, dtype)
-    try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
-            model = PeftModel.from_pretrained(llm.model, folder).merge_and_unload()
-    except Exception as error:  # whatever damaged weights make peft raise
-        raise VocabkitError(f"{source}: peft can't put these LoRA weights into {base} ({first_line(error)})") from error
-    return model, llm.tokenizer

@@ -20,6 +20,7 @@ from vocabkit.embeddings.shard_index import read_index
 from vocabkit.embeddings.weights import weights_file
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files import reading
+from vocabkit.readers.json_file import decode_json
 from vocabkit.shared import SharedVocabulary
 from vocabkit.tensor_files import check_tensors, owned, read_torch, write_torch
 
@@ -28,7 +29,9 @@ LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 _KEY = re.compile(r"((?:.*\.)?mm_projector\.)([0-9]+)\.(weight|bias)")
 
 
-def import_published(weights: Path, shared: SharedVocabulary, llm: str) -> LangBridgeAdapter:
+def import_published(
+    weights: Path, shared: SharedVocabulary, llm: str, *, vision: str | None = None, layer: int | None = None
+) -> LangBridgeAdapter:
     """The LangBridge adapter of an `mm_projector.bin`, whose head is linear. Dtypes are kept.
 
     Args:
@@ -36,10 +39,12 @@ def import_published(weights: Path, shared: SharedVocabulary, llm: str) -> LangB
             Of a checkpoint, nothing is read but what has `mm_projector.` in its name.
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
+        vision, layer: the vision model and the hidden states that it was trained with, to be recorded. Where a
+            checkpoint's config.json says so, None takes them from there.
 
     Raises:
-        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, or another number of
-            rows than the index map.
+        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows than
+            the index map.
     """
     tensors = _read_layers(weights)
     first, head = tensors["linear_1.weight"], tensors["head.weight"]
@@ -50,7 +55,10 @@ def import_published(weights: Path, shared: SharedVocabulary, llm: str) -> LangB
             f"{weights}: its head has {len(head)} rows, but the index map has {len(shared)}; give the map that it was "
             "trained with"
         )
-    config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0])
+    recorded = _recorded_vision(weights)
+    given = {"vision_model": vision, "vision_layer": layer}
+    recorded |= {name: value for name, value in given.items() if value is not None}
+    config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0], **recorded)
     return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
 
 
@@ -78,6 +86,19 @@ def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> Non
     Raises VocabkitError: a softmax head, or can't write here.
     """
     write_torch(path, {key: owned(tensor) for key, tensor in to_published(adapter).items()})
+
+
+def _recorded_vision(weights: Path) -> dict[str, Any]:
+    """What LLaVA's config.json beside the weights says of the features, as fields of an AdapterConfig."""
+    file = (weights if weights.is_dir() else weights.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    content = decode_json(file, dict[str, Any], "a model's config.json")
+    model, layer = content.get("mm_vision_tower"), content.get("mm_vision_select_layer")
+    if not isinstance(model, str) or not isinstance(layer, int):
+        return {}
+    kept = {"patch": False, "cls_patch": True}.get(str(content.get("mm_vision_select_feature")))
+    return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept}
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:

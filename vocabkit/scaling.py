@@ -18,27 +18,33 @@ from vocabkit.transferred import TransferredAdapter
 
 
 @torch.no_grad()
-def rms_scale(transferred: TransferredAdapter, features: Tensor) -> float:
-    """The factor by which the visual tokens of `features` get the root mean square of the target's embedding rows.
-
-    Args:
-        features: (N, Dv) real patch features.
-    """
+def visual_rms(transferred: TransferredAdapter, features: Tensor) -> float:
+    """Root mean square of the elements of the visual tokens of `features` (N, Dv), without the scale."""
     tokens = transferred.adapter(features.to(transferred.adapter.linear_1.weight.dtype), transferred.embeddings)
-    found = tokens.float().square().mean().sqrt()
-    wanted = torch.stack([part.float().square().mean() for part in transferred.embeddings.split(8192)])
-    sizes = torch.tensor([len(part) for part in transferred.embeddings.split(8192)], dtype=torch.float32)
-    factor = float((wanted * sizes).sum().div(sizes.sum()).sqrt() / found)
-    if not (0 < factor < math.inf):
-        raise VocabkitError("the visual tokens of these features are all zero or not finite; give other --features")
-    return factor
+    return float(tokens.float().square().mean().sqrt())
+
+
+def with_visual_rms(transferred: TransferredAdapter, report: Preflight, features: Tensor) -> Preflight:
+    """The report with the length of the visual tokens of real patch features (N, Dv)."""
+    rms = visual_rms(transferred, features) * transferred.config.scale
+    return dataclasses.replace(report, visual_rms=rms)
 
 
 def match_rms(transferred: TransferredAdapter, report: Preflight, features: Tensor) -> Preflight:
-    """Set the scale of `transferred` to `rms_scale` of these features, in place. Returns the report with that scale."""
-    factor = rms_scale(transferred, features)
+    """Scale the visual tokens of `transferred`, in place, so that those of `features` get the root mean square of the
+    target's embedding rows.
+
+    Args:
+        features: (N, Dv) real patch features.
+
+    Returns the report with that scale. Raises VocabkitError: visual tokens that are all zero or not finite.
+    """
+    found = visual_rms(transferred, features)
+    factor = report.norms.rms / found if found else math.inf
+    if not (0 < factor < math.inf):
+        raise VocabkitError("the visual tokens of these features are all zero or not finite; give other --features")
     with_scale(transferred, factor)
-    return dataclasses.replace(report, scale=factor)
+    return dataclasses.replace(report, scale=factor, visual_rms=found * factor)
 
 
 def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdapter:

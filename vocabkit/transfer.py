@@ -94,6 +94,8 @@ class Preflight:
     """Whether the result is exactly a stock two-layer projector."""
     folding: str
     """Why, in words."""
+    visual_rms: float | None = None
+    """Root mean square of the elements of visual tokens, scale included; None if there were no features to measure."""
 
 
 def transfer(
@@ -246,8 +248,11 @@ def _preflight(
 
 def _folding(hidden: int, width: int) -> str:
     if hidden > width:
-        return f"to {hidden} hidden units, more than the {width} that a stock Llava projector of this LLM has"
-    padded = f", {width - hidden} hidden units padded with zeros" if hidden < width else ""
+        return (
+            f"into two layers with {hidden:,} hidden units; a Llava checkpoint and mm_projector hold {width:,}, so "
+            "export mmproj or projector"
+        )
+    padded = f", {width - hidden:,} hidden units padded with zeros" if hidden < width else ""
     return f"into a stock two-layer projector{padded}"
 
 

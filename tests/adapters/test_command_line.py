@@ -33,6 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table_folder(tmp_path / "bert", random_rows(10, 6))
     (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
     projector().save(tmp_path / "mlp.pt")
+    (tmp_path / "published.bin").touch()
     save_file({"features": normal(4, 5, 7)}, tmp_path / "features.safetensors")
     save_file({"features": normal(4, 5, 31)}, tmp_path / "wide.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -62,6 +63,7 @@ def test_without_out_only_the_report_comes(
     assert "64 of 64 rows (100.0%)" in shown.out
     assert "yes: into a stock two-layer projector" in shown.out
     assert "128,256 embedding rows of llm/model.safetensors" in shown.err
+    assert shown.err.splitlines()[-1] == "nothing is written; to write the result, add --out"
     assert sorted(here.iterdir()) == before
 
 
@@ -69,7 +71,10 @@ def test_a_transfer_is_written_and_proven(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 0
-    assert capsys.readouterr().out.endswith("written: moved\n")
+    shown = capsys.readouterr()
+    assert shown.out.endswith("written: moved\n")
+    proof = "prove it: vocabkit check-transfer moved adapter.pt --to llama3 --weights llm"
+    assert shown.err.splitlines()[-1] == proof
     assert (
         run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
     )
@@ -121,6 +126,23 @@ def test_rms_scale_is_measured_on_features_and_recorded(here: Path, monkeypatch:
         float(moved.embeddings.square().mean().sqrt()), rel=1e-3
     )
     assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 0
+
+
+@pytest.mark.parametrize(("adapter", "hint"), [("adapter.pt", True), ("softmax.pt", False)])
+def test_with_features_the_report_says_how_long_visual_tokens_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], adapter: str, hint: bool
+) -> None:
+    words = ("transfer", adapter, *TO_LLAMA, "--features", "features.safetensors")
+    assert run(monkeypatch, *words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["preflight"]
+    assert (found["visual_rms"] > 3 * found["norms"]["rms"]) == hint
+    assert run(monkeypatch, *words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    ratio = found["visual_rms"] / found["norms"]["rms"]
+    assert f"visual tokens RMS of an element {found['visual_rms']:.3g}, {ratio:.3g} times that of the rows" in shown
+    assert ("try --scale rms" in shown) == hint
+    assert run(monkeypatch, *words, "--scale", "rms") == 0
+    assert "1 times that of the rows scale" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -186,10 +208,25 @@ def test_published_weights_become_an_adapter_that_can_be_moved(
     original.shared.save(here / "shared.arrow")
     words = ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
     assert run(monkeypatch, *words) == 0
-    assert "linear head, 64 rows, hidden 5, trained with qwen2" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "linear head, 64 rows, hidden 5, trained with qwen2" in shown.out
+    assert "its vision model and layer are not recorded" in shown.err
     assert_same_state(LangBridgeAdapter.from_pretrained(here / "imported.pt"), original)
     assert run(monkeypatch, "transfer", "imported.pt", *TO_LLAMA) == 0
     assert run(monkeypatch, *words[:3], "--llm", "gemma3") == 2
+
+
+def test_the_encoder_of_published_weights_is_recorded_as_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_published(langbridge(), here / "mm_projector.bin")
+    langbridge().shared.save(here / "shared.arrow")
+    words = ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
+    assert run(monkeypatch, *words, "--vision", "openai/clip", "--layer", "-2") == 0
+    shown = capsys.readouterr()
+    assert (shown.out.splitlines()[-1], shown.err) == ("features: openai/clip, layer -2", "")
+    config = LangBridgeAdapter.from_pretrained(here / "imported.pt").config
+    assert (config.vision_model, config.vision_layer, config.vision_keep_cls) == ("openai/clip", -2, None)
 
 
 class OnlyAtV1(_Handler):
@@ -264,6 +301,7 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
         (("adapter.pt", "--to", "mistral-v1", "--weights", "llm", "--out", "missing/moved.pt"), "missing"),
         (("adapter.pt", "--to", "gemma3", "--weights", "llm"), "outside its 128256 rows"),
         (("llm", *TO_LLAMA), "not an adapter of vocabkit"),
+        (("published.bin", *TO_LLAMA), "named *.pt; of LangBridge's published weights `vocabkit import-adapter`"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

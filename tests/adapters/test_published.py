@@ -73,6 +73,28 @@ def test_the_published_layers_are_taken_bit_for_bit(
             assert torch.equal(found, content[f"{prefix}{layer}.{part}"])
 
 
+@pytest.mark.parametrize(("select", "keeps"), [("patch", False), ("cls_patch", True), (None, None)])
+def test_the_features_are_those_that_the_config_beside_the_weights_names(
+    tmp_path: Path, shared: SharedVocabulary, select: str | None, keeps: bool | None
+) -> None:
+    config = {"mm_vision_tower": "openai/clip", "mm_vision_select_layer": -3, "mm_vision_select_feature": select}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = written(tmp_path, published("mm_projector."))
+    for weights in (file, tmp_path):
+        found = import_published(weights, shared, "qwen2").config
+        assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == ("openai/clip", -3, keeps)
+    told = import_published(file, shared, "qwen2", vision="mine", layer=-2).config
+    assert (told.vision_model, told.vision_layer) == ("mine", -2)
+
+
+def test_a_config_of_another_program_beside_the_weights_does_not_matter(
+    tmp_path: Path, shared: SharedVocabulary
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": ["clip"], "model_type": "llama"}))
+    found = import_published(written(tmp_path, published("mm_projector.")), shared, "qwen2").config
+    assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == (None, None, None)
+
+
 def test_an_imported_adapter_computes_what_the_published_module_computes(
     tmp_path: Path, shared: SharedVocabulary
 ) -> None:

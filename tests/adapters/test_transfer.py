@@ -23,7 +23,7 @@ from vocabkit.errors import VocabkitError
 from vocabkit.mixing import Head
 from vocabkit.proof import check_transfer
 from vocabkit.ranking import rank
-from vocabkit.scaling import parse_scale, rms_scale
+from vocabkit.scaling import match_rms, parse_scale, with_visual_rms
 from vocabkit.segmentation import Segmenter
 from vocabkit.shared import SharedVocabulary
 from vocabkit.transfer import Preflight, Target, transfer
@@ -274,10 +274,13 @@ def test_the_scale_multiplies_the_visual_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_rms_brings_visual_tokens_to_the_length_of_the_targets_embeddings(tmp_path: Path, head: Head) -> None:
     llama, features = target(tmp_path / "llm", "llama3"), normal(50, 7)
-    plain, _ = transfer(langbridge(head), llama)
-    scaled, _ = transfer(langbridge(head), llama, scale=rms_scale(plain, features))
-    tokens = scaled(features).detach()
-    assert float(tokens.square().mean()) == pytest.approx(float(plain.embeddings.square().mean()), rel=1e-4)
+    moved, report = transfer(langbridge(head), llama)
+    before = with_visual_rms(moved, report, features)
+    after = match_rms(moved, report, features)
+    tokens = moved(features).detach()
+    assert float(tokens.square().mean()) == pytest.approx(float(moved.embeddings.square().mean()), rel=1e-4)
+    assert after.scale == moved.config.scale == pytest.approx(report.norms.rms / before.visual_rms)
+    assert after.visual_rms == pytest.approx(float(tokens.square().mean().sqrt()))
 
 
 def test_rms_of_visual_tokens_that_are_zero_is_refused(tmp_path: Path) -> None:
@@ -285,9 +288,9 @@ def test_rms_of_visual_tokens_that_are_zero_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         adapter.head.weight.zero_()
         adapter.head.bias.zero_()
-    moved, _ = transfer(adapter, target(tmp_path / "llm", "llama3"))
+    moved, report = transfer(adapter, target(tmp_path / "llm", "llama3"))
     with pytest.raises(VocabkitError, match="all zero"):
-        rms_scale(moved, normal(3, 7))
+        match_rms(moved, report, normal(3, 7))
 
 
 @pytest.mark.parametrize(("argument", "factor"), [("none", 1.0), ("rms", None), ("0.5", 0.5), ("2", 2.0)])

@@ -14,15 +14,21 @@ _IN_FOLDER = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
 """What is looked for in a folder, first found is taken: the order of transformers."""
+LORA_CONFIG = "adapter_config.json"
+"""Of peft: a folder with it holds what was added to an LLM, and not the LLM."""
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
 """Suffixes of the files in which embeddings are looked for."""
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights of a model folder, or their index. Raises VocabkitError if there are none, or several."""
+    """The weights of a model folder, or their index. Raises VocabkitError if there are none, or several, or only
+    LoRA weights.
+    """
     for name in _IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
+    if (folder / LORA_CONFIG).is_file():
+        raise VocabkitError(f"{folder}: holds LoRA weights and no LLM; name the LLM that its {LORA_CONFIG} names")
     found = sorted(file for suffix in ("*.safetensors", "*.gguf") for file in folder.glob(suffix))
     if len(found) == 1:
         return found[0]

@@ -31,13 +31,13 @@ from vocabkit.export.language_model import (
     read_llm_config,
 )
 from vocabkit.export.processor import build_processor, load_tokenizer, save_processor
-from vocabkit.export.vision import adapted_states, converted, vision_tensors
+from vocabkit.export.vision import adapted_states, check_features, converted, vision_tensors
 from vocabkit.export.weights import read_weights, weight_files
 from vocabkit.files import new_folder
 from vocabkit.fold import pad_hidden
 from vocabkit.model_card import llava_card
 from vocabkit.model_folders import first_line, quiet_transformers
-from vocabkit.vision.transformers_model import read_vision_config
+from vocabkit.vision.transformers_model import HiddenStates, read_vision_config
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def export_llava(
     out: Path,
     *,
     feature_layer: int = -2,
-    keep_cls: bool = False,
+    keep_cls: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportedLlava:
     """Write the Llava checkpoint of `vision`, `projector` and `llm` as the new folder `out`, whole or not at all.
@@ -74,22 +74,18 @@ def export_llava(
         vision: folder of a vision model of transformers, with its image processor.
         llm: folder of a causal language model of transformers, with its tokenizer.
         feature_layer: the hidden states of the vision model that the adapter was trained on.
-        keep_cls: whether these include the class token.
+        keep_cls: whether these include the class token; None for what the config of `projector` says, else without.
         progress: called with (bytes done, bytes in total) of the LLM.
 
     Raises:
-        VocabkitError: widths that do not fit, an LLM whose logits Llava would not reproduce, damaged or incomplete
-            models, `out` is there already.
+        VocabkitError: widths or features that do not fit, an LLM whose logits Llava would not reproduce, damaged or
+            incomplete models, `out` is there already.
     """
     check_destination(out, "llava")
+    keep_cls = bool(projector.config.vision_keep_cls) if keep_cls is None else keep_cls
     with quiet_transformers():
-        text_config, vision_config = read_llm_config(llm), read_vision_config(vision)
-        states = adapted_states(vision, vision_config, feature_layer, projector)
-        if states.class_tokens > 1 and not keep_cls:
-            raise VocabkitError(
-                f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only "
-                "one; if the adapter was trained with them, keep them (--keep-cls)"
-            )
+        vision_config, states = check_vision(projector, vision, feature_layer, keep_cls=keep_cls)
+        text_config = read_llm_config(llm)
         _check_llm_width(projector, llm, text_config)
         padded = pad_hidden(projector, text_config.hidden_size)
         llm_tokenizer = load_tokenizer(llm)
@@ -130,10 +126,33 @@ def export_llava(
     return ExportedLlava(out, image_token_id, image_tokens, added_rows, units)
 
 
+def check_vision(
+    projector: MLPProjector, vision: Path, feature_layer: int, *, keep_cls: bool
+) -> tuple[PreTrainedConfig, HiddenStates]:
+    """The config of a vision model that Llava can hold, and its hidden states that `projector` takes; arguments as for
+    `export_llava`, which checks the same.
+
+    Raises VocabkitError: widths or features that do not fit, tokens that Llava can't leave out, a damaged or incomplete
+    model.
+    """
+    check_features("a Llava checkpoint", projector.config, keep_cls=keep_cls)
+    with quiet_transformers():
+        config = read_vision_config(vision)
+        states = adapted_states(vision, config, feature_layer, projector)
+    if states.class_tokens > 1 and not keep_cls:
+        raise VocabkitError(
+            f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only "
+            "one; if the adapter was trained with them, keep them (--keep-cls)"
+        )
+    return config, states
+
+
 def _llm_shards(
     files: list[Path], *, tied: bool, new_token: int | None, progress: Callable[[int, int], None] | None
 ) -> Iterator[dict[str, Tensor]]:
     done, total = 0, sum(file.stat().st_size for file in files)
+    if progress:
+        progress(done, total)
     for file in files:
         yield llm_tensors(read_weights(file), tied=tied, new_token=new_token)
         done += file.stat().st_size

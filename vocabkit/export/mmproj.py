@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from vocabkit.adapter import MLPProjector
 from vocabkit.destination import check_destination
 from vocabkit.errors import VocabkitError
-from vocabkit.export.vision import adapted_states, converted, vision_tensors
+from vocabkit.export.vision import adapted_states, check_features, converted, vision_tensors
 from vocabkit.files import replacing
 from vocabkit.model_folders import quiet_transformers
 from vocabkit.vision.transformers_model import image_processor, read_vision_config
@@ -40,10 +40,11 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
             the class token.
 
     Raises:
-        VocabkitError: another kind of vision model, widths that do not fit, values beyond float16, or a file that can't
-            be written.
+        VocabkitError: another kind of vision model, widths or features that do not fit, values beyond float16, or a
+            file that can't be written.
     """
     check_destination(out, "mmproj")
+    check_features("llama.cpp", projector.config, keep_cls=False)
     with quiet_transformers():
         config = read_vision_config(vision)
         if config.model_type not in ("clip_vision_model", "siglip_vision_model"):

@@ -1,36 +1,44 @@
-"""The LLM that goes into an export: a folder, a hub repository, or a GGUF turned into a folder."""
+"""The LLM that goes into an export: a folder, a hub repository, or a GGUF or LoRA weights turned into a folder."""
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vocabkit.catalog import catalog, without_name
+from vocabkit.data.extras import needs_extra
+from vocabkit.embeddings.weights import LORA_CONFIG
 from vocabkit.errors import VocabkitError
+from vocabkit.files import reading
 from vocabkit.model_folders import downloaded, first_line, quiet_transformers
 
 
 @contextmanager
 def llm_folder(source: str) -> Iterator[Path]:
-    """A folder in the layout of transformers with the LLM that `source` names: a folder, a GGUF (dequantised to
-    bfloat16 into a temporary folder), a model of the catalog or a hub repository.
+    """A folder in the layout of transformers with the LLM that `source` names: a folder, a model of the catalog or a
+    hub repository. A GGUF, dequantised to bfloat16, and LoRA weights, merged into their LLM, go into a temporary one.
 
-    Raises VocabkitError: not found, or a GGUF that transformers can't load.
+    Raises VocabkitError: not found, or one that transformers or peft can't load.
     """
     found = llm_source(source)
-    if found.suffix == ".gguf" and found.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            _from_gguf(found, Path(folder))
-            yield Path(folder)
-    else:
+    gguf = found.suffix == ".gguf" and found.is_file()
+    if not gguf and not is_lora(found):
         yield found
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (_from_gguf if gguf else _from_lora)(found, Path(folder))
+        yield Path(folder)
 
 
 def llm_source(source: str) -> Path:
@@ -43,6 +51,55 @@ def llm_source(source: str) -> Path:
     return downloaded(entry.hub if entry is not None and entry.hub else name)
 
 
+def is_lora(path: Path) -> bool:
+    """Whether a folder holds LoRA weights, as peft and `vocabkit finetune` write them, and no LLM."""
+    return (path / LORA_CONFIG).is_file()
+
+
+def lora_base(folder: Path) -> str:
+    """The LLM that LoRA weights belong to, as `llm_source` takes it. Raises VocabkitError: they name none."""
+    config = folder / LORA_CONFIG
+    with reading(config):
+        try:
+            base = str(json.loads(config.read_text("utf-8"))["base_model_name_or_path"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise VocabkitError(f"{config}: names no LLM that the LoRA weights belong to") from error
+    if without_name(base) == str(folder):
+        raise VocabkitError(f"{config}: names itself as the LLM that its LoRA weights belong to")
+    return base
+
+
+def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    """The causal LLM that `source` names, as for `llm_folder`, with its tokenizer. LoRA weights are merged in place.
+
+    Args:
+        dtype: `auto` for that of its config.
+
+    Raises VocabkitError: not found, damaged, or no causal language model.
+    """
+    found = llm_source(source)
+    if is_lora(found):
+        base = lora_base(found)
+        model, tokenizer = load_model(base, dtype)
+        return _with_lora(model, found, base), tokenizer
+    with llm_folder(str(found)) as folder, quiet_transformers():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # whatever a damaged model makes transformers raise
+            raise VocabkitError(f"{source}: transformers can't load this LLM ({first_line(error)})") from error
+
+
+def _with_lora(model: Any, folder: Path, base: str) -> Any:
+    with needs_extra("train", "an LLM with LoRA weights"):
+        from peft import PeftModel
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
+            return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except Exception as error:  # whatever damaged weights make peft raise
+        raise VocabkitError(f"{folder}: peft can't put these LoRA weights into {base} ({first_line(error)})") from error
+
+
 def _from_gguf(path: Path, folder: Path) -> None:
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # its progress bar can't be switched off
@@ -50,6 +107,19 @@ def _from_gguf(path: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # whatever a damaged file makes gguf and transformers raise
         raise VocabkitError(f"{path}: transformers can't load this GGUF ({first_line(error)})") from error
+    _write(path, "dequantised", model, tokenizer, folder)
+
+
+def _from_lora(path: Path, folder: Path) -> None:
+    _write(path, "merged", *load_model(str(path), "auto"), folder)
+    while is_lora(path):
+        path = llm_source(lora_base(path))
+    for name in ("config.json", "generation_config.json"):
+        if (path / name).is_file():  # as its publisher wrote it
+            shutil.copyfile(path / name, folder / name)
+
+
+def _write(source: Path, how: str, model: Any, tokenizer: Any, folder: Path) -> None:
     config = model.config.to_dict()
     config.pop("quantization_config", None)  # save_pretrained takes the model for quantised and refuses it
     rope = config.get("rope_parameters") or {}
@@ -60,4 +130,4 @@ def _from_gguf(path: Path, folder: Path) -> None:
         huggingface_hub.save_torch_model(model, folder, shared_tensors_to_discard=["lm_head.weight"])
         tokenizer.save_pretrained(folder)
     except OSError as error:
-        raise VocabkitError(f"{path}: can't write it dequantised to {folder} ({error.strerror}); set TMPDIR") from error
+        raise VocabkitError(f"{source}: can't write it {how} to {folder} ({error.strerror}); set TMPDIR") from error

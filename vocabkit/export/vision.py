@@ -10,12 +10,38 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vocabkit.adapter import MLPProjector
+from vocabkit.adapter_config import AdapterConfig, MLPConfig
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.export.weights import read_weights, weight_files
 from vocabkit.vision.transformers_model import HiddenStates, hidden_states
 
 _UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 """Vision models whose weights stand under `vision_model.` in the checkpoints of the hub."""
+
+
+def check_features(name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bool) -> None:
+    """Whether the vision half of an export gives the features that an adapter was trained on, as far as its config
+    says.
+
+    Args:
+        name: of the export, for the message.
+        keep_cls: whether the export gives the adapter the class token, too.
+
+    Raises VocabkitError: it does not.
+    """
+    if config.vision_pool is not None:
+        rows, columns = config.vision_pool
+        raise VocabkitError(
+            f"the adapter takes patches pooled to {rows}x{columns}, but {name} has no pooling; export projector, or "
+            "run it with vocabkit"
+        )
+    if config.vision_keep_cls is True and not keep_cls:
+        raise VocabkitError(
+            f"the adapter was trained with class tokens, which {name} leaves out; export projector, or run it with "
+            "vocabkit"
+        )
+    if config.vision_keep_cls is False and keep_cls:
+        raise VocabkitError("the adapter was trained without class tokens; leave --keep-cls out")
 
 
 def adapted_states(vision: Path, config: PreTrainedConfig, layer: int, projector: MLPProjector) -> HiddenStates:

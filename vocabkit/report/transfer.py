@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vocabkit.proof import Proof
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 from vocabkit.transfer import MissingToken, Preflight
+
+_FAR = 3
+"""Visual tokens so many times longer or shorter than embeddings get a hint."""
 
 
 def preflight_report(found: Preflight) -> RenderableType:
@@ -20,6 +25,7 @@ def preflight_report(found: Preflight) -> RenderableType:
         "corpus mass": _mass(found),
         "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
         f"RMS of an element {norms.rms:.3g}",
+        **({} if found.visual_rms is None else {"visual tokens": _visual_tokens(found, found.visual_rms)}),
         "scale": f"{found.scale:.6g}",
         "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {found.width:,}",
         "size": f"{found.bytes / 1e6:,.1f} MB to write",
@@ -59,6 +65,13 @@ def _coverage(found: Preflight) -> str:
     parts += [f"{found.composed:,} composed"] if found.composed else []
     parts += [f"{found.dropped:,} dropped"] if found.dropped else []
     return ", ".join(parts)
+
+
+def _visual_tokens(found: Preflight, rms: float) -> str:
+    ratio = rms / found.norms.rms if found.norms.rms else math.inf
+    far = found.head == "linear" and not 1 / _FAR < ratio < _FAR
+    hint = "; far from what this LLM reads: try --scale rms" if far else ""
+    return f"RMS of an element {rms:.3g}, {ratio:.3g} times that of the rows{hint}"
 
 
 def _mass(found: Preflight) -> str:
