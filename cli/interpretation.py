@@ -9,7 +9,7 @@ import typer
 
 from .arguments import grid_size
 from .page import Html, check_page, write_page
-from .show import count_progress, show, show_json
+from .show import count_progress, note, show, show_json
 
 
 def interpret(
@@ -61,7 +61,7 @@ def interpret(
 
     Of each patch the tokens nearest by cosine similarity, among the LLM's whole vocabulary, and the largest
     coefficients of the head; of each image the tokens with the most mass; over checkpoints the development. No LLM is
-    loaded, only its embedding table is read.
+    loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
     """
     from vocabkit.allocation import keep_freed_memory
     from vocabkit.interpretation.run import interpret_files
@@ -74,6 +74,11 @@ def interpret(
             adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=size,
             image_folder=images, limit=limit, top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
+    if found.broken:
+        total = len(found.images) + len(found.broken)
+        note(f"{len(found.broken):,} of {total:,} pictures are missing or broken and were left out:")
+        for problem in found.broken:
+            note(f"  {problem}")
     if html is not None:
         from vocabkit.report.html.interpretation import interpretation_page, picture_uri
 

@@ -124,6 +124,7 @@ def interpretation_file(
         vocabularies=dict.fromkeys(llms, 1000),
         checkpoints=labels,
         images=tuple(infos),
+        broken=("a<b>.png: no such file",),
         readings=tuple(readings),
         development=tuple(development),
         tokens={llm: {i: Token(token, "text") for i, token in enumerate(tokens)} for llm in llms},

@@ -129,6 +129,14 @@ def test_one_checkpoint_has_no_slider(visit: Open, tmp_path: Path) -> None:
     assert page.locator(".patch h3").all_inner_texts() == [NAMES[0]]
 
 
-def test_ten_pictures_of_576_patches_take_less_than_two_megabytes(tmp_path: Path) -> None:
-    file = interpretation_file(tmp_path, side=24, images=10)
+@pytest.mark.parametrize("checkpoints", [1, 12])
+def test_ten_pictures_of_576_patches_take_less_than_two_megabytes(
+    visit: Open, tmp_path: Path, checkpoints: int
+) -> None:
+    """However many checkpoints there are, if need be with fewer tokens of each patch."""
+    file = interpretation_file(tmp_path, side=24, images=10, checkpoints=checkpoints)
     assert file.stat().st_size < 2e6
+    page = opened(visit, file)
+    count = page.locator(".patch").first.locator("ol").first.locator("li").count()
+    assert count == 5 if checkpoints == 1 else 0 < count < 5
+    assert (f"{count} of 5 tokens of each patch" in page.inner_text("main")) == (count < 5)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.embeddings import EmbeddingTable
+from vocabkit.embeddings.table import StoredRows
 
 
 @dataclass
@@ -31,6 +32,21 @@ class MemoryRows:
 
     def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
         into[torch.from_numpy(places)] = self.rows[torch.from_numpy(ids)].to(into.dtype)
+
+
+@dataclass
+class CountedRows:
+    """Rows in a file, and how many of them have been read."""
+
+    stored: StoredRows
+    read: int = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stored, name)
+
+    def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
+        self.read += len(ids)
+        self.stored.read_into(ids, into, places)
 
 
 def table(rows: Tensor) -> EmbeddingTable:

@@ -18,6 +18,9 @@ from small_world import World
 
 pytest.importorskip("jinja2")
 
+from vocabkit.interpretation import Interpretation
+from vocabkit.report.html.interpretation import interpretation_page, picture_uri
+
 
 def page_of(world: World, folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
     """A page of two pictures, and the data in it."""
@@ -53,10 +56,24 @@ def test_an_mlp_has_no_coefficients(world: World, tmp_path: Path) -> None:
     assert [reading["rows"] for image in data["readings"] for series in image for reading in series] == [None, None]
 
 
-def test_a_linear_head_keeps_its_coefficients(world: World, tmp_path: Path) -> None:
+def test_a_linear_head_keeps_its_coefficients_which_are_no_shares(world: World, tmp_path: Path) -> None:
     saying(world, b"r", "linear").save_pretrained(tmp_path / "adapter")
-    _, data = page_of(world, tmp_path, "--llm", world.one)
+    page, data = page_of(world, tmp_path, "--llm", world.one)
     assert data["readings"][0][0][0]["coefficients"][0] == 1000.0
+    assert data["readings"][0][0][0]["imageMass"] is None
+    assert "entropy, nats" not in page
+
+
+def test_pictures_that_are_left_out_are_named(world: World, tmp_path: Path) -> None:
+    saying(world, b"r").save_pretrained(tmp_path / "adapter")
+    page, _ = page_of(world, tmp_path, "--llm", world.one, "<i>.png")
+    assert "<li>&lt;i&gt;.png: no such file</li>" in page
+
+
+def test_ten_scenes_in_two_llms_take_less_than_two_megabytes(shipped: Interpretation) -> None:
+    page = interpretation_page(shipped, [picture_uri(image) for image in shipped.images])
+    assert page.count("data:image/jpeg") == 10
+    assert len(page.encode()) < 2e6
 
 
 def test_data_is_no_place_for_a_page(world: World, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def interpretation(tokens: list[bytes], grid: tuple[int, int], *, llms: int = 1,
     )  # fmt: skip
     made = Interpretation(
         adapter="an adapter", head="softmax", vision="vision", grid=grid, top=1, llms=names,
-        vocabularies=dict.fromkeys(names, 99), checkpoints=("adapter",), images=(image,), readings=readings,
+        vocabularies=dict.fromkeys(names, 99), checkpoints=("adapter",), images=(image,), broken=(), readings=readings,
         development=tuple(Development(name, "adapter", 0.5, 0.25, 0.125, 1.5) for name in names),
         tokens={name: {number: Token(token, "text") for number, token in enumerate(tokens)} for name in names},
         rows={name: dict(enumerate(tokens)) for name in names},
@@ -133,10 +133,31 @@ def test_the_command_shows_words_or_json_and_only_data_on_stdout(world: World, t
     assert len(found["readings"]) == 2
 
 
+def test_broken_pictures_are_reported_as_infer_reports_them(world: World, tmp_path: Path) -> None:
+    saying(world, b"q").save(tmp_path / "adapter")
+    pictures = [world.data.parent / "0.png", "absent.png"]
+    done = vocabkit_here(tmp_path, "interpret", "adapter", *pictures, "--llm", world.one, "--json")
+    assert (
+        done.returncode == vocabkit_here(tmp_path, "infer", "adapter", *pictures, "--out", "x", "--top", "1").returncode
+    )
+    assert done.stderr == ("1 of 2 pictures are missing or broken and were left out:\n  absent.png: no such file\n")
+    found = json.loads(done.stdout)
+    assert found["broken"] == ["absent.png: no such file"]
+    assert len(found["images"]) == 1
+
+
+def test_a_linear_head_has_coefficients_but_no_mass_and_no_entropy(world: World, tmp_path: Path) -> None:
+    saying(world, b"q", "linear").save(tmp_path / "adapter")
+    text = vocabkit_here(tmp_path, "interpret", "adapter", world.data, "--llm", world.one, "--limit", "1").stdout
+    assert "largest coefficient" in text
+    assert "mass" not in text
+    assert "entropy" not in text
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["absent.png"], "absent.png"),
+        (["absent.png"], "none of 1 pictures can be used; the first: absent.png: no such file"),
         (["a.png", "--pool", "3"], "--pool '3' is not of the form"),
         (["a.png", "--checkpoints", "."], "no step-*/adapter"),
     ],

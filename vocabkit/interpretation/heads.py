@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,18 +19,13 @@ _COEFFICIENTS = 2**23
 
 
 class HeadReading(NamedTuple):
-    """Of one image."""
+    """The fields of a `Reading` that are about the head."""
 
-    coefficients: Tensor
-    """(N, k) float32, largest first."""
-    rows: Tensor
-    """(N, k) int64."""
-    entropy: Tensor
-    """(N,) float32, nats."""
-    mass: Tensor
-    """(m,) float32: shares of the sum of the sizes of all coefficients of the image, largest first."""
-    mass_rows: Tensor
-    """(m,) int64."""
+    rows: np.ndarray
+    coefficients: np.ndarray
+    entropy: np.ndarray | None
+    image_rows: np.ndarray | None
+    image_mass: np.ndarray | None
 
 
 @torch.no_grad()
@@ -38,16 +34,19 @@ def read_head(adapter: LangBridgeAdapter, features: Tensor, k: int, m: int) -> H
 
     k and m are at most V.
     """
-    patches = max(1, _COEFFICIENTS // adapter.config.rows)
+    softmax = adapter.config.head == "softmax"
     sums = torch.zeros(adapter.config.rows)
-    parts = []
-    for block in features.split(patches):
+    parts: list[tuple[Tensor, Tensor]] = []
+    entropy: list[Tensor] = []
+    for block in features.split(max(1, _COEFFICIENTS // adapter.config.rows)):
         p = adapter.coefficients(block).float()  # (P, V)
-        values, rows = largest(p, k)
-        sizes = p.abs_()
-        sums += sizes.sum(dim=0)
-        shares = sizes.div_(sizes.sum(dim=1, keepdim=True).clamp_(min=torch.finfo(p.dtype).tiny))
-        parts.append((values, rows, torch.special.entr(shares).sum(dim=1)))
-    values, rows, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
-    mass, mass_rows = (sums / sums.sum().clamp(min=torch.finfo(sums.dtype).tiny)).topk(m)
-    return HeadReading(values, rows, entropy, mass, mass_rows)
+        parts.append(largest(p, k))
+        if softmax:
+            sums += p.sum(dim=0)
+            entropy.append(torch.special.entr(p).sum(dim=1))
+    coefficients, rows = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = rows.int().numpy(), coefficients.numpy()
+    if not softmax:
+        return HeadReading(*found, None, None, None)
+    mass, mass_rows = (sums / len(features)).topk(m)
+    return HeadReading(*found, torch.cat(entropy).numpy(), mass_rows.int().numpy(), mass.numpy())

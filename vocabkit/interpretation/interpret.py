@@ -6,8 +6,10 @@ patch and m of each image.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +17,12 @@ from torch import Tensor
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.errors import VocabkitError
-from vocabkit.interpretation.heads import read_head
+from vocabkit.interpretation.heads import HeadReading, read_head
 from vocabkit.interpretation.naming import as_word
 from vocabkit.interpretation.nearest import nearest_tokens, searched_ids
 from vocabkit.interpretation.results import Development, ImageInfo, Reading, Token
 from vocabkit.lvlm import Connector
-from vocabkit.transfer import Target, transfer
+from vocabkit.transfer import Target, head_rows, transfer
 from vocabkit.transferred import TransferredAdapter
 from vocabkit.verification import wrong_rows
 from vocabkit.vocabulary import Kind
@@ -52,7 +54,7 @@ def interpret(
     """What the visual tokens of images stand for in the LLM `target`.
 
     A LangBridgeAdapter is put onto the target's embedding rows first, without the rows of its V_shared that the target
-    lacks. The vocabulary is searched once for all checkpoints and images.
+    lacks. These rows are read once, and the vocabulary is searched once, for all checkpoints and images.
 
     Args:
         checkpoints: adapters by their labels, of one type and, if they have one, one V_shared.
@@ -62,11 +64,11 @@ def interpret(
 
     Raises VocabkitError: parts that do not fit together, nothing shared at all, damaged rows.
     """
-    moved = {label: _for_target(connector, target) for label, connector in checkpoints.items()}
-    if len({None if c.shared is None else c.shared.fingerprint for c in moved.values()}) > 1:
+    if len({None if c.shared is None else c.shared.fingerprint for c in checkpoints.values()}) > 1:
         raise VocabkitError(
-            f"{', '.join(moved)}: adapters with different shared vocabularies; give those of one training"
+            f"{', '.join(checkpoints)}: adapters with different shared vocabularies; give those of one training"
         )
+    moved = _for_target(checkpoints, target)
     visual = torch.cat([_visual_tokens(connector, features) for connector in moved.values()])  # (C I, N, D)
     ids = searched_ids(target.vocabulary, target.embeddings)
     found, best = nearest_tokens(visual.flatten(0, 1), target.embeddings, ids, min(top, len(ids)), progress)
@@ -90,7 +92,7 @@ def interpret(
                     names_object=_names(near, token_words, image.words),
                     image_nearest=image_nearest,
                     image_cosines=image_cosines,
-                    **_head_parts(connector, features[number], top),
+                    **_of_head(connector, features[number], top),
                 )
             )
     shared = next(iter(moved.values())).shared
@@ -102,11 +104,37 @@ def interpret(
     return InOneLLM(len(ids), tuple(readings), development, tokens, rows)
 
 
-def _for_target(connector: Connector, target: Target) -> MLPProjector | TransferredAdapter:
+def _for_target(connectors: Mapping[str, Connector], target: Target) -> dict[str, MLPProjector | TransferredAdapter]:
+    moved: dict[str, MLPProjector | TransferredAdapter] = {}
+    first: TransferredAdapter | None = None
+    for label, connector in connectors.items():
+        if not isinstance(connector, LangBridgeAdapter):
+            _check_target(connector, target)
+            moved[label] = connector
+        elif first is None:
+            moved[label] = first = transfer(connector, target, missing="drop")[0]
+        else:
+            moved[label] = _moved_as(first, connector, target)
+    return moved
+
+
+def _moved_as(first: TransferredAdapter, adapter: LangBridgeAdapter, target: Target) -> TransferredAdapter:
+    """As `transfer` of another adapter with the same V_shared gives it, on the rows that were read for `first`."""
+    name = target.vocabulary.name
+    shared = adapter.shared if name in adapter.shared.names else adapter.shared.extend(target.vocabulary)
+    head = head_rows(adapter, np.flatnonzero(shared.mask_for(name)))
+    inner = dataclasses.replace(
+        adapter.config, rows=first.config.adapter.rows, shared_fingerprint=first.shared.fingerprint
+    )
+    tensors = {f"adapter.{key}": tensor for key, tensor in head.items()} | {"embeddings": first.embeddings}
+    config = dataclasses.replace(first.config, adapter=inner)
+    return TransferredAdapter.from_parts(Path(name), config, tensors, first.shared)
+
+
+def _check_target(connector: MLPProjector | TransferredAdapter, target: Target) -> None:
+    """Raises VocabkitError: it makes visual tokens of another LLM."""
     name = target.vocabulary.name
     match connector:
-        case LangBridgeAdapter():
-            return transfer(connector, target, missing="drop")[0]
         case MLPProjector():
             llm, width = connector.config.llm, connector.config.llm_width
         case TransferredAdapter():
@@ -118,7 +146,6 @@ def _for_target(connector: Connector, target: Target) -> MLPProjector | Transfer
             f"the adapter makes visual tokens of {llm}, width {width}, not of {name}, width {target.embeddings.width}; "
             f"give --llm {llm}=SOURCE"
         )
-    return connector
 
 
 @torch.no_grad()
@@ -128,17 +155,13 @@ def _visual_tokens(connector: MLPProjector | TransferredAdapter, features: Tenso
     return torch.stack([connector(image.to(dtype)).float() for image in features])
 
 
-def _head_parts(
-    connector: MLPProjector | TransferredAdapter, features: Tensor, top: int
-) -> dict[str, np.ndarray | None]:
+def _of_head(connector: MLPProjector | TransferredAdapter, features: Tensor, top: int) -> dict[str, np.ndarray | None]:
     """The fields of a `Reading` that are about the head, of the (N, Dv) features of one image."""
-    names = ("coefficients", "rows", "entropy", "image_mass", "image_rows")
     if isinstance(connector, MLPProjector):
-        return dict.fromkeys(names)
+        return dict.fromkeys(HeadReading._fields)
     head = connector.adapter
     k, m = min(top, head.config.rows), min(IMAGE_TOKENS, head.config.rows)
-    parts = (part.numpy() for part in read_head(head, features.to(head.linear_1.weight.dtype), k, m))
-    return {n: p.astype(np.int32) if p.dtype == np.int64 else p for n, p in zip(names, parts, strict=True)}
+    return read_head(head, features.to(head.linear_1.weight.dtype), k, m)._asdict()
 
 
 def _summed(nearest: np.ndarray, cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

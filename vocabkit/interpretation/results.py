@@ -60,16 +60,16 @@ class Reading:
     coefficients: np.ndarray | None
     """(N, k) float32: theirs. Of a softmax head, shares of 1; of a linear head any numbers, largest by value."""
     entropy: np.ndarray | None
-    """(N,) float32 in nats: of each patch's coefficients; of a linear head, of their sizes as shares."""
+    """(N,) float32 in nats: of each patch's coefficients. Of a softmax head only, as mass is: the coefficients of a
+    linear head are no shares of 1."""
     image_nearest: np.ndarray
     """(m,) int32: token ids with the largest sums of cosines over the patches of which they are among the k nearest."""
     image_cosines: np.ndarray
     """(m,) float32: these sums over N, largest first."""
     image_rows: np.ndarray | None
-    """(m,) int32: rows of the head with the most mass."""
+    """(m,) int32: rows of a softmax head with the most mass."""
     image_mass: np.ndarray | None
-    """(m,) float32: their shares of the sum of the sizes of all coefficients of the image, largest first; over all rows
-    these sum to 1."""
+    """(m,) float32: their mean coefficients over the patches, largest first; over all rows these sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Development:
     named_by_head: float | None
     """The same of the k largest coefficients. None for an MLP, too."""
     mean_entropy: float | None
-    """In nats: mean over patches of `Reading.entropy`. None for an MLP."""
+    """In nats: mean over patches of `Reading.entropy`. None but for a softmax head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,8 @@ class Interpretation:
     checkpoints: tuple[str, ...]
     """In the order of training; one if there is no series."""
     images: tuple[ImageInfo, ...]
+    broken: tuple[str, ...]
+    """What is wrong with each picture that was left out, a line each."""
     readings: tuple[Reading, ...]
     """Of each image, LLM and checkpoint."""
     development: tuple[Development, ...]

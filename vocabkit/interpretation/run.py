@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vocabkit.adapter import MLPProjector
-from vocabkit.data import Picture, Sample, is_llava, load_image, read_llava
+from vocabkit.data import BrokenImage, Picture, Sample, is_llava, load_image, read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.interpretation.interpret import interpret
 from vocabkit.interpretation.naming import object_words
@@ -42,7 +42,7 @@ def interpret_files(
     checkpoints: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Interpretation:
-    """What the pictures become in the words of each LLM.
+    """What the pictures become in the words of each LLM. Missing and broken pictures are left out.
 
     Args:
         adapter: a folder, a .pt or a hub id, of any type.
@@ -53,13 +53,13 @@ def interpret_files(
         limit: images of each file of data, from its start.
         checkpoints: a folder of a training with `keep_adapters`, holding `step-*/adapter`; these come before `adapter`.
 
-    Raises VocabkitError: anything that can't be found or does not fit.
+    Raises VocabkitError: anything that can't be found or does not fit, no picture that can be used.
     """
     series = _series(adapter, checkpoints)
     own = series["adapter"]
     targets = _targets(llms, llm_of(own), progress)
     encoder = encoder_of(own, vision, layer=layer, pool=pool)
-    images, features = _images(encoder, list(_named(pictures, image_folder, limit)), progress)
+    images, features, broken = _images(encoder, list(_named(pictures, image_folder, limit)), progress)
     parts = {}
     for name, target in targets.items():
 
@@ -78,6 +78,7 @@ def interpret_files(
         vocabularies={name: part.searched for name, part in parts.items()},
         checkpoints=tuple(series),
         images=tuple(images),
+        broken=tuple(broken),
         readings=tuple(reading for part in parts.values() for reading in part.readings),
         development=tuple(entry for part in parts.values() for entry in part.development),
         tokens={name: part.tokens for name, part in parts.items()},
@@ -129,24 +130,40 @@ def _images(
     encoder: VisionEncoder,
     pictures: Sequence[tuple[Picture, Sample | None]],
     progress: Callable[[str, int, int], None],
-) -> tuple[list[ImageInfo], Tensor]:
-    """What is known of the images, and their features (I, N, Dv) float32."""
+) -> tuple[list[ImageInfo], Tensor, list[str]]:
+    """What is known of the images, their features (I, N, Dv) float32, and what is wrong with those left out."""
     if not pictures:
         raise VocabkitError("no pictures in the data")
-    images, features, parts = [], [], {}
+    images: list[ImageInfo] = []
+    features, broken, parts = [], [], {}
     batch: list[Tensor] = []
     for number, (picture, sample) in enumerate(pictures):
-        image: Image = load_image(picture)
-        batch.append(encoder.pixels(image))
-        if image.size not in parts:
-            parts[image.size] = seen_part(encoder.pixels, image.size)
-        images.append(_info(picture, sample, image.size, parts[image.size]))
-        if len(batch) == _BATCH or number == len(pictures) - 1:
+        try:
+            image, pixels = _opened(encoder, picture)
+        except BrokenImage as error:
+            broken.append(str(error))
+        else:
+            batch.append(pixels)
+            if image.size not in parts:
+                parts[image.size] = seen_part(encoder.pixels, image.size)
+            images.append(_info(picture, sample, image.size, parts[image.size]))
+        if batch and (len(batch) == _BATCH or number == len(pictures) - 1):
             states = encoder(torch.stack(batch)).float().cpu()
             features.append(states[:, -encoder.grid[0] * encoder.grid[1] :])  # without class and register tokens
             batch = []
-            progress("pictures", number + 1, len(pictures))
-    return images, torch.cat(features)
+        progress("pictures", number + 1, len(pictures))
+    if not images:
+        raise VocabkitError(f"none of {len(pictures)} pictures can be used; the first: {broken[0]}")
+    return images, torch.cat(features), broken
+
+
+def _opened(encoder: VisionEncoder, picture: Picture) -> tuple[Image, Tensor]:
+    """The picture and its pixels. Raises BrokenImage as `encoder.pixels_of`."""
+    image = load_image(picture)
+    try:
+        return image, encoder.pixels(image)
+    except VocabkitError as error:
+        raise BrokenImage(f"{picture.key}: {error}") from error
 
 
 def _info(picture: Picture, sample: Sample | None, size: tuple[int, int], seen: Part) -> ImageInfo:

@@ -13,12 +13,14 @@ import numpy as np
 
 from vocabkit.data import Picture, load_image
 from vocabkit.interpretation import Development, ImageInfo, Interpretation, Reading
-from vocabkit.report.html.page import render, spelled
+from vocabkit.report.html.page import pack, render, spelled
 
 _PIXELS = 512
 """The longer side of a picture."""
 _QUALITY = 82
 """Of its JPEG."""
+_IMAGE_BYTES, _FEWEST_IMAGES = 195_000, 10
+"""Of a page for each image, but at least for so many: ten take less than two megabytes."""
 _MOST_COLUMNS = 12
 """Of patches that have room for a word."""
 _SHARES, _COSINES = 10_000, 1000
@@ -57,15 +59,21 @@ _MEASURES: Sequence[tuple[str, Callable[[Development], float | None]]] = (
 
 
 def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
-    """One HTML page.
+    """One HTML page. Of each patch it holds as many tokens as keep it small, at least one.
 
     Args:
         pictures: each image of `found`, as `picture_uri` gives it.
     """
+    room = _IMAGE_BYTES * max(_FEWEST_IMAGES, len(pictures)) - sum(map(len, pictures))
+    top, data = found.top, _data(found, found.top)
+    while top > 1 and (size := len(pack(data))) > room:
+        top = max(1, min(top - 1, top * room // size))
+        data = _data(found, top)
     return render(
         "interpretation.html.j2",
         scripts=("data.js", "patches.js"),
-        data=_data(found),
+        data=data,
+        top=top,
         found=found,
         pictures=pictures,
         frames=[_frame(image) for image in found.images],
@@ -84,8 +92,10 @@ def picture_uri(image: ImageInfo) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _data(found: Interpretation) -> dict[str, Any]:
-    """What patches.js reads: readings by image, LLM and checkpoint. Words are numbers, the places of their spelling."""
+def _data(found: Interpretation, top: int) -> dict[str, Any]:
+    """What patches.js reads: readings by image, LLM and checkpoint, `top` tokens of each patch. Words are numbers, the
+    places of their spelling.
+    """
     places: dict[str, int] = {}
     spelling = cache(spelled)
 
@@ -99,14 +109,17 @@ def _data(found: Interpretation) -> dict[str, Any]:
             return _whole(numbers, _SHARES)
         return [float(f"{value:.3g}") for value in numbers.ravel().tolist()]
 
+    def first(kept: np.ndarray | None) -> np.ndarray | None:
+        return None if kept is None else kept[:, :top]
+
     def plain(reading: Reading) -> dict[str, Any]:
         tokens, rows = found.tokens[reading.llm], found.rows[reading.llm]
         return {
-            "nearest": words(reading.nearest, lambda i: tokens[i].token),
-            "cosines": _whole(reading.cosines, _COSINES),
+            "nearest": words(reading.nearest[:, :top], lambda i: tokens[i].token),
+            "cosines": _whole(reading.cosines[:, :top], _COSINES),
             "names": _whole(reading.names_object, 1),
-            "rows": words(reading.rows, rows.__getitem__),
-            "coefficients": values(reading.coefficients),
+            "rows": words(first(reading.rows), rows.__getitem__),
+            "coefficients": values(first(reading.coefficients)),
             "imageNearest": words(reading.image_nearest, lambda i: tokens[i].token),
             "imageCosines": _whole(reading.image_cosines, _COSINES),
             "imageRows": words(reading.image_rows, rows.__getitem__),
