@@ -58,7 +58,7 @@ def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
 
 @contextmanager
 def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over bytes. Yields the callback (bytes done, bytes in total) that moves it."""
+    """A bar over bytes, once there are some. Yields the callback (bytes done, bytes in total) that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -67,8 +67,8 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     label = TextColumn("{task.description}", markup=False)
     columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(one_line(title))
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(one_line(title), visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 @contextmanager
