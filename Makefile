@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit check-transfer demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
 	@echo; echo "Gemma 3 270M, which never saw the adapter, about pictures that training never had ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
-	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions --pool 3x3 \
+	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions \
 	  --captions --llm gemma3=$(GEMMA) --template completion --question $(WORDS) --max-new-tokens 12
 	$(BIN)/vocabkit features demo/scenes/combination.json --out demo/features --vision efficientnet-lite0 --pool 3x3
 	$(BIN)/vocabkit validate demo/scenes/combination.json --features demo/features --limit 60 --out demo/validation.json \
