@@ -97,13 +97,16 @@ def calibrate(
 ) -> None:
     """Choose the factor on the visual tokens of a transferred adapter by caption loss.
 
-    It is recorded in the adapter. Visual tokens of a linear head can be far longer than the embeddings of the target.
+    It is recorded in the adapter, which keeps its own where no other is certainly better. Visual
+    tokens of a linear head can be far longer than the embeddings of the target.
     """
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.destination import check_destination
     from vocabkit.devices import fitting_memory
     from vocabkit.evaluation.run import calibrate_file
 
     keep_freed_memory()
+    check_destination(out, "transferred")
     with fitting_memory(batch), count_progress() as progress:
         found = calibrate_file(
             adapter, data, llm=llm, features=features, out=out, images=images, template=template, limit=limit,
@@ -113,7 +116,10 @@ def calibrate(
         show_json(found)
         return
     for scale, loss in found.caption_loss.items():
-        say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.scale else ''}")
+        say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.best else ''}")
+    if found.scale != found.best:
+        gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
+        say(f"the best gains {gain} nats per token, which may be chance, so the scale stays as it is")
     say(f"{out}: scale {found.scale:.4g} for {found.llm}, chosen on {found.samples} samples")
 
 

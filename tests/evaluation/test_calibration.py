@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import error_of, vocabkit_here
 from small_world import World
 
 from vocabkit.adapter import LangBridgeAdapter, load_adapter
+from vocabkit.evaluation import calibration
+from vocabkit.evaluation.losses import Losses
 from vocabkit.targets import open_target
 from vocabkit.training.run import train
 from vocabkit.transfer import transfer
@@ -40,8 +43,31 @@ def test_it_undoes_a_scale_that_is_off_and_records_it(world: World, adapter: Lan
     losses = found["caption_loss"]
     assert isinstance(losses, dict)
     assert losses[str(found["scale"])] == min(losses.values())
+    assert found["best"] == found["scale"]
+    assert found["gain"]["low"] > 0  # type: ignore[index]
     assert TransferredAdapter.from_pretrained(tmp_path / "scaled").config.scale == found["scale"]
     assert TransferredAdapter.from_pretrained(tmp_path / "moved").config.scale == 4.0
+
+
+def test_a_gain_that_may_be_chance_leaves_the_scale_as_it_is(
+    world: World, adapter: LangBridgeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses that jump from scale to scale and from sample to sample."""
+    random = np.random.default_rng(1)
+    monkeypatch.setattr(calibration, "measure", lambda *_, **__: Losses(random.normal(30, 9, 12), np.full(12, 10)))
+    transfer(adapter, open_target(world.one)[0], scale=0.5)[0].save(tmp_path / "moved")
+    words = ("calibrate", "moved", world.data, "--llm", world.one, "--features", world.features, "--out", "scaled")
+    done = vocabkit_here(tmp_path, *words, "--template", "completion")
+    assert "nats per token, which may be chance, so the scale stays as it is" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("scaled: scale 0.5 for one")
+    assert TransferredAdapter.from_pretrained(tmp_path / "scaled").config.scale == 0.5
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_measured(world: World, tmp_path: Path) -> None:
+    (tmp_path / "scaled").mkdir()
+    (tmp_path / "scaled/notes.txt").touch()
+    words = ("calibrate", "absent", world.data, "--llm", world.one, "--features", world.features, "--out", "scaled")
+    assert error_of(vocabkit_here(tmp_path, *words)).startswith("scaled: is there and is not a transferred adapter")
 
 
 def test_samples_are_limited(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small_world import World
 
 from vocabkit.adapter import load_adapter
 from vocabkit.data import read_llava
-from vocabkit.evaluation.losses import Losses, mean_loss, measure, retention
+from vocabkit.evaluation.losses import Losses, difference, mean_loss, measure, retention
 from vocabkit.evaluation.validate import prepare
 from vocabkit.features import open_features
 from vocabkit.llms import load_llm
@@ -52,6 +52,16 @@ def test_the_interval_holds_the_value(samples: int) -> None:
     assert found.low <= found.value <= found.high
     assert found.value == pytest.approx(losses(samples, 3.0).mean)
     assert (found.low == found.high) == (samples == 1)
+
+
+def test_a_difference_of_the_same_samples_is_known_better_than_each_loss() -> None:
+    one = losses(200, 3.0)
+    better = Losses(one.nats - 0.1 * one.tokens, one.tokens)
+    found = difference(one, better)
+    assert (found.low, found.value, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert mean_loss(one).low < mean_loss(better).high
+    chance = difference(losses(200, 3.0, seed=1), losses(200, 3.0, seed=1))
+    assert chance.low <= 0 <= chance.high
 
 
 def test_the_interval_shrinks_with_the_root_of_the_number_of_samples() -> None:

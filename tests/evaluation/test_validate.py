@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from command_line import Done, error_of, vocabkit_here
+from rich.console import Console
 from small_world import World, write_data
 
 from vocabkit.adapter import LangBridgeAdapter, load_adapter
 from vocabkit.data import read_llava
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluation.losses import measure
+from vocabkit.evaluation.losses import Estimate, measure
+from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import (
+    Validation,
     _random_vocabulary,
     derangement,
     mean_embedding,
@@ -27,6 +31,7 @@ from vocabkit.evaluation.validate import (
 from vocabkit.features import open_features
 from vocabkit.llms import load_llm
 from vocabkit.lvlm import LVLM
+from vocabkit.report.validation import validation_report
 from vocabkit.targets import open_target
 from vocabkit.training.run import train
 from vocabkit.transfer import transfer
@@ -112,8 +117,43 @@ def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path
     lines = done.stdout.splitlines()
     assert lines[0] == "two on data: 4 samples, 16 visual tokens"
     assert lines[-1] == "written: r.json"
+    assert lines[-2].startswith("native  ")
     loss = json.loads((tmp_path / "r.json").read_text())["data"]["validation"]["caption_loss"]["native"]["value"]
     assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
+
+
+def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:
+    found = validation(whole)
+    loss = {name: each["value"] for name, each in found["caption_loss"].items()}
+    assert list(found["gain"]) == ["transferred", "native", "mlp"]
+    assert found["gain"]["native"]["value"] == pytest.approx(loss["blind"] - loss["native"])
+    of_picture = found["gain_of_picture"]
+    assert list(of_picture) == ["transferred"]
+    assert of_picture["transferred"]["value"] == pytest.approx(loss["transferred shuffled"] - loss["transferred"])
+
+
+@pytest.mark.parametrize(
+    ("gain", "of_picture", "says"),
+    [
+        ((0.5, 0.4, 0.6), (0.3, 0.2, 0.4), "0.50 nats better than blind, 80% of what native gains, 0.30 better than"),
+        ((0.5, 0.4, 0.6), (0.1, -0.1, 0.3), "no better than with the tokens of other pictures: it tells the form"),
+        ((0.5, -0.1, 1.1), (0.3, 0.2, 0.4), "not certainly better than blind"),
+        ((-0.5, -0.6, -0.4), (0.3, 0.2, 0.4), "worse than blind"),
+    ],
+)
+def test_the_report_ends_with_a_verdict(
+    gain: tuple[float, float, float], of_picture: tuple[float, float, float], says: str
+) -> None:
+    found = Validation(
+        "llm", 9, 0, 4, "plain", {"blind": Estimate(3, 2, 4), "moved": Estimate(2, 1, 3)},
+        retention={"moved": Estimate(0.8, 0.7, 0.9)}, of_mlp={}, gain={"moved": Estimate(*gain)},
+        gain_of_picture={"moved": Estimate(*of_picture)},
+    )  # fmt: skip
+    console = Console(width=200, file=io.StringIO())
+    console.print(validation_report("data", Result(found, {})))
+    last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    assert last.startswith("moved  ")
+    assert says in last
 
 
 def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:

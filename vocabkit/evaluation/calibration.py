@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vocabkit.data import Sample
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluation.losses import HeldOut, measure
+from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, difference, measure
 from vocabkit.evaluation.validate import prepare
 from vocabkit.features import Features
 from vocabkit.llms import LLM
@@ -29,9 +29,13 @@ class Calibration:
     llm: str
     samples: int
     scale: float
-    """Of the least caption loss."""
+    """Of the least caption loss; the scale that the adapter has, if the least is not certainly less."""
     caption_loss: Mapping[float, float]
     """Scale -> nats per answer token."""
+    best: float
+    """The scale of the least caption loss."""
+    gain: Estimate
+    """What `best` gains over the scale that the adapter has, nats per answer token."""
 
 
 def calibrate(
@@ -46,23 +50,27 @@ def calibrate(
 ) -> Calibration:
     """Measure the caption loss of `samples` at each scale. They must not be those that results are reported on.
 
-    Raises VocabkitError: other features than in training, no sample that can be used, or the best scale is the first or
-    last.
+    Where it can't be told from noise (95%) that another scale is better, the adapter keeps its own.
+
+    Raises VocabkitError: other features than in training, no sample that can be used, or the scale to be chosen is the
+    first or last.
     """
     check_vision(transferred, features.encoder, features.folder)
     held, kept = prepare(llm, samples, features, template)
     lvlm = LVLM(llm, transferred)
-    found: dict[float, float] = {}
+    found: dict[float, Losses] = {}
     for number, factor in enumerate(FACTORS):
         shown = measure(llm, held, partial(_times, lvlm, held, factor), batch=batch)
-        found[transferred.config.scale * factor] = shown.mean
+        found[transferred.config.scale * factor] = shown
         progress("scale", number + 1, len(FACTORS))
-    best = min(found, key=found.__getitem__)
-    if best in (min(found), max(found)):
+    own, best = transferred.config.scale, min(found, key=lambda scale: found[scale].mean)
+    gain = difference(found[own], found[best])
+    if gain.low > 0 and best in (min(found), max(found)):
         raise VocabkitError(
             f"the loss is least at the smallest or largest scale tried, {best:.3g}; nothing to choose by"
         )
-    return Calibration(llm.vocabulary.name, len(kept), best, found)
+    losses = {scale: shown.mean for scale, shown in found.items()}
+    return Calibration(llm.vocabulary.name, len(kept), best if gain.low > 0 else own, losses, best, gain)
 
 
 def _times(lvlm: LVLM, held: HeldOut, factor: float, numbers: Tensor) -> Tensor:

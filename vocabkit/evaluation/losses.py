@@ -104,6 +104,13 @@ def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int =
     return _bootstrap([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
 
 
+def difference(worse: Losses, better: Losses, *, seed: int = 0) -> Estimate:
+    """By how many nats per answer token the second is better. Of the same samples: its interval is narrower than
+    theirs.
+    """
+    return _bootstrap([worse, better], lambda w, b: w - b, seed)
+
+
 def _bootstrap(losses: Sequence[Losses], figure: Callable[..., np.ndarray], seed: int) -> Estimate:
     """A figure of mean losses, and its percentiles when samples are drawn again, the same for all losses."""
     random, samples = np.random.default_rng(seed), len(losses[0].nats)

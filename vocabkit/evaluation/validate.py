@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,16 @@ from torch import Tensor
 from vocabkit.adapter import MLPProjector
 from vocabkit.data import Sample
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, VisualTokens, mean_loss, measure, retention
+from vocabkit.evaluation.losses import (
+    Estimate,
+    HeldOut,
+    Losses,
+    VisualTokens,
+    difference,
+    mean_loss,
+    measure,
+    retention,
+)
 from vocabkit.evaluation.rivals import procrustes, ridge
 from vocabkit.features import Features
 from vocabkit.llms import LLM
@@ -53,6 +62,10 @@ class Validation:
     """(blind - NAME) / (blind - native), of each but `native`."""
     of_mlp: Mapping[str, Estimate]
     """(blind - NAME) / (blind - mlp): the share of an MLP's gain, of each but `mlp`."""
+    gain: Mapping[str, Estimate] = field(default_factory=dict)
+    """blind - NAME, of each adapter."""
+    gain_of_picture: Mapping[str, Estimate] = field(default_factory=dict)
+    """`NAME shuffled` - NAME: what the right picture is worth beside another one."""
 
 
 def prepare(
@@ -120,6 +133,7 @@ def validate(
         others = [name for name in losses if name not in (BLIND, reference)]
         return {name: retention(losses[BLIND], losses[name], losses[reference], seed=seed) for name in others}
 
+    shuffled = {name: losses[f"{name} shuffled"] for name in adapters if f"{name} shuffled" in losses}
     return Validation(
         llm=llm.vocabulary.name,
         samples=len(kept),
@@ -129,6 +143,8 @@ def validate(
         caption_loss={name: mean_loss(found, seed=seed) for name, found in losses.items()},
         retention=shares(NATIVE),
         of_mlp=shares(MLP),
+        gain={name: difference(losses[BLIND], losses[name], seed=seed) for name in adapters},
+        gain_of_picture={name: difference(other, losses[name], seed=seed) for name, other in shuffled.items()},
     )
 
 

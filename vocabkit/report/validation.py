@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 from rich.console import Group, RenderableType
@@ -9,7 +10,8 @@ from rich.text import Text
 
 from vocabkit.evaluation.losses import Estimate
 from vocabkit.evaluation.run import Result
-from vocabkit.report.layout import Columns, Section, printable
+from vocabkit.evaluation.validate import Validation
+from vocabkit.report.layout import Columns, Listing, Section, printable
 
 
 def validation_report(name: str, result: Result) -> RenderableType:
@@ -41,7 +43,25 @@ def validation_report(name: str, result: Result) -> RenderableType:
             for label in asked
         ]
         parts.append(Columns(tuple(map(printable, result.answers)), [Section("answers", answers)]))
+    if found.gain:
+        parts.append(Listing([(printable(name), _verdict(found, name).split()) for name in found.gain], indent=""))
     return Group(*parts)
+
+
+def _verdict(found: Validation, name: str) -> str:
+    gain, of_picture, kept = found.gain[name], found.gain_of_picture.get(name), found.retention.get(name)
+    if gain.high < 0:
+        return "worse than blind"
+    if not gain.low > 0:
+        return "not certainly better than blind"
+    words = f"{gain.value:.2f} nats better than blind"
+    if kept is not None and math.isfinite(kept.value):
+        words += f", {kept.value:.0%} of what native gains"
+    if of_picture is None:
+        return words
+    if not of_picture.low > 0:
+        return f"{words}, but no better than with the tokens of other pictures: it tells the form of the captions only"
+    return f"{words}, {of_picture.value:.2f} better than with the tokens of other pictures"
 
 
 def _share(estimate: Estimate | None) -> str:
