@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light test-browser ecosystem check docs snapshots benchmark clean
+.PHONY: demo test test-light test-browser ecosystem release check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 WORDS := 'The words harp, barn: a harp and a barn. The words kettle, windmill: a kettle and a windmill. The words <image>:'
@@ -42,6 +42,11 @@ test-light: .sources/.complete
 # Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval.
 ecosystem: .venv-ecosystem/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
+
+# sdist and wheel of the last commit in dist/, the same bytes each time, tried in empty environments of each Python at hand.
+release: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python tests/release/distributions.py dist
+	RELEASE_FOLDER=dist $(BIN)/python -m pytest tests/release
 
 # Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
 check: $(VENV)/.installed-dev .sources/.complete
