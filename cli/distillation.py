@@ -9,7 +9,7 @@ import typer
 
 from .adapters import Export, check_export, write_export
 from .arguments import AsJson
-from .show import count_progress, say, show_json
+from .show import count_progress, note, say, show_json
 
 
 def distill(
@@ -28,31 +28,32 @@ def distill(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Fit a stock two-layer projector to a transferred adapter with a softmax head.
+    """Fit a stock two-layer projector to a transferred adapter that does not fold into one.
 
-    It serves this one LLM, and only approximates the adapter: the error on held-out pictures is reported and recorded.
-    What it costs in caption loss is told by `vocabkit validate`; `vocabkit export` writes it for other programs.
+    Its head is a softmax, or linear with more hidden units than the LLM is wide. The projector serves this one LLM and
+    only approximates the adapter: the error on held-out pictures is reported and recorded. What it costs in caption
+    loss is told by `vocabkit validate`; `vocabkit export` writes it for other programs.
     """
     from vocabkit.allocation import keep_freed_memory
     from vocabkit.data import read_llava
+    from vocabkit.destination import check_destination
+    from vocabkit.devices import open_device
     from vocabkit.distillation import distil
     from vocabkit.features import open_features
-    from vocabkit.files import check_writable
     from vocabkit.transferred import TransferredAdapter
 
     keep_freed_memory()
-    if out.suffix == ".pt":
-        check_writable(out)
+    check_destination(out, "mlp")
+    place = open_device(device)
     keys = None if not data else {image.key for file in data for sample in read_llava(file) for image in sample.images}
     moved, cache = TransferredAdapter.from_pretrained(adapter), open_features(features)
-    with count_progress("steps") as progress:
-        projector, report = distil(
-            moved, cache, keys=keys, steps=steps, seed=seed, device=device,
-            progress=lambda done, total: progress("distilling", done, total),
-        )  # fmt: skip
+    with count_progress() as progress:
+        projector, report = distil(moved, cache, keys=keys, steps=steps, seed=seed, device=place, progress=progress)
     projector.save(out)
+    if report.warning:
+        note(f"warning: {report.warning}")
     if json:
-        show_json({"file": out, "config": projector.config, "report": report})
+        show_json({"file": out, "config": projector.config, "report": report, "warning": report.warning})
         return
     say(
         f"{out}: a projector for {report.llm}, fitted on {report.pictures:,} pictures; relative error "

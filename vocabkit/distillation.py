@@ -1,12 +1,12 @@
-"""Distillation: a stock two-layer projector that imitates a transferred adapter with a softmax head.
+"""Distillation: a stock two-layer projector that imitates a transferred adapter which does not fold into one.
 
-A softmax does not fold (see `fold`), so programs that know LLaVA can't hold it. For one LLM, a projector `linear_1`,
-GELU, `linear_2` can be fitted to its visual tokens instead: only approximately, and for pictures like those it saw.
+A softmax does not fold (see `fold`). A linear head does, into as many hidden units as its adapter has, which may be
+more than a Llava projector can hold. For one LLM, a projector `linear_1`, GELU, `linear_2` can be fitted to the visual
+tokens instead: only approximately, and for pictures like those it saw.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import gelu, mse_loss
 
 from vocabkit.adapter import MLPProjector
 from vocabkit.adapter_config import DistilledFrom, MLPConfig, vision_of
@@ -25,14 +25,21 @@ from vocabkit.lvlm import check_vision
 from vocabkit.tensor_files import fingerprint
 from vocabkit.transferred import TransferredAdapter
 
-HELD_OUT = 0.1
-"""Share of the pictures that the error is measured on."""
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+"""Share of the pictures that the error is measured on, and how many of them at most."""
 PATCHES = 1024
 """Of a step."""
 LEARNING_RATE, WARMUP = 2e-3, 0.05
 NOISE = 0.5
 """Standard deviation of what is added to standardised features; the adapter says what is right for them, too. It keeps
 a projector from learning its pictures by heart."""
+FLOOR = 0.1
+"""The least deviation that a feature is divided by, as a share of that of all together. One that hardly varies where
+deviations are measured would outweigh all others in the first picture where it does."""
+RIDGE = 1e-3
+"""On the weights of the first `linear_2`, relative to the mean square of a hidden unit."""
+_PER_UNIT = 16
+"""Patches for each hidden unit that the first `linear_2` is solved on."""
 _SAMPLE = 8 * PATCHES
 """Patches that means and deviations are measured on."""
 
@@ -46,10 +53,20 @@ class Distillation:
     pictures: int
     """Different ones that it was fitted on."""
     held_out: int
-    """Different ones that it was not fitted on."""
+    """Different ones that it was not fitted on, and that the error is measured on."""
     relative_error: float
     """Squared error of the visual tokens of the held-out pictures, relative to their variance: 0 is perfect, 1 is what
     their mean would do."""
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with it, if it is no better than one visual token for everything."""
+        if self.relative_error < 1:
+            return None
+        return (
+            f"relative error {self.relative_error:.3f}: no better than the mean token for every patch; do not use this "
+            "projector, but fit one on more pictures, like those that it is for"
+        )
 
 
 def distil(
@@ -60,20 +77,22 @@ def distil(
     steps: int = 2000,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[MLPProjector, Distillation]:
     """Fit a projector with as many hidden units as the LLM is wide, as Llava has it, to the tokens of `transferred`.
 
-    Minimises the mean squared error with AdamW (a short warm-up, then a cosine) on patches drawn at random, with noise.
-    Equal pictures are taken once, so none of the held-out ones is among the others. Same arguments, same result.
+    It starts with hidden units of the adapter itself, and for them the `linear_2` of least squared error, in closed
+    form. Then AdamW (a short warm-up, then a cosine) lowers the mean squared error of both layers. All on patches drawn
+    at random, with noise. Equal pictures are taken once, so none of the held-out ones is among the others. Same
+    arguments, same result.
 
     Args:
         keys: of the pictures in `features`; by default all of them.
-        progress: called with (steps done, steps in total).
+        progress: called with (what, number done, number in total), of the batches of the start and of the steps.
 
     Returns the projector in the dtype of the adapter's embeddings, with `config.distilled_from`, and the figures.
 
-    Raises VocabkitError: a head that folds, features of another width or not in the cache, fewer than two different
+    Raises VocabkitError: an adapter that folds, features of another width or not in the cache, fewer than two different
     pictures, visual tokens that are all equal, or a fit that diverges.
     """
     _check(transferred, features)
@@ -89,9 +108,11 @@ def distil(
         llm=source.target,
         **vision_of(source.adapter),
     )
-    student = _fitted(teacher, config, features, seen, steps, seed, generator, progress).to(
-        transferred.embeddings.dtype
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = MLPProjector(config).to(device)
+    _fit(student, teacher, features, seen, steps, generator, progress)
+    student = student.to(transferred.embeddings.dtype)
     error = _relative_error(student, teacher, features, held)
     distilled = DistilledFrom(fingerprint(transferred.config, transferred.state_dict()), source.adapter.llm, error)
     student = MLPProjector.from_parts(
@@ -101,22 +122,23 @@ def distil(
 
 
 def _check(transferred: TransferredAdapter, features: Features) -> None:
-    head = transferred.config.adapter.head
-    if why_not_foldable(head) is None:
-        raise VocabkitError(f"a {head} head folds exactly, nothing is to be distilled: `vocabkit transfer --export`")
+    adapter, width = transferred.config.adapter, transferred.config.target_width
+    if why_not_foldable(adapter.head) is None and adapter.hidden_width <= width:
+        raise VocabkitError(
+            f"a {adapter.head} head whose {adapter.hidden_width} hidden units are no more than the LLM's width {width} "
+            "folds exactly, nothing is to be distilled: `vocabkit export`"
+        )
     check_vision(transferred, features.encoder, features.folder)
 
 
 def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:
     """A key of each different picture, at random: those that are held out, and the others."""
-    distinct: dict[bytes, str] = {}
-    for key in keys:
-        distinct.setdefault(hashlib.blake2b(features[key].contiguous().numpy().data, digest_size=16).digest(), key)
+    distinct = {features[key].data_ptr(): key for key in reversed(keys)}  # equal pictures share a row in memory
     if len(distinct) < 2:
         raise VocabkitError(f"{features.folder}: {len(distinct)} different pictures to fit a projector on; give more")
-    ordered = list(distinct.values())
+    ordered = sorted(distinct.values())
     order = [ordered[number] for number in torch.randperm(len(ordered), generator=generator).tolist()]
-    count = max(1, round(HELD_OUT * len(order)))
+    count = min(max(1, round(HELD_OUT * len(order))), MOST_HELD_OUT)
     return order[:count], order[count:]
 
 
@@ -127,44 +149,47 @@ def _drawn(features: Features, keys: Sequence[str], count: int, generator: torch
     return torch.stack([features[keys[p]][n] for p, n in zip(pictures, patches, strict=True)]).float()
 
 
-def _fitted(
+def _fit(
+    student: MLPProjector,
     teacher: TransferredAdapter,
-    config: MLPConfig,
     features: Features,
     keys: Sequence[str],
     steps: int,
-    seed: int,
     generator: torch.Generator,
-    progress: Callable[[int, int], None],
-) -> MLPProjector:
-    """Inputs and targets are standardised while it is fitted, which afterwards goes into its weights."""
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """In place. Inputs and targets are standardised meanwhile, which afterwards goes into the weights."""
     device = teacher.embeddings.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        student = MLPProjector(config).to(device)
     sample = _drawn(features, keys, _SAMPLE, generator).to(device)
     with torch.no_grad():
         tokens = torch.cat([teacher(part) for part in sample.split(PATCHES)])  # (S, Dv) -> (S, D)
-    shift, spread = sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-6)  # (Dv,), (Dv,)
+    shift, deviation = sample.mean(dim=0), sample.std(dim=0)  # (Dv,), (Dv,)
+    spread = torch.maximum(deviation, FLOOR * deviation.square().mean().sqrt().clamp_min(1e-6))
     centre = tokens.mean(dim=0)  # (D,)
     size = (tokens - centre).square().mean().sqrt()
     if size <= 1e-5 * tokens.square().mean().sqrt():  # which is rounding
         raise VocabkitError(f"{features.folder}: the adapter gives all patches the same visual token; nothing to fit")
+
+    def draw() -> tuple[Tensor, Tensor]:
+        """(PATCHES, Dv) with noise, and what the adapter makes of them, (PATCHES, D)."""
+        drawn = _drawn(features, keys, PATCHES, generator).to(device)
+        drawn += NOISE * deviation * torch.randn(drawn.shape, generator=generator).to(device)
+        with torch.no_grad():
+            return (drawn - shift) / spread, (teacher(drawn) - centre) / size
+
+    _start(student, teacher, draw, sample, shift, spread, progress)
     optimizer = torch.optim.AdamW(student.parameters(), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=WARMUP, cycle_momentum=False
     )
     for step in range(steps):
-        drawn = _drawn(features, keys, PATCHES, generator).to(device)
-        drawn += NOISE * spread * torch.randn(drawn.shape, generator=generator).to(device)
-        with torch.no_grad():
-            wanted = (teacher(drawn) - centre) / size  # (PATCHES, D)
-        loss = mse_loss(student((drawn - shift) / spread), wanted)
+        shown, wanted = draw()
+        loss = mse_loss(student(shown), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        progress(step + 1, steps)
+        progress("steps", step + 1, steps)
     if not math.isfinite(loss.item()):
         raise VocabkitError("the fit diverged; are the features those of the adapter's vision model?")
     with torch.no_grad():
@@ -172,7 +197,38 @@ def _fitted(
         student.linear_1.bias.sub_(student.linear_1.weight @ shift)  # (H, Dv) @ (Dv,) -> (H,)
         student.linear_2.weight *= size
         student.linear_2.bias.mul_(size).add_(centre)
-    return student
+
+
+@torch.no_grad()
+def _start(
+    student: MLPProjector,
+    teacher: TransferredAdapter,
+    draw: Callable[[], tuple[Tensor, Tensor]],
+    sample: Tensor,
+    shift: Tensor,
+    spread: Tensor,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """`linear_1` gets the units of the adapter's own that matter most, as far as it has room; `linear_2` is solved."""
+    first, second, width = teacher.adapter.linear_1, teacher.adapter.linear_2, student.config.hidden_width
+    effect = gelu(first(sample)).std(dim=0) * second.weight.norm(dim=0)  # (H',) of each unit on what follows
+    units = effect.topk(min(len(effect), width)).indices
+    student.linear_1.weight[: len(units)] = first.weight[units] * spread
+    student.linear_1.bias[: len(units)] = first.bias[units] + first.weight[units] @ shift
+    squares = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=sample.device)
+    products = torch.zeros(width + 1, student.config.llm_width, dtype=torch.float64, device=sample.device)
+    batches = math.ceil(_PER_UNIT * width / PATCHES)
+    for batch in range(batches):
+        shown, wanted = draw()
+        hidden = gelu(student.linear_1(shown)).double()  # (PATCHES, H)
+        hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+        squares += hidden.T @ hidden
+        products += hidden.T @ wanted.double()
+        progress("start", batch + 1, batches)
+    squares.diagonal().add_(RIDGE * squares.diagonal().mean())
+    solved = torch.linalg.solve(squares, products)  # (H + 1, D)
+    student.linear_2.weight.copy_(solved[:-1].T)
+    student.linear_2.bias.copy_(solved[-1])
 
 
 @torch.no_grad()
@@ -185,10 +241,8 @@ def _relative_error(
         shown = features[key].to(device)
         wanted = teacher(shown.float()).double()  # (N, Dv) -> (N, D)
         squared += float((student(shown.to(student.linear_1.weight.dtype)).double() - wanted).square().sum())
-        total, squares, count = (
-            total + wanted.sum(dim=0).cpu(),
-            squares + float(wanted.square().sum()),
-            count + len(wanted),
-        )
+        total = total + wanted.sum(dim=0).cpu()
+        squares += float(wanted.square().sum())
+        count += len(wanted)
     variance = squares - float(total.square().sum()) / count
     return squared / max(variance, torch.finfo(torch.float64).tiny)

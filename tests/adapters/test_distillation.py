@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ def features(world: World) -> Features:
     return open_features(world.features)
 
 
-def moved(world: World, head: Head = "softmax", *, seed: int = 0, size: float = 1.0) -> TransferredAdapter:
-    """A random adapter of LLM one, with weights of this size, moved to LLM two."""
-    shared, cache = open_shared(world.shared), open_features(world.features)
-    config = AdapterConfig.of(shared, llm="one", vision_width=cache.width, hidden_width=16, head=head, vision_layer=-2)
+def moved(
+    world: World, head: Head = "softmax", *, seed: int = 0, size: float = 1.0, hidden: int = 16
+) -> TransferredAdapter:
+    """A random adapter of LLM one, with weights of this size, moved to LLM two, which is 32 wide."""
+    shared, width = open_shared(world.shared), open_features(world.features).width
+    config = AdapterConfig.of(shared, llm="one", vision_width=width, hidden_width=hidden, head=head, vision_layer=-2)
     adapter = randomised(LangBridgeAdapter(config, shared), seed)
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -70,6 +73,44 @@ def test_the_projector_comes_close_to_an_adapter_on_pictures_that_it_was_not_fit
     assert (report.pictures, report.held_out, report.llm) == (180, 20, "two")
     assert report.relative_error < 0.5
     assert projector.linear_1.weight.isfinite().all()
+
+
+def test_a_linear_head_wider_than_the_llm_is_imitated(world: World, many: Features) -> None:
+    projector, report = distil(moved(world, "linear", hidden=48), many, steps=150)
+    assert projector.config.hidden_width == 32
+    assert report.relative_error < 0.1
+    assert report.warning is None
+
+
+def test_the_first_patch_in_which_a_feature_varies_does_not_outweigh_all_others(
+    world: World, many: Features, tmp_path: Path
+) -> None:
+    """Encoders that end in a ReLU have features that are 0 but in a few pictures."""
+    writer = FeatureWriter(tmp_path, FeatureInfo(**many.encoder))
+    rows = {f"{n}.png": many[f"{n}.png"].clone() for n in range(200)}
+    for row in rows.values():
+        row[:, 0] = 0
+    torch.manual_seed(0)
+    writer.add(rows, {name: name for name in rows})
+    writer.finish()
+    cache = open_features(tmp_path)
+    projector, report = distil(moved(world, size=0.2), cache, steps=1)
+    assert report.relative_error < 1
+    shown = cache["0.png"].float()
+    other = shown.clone()
+    other[:, 0] = 1
+    with torch.no_grad():
+        change = projector(other) - projector(shown)
+        assert change.norm() < 10 * projector(shown).norm()
+
+
+def test_one_that_is_no_better_than_the_mean_token_says_so(world: World, features: Features) -> None:
+    """Four pictures of noise tell nothing of a fifth."""
+    _, report = distil(moved(world), features, steps=3)
+    assert (report.warning is None) == (report.relative_error < 1)
+    bad = dataclasses.replace(report, relative_error=6781.0)
+    assert bad.warning is not None
+    assert bad.warning.startswith("relative error 6781.000: no better than the mean token")
 
 
 def test_the_error_is_that_of_the_projector_on_the_pictures_that_were_held_out(
@@ -109,9 +150,9 @@ def test_the_same_seed_gives_the_same_projector_and_leaves_the_random_state_alon
 
 
 def test_steps_are_counted(world: World, features: Features) -> None:
-    seen: list[tuple[int, int]] = []
-    distil(moved(world), features, steps=3, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    seen: list[tuple[str, int, int]] = []
+    distil(moved(world), features, steps=3, progress=lambda *counted: seen.append(counted))
+    assert seen == [("start", 1, 1), ("steps", 1, 3), ("steps", 2, 3), ("steps", 3, 3)]
 
 
 # ---- what it is --------------------------------------------------------------------------------------------------
@@ -146,9 +187,12 @@ def test_a_fingerprint_is_that_of_the_weights_and_the_config(world: World, tmp_p
 # ---- refusals ----------------------------------------------------------------------------------------------------
 
 
-def test_a_linear_head_is_refused_since_it_folds(world: World, features: Features) -> None:
-    with pytest.raises(VocabkitError, match="a linear head folds exactly"):
-        distil(moved(world, "linear"), features)
+@pytest.mark.parametrize("hidden", [16, 32])
+def test_a_linear_head_that_a_llava_projector_can_hold_is_refused_since_it_folds(
+    world: World, features: Features, hidden: int
+) -> None:
+    with pytest.raises(VocabkitError, match="no more than the LLM's width 32 folds exactly"):
+        distil(moved(world, "linear", hidden=hidden), features)
 
 
 def test_features_of_another_width_are_refused(world: World, features: Features) -> None:
