@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -30,6 +31,23 @@ from . import (
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"vocabkit {version('vocabkit')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What may stand before a command."""
+
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -37,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reuse a vision-language adapter trained with one LLM with another one, through their shared vocabulary.",
 )
+app.callback()(_options)
 app.command("build-shared")(shared_vocabularies.build_shared)
 app.command("check")(shared_vocabularies.check)
 app.command("overlap")(tokenizers.overlap)
@@ -70,6 +89,7 @@ def main() -> None:
     """
     from vocabkit.errors import VocabkitError, one_line
 
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else it tells of each of its attempts to reach the hub
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:

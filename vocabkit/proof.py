@@ -166,6 +166,8 @@ def _differences(
         expected = tensor[kept] if name.startswith("head.") else tensor
         if not torch.equal(stored[name].to(expected.dtype), expected):
             found.append(f"{name} is not that of the adapter")
+    if len(found) == len(original.state_dict()):
+        found = ["none of its weights is that of the adapter: it was made from another one, or trained since"]
     for start in range(0, len(kept), _BLOCK):
         rows = kept[start : start + _BLOCK]
         parts = [ids[row] for row in rows]

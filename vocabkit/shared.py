@@ -57,8 +57,8 @@ class Selection:
     at_least: int
     """Number of tokenizers that must have a token."""
     order: str
-    """`id:<name>`: by that tokenizer's ids; `count`: most frequent first; `map:<file>`: as in an imported map;
-    `given`: as the caller of `select` gave them."""
+    """`id:<name>`: by that tokenizer's ids; `count`: most frequent first; `map`: as in an imported map (`map:<file>` in
+    files of earlier versions); `given`: as the caller of `select` gave them."""
     corpus: str | None = None
     """What was counted: file names, and the tokenizer that counted."""
     corpus_tokens: _Count | None = None

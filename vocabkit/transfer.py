@@ -121,7 +121,7 @@ def transfer(
     composed = _compositions(shared, lacking, target.vocabulary) if missing == "compose" else {}
     kept = np.flatnonzero(found | np.isin(np.arange(len(shared)), list(composed)))
     if not len(kept):
-        raise VocabkitError(f"{name} has none of the {len(shared)} tokens of this adapter")
+        raise VocabkitError(f"{name} has none of the {len(shared):,} tokens of this adapter")
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
     stand_ins = [composed.get(row) for row in kept.tolist()] if composed else []
     embeddings, norms = _rows(kept_shared, stand_ins, target)
@@ -169,7 +169,7 @@ def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:
     listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
     mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
     return (
-        f"{name} lacks {len(lacking)} of the {len(shared)} tokens of this adapter{mass} ({listed}); "
+        f"{name} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
         "choose --missing drop or --missing compose"
     )
 
@@ -250,7 +250,7 @@ def _folding(hidden: int, width: int) -> str:
     if hidden > width:
         return (
             f"into two layers with {hidden:,} hidden units; a Llava checkpoint and mm_projector hold {width:,}, so "
-            "export mmproj or projector"
+            "export mmproj or projector, or distil it"
         )
     padded = f", {width - hidden:,} hidden units padded with zeros" if hidden < width else ""
     return f"into a stock two-layer projector{padded}"

@@ -107,6 +107,10 @@ def test_another_adapter_another_tokenizer_and_another_width_are_named(tmp_path:
     moved, _ = transfer(adapter, llama)
     other = check_transfer(moved, sparse_adapter("linear"), llama)
     assert other.problems == ("the result was made from an adapter with another shared vocabulary",)
+    stranger = check_transfer(moved, langbridge(seed=1), llama)
+    assert stranger.problems == (
+        "none of its weights is that of the adapter: it was made from another one, or trained since",
+    )
     newer = target(tmp_path / "newer", "llama3.1")
     assert "another tokenizer" in check_transfer(moved, adapter, newer).problems[0]
     wide = Target(llama.vocabulary, open_embeddings(table_folder(tmp_path / "wide", random_rows(128_256, 8))))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,22 @@ def test_what_is_printed_about_a_file_of_any_name_is_one_line_each(tmp_path: Pat
         assert done.returncode == 0, done.stderr
         assert ascii(name)[1:-1] in done.stdout + done.stderr
         assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
+
+
+def test_a_hub_that_can_not_be_reached_is_told_of_once_and_not_at_each_attempt(tmp_path: Path) -> None:
+    program = "import sys, time\ntime.sleep = lambda seconds: None\nfrom vocabkit_cli.__main__ import run\nrun()"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "snapshot", "nobody/here"], env=environment, cwd=tmp_path, capture_output=True,
+        text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert "can't be reached as a Hugging Face hub" in error_of(done)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert vocabkit(tmp_path, "--version").stdout == f"vocabkit {version('vocabkit')}\n"
 
 
 # ---- disks -------------------------------------------------------------------------------------------------------

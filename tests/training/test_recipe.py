@@ -61,7 +61,7 @@ def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
         ({"data": "[]"}, "data is empty"),
         ({"data": "[1]"}, "Expected `str`, got `int` - at `$.data[0]`"),
         ({"llm": ""}, "missing required field `llm`; add it to the file, or with --set"),
-        ({"learning_rat": "1"}, "no recipe has 'learning_rat'; names are adapter, batch, "),
+        ({"learning_rat": "1"}, "no recipe has 'learning_rat'; did you mean learning_rate or "),
         ({"learning_rate": "0.0"}, "learning_rate is 0.0: must be positive"),
         ({"learning_rate": "nan"}, "learning_rate is nan: must be positive"),
         ({"learning_rate": "inf"}, "learning_rate is inf: must be positive"),
@@ -132,9 +132,10 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, mes
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("steps", "--set 'steps': must be NAME=VALUE, with one of adapter, batch, "),
-        ("stpes=5", "--set 'stpes=5': must be NAME=VALUE"),
-        ("=5", "--set '=5': must be NAME=VALUE"),
+        ("steps", "--set 'steps': must be NAME=VALUE"),
+        ("stpes=5", "--set 'stpes=5': no recipe has 'stpes'; did you mean steps"),
+        ("colour=5", "--set 'colour=5': no recipe has 'colour'; names are adapter, batch, "),
+        ("=5", "--set '=5': no recipe has ''; names are adapter, batch, "),
         ("steps=five", "Expected `int`, got `str` - at `$.steps`"),
         ("steps=-5", "steps is -5: must not be negative"),
     ],

@@ -95,8 +95,8 @@ def catalog_table(entries: Sequence[Entry]) -> RenderableType:
     rows = []
     for entry in entries:
         numbers = [f"{number:,}" if number else "" for number in (entry.embedding_rows, entry.width)]
-        rows.append((entry.name, [*numbers, entry.snapshot, str(entry.provenance)]))
-    return Columns(("embedding rows", "width", "snapshot", "made from"), [Section("name", rows)])
+        rows.append((entry.name, [*numbers, entry.hub or _NONE, entry.snapshot, str(entry.provenance)]))
+    return Columns(("embedding rows", "width", "on the hub", "snapshot", "made from"), [Section("name", rows)])
 
 
 # ---- numbers of an overlap ---------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def proof_report(proof: Proof) -> RenderableType:
     rows = [
         (
             check.name,
-            (str(check.patches), f"{check.error:.1e}", f"{check.limit:.0e}", "ok" if check.passed else "WRONG"),
+            (f"{check.patches:,}", f"{check.error:.1e}", f"{check.limit:.0e}", "ok" if check.passed else "WRONG"),
         )
         for check in proof.checks
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import tomllib
 from collections.abc import Sequence
@@ -149,7 +150,7 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     known = {field.name for field in dataclasses.fields(Recipe)}
     content |= dict(_setting(text, known) for text in settings)
     if unknown := sorted(content.keys() - known):
-        raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; names are {', '.join(sorted(known))}")
+        raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; {_near(unknown[0], known)}")
     try:
         return msgspec.convert(content, type=Recipe)
     except msgspec.ValidationError as error:
@@ -159,10 +160,17 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         raise VocabkitError(f"{path}: {error}") from error
 
 
+def _near(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"names are {', '.join(sorted(known))}"
+
+
 def _setting(text: str, known: set[str]) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
-    if not separator or name not in known:
-        raise VocabkitError(f"--set {quote(text)}: must be NAME=VALUE, with one of {', '.join(sorted(known))}")
+    if not separator:
+        raise VocabkitError(f"--set {quote(text)}: must be NAME=VALUE")
+    if name not in known:
+        raise VocabkitError(f"--set {quote(text)}: no recipe has {quote(name)}; {_near(name, known)}")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -16,10 +16,8 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 from vocabkit.data import PLACEHOLDER, Turn
 from vocabkit.llms import load_llm
-from vocabkit.lvlm import LVLM, collate, load_connector
+from vocabkit.lvlm import LVLM, collate, encoder_of, load_connector
 from vocabkit.prompts import Prompt, encode_question, parse_template
-from vocabkit.transferred import TransferredAdapter
-from vocabkit.vision import open_vision
 
 
 def manifest() -> ModelManifest:
@@ -36,7 +34,7 @@ class Vocabkit(lmms):
         self,
         adapter: str,
         llm: str,
-        vision: str,
+        vision: str | None = None,
         template: str = "chat",
         pool: str | None = None,
         device: str | None = None,
@@ -48,15 +46,14 @@ class Vocabkit(lmms):
         Args:
             adapter: folder, `.pt` or hub id: trained with `llm`, moved to it, or an MLP projector.
             template: plain, completion or chat, as it was trained.
-            pool: ROWSxCOLUMNS that patches are pooled to, as they were for `vocabkit features`.
+            vision: the vision model, where it stands elsewhere now, or the adapter does not record it.
+            pool: ROWSxCOLUMNS that patches are pooled to, where the adapter does not record it.
         """
         super().__init__()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         connector = load_connector(adapter).to(self._device)
-        config = connector.config.adapter if isinstance(connector, TransferredAdapter) else connector.config
-        layer = {} if config.vision_layer is None else {"layer": config.vision_layer}
         grid = None if pool is None else tuple(map(int, pool.split("x")))
-        self._encoder = open_vision(vision, pool=grid, device=self._device, **layer)
+        self._encoder = encoder_of(connector, vision, pool=grid, device=self._device)
         self._template = parse_template(template)
         loaded = load_llm(llm)
         loaded.model.to(self._device)
