@@ -145,8 +145,8 @@ def test_an_llm_in_several_files_keeps_its_files(vision: Path, tmp_path: Path, s
     out = export_llava(projector(), vision, source, tmp_path / "out", progress=lambda *bytes_: seen.append(bytes_))
     assert len(list(out.folder.glob("*.safetensors"))) == count + 1
     total = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    assert len(seen) == count
-    assert seen[-1] == (total, total)
+    assert len(seen) == count + 1
+    assert (seen[0], seen[-1]) == ((0, total), (total, total))
     assert_our_logits(out, vision, source)
 
 
