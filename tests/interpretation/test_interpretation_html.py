@@ -67,7 +67,7 @@ def test_a_linear_head_keeps_its_coefficients_which_are_no_shares(world: World, 
 def test_pictures_that_are_left_out_are_named(world: World, tmp_path: Path) -> None:
     saying(world, b"r").save_pretrained(tmp_path / "adapter")
     page, _ = page_of(world, tmp_path, "--llm", world.one, "<i>.png")
-    assert "<li>&lt;i&gt;.png: no such file</li>" in page
+    assert "<div>&lt;i&gt;.png: no such file</div>" in page
 
 
 def test_ten_scenes_in_two_llms_take_less_than_two_megabytes(shipped: Interpretation) -> None:

@@ -44,18 +44,19 @@ class Curve:
     """The development of one measure, over checkpoints."""
 
     measure: str
-    lowest: float
-    highest: float
+    lowest: str
+    highest: str
     lines: tuple[tuple[str, str], ...]
     """LLM, and points of an SVG polyline in a box of 100 x 100."""
 
 
-_MEASURES: Sequence[tuple[str, Callable[[Development], float | None]]] = (
-    ("best cosine", lambda entry: entry.mean_best_cosine),
-    ("named by nearest", lambda entry: entry.named),
-    ("named by head", lambda entry: entry.named_by_head),
-    ("entropy, nats", lambda entry: entry.mean_entropy),
+_MEASURES: Sequence[tuple[str, str, Callable[[Development], float | None]]] = (
+    ("best cosine", ".3f", lambda entry: entry.mean_best_cosine),
+    ("named by nearest", ".1%", lambda entry: entry.named),
+    ("named by head", ".1%", lambda entry: entry.named_by_head),
+    ("entropy, nats", ".2f", lambda entry: entry.mean_entropy),
 )
+"""Name, format and value."""
 
 
 def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
@@ -79,7 +80,7 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
         frames=[_frame(image) for image in found.images],
         words_fit=found.grid[1] <= _MOST_COLUMNS,
         named=any(image.words for image in found.images),
-        curves=[curve for name, value in _MEASURES if (curve := _curve(found, name, value))],
+        curves=[curve for measure in _MEASURES if (curve := _curve(found, *measure))],
     )
 
 
@@ -161,7 +162,9 @@ def _frame(image: ImageInfo) -> Frame:
     return Frame(ratio, placed(0.0, 0.0, 1.0, 1.0), placed(left, top, right, bottom))
 
 
-def _curve(found: Interpretation, measure: str, value: Callable[[Development], float | None]) -> Curve | None:
+def _curve(
+    found: Interpretation, measure: str, shown: str, value: Callable[[Development], float | None]
+) -> Curve | None:
     """None without a series, or where a checkpoint lacks the measure."""
     values = {(entry.llm, entry.checkpoint): value(entry) for entry in found.development}
     numbers = [number for number in values.values() if number is not None]
@@ -177,4 +180,4 @@ def _curve(found: Interpretation, measure: str, value: Callable[[Development], f
     lines = tuple(
         (llm, " ".join(point(at, values[llm, name]) for at, name in enumerate(found.checkpoints))) for llm in found.llms
     )
-    return Curve(measure, lowest, highest, lines)
+    return Curve(measure, format(lowest, shown), format(highest, shown), lines)
