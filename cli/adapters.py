@@ -124,6 +124,8 @@ def transfer(
         raise VocabkitError("--scale rms measures visual tokens: add --features FILE")
     if export and out is None:
         raise VocabkitError("--export writes a result: add --out")
+    if export is None and vision is not None:
+        raise VocabkitError("--vision is the vision model of an exported checkpoint: add --export, or leave it out")
     if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
         raise VocabkitError(f"{out}: is the adapter that is moved; name another output")
     check_export(export, out, vision, keep_cls=keep_cls)

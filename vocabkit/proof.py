@@ -130,7 +130,7 @@ def _expected_ids(
         problems.append("the result was made from an adapter with another shared vocabulary")
     recorded = {info.name: info.fingerprint for info in result.shared.tokenizers}
     if recorded.get(result.config.target) != vocabulary.fingerprint:
-        problems.append(f"the result was made for another tokenizer than that of {vocabulary.name}")
+        problems.append(f"the result was made for another tokenizer than {vocabulary.source}")
     if result.config.target_width != target.embeddings.width:
         problems.append(f"width {result.config.target_width}, but the target's is {target.embeddings.width}")
     if problems:

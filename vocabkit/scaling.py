@@ -16,6 +16,9 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.transfer import Preflight
 from vocabkit.transferred import TransferredAdapter
 
+_LARGEST = 1e6
+"""A factor that a visual token of any dtype but float16 survives."""
+
 
 @torch.no_grad()
 def visual_rms(transferred: TransferredAdapter, features: Tensor) -> float:
@@ -54,13 +57,13 @@ def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdap
 
 
 def parse_scale(argument: str) -> float | None:
-    """`none` -> 1.0, `rms` -> None (to be measured), a positive number -> itself. Raises VocabkitError otherwise."""
+    """`none` -> 1.0, `rms` -> None (to be measured), a number from 1e-6 to 1e6 -> itself. Raises VocabkitError: others."""
     if argument == "rms":
         return None
     try:
         factor = 1.0 if argument == "none" else float(argument)
     except ValueError:
         factor = math.nan
-    if not 0 < factor < math.inf:
-        raise VocabkitError(f"--scale {quote(argument)}: choose none, rms, or a positive number")
+    if not 1 / _LARGEST <= factor <= _LARGEST:
+        raise VocabkitError(f"--scale {quote(argument)}: choose none, rms, or a number from 1e-6 to 1e6")
     return factor

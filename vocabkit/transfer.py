@@ -252,8 +252,8 @@ def _folding(hidden: int, width: int) -> str:
             f"into two layers with {hidden:,} hidden units; a Llava checkpoint and mm_projector hold {width:,}, so "
             "export mmproj or projector, or distil it"
         )
-    padded = f", {width - hidden:,} hidden units padded with zeros" if hidden < width else ""
-    return f"into a stock two-layer projector{padded}"
+    padded = f" ({hidden:,} hidden units; a Llava checkpoint and mm_projector pad them to {width:,})"
+    return f"into a stock two-layer projector{padded if hidden < width else ''}"
 
 
 def _norms(lengths: np.ndarray, width: int) -> Norms:
