@@ -55,8 +55,8 @@ class Distillation:
     held_out: int
     """Different ones that it was not fitted on, and that the error is measured on."""
     relative_error: float
-    """Squared error of the visual tokens of the held-out pictures, relative to their variance: 0 is perfect, 1 is what
-    their mean would do."""
+    """Squared error of the visual tokens of the held-out pictures, relative to that of one token for all, the mean of
+    the other pictures: 0 is perfect, 1 is what the mean token would do."""
 
     @property
     def warning(self) -> str | None:
@@ -111,9 +111,9 @@ def distil(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = MLPProjector(config).to(device)
-    _fit(student, teacher, features, seen, steps, generator, progress)
+    mean = _fit(student, teacher, features, seen, steps, generator, progress)
     student = student.to(transferred.embeddings.dtype)
-    error = _relative_error(student, teacher, features, held)
+    error = _relative_error(student, teacher, features, held, mean)
     distilled = DistilledFrom(fingerprint(transferred.config, transferred.state_dict()), source.adapter.llm, error)
     student = MLPProjector.from_parts(
         Path(config.llm), replace(config, distilled_from=distilled), student.cpu().state_dict(), None
@@ -157,8 +157,11 @@ def _fit(
     steps: int,
     generator: torch.Generator,
     progress: Callable[[str, int, int], None],
-) -> None:
-    """In place. Inputs and targets are standardised meanwhile, which afterwards goes into the weights."""
+) -> Tensor:
+    """In place; gives back the mean token (D,).
+
+    Inputs and targets are standardised meanwhile, which afterwards goes into the weights.
+    """
     device = teacher.embeddings.device
     sample = _drawn(features, keys, _SAMPLE, generator).to(device)
     with torch.no_grad():
@@ -178,9 +181,10 @@ def _fit(
             return (drawn - shift) / spread, (teacher(drawn) - centre) / size
 
     _start(student, teacher, draw, sample, shift, spread, progress)
-    optimizer = torch.optim.AdamW(student.parameters(), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=WARMUP, cycle_momentum=False
+    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
+    warmup = max(1.0, WARMUP * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
     )
     for step in range(steps):
         shown, wanted = draw()
@@ -197,6 +201,7 @@ def _fit(
         student.linear_1.bias.sub_(student.linear_1.weight @ shift)  # (H, Dv) @ (Dv,) -> (H,)
         student.linear_2.weight *= size
         student.linear_2.bias.mul_(size).add_(centre)
+    return centre
 
 
 @torch.no_grad()
@@ -233,16 +238,13 @@ def _start(
 
 @torch.no_grad()
 def _relative_error(
-    student: MLPProjector, teacher: TransferredAdapter, features: Features, keys: Sequence[str]
+    student: MLPProjector, teacher: TransferredAdapter, features: Features, keys: Sequence[str], mean: Tensor
 ) -> float:
-    squared, total, squares, count = 0.0, torch.zeros(()), 0.0, 0
-    device = teacher.embeddings.device
+    squared = of_mean = 0.0
     for key in keys:
-        shown = features[key].to(device)
+        shown = features[key].to(mean.device)
         wanted = teacher(shown.float()).double()  # (N, Dv) -> (N, D)
-        squared += float((student(shown.to(student.linear_1.weight.dtype)).double() - wanted).square().sum())
-        total = total + wanted.sum(dim=0).cpu()
-        squares += float(wanted.square().sum())
-        count += len(wanted)
-    variance = squares - float(total.square().sum()) / count
-    return squared / max(variance, torch.finfo(torch.float64).tiny)
+        found = student(shown.to(student.linear_1.weight.dtype)).double()
+        squared += float((found - wanted).square().sum())
+        of_mean += float((wanted - mean).square().sum())
+    return squared / max(of_mean, torch.finfo(torch.float64).tiny)
