@@ -57,7 +57,7 @@ def with_scale(transferred: TransferredAdapter, scale: float) -> TransferredAdap
 
 
 def parse_scale(argument: str) -> float | None:
-    """`none` -> 1.0, `rms` -> None (to be measured), a number from 1e-6 to 1e6 -> itself. Raises VocabkitError: others."""
+    """`none` -> 1.0, `rms` -> None (to be measured), 1e-6 to 1e6 -> itself. Raises VocabkitError: anything else."""
     if argument == "rms":
         return None
     try:
