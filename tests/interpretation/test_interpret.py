@@ -25,6 +25,7 @@ from vocabkit.interpretation.run import interpret_files
 from vocabkit.mixing import Head
 from vocabkit.report.as_json import to_json
 from vocabkit.targets import open_target
+from vocabkit.training.run import train
 from vocabkit.transfer import Target, transfer
 
 if TYPE_CHECKING:
@@ -131,6 +132,22 @@ def test_checkpoints_come_in_the_order_of_training_and_before_the_adapter(world:
     said = [found.tokens["one"][int(found.reading(1, "one", label).nearest[0, 0])].token for label in found.checkpoints]
     assert said == [b"a", b"b", b"c"]
     assert [entry.checkpoint for entry in found.development] == list(found.checkpoints)
+
+
+def test_a_training_with_the_word_loss_is_followed_through_its_checkpoints(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe(
+        connector="softmax", word_steps=60, word_batch=4, word_learning_rate=0.05, word_entropy=0.5, steps=None,
+        epochs=0, checkpoint_every=20, keep_adapters=True,
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    found = interpret_files(
+        str(tmp_path / "run/adapter"), [world.data], llms=[world.one], limit=4, checkpoints=tmp_path / "run"
+    )
+    assert found.checkpoints[:2] == ("step 20", "step 40")
+    assert found.checkpoints[-1] == "adapter"
+    first, *_, last = found.development
+    assert first.mean_entropy != last.mean_entropy
+    assert first.mean_best_cosine != last.mean_best_cosine
 
 
 def test_rows_of_the_llm_are_read_once_for_all_checkpoints(world: World, tmp_path: Path) -> None:
