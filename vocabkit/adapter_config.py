@@ -86,7 +86,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class DistilledFrom:
-    """The adapter with a softmax head that a projector imitates."""
+    """The adapter that a projector imitates."""
 
     fingerprint: str
     """Of the transferred adapter, see `vocabkit.distillation.fingerprint`."""

@@ -152,10 +152,10 @@ def _name(model: str) -> str:
 def _distilled(source: DistilledFrom | None) -> dict[str, str]:
     if source is None:
         return {}
-    adapter = f"an adapter with a softmax head, trained with {_code(source.llm)}, {_code(source.fingerprint)}"
+    adapter = f"an adapter trained with {_code(source.llm)}, {_code(source.fingerprint)}"
     return {
         "Distilled from": adapter,
-        "Error of the distillation": f"{source.relative_error:.3f} of the variance of held-out visual tokens",
+        "Error of the distillation": f"{source.relative_error:.3f} of that of the mean token, on held-out pictures",
     }
 
 
