@@ -136,15 +136,16 @@ def _check_target(connector: MLPProjector | TransferredAdapter, target: Target) 
     name = target.vocabulary.name
     match connector:
         case MLPProjector():
-            llm, width = connector.config.llm, connector.config.llm_width
+            llm, width, other_way = connector.config.llm, connector.config.llm_width, ""
         case TransferredAdapter():
             llm, width = connector.config.target, connector.config.target_width
+            other_way = ", or give the adapter as it was before the transfer"
             if width == target.embeddings.width and len(wrong_rows(connector.shared, llm, target.vocabulary)):
                 raise VocabkitError(f"{name}: its tokenizer has other ids than {llm}, which the adapter was moved to")
     if width != target.embeddings.width:
         raise VocabkitError(
-            f"the adapter makes visual tokens of {llm}, width {width}, not of {name}, width {target.embeddings.width}; "
-            f"give --llm {llm}=SOURCE"
+            f"this adapter is of {llm} alone, width {width}, not of {name}, width {target.embeddings.width}; "
+            f"leave --llm {name} out{other_way}"
         )
 
 

@@ -162,7 +162,7 @@ class _Grids:
 
 
 def _word(token: bytes, width: int) -> str:
-    """A token without spaces around it and without quotes, harmless."""
+    """A token without spaces around it and without quotes (but for `-`, which reads as nothing), harmless."""
     if not token:
         return "(role)"
     for room in (width + 2, width + 1):  # quotes, and where it is shortened, an ellipsis
@@ -170,7 +170,7 @@ def _word(token: bytes, width: int) -> str:
         body, _, rest = shown[1:].rpartition(shown[0])
         if cell_len(body + rest) <= width:
             break
-    return shown if body.isspace() else body + rest
+    return shown if body.isspace() or body == "-" else body + rest
 
 
 def _token(token: bytes) -> str:
