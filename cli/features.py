@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .arguments import AsJson, grid_size
-from .show import count_progress, note, say, show_json
+from .show import count_progress, note_broken, say, show_json
 
 
 class Stored(enum.StrEnum):
@@ -78,7 +78,4 @@ def features(
         f"{out}: {report.pictures - report.broken:,} pictures, {encoder.tokens} x {encoder.width} features of "
         f"{encoder.name} each; {report.cached:,} were there, {report.computed:,} computed"
     )
-    if report.broken:
-        note(f"{report.broken:,} of {report.pictures:,} pictures are missing or broken and were left out:")
-        for line in report.first_broken:
-            note(f"  {line}")
+    note_broken(report.broken, report.pictures, report.first_broken)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .arguments import AsJson, grid_size
-from .show import count_progress, note, say, show_json
+from .show import count_progress, note_broken, say, show_json
 
 
 class Arithmetic(enum.StrEnum):
@@ -113,10 +113,7 @@ def infer(
     )
     for picture, caption in report.first_captions.items():
         say(f"  {picture}: {caption}")
-    if report.broken:
-        note(f"{report.broken:,} of {report.pictures:,} pictures are missing or broken and were left out:")
-        for line in report.first_broken:
-            note(f"  {line}")
+    note_broken(report.broken, report.pictures, report.first_broken)
     if profile:
         say(f"{report.profile.seconds:.1f} s of wall time:")
         for stage, share in report.profile.shares.items():

@@ -9,7 +9,7 @@ import typer
 
 from .arguments import grid_size
 from .page import Html, check_page, write_page
-from .show import count_progress, note, show, show_json
+from .show import count_progress, note_broken, show, show_json
 
 
 def interpret(
@@ -74,11 +74,7 @@ def interpret(
             adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=size,
             image_folder=images, limit=limit, top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
-    if found.broken:
-        total = len(found.images) + len(found.broken)
-        note(f"{len(found.broken):,} of {total:,} pictures are missing or broken and were left out:")
-        for problem in found.broken:
-            note(f"  {problem}")
+    note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:
         from vocabkit.report.html.interpretation import interpretation_page, picture_uri
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,14 @@ def note(line: str) -> None:
     from vocabkit.errors import one_line
 
     print(one_line(line), file=sys.stderr)
+
+
+def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
+    """On stderr: how many pictures were left out, if any, and why."""
+    if broken:
+        note(f"{broken:,} of {pictures:,} pictures are missing or broken and were left out:")
+        for problem in problems:
+            note(f"  {problem}")
 
 
 def show(renderable: Any) -> None:

@@ -300,5 +300,5 @@ def test_scales_that_are_understood(argument: str, factor: float | None) -> None
 
 @pytest.mark.parametrize("argument", ["", "0", "-1", "nan", "inf", "half"])
 def test_scales_that_are_none_are_refused(argument: str) -> None:
-    with pytest.raises(VocabkitError, match="choose none, rms, or a positive number"):
+    with pytest.raises(VocabkitError, match="choose none, rms, or a number from 1e-6 to 1e6"):
         parse_scale(argument)
