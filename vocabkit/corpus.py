@@ -66,20 +66,23 @@ def captions(
     files = [file for path in paths for file in (_caption_files(path) if path.is_dir() else [path])]
     sizes = [_size(file) for file in files]
     formats = [_format(file) for file in files]
-    done = [0] * len(files)
-    for at, (path, kind) in enumerate(zip(files, formats, strict=True)):
+    done, total = 0, sum(sizes)
+    for path, size, kind in zip(files, sizes, formats, strict=True):
+        at, has_no_size = 0, is_stream(path)
 
-        def report(read: int, at: int = at, has_no_size: bool = is_stream(path)) -> None:
+        def report(read: int, before: int = done, size: int = size, has_no_size: bool = has_no_size) -> None:
+            nonlocal at, total
             if has_no_size:
-                sizes[at] = read
-            done[at] = min(read, sizes[at])
+                total += read - at
+            at = read if has_no_size else min(read, size)
             if progress:
-                progress(sum(done), sum(sizes))
+                progress(before + at, total)
 
         with reading(path, pipe=True), _opened(path) as file:
             for caption in _read(path, file, kind, field, report, joint):
                 yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
-        report(sizes[at])
+        report(at if has_no_size else size)
+        done += at
 
 
 def is_stream(path: Path) -> bool:
