@@ -343,7 +343,6 @@ def write_export(
         from vocabkit.model_folders import model_folder
 
         assert vision is not None
-        check_trained_features(export, projector.config, keep_cls=keep_cls)
         layer = -2 if projector.config.vision_layer is None else projector.config.vision_layer
         encoder = model_folder(vision)
         if export is Export.mmproj:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .adapters import Export, check_export, write_export
+from .adapters import Export, check_export, check_trained_features, write_export
 from .arguments import AsJson
 from .show import count_progress, note, say, show_json
 
@@ -95,6 +95,7 @@ def export(
         raise VocabkitError(f"{projector}: has no LLM's embeddings in it; `vocabkit transfer` it first")
     if isinstance(loaded, TransferredAdapter):
         loaded = fold(loaded)
+    check_trained_features(form, loaded.config, keep_cls=keep_cls)
     write_export(loaded, out, form, vision, llm, keep_cls=keep_cls)
     if json:
         show_json({"file": out, "config": loaded.config})
