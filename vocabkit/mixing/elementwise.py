@@ -19,6 +19,7 @@ def softmax_block(
     temperature: float,
     reference: Tensor,
     total: Tensor,
+    stored: Tensor,
     rescale: Tensor,
     p: Tensor,
 ) -> None:
@@ -29,6 +30,7 @@ def softmax_block(
         bias: (B,) or None.
         reference: (N,), updated; starts at the lowest finite number.
         total: (N,) sum of the exponentials so far, updated.
+        stored: (N,) the same sum of what `p` holds, which is rounded to its dtype.
         rescale: (N,), becomes the factor for what was summed up with the reference of before.
         p: (N, B), becomes the exponentials; may be `scores` itself.
     """
@@ -39,8 +41,11 @@ def softmax_block(
     reference.copy_(raised)
     scores.sub_(raised[:, None]).exp_()
     total.mul_(rescale).add_(scores.sum(dim=1))
-    if p is not scores:
+    if p is scores:
+        stored.copy_(total)
+    else:
         p.copy_(scores)
+        stored.mul_(rescale).add_(p.sum(dim=1, dtype=stored.dtype))
 
 
 def rescale_rows(mixed: Tensor, rescale: Tensor) -> None:

@@ -24,6 +24,7 @@ def softmax_block(
     temperature: float,
     reference: Tensor,
     total: Tensor,
+    stored: Tensor,
     rescale: Tensor,
     p: Tensor,
 ) -> None:
@@ -31,7 +32,7 @@ def softmax_block(
     n, columns = scores.shape
     with _device(scores):
         _softmax_block[(n,)](
-            scores, scores if bias is None else bias, reference, total, rescale, p,
+            scores, scores if bias is None else bias, reference, total, stored, rescale, p,
             scores.stride(0), p.stride(0), columns, temperature,
             GROWTH=GROWTH, HAS_BIAS=bias is not None, TILE=_tile(columns, _TILE), num_warps=8,
         )  # fmt: skip
@@ -106,7 +107,7 @@ def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, out: Tensor) -
 
 @triton.jit
 def _softmax_block(
-    scores, bias, reference, total, rescale, p,
+    scores, bias, reference, total, stored, rescale, p,
     scores_stride, p_stride, columns, temperature,
     GROWTH: tl.constexpr, HAS_BIAS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -125,6 +126,7 @@ def _softmax_block(
     best = tl.max(highest, axis=0) / temperature
     raised = tl.where(best > before + GROWTH, best, before)
     sums = tl.zeros((TILE,), tl.float32)
+    stored_sums = tl.zeros((TILE,), tl.float32)
     for start in range(0, columns, TILE):  # the second reading comes from the L2 cache
         column = start + tl.arange(0, TILE)
         inside = column < columns
@@ -132,11 +134,14 @@ def _softmax_block(
         if HAS_BIAS:
             s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
         powers = tl.exp(s / temperature - raised)
+        rounded = powers.to(p.dtype.element_ty)
         sums += powers
-        tl.store(p + column, powers.to(p.dtype.element_ty), mask=inside)
+        stored_sums += rounded.to(tl.float32)
+        tl.store(p + column, rounded, mask=inside)
     factor = tl.exp(before - raised)
     tl.store(rescale + row, factor)
     tl.store(total + row, tl.load(total + row) * factor + tl.sum(sums, axis=0))
+    tl.store(stored + row, tl.load(stored + row) * factor + tl.sum(stored_sums, axis=0))
     tl.store(reference + row, raised)
 
 
