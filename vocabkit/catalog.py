@@ -8,7 +8,6 @@ a name of the user's choice.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import tomllib
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files import reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.readers import FOLDER_FILES, read, snapshot, tiktoken_bpe, tokenizer_file
@@ -89,8 +88,7 @@ def resolve(argument: str) -> Resolved:
         return _from_catalog(entries[argument.lower()])
     if hub_id(argument):
         return _from_hub(argument)
-    near = difflib.get_close_matches(argument.lower(), entries, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else "`vocabkit catalog` lists the names"
+    advice = did_you_mean(argument.lower(), entries, "`vocabkit catalog` lists the names")
     raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
 
 

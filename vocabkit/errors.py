@@ -1,4 +1,9 @@
-"""The one exception type users meet."""
+"""The one exception type users meet, and what its messages are made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class VocabkitError(ValueError):
@@ -19,3 +24,9 @@ def quote(text: str, limit: int = 60) -> str:
     """`text` from an untrusted file, escaped and shortened so that a message stays on one readable line."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return ascii(shown) if not shown.isprintable() else repr(shown)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A question with the names most like `name`; `otherwise` if none is like it."""
+    near = difflib.get_close_matches(name, known)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

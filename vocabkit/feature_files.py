@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from vocabkit.vision import EncoderInfo
 FORMAT, INDEX = "vocabkit-features/1", "index.json"
 SHARD_BYTES, SHARD_PICTURES = 2**27, 256
 """A shard is full with so many bytes of features or so many keys: the work that an interruption can cost."""
+_AGAIN = "remove it and run `vocabkit features` again"
 _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
@@ -134,11 +135,7 @@ def read_index(folder: Path) -> Index:
 
 def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
     """(M, N, Dv), memory-mapped. Raises VocabkitError: missing, damaged, or not of the shape of `encoder`."""
-    with reading(file):
-        try:
-            features = safetensors.torch.load_file(file).get("features")
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
+    features = _stored(file)
     shape = (encoder["tokens"], encoder["width"])
     if features is None or features.shape[1:] != shape or str(features.dtype) != f"torch.{encoder['dtype']}":
         raise VocabkitError(f"{file}: holds no {encoder['dtype']} features of {shape[0]} x {shape[1]}, as {INDEX} says")
@@ -154,38 +151,44 @@ def read_features(path: Path, *, width: int | None = None, limit: int = 4096) ->
 
     Raises VocabkitError: missing, damaged, no such tensor, another width, or numbers that are not finite.
     """
-    files = [path]
-    if path.is_dir():
-        files = [path / name for name in read_index(path).shards]
     found: list[Tensor] = []
-    for file in files:
-        features = _patches(file, width)
+    for features in _tensors_of(path):
+        if width is not None and features.shape[-1] != width:
+            raise VocabkitError(
+                f"{path}: has features of width {features.shape[-1]}, but the adapter takes {width}; give those of the "
+                "vision model that it was trained with"
+            )
+        patches = features.reshape(-1, features.shape[-1])
         lacking = limit - sum(map(len, found))
-        found.append(features[:: max(1, len(features) // max(1, lacking))][:lacking])
-        if lacking <= len(features):
+        found.append(patches[:: max(1, len(patches) // max(1, lacking))][:lacking])
+        if lacking <= len(patches):
             break
-    features = torch.cat(found)
-    if not len(features):
+    if not any(map(len, found)):
         raise VocabkitError(f"{path}: holds no features of any picture")
-    check_tensors(path, {"features": features}, advice="compute them again")
-    return features
+    patches = torch.cat(found)
+    check_tensors(path, {"features": patches}, advice="compute them again")
+    return patches
 
 
-def _patches(file: Path, width: int | None) -> Tensor:
-    """(N, Dv), memory-mapped."""
+def _tensors_of(path: Path) -> Iterator[Tensor]:
+    """(..., Dv) of each shard of a folder, or of a file, memory-mapped."""
+    if path.is_dir():
+        index = read_index(path)
+        yield from (read_shard(path / name, index.encoder) for name in index.shards)
+        return
+    features = _stored(path, "is it a safetensors file?")
+    if features is None or features.ndim < 2:
+        raise VocabkitError(f"{path}: no tensor `features` of patch features (N, Dv) in it")
+    yield features
+
+
+def _stored(file: Path, advice: str = _AGAIN) -> Tensor | None:
+    """The tensor `features` of a safetensors file, memory-mapped; None if it has none."""
     with reading(file):
         try:
-            features = safetensors.torch.load_file(file).get("features")
+            return safetensors.torch.load_file(file).get("features")
         except SafetensorError as error:
-            raise VocabkitError(f"{file}: not a safetensors file, or damaged ({quote(str(error), 80)})") from error
-    if features is None or features.ndim < 2:
-        raise VocabkitError(f"{file}: no tensor `features` of patch features (N, Dv) in it")
-    if width is not None and features.shape[-1] != width:
-        raise VocabkitError(
-            f"{file}: has features of width {features.shape[-1]}, but the adapter takes {width}; give those of the "
-            "vision model that it was trained with"
-        )
-    return features.reshape(-1, features.shape[-1])
+            raise _damaged(file, error, advice) from error
 
 
 def _read_header(file: Path) -> _Header:
@@ -210,8 +213,8 @@ def _parsed(file: Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
     return found
 
 
-def _damaged(file: Path, error: Exception) -> VocabkitError:
-    return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); remove it and run `vocabkit features` again")
+def _damaged(file: Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
+    return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); {advice}")
 
 
 def _check_same(folder: Path, found: FeatureInfo, wanted: FeatureInfo) -> None:

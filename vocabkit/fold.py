@@ -99,7 +99,8 @@ def check_padding(hidden: int, width: int) -> None:
     if hidden > width:
         raise VocabkitError(
             f"the adapter's hidden layer has {hidden:,} units, more than the target's width {width:,}, which a stock "
-            "Llava projector can't hold; export mmproj (llama.cpp) or projector, or run the adapter with vocabkit"
+            "Llava projector can't hold; export mmproj (llama.cpp) or projector, or fit one that it can hold to the "
+            "transferred adapter with `vocabkit distill`"
         )
 
 

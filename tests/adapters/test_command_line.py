@@ -288,6 +288,11 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
             "wide.safetensors: has features of",
         ),
         (("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "llm"), "llm: no index.json"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "adapter.pt"), "; is it a safetensors file?"),
+        (
+            ("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "llm/model.safetensors"),
+            "model.safetensors: no tensor `features` of patch features (N, Dv) in it",
+        ),
         (
             ("adapter.pt", *TO_LLAMA, "--out", "llm"),
             "llm: is there and is not a transferred adapter; choose another name",

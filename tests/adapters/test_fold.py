@@ -178,5 +178,7 @@ def test_a_projector_of_that_width_is_left_alone() -> None:
 
 
 def test_a_hidden_layer_wider_than_the_llm_is_refused_with_both_sizes_and_what_is_left() -> None:
-    with pytest.raises(VocabkitError, match=r"has 5 units, more than the target's width 4.*mmproj.*or projector"):
+    with pytest.raises(
+        VocabkitError, match=r"has 5 units, more than the target's width 4.*mmproj.*or projector.*`vocabkit distill`"
+    ):
         pad_hidden(projector(), 4)

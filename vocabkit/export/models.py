@@ -61,12 +61,25 @@ def lora_base(folder: Path) -> str:
     config = folder / LORA_CONFIG
     with reading(config):
         try:
-            base = str(json.loads(config.read_text("utf-8"))["base_model_name_or_path"])
+            return str(json.loads(config.read_text("utf-8"))["base_model_name_or_path"])
         except (ValueError, KeyError, TypeError) as error:
             raise VocabkitError(f"{config}: names no LLM that the LoRA weights belong to") from error
-    if without_name(base) == str(folder):
-        raise VocabkitError(f"{config}: names itself as the LLM that its LoRA weights belong to")
-    return base
+
+
+def _down_to_llm(path: Path) -> list[Path]:
+    """LoRA weights, those that they were put on, and last the LLM that all of them belong to; of an LLM itself alone.
+
+    Raises VocabkitError: not found, or they name each other in a circle.
+    """
+    found = [path]
+    while is_lora(found[-1]):
+        base = llm_source(lora_base(found[-1]))
+        if any(base.samefile(above) for above in found):
+            raise VocabkitError(
+                f"{found[-1] / LORA_CONFIG}: names {base}, LoRA weights that lead back here; name the LLM itself in it"
+            )
+        found.append(base)
+    return found
 
 
 def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
@@ -77,26 +90,26 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
 
     Raises VocabkitError: not found, damaged, or no causal language model.
     """
-    found = llm_source(source)
-    if is_lora(found):
-        base = lora_base(found)
-        model, tokenizer = load_model(base, dtype)
-        return _with_lora(model, found, base), tokenizer
-    with llm_folder(str(found)) as folder, quiet_transformers():
+    *loras, llm = _down_to_llm(llm_source(source))
+    with llm_folder(str(llm)) as folder, quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-            return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # whatever a damaged model makes transformers raise
-            raise VocabkitError(f"{source}: transformers can't load this LLM ({first_line(error)})") from error
+            raise VocabkitError(f"{llm}: transformers can't load this LLM ({first_line(error)})") from error
+    for lora in reversed(loras):
+        model = _with_lora(model, lora)
+    return model, tokenizer
 
 
-def _with_lora(model: Any, folder: Path, base: str) -> Any:
+def _with_lora(model: Any, folder: Path) -> Any:
     with needs_extra("train", "an LLM with LoRA weights"):
         from peft import PeftModel
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except Exception as error:  # whatever damaged weights make peft raise
+        base = lora_base(folder)
         raise VocabkitError(f"{folder}: peft can't put these LoRA weights into {base} ({first_line(error)})") from error
 
 
@@ -112,11 +125,10 @@ def _from_gguf(path: Path, folder: Path) -> None:
 
 def _from_lora(path: Path, folder: Path) -> None:
     _write(path, "merged", *load_model(str(path), "auto"), folder)
-    while is_lora(path):
-        path = llm_source(lora_base(path))
+    llm = _down_to_llm(path)[-1]
     for name in ("config.json", "generation_config.json"):
-        if (path / name).is_file():  # as its publisher wrote it
-            shutil.copyfile(path / name, folder / name)
+        if (llm / name).is_file():  # as its publisher wrote it
+            shutil.copyfile(llm / name, folder / name)
 
 
 def _write(source: Path, how: str, model: Any, tokenizer: Any, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import tomllib
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files import reading
 from vocabkit.prompts import Template
 
@@ -161,8 +160,7 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def _near(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"names are {', '.join(sorted(known))}"
+    return did_you_mean(name, sorted(known), f"names are {', '.join(sorted(known))}")
 
 
 def _setting(text: str, known: set[str]) -> tuple[str, Any]:

@@ -155,6 +155,20 @@ def test_lora_weights_are_no_target_since_they_have_no_embedding_table(here: Pat
     assert problem == "lora: holds LoRA weights and no LLM; name the LLM that its adapter_config.json names"
 
 
+@pytest.mark.parametrize("names", [{"a": "a"}, {"a": "b", "b": "x=a"}], ids=["itself", "each other"])
+def test_lora_weights_that_lead_back_to_themselves_are_refused(here: Path, names: dict[str, str]) -> None:
+    projector(here)
+    for folder, base in names.items():
+        (here / folder).mkdir()
+        (here / folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    words = ("export", "projector", "--as", "llava", "--llm", "mine=a", "--vision", "vision", "--out", "out")
+    last = list(names)[-1]
+    assert error_of(vocabkit_here(here, *words)) == (
+        f"{last}/adapter_config.json: names a, LoRA weights that lead back here; name the LLM itself in it"
+    )
+    assert not (here / "out").exists()
+
+
 def lora(folder: Path, base: str) -> None:
     """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit finetune` saves them."""
     with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about it
