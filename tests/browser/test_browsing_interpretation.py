@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,6 +12,8 @@ from pages import HOSTILE, NAMES, PHONE, SPECIAL_ROW, Open, interpretation_file
 
 pytest.importorskip("jinja2")
 pytest.importorskip("PIL")
+
+from PIL import Image
 
 from vocabkit.report.html import interpretation
 from vocabkit.report.html.page import spelled
@@ -123,6 +126,20 @@ def test_a_row_of_a_special_token_is_called_so(visit: Open, file: Path) -> None:
     page.mouse.move(*over(page, SIDE - 1, SIDE - 1))
     items = page.locator(".patch").first.locator("ol").nth(1).locator("li").all_inner_texts()
     assert [at for at, item in enumerate(items) if "(a special token)" in item] == [SPECIAL_ROW - SIDE**2 - 2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_curves_that_coincide_are_all_seen(visit: Open, tmp_path: Path, scheme: str) -> None:
+    names = ("one", "two", "three")
+    page = opened(visit, interpretation_file(tmp_path, llms=names), scheme=scheme)
+    assert page.locator(".series").all_inner_texts()[:3] == ["one, solid", "two, dashed", "three, dotted"]
+    curve = page.locator(".curve svg").first
+    lines = curve.locator("polyline")
+    assert len({line.get_attribute("points") for line in lines.all()}) == 1
+    shot = Image.open(io.BytesIO(curve.screenshot())).convert("RGB")
+    seen = {"rgb({}, {}, {})".format(*colour): count for count, colour in shot.getcolors(shot.width * shot.height)}
+    for colour in lines.evaluate_all("all => all.map(one => getComputedStyle(one).stroke)"):
+        assert seen.get(colour, 0) > 20
 
 
 def test_one_checkpoint_has_no_slider(visit: Open, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import vocabkit_here
-from pages import HOSTILE, NAMES, Open, overlap_file, written
+from pages import HOSTILE, NAMES, PHONE, Open, overlap_file, written
 from vocabularies import text_vocabulary
 
 pytest.importorskip("jinja2")
@@ -136,6 +136,16 @@ def test_all_works_by_keyboard(visit: Open, small: Path) -> None:
     page.keyboard.press("ArrowDown")
     assert page.input_value("[name=sort]") == "shared"
     assert page.inner_text("#found") == "no token"
+
+
+def test_a_wide_table_scrolls_by_keys(visit: Open, small: Path) -> None:
+    page = visit(small, PHONE)
+    page.locator(".wide").first.evaluate(
+        "each => { window.scrolled = new Promise(done => each.addEventListener('scroll', () => done(each.scrollLeft),"
+        " { once: true })); each.focus(); }"
+    )
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("window.scrolled") > 0
 
 
 def test_what_a_full_table_leaves_out_is_said(visit: Open, tmp_path: Path) -> None:

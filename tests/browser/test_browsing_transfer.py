@@ -26,6 +26,14 @@ def test_coverage_proof_and_norms_are_told(visit: Open, file: Path) -> None:
     assert page.locator("main b, main i b, main script").count() == 0
 
 
+def test_a_share_of_yes_is_not_among_the_right_answers(visit: Open, file: Path) -> None:
+    page = visit(file)
+    table = page.locator("[aria-label='Right answers']")
+    assert table.locator("tbody th").all_inner_texts() == ["named", "name chosen", "yes no", "yes no ranked"]
+    said = "Whether an object is there was answered yes by transferred 50.0% of the time. Half is right."
+    assert said in page.inner_text("main")
+
+
 def test_figures_stand_where_their_axis_says(visit: Open, file: Path) -> None:
     page = visit(file)
     plot = page.locator(".plot").first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,14 @@ pytest.importorskip("jinja2")
 pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
+from PIL import Image
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Locator, Page
 
 MAKERS = {"overlap": overlap_file, "transfer": transfer_file, "interpretation": interpretation_file}
+SHADOW = 16
+"""Pixels of the shadow at the edge of a table, and of what covers it at the end."""
 CONTRASTS = (Path(__file__).parent / "contrast.js").read_text()
 
 
@@ -49,6 +54,28 @@ def test_a_phone_scrolls_down_only(visit: Open, file: Path) -> None:
         "each => parseFloat(getComputedStyle(each).fontSize)))"
     )
     assert smallest >= 13
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_goes_on_has_a_shadow_at_its_edge(visit: Open, file: Path, scheme: str) -> None:
+    page = visit(file, PHONE, scheme)
+    page.wait_for_timeout(300)
+    for table in page.locator(".wide:visible").all():
+        more = table.evaluate("each => each.scrollWidth - each.clientWidth")
+        assert (edge(table) != paper(page)) == (more > SHADOW)
+        table.evaluate("each => each.scrollLeft = each.scrollWidth")
+        assert edge(table) == paper(page)
+
+
+def edge(table: Locator) -> tuple[int, ...]:
+    """The most common colour just before the right edge."""
+    shot = Image.open(io.BytesIO(table.screenshot())).convert("RGB")
+    return max(shot.crop((shot.width - 4, 0, shot.width - 3, shot.height)).getcolors())[1]
+
+
+def paper(page: Page) -> tuple[int, ...]:
+    """The colour of the page."""
+    return tuple(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))))
 
 
 def test_headings_controls_and_pictures_have_names(visit: Open, file: Path) -> None:

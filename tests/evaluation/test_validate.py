@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -120,6 +121,19 @@ def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path
     assert lines[-2].startswith("native  ")
     loss = json.loads((tmp_path / "r.json").read_text())["data"]["validation"]["caption_loss"]["native"]["value"]
     assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
+
+
+def test_a_share_of_yes_stands_apart_from_right_answers(whole: tuple[Done, Path]) -> None:
+    found = msgspec.json.decode(whole[1].read_bytes(), type=dict[str, Result])["data"]
+    written = io.StringIO()
+    Console(file=written, width=80).print(validation_report("data", found))
+    lines = written.getvalue().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
+    labels = [line[:15].strip() for line in lines[start:]]
+    assert labels[:6] == ["right answers", "named", "name chosen", "yes no", "yes no ranked", "counted"]
+    assert lines[start + 7] == "how often it said yes; half is right"
+    assert labels[8:10] == ["of yes no", "said yes"]
+    assert lines[start + 9].split()[2:] == [f"{answers.said_yes:.1%}" for answers in found.answers.values()]
 
 
 def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:

@@ -32,7 +32,7 @@ LONGEST = 24
 
 @dataclass(frozen=True)
 class Answers:
-    """Shares of right answers, from 0 to 1; None where the data asks no such question."""
+    """Shares, from 0 to 1, of right answers but for `said_yes`; None where the data asks no such question."""
 
     named: float | None
     """Of written captions, those that hold the names of all objects."""
@@ -41,12 +41,16 @@ class Answers:
     yes_no: float | None
     """Of questions whether an object is there (POPE), half of them about others; by chance 0.5."""
     said_yes: float | None
-    """Of these, those that were answered yes; 0.5 is right."""
+    """Of these, those that were answered yes, rightly or not; half of them should be."""
     yes_no_ranked: float | None
     """The chance that a question about an object that is there gets a higher likelihood of yes than one about another:
     the area under the ROC curve, which no bias towards yes or no changes."""
     counted: float | None
     """Of pictures with several equal objects, those whose number is the most likely of two to five; by chance 0.25."""
+
+
+RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
+"""The fields of `Answers` that are shares of right answers: more is better."""
 
 
 def ask(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from vocabkit.evaluation.answers import RIGHT
 from vocabkit.evaluation.losses import Estimate
 from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import Validation
@@ -37,12 +37,15 @@ def validation_report(name: str, result: Result) -> RenderableType:
     if found.left_out:
         parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
     if result.answers:
-        asked = [field.name for field in fields(next(iter(result.answers.values())))]
-        answers = [
-            (label.replace("_", " "), tuple(_percent(getattr(a, label)) for a in result.answers.values()))
-            for label in asked
-        ]
-        parts.append(Columns(tuple(map(printable, result.answers)), [Section("answers", answers)]))
+        right, yes = (
+            [
+                (name.replace("_", " "), [_percent(getattr(each, name)) for each in result.answers.values()])
+                for name in names
+            ]
+            for names in (RIGHT, ("said_yes",))
+        )
+        sections = [Section("right answers", right), Section("of yes no", yes, "how often it said yes; half is right")]
+        parts.append(Columns(tuple(map(printable, result.answers)), sections))
     if found.gain:
         parts.append(Listing([(printable(name), _verdict(found, name).split()) for name in found.gain], indent=""))
     return Group(*parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 
 from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.evaluation.answers import Answers
+from vocabkit.evaluation.answers import RIGHT
 from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import BLIND, NATIVE
 from vocabkit.files import reading
@@ -32,7 +32,7 @@ class Measured:
     retention: Plot | None
     of_mlp: Plot | None
     questions: tuple[str, ...]
-    """Fields of `Answers` that the data asks."""
+    """Fields of `RIGHT` that the data asks."""
 
 
 def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping[str, Result] | None = None) -> str:
@@ -97,11 +97,7 @@ def _measured(name: str, result: Result) -> Measured:
     found = result.validation
     losses = {line: found.caption_loss[line].value for line in (BLIND, NATIVE) if line in found.caption_loss}
     ends = {"no better than blind": 0.0, "all of it": 1.0}
-    asked = [
-        field.name
-        for field in fields(Answers)
-        if any(getattr(answers, field.name) is not None for answers in result.answers.values())
-    ]
+    asked = [name for name in RIGHT if any(getattr(answers, name) is not None for answers in result.answers.values())]
     return Measured(
         name=name,
         result=result,
