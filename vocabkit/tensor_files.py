@@ -22,15 +22,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def fingerprint(config: Any, tensors: Mapping[str, Tensor]) -> str:
     """Of a dataclass and the bytes of tensors: the same wherever and however they are stored."""
-    return _hashed(json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), tensors)
+    return hashed(json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), tensors)
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """Of tensors alone: the sha256 of name, dtype, shape and bytes of each, in the order of their names."""
-    return _hashed(b"vocabkit weights 1\n", tensors)
+    return hashed(b"vocabkit weights 1\n", tensors)
 
 
-def _hashed(start: bytes, tensors: Mapping[str, Tensor]) -> str:
+def hashed(start: bytes, tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of `start` and then of name, dtype, shape and bytes of each tensor, in the order of their names."""
     digest = hashlib.sha256(start)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vocabkit.data.extras import needs_extra
 from vocabkit.data.image_folder import ImageFolder
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turns
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.extras import needs_extra
 from vocabkit.hub import is_hub_id
 from vocabkit.json_records import is_text
 

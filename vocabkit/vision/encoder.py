@@ -5,7 +5,6 @@ Sizes: B pictures of H x W pixels; P patches in a grid; C class and register tok
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Protocol, TypedDict
 
@@ -16,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from vocabkit.data import BrokenImage, Picture, load_image
 from vocabkit.errors import VocabkitError
+from vocabkit.tensor_files import hashed
 
 
 class PatchModel(Protocol):
@@ -84,7 +84,7 @@ class VisionEncoder:
             raise VocabkitError(
                 f"pool {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give numbers from 1 to these"
             )
-        fingerprint = _fingerprint(model)
+        fingerprint = hashed(model.preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._model, self._device, self._dtype = model, device, dtype
         self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens
@@ -132,12 +132,3 @@ class VisionEncoder:
         before, patches = states[:, :-count], states[:, -count:]
         grids = patches.mT.unflatten(2, self._model.grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
         return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
-
-
-def _fingerprint(model: PatchModel) -> str:
-    """sha256 over the weights as they are stored, and over how pictures are prepared."""
-    digest = hashlib.sha256(model.preparation.encode())
-    for name, tensor in sorted(model.weights().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
