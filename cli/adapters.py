@@ -269,7 +269,7 @@ def _target(argument: str, weights: str | None) -> Target:
     from vocabkit.targets import open_target
 
     with byte_progress(f"embedding rows of {argument}") as progress:
-        target, found = open_target(argument, weights=weights, progress=progress)
+        target, found = open_target(argument, weights=weights, has_option=True, progress=progress)
     rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"
     note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}; {rows}")
     return target

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from vocabkit.catalog import Resolved, catalog, resolve, without_name
 from vocabkit.embeddings import open_embeddings
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.readers import holds_tokenizer
 from vocabkit.transfer import Target
 
 
 def open_target(
-    argument: str, *, weights: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+    argument: str,
+    *,
+    weights: str | Path | None = None,
+    has_option: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Target, Resolved]:
     """The target that `argument` names, and how its tokenizer was found.
 
@@ -21,14 +28,18 @@ def open_target(
 
     Args:
         weights: where to read the embedding table instead: a folder, a weights file, or a hub id.
+        has_option: whether --weights is an option of the command, so that errors may name it.
         progress: called with (bytes done, bytes in total) while a table is downloaded.
 
     Raises:
         VocabkitError: nothing found, no weights known for it, an encoder, or a table of another width than the catalog
             says.
     """
-    found = resolve(argument)
-    table = open_embeddings(weights or _weights(argument, found), progress=progress)
+    try:
+        found = resolve(argument)
+    except VocabkitError as error:
+        raise VocabkitError(f"{error}{_apart(argument, weights) if has_option else ''}") from error
+    table = open_embeddings(weights or _weights(argument, found, has_option=has_option), progress=progress)
     if table.encoder is not None:
         raise VocabkitError(
             f"{argument}: is an encoder ({quote(table.encoder)}), which reads text but can't go on with it; "
@@ -43,22 +54,35 @@ def open_target(
     return Target(vocabulary, table), found
 
 
-def _weights(argument: str, found: Resolved) -> str | Path:
+def _apart(argument: str, weights: str | Path | None) -> str:
+    """How to name tokenizer and weights apart, if `argument` is a folder of weights alone."""
+    source = without_name(argument)
+    folder = os.path.expanduser(source)  # noqa: PTH111 -- never raises
+    if not os.path.isdir(folder) or holds_tokenizer(Path(folder)):  # noqa: PTH112
+        return ""
+    name = argument.removesuffix(source).removesuffix("=")
+    shipped = name.lower() in catalog() and not Path(name).exists()
+    tokenizer = name if shipped else f"{name}=TOKENIZER" if name else "TOKENIZER"
+    return f"; take one from elsewhere: {shlex.join(['--to', tokenizer, '--weights', str(weights or folder)])}"
+
+
+def _weights(argument: str, found: Resolved, *, has_option: bool) -> str | Path:
     name = without_name(argument)
     path = Path(name).expanduser()
     if path.is_dir() or found.file.suffix == ".gguf":
         return path
     if path.exists():
-        raise VocabkitError(
-            f"{path}: is a tokenizer only; add --weights with the model's folder, weights file or hub id"
-        )
+        advice = "add --weights with the model's folder, weights file or hub id" if has_option else "name its model"
+        raise VocabkitError(f"{path}: is a tokenizer only; {advice}")
     entry = catalog().get(name.lower())
     if entry is None:
         return name
     if entry.width is None or entry.hub is None:
         models = [other.name for other in catalog().values() if other.snapshot == entry.snapshot and other.width]
-        advice = f"say which model: {' or '.join(models)}, or add" if models else "add"
-        raise VocabkitError(
-            f"{quote(name)} names a tokenizer, not a model; {advice} --weights with a folder, weights file or hub id"
-        )
+        ways = [f"say which model: {' or '.join(models)}"] if models else []
+        if has_option:
+            ways += ["add --weights with a folder, weights file or hub id"]
+        else:
+            ways += [f"give it: {name}=FOLDER, or a GGUF or hub id"]
+        raise VocabkitError(f"{quote(name)} names a tokenizer, not a model; {', or '.join(ways)}")
     return entry.hub

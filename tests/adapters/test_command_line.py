@@ -256,6 +256,49 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
     assert len(moved.embeddings) == ROWS
 
 
+@pytest.mark.parametrize("command", [("transfer",), ("check-transfer", "moved")])
+def test_weights_alone_are_named_beside_a_tokenizer(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
+    capsys.readouterr()
+    assert run(monkeypatch, *command, "adapter.pt", "--to", "llama3=llm") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: llm: no tokenizer in this folder: none of ")
+    assert error.endswith("; take one from elsewhere: --to llama3 --weights llm\n")
+    advised = error.split(": ")[-1].split()
+    assert run(monkeypatch, *command, "adapter.pt", *advised) == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "advice"),
+    [
+        ("mine=llm", "--to mine=TOKENIZER --weights llm"),
+        ("llm", "--to TOKENIZER --weights llm"),
+        ("qwen2=llm", "--to qwen2=TOKENIZER --weights llm"),
+    ],
+)
+def test_a_name_that_is_no_tokenizer_is_not_advised_as_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argument: str, advice: str
+) -> None:
+    (here / "qwen2").touch()
+    assert run(monkeypatch, "transfer", "adapter.pt", "--to", argument) == 2
+    assert capsys.readouterr().err.endswith(f"; take one from elsewhere: {advice}\n")
+
+
+def test_commands_without_the_option_do_not_name_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argument, says in {
+        "llama3": "names a tokenizer, not a model; say which model: llama3-8b, or give it: llama3=FOLDER",
+        "llama3=llm": "no tokenizer in this folder",
+    }.items():
+        assert run(monkeypatch, "interpret", "adapter.pt", "picture.png", "--llm", argument) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert "--weights" not in error
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -62,6 +62,11 @@ def tokenizer_file(folder: Path) -> Path:
     raise VocabkitError(f"{folder}: no tokenizer in this folder: {found}")
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a model folder has a tokenizer file, or GGUF files."""
+    return any((folder / file).is_file() for file in FOLDER_FILES) or any(folder.glob("*.gguf"))
+
+
 def _looks_like_ranks(head: bytes) -> bool:
     line = head.split(b"\n", 1)[0].split()
     return len(line) == 2 and line[1].isdigit() and line[0].isascii()
