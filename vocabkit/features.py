@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, KeysView
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import torch
 from torch import Tensor
 
 from vocabkit.data import BrokenImage, Picture
+from vocabkit.data.decoding import ahead, decoding_threads
+from vocabkit.data.pictures import each_once
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.feature_files import INDEX, SHARD_PICTURES, FeatureInfo, FeatureWriter, Index, read_index, read_shard
 from vocabkit.vision import VisionEncoder
@@ -90,7 +90,6 @@ def cache_features(
     folder: Path,
     *,
     batch_size: int = 32,
-    workers: int = 0,
     dtype: torch.dtype = torch.float16,
     progress: Callable[[int], None] | None = None,
 ) -> CacheReport:
@@ -100,7 +99,6 @@ def cache_features(
     to see whether they are still the same. Missing and broken pictures are left out; the next call tries them again.
 
     Args:
-        workers: threads that open and resize pictures; 0: a few more than there are cores.
         dtype: float16 or float32: how features are stored.
         progress: called with the number of pictures that are done.
 
@@ -108,23 +106,17 @@ def cache_features(
     pictures, or of another one than before; features that are not finite; no picture that can be used; can't write.
     """
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
-    asked: dict[str, int] = {}  # key -> hash of the source
     counts: Counter[str] = Counter()
     broken: list[str] = []
     batch: dict[str, Tensor] = {}  # digest -> (3, H, W)
     keys: dict[str, str] = {}  # key -> digest, since the last batch
 
     def missing() -> Iterator[Picture]:
-        for picture in pictures:
-            source = hash(picture.source)
-            if picture.key not in asked:
-                asked[picture.key] = source
-                if picture.key in writer.keys:
-                    counts["cached"] += 1
-                if picture.key not in writer.keys or counts["cached"].bit_count() == 1:  # a few are checked
-                    yield picture
-            elif asked[picture.key] != source:
-                raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; cache their data in two folders")
+        for picture in each_once(pictures, "cache their data in two folders"):
+            there = picture.key in writer.keys
+            counts["cached"] += there
+            if not there or counts["cached"].bit_count() == 1:  # a few are checked
+                yield picture
 
     def compute() -> None:
         rows: dict[str, Tensor] = {}
@@ -139,19 +131,19 @@ def cache_features(
         if progress:
             progress(counts.total())
 
-    # threads that turn warnings off and on again, as decoders do, could leave them off
-    with warnings.catch_warnings():
-        for picture, prepared in _prepared(encoder, missing(), workers, ahead=2 * batch_size):
+    with decoding_threads() as threads:
+        asked = ((picture, threads.submit(_prepare, encoder, picture)) for picture in missing())
+        for picture, prepared in ahead(asked, 2 * batch_size):
+            known = writer.keys.get(picture.key)
             try:
                 pixels, digest = prepared.result()
             except BrokenImage as error:
-                if picture.key in writer.keys:
-                    continue
-                counts["broken"] += 1
-                broken = [*broken, str(error)][:_NAMED]
+                if known is None:
+                    counts["broken"] += 1
+                    broken = [*broken, str(error)][:_NAMED]
                 continue
-            if picture.key in writer.keys:
-                if writer.keys[picture.key] != digest:
+            if known is not None:
+                if known != digest:
                     raise VocabkitError(
                         f"{folder}: {quote(picture.key)} is another picture now than when its features were computed; "
                         "choose another folder, or remove this one"
@@ -166,35 +158,12 @@ def cache_features(
             if len(batch) == batch_size or len(keys) == SHARD_PICTURES:
                 compute()
         compute()
-    if counts["broken"] == len(asked):
-        why = (
-            f"none of {len(asked)} pictures can be used; the first: {broken[0]}"
-            if broken
-            else "no pictures in the data"
-        )
+    total = counts.total()
+    if counts["broken"] == total:
+        why = f"none of {total} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
         raise VocabkitError(f"{folder}: no features to compute: {why}")
     writer.finish()
-    return CacheReport(
-        len(asked), counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken)
-    )
-
-
-def _prepared(
-    encoder: VisionEncoder, pictures: Iterable[Picture], workers: int, ahead: int
-) -> Iterator[tuple[Picture, Future[tuple[Tensor, str]]]]:
-    """The pictures in their order, with their pixels, which threads prepare for the next `ahead` of them."""
-    with ThreadPoolExecutor(workers or None) as threads:
-        waiting: deque[tuple[Picture, Future[tuple[Tensor, str]]]] = deque()
-        try:
-            for picture in pictures:
-                waiting.append((picture, threads.submit(_prepare, encoder, picture)))
-                if len(waiting) > ahead:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    return CacheReport(total, counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken))
 
 
 def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:

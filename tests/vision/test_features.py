@@ -235,9 +235,8 @@ def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: 
 
 def test_pictures_are_opened_by_other_threads_than_the_encoders(encoder: VisionEncoder, tmp_path: Path) -> None:
     watched = Watched(encoder)
-    cache_features(watched, painted(tmp_path / "images", 8), tmp_path / "out", workers=2)
+    cache_features(watched, painted(tmp_path / "images", 8), tmp_path / "out")
     assert len(watched.threads) == 8
-    assert 1 <= len(set(watched.threads)) <= 2
     assert threading.main_thread() not in watched.threads
 
 

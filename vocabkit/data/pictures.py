@@ -1,8 +1,9 @@
-"""Opening images that may be missing, broken or hostile."""
+"""Pictures out of data: each once, and opened, though they may be missing, broken or hostile."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING
 
 from vocabkit.data.samples import Picture
@@ -34,6 +35,21 @@ def load_image(picture: Picture) -> Image:
             return _decoded(str(picture.source), file)
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error
+
+
+def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
+    """The pictures, those that come again left out. Remembers their keys, not their content.
+
+    Raises VocabkitError: a key of two pictures, with what to do about it.
+    """
+    sources: dict[str, int] = {}  # key -> hash of the source
+    for picture in pictures:
+        source = hash(picture.source)
+        if picture.key not in sources:
+            sources[picture.key] = source
+            yield picture
+        elif sources[picture.key] != source:
+            raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; {advice}")
 
 
 def _decoded(name: str, file: IO[bytes]) -> Image:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vocabkit.data import BrokenImage, Picture
+from vocabkit.data.decoding import ahead, decoding_threads
 from vocabkit.errors import VocabkitError
 from vocabkit.inference.models import Models, Pending, Wanted, starter
 from vocabkit.inference.result_files import ResultFolder, Results
@@ -25,7 +22,6 @@ _AHEAD = 3
 """Batches that are decoded before they are needed."""
 _NAMED = 5
 """Captions and broken pictures that a report shows."""
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -73,10 +69,9 @@ def infer(
     watch = Stopwatch(models.device)
     start = starter(models, wanted, watch)
     counts, shard = _Counts(progress), list[_Started]()
-    # threads that turn warnings off and on again, as decoders do, could leave them off
-    with warnings.catch_warnings(), _threads() as threads, _Writer(folder, watch) as writer:
-        prepared = _ahead(_work(models.encoder, pictures, folder, batch, threads, counts), _AHEAD)
-        for done in _ahead((_started(each, start, watch) for each in prepared), 1):  # a GPU is given the next one first
+    with decoding_threads() as threads, _Writer(folder, watch) as writer:
+        prepared = ahead(_work(models.encoder, pictures, folder, batch, threads, counts), _AHEAD)
+        for done in ahead((_started(each, start, watch) for each in prepared), 1):  # a GPU is given the next one first
             done.wait()
             counts.add(done)
             shard.append(done)
@@ -232,23 +227,3 @@ class _Writer:
 def _write(folder: ResultFolder, number: int, shard: Sequence[_Started]) -> None:
     broken = {key: reason for each in shard for key, reason in each.broken.items()}
     folder.write(number, Results.joined([each.results for each in shard if each.results is not None]), broken)
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """For decoding; what has not begun is given up at the end."""
-    threads = ThreadPoolExecutor()
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
-
-
-def _ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
-    """The items, each when `count` more have been made."""
-    waiting: deque[_Item] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting

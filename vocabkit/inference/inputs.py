@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from vocabkit.data import Picture, is_llava, read_llava
 from vocabkit.data.hf_datasets import read_pictures
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.data.pictures import each_once
+from vocabkit.errors import VocabkitError
 from vocabkit.hub import is_hub_id
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
@@ -32,10 +34,11 @@ def open_inputs(
     Raises VocabkitError: none of these, damaged records, or two pictures with the same key.
     """
     found = [_pictures(source, images, split, image_column) for source in inputs]
+    once = each_once(chain.from_iterable(found), "give them in two runs")
     if all(isinstance(each, list) for each in found):
-        pictures = list(_once(found))
+        pictures = list(once)
         return pictures, len(pictures)
-    return _once(found), None
+    return once, None
 
 
 def _pictures(source: str, images: Path | None, split: str, image_column: str) -> Iterable[Picture]:
@@ -56,15 +59,3 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
 def _key(path: Path) -> str:
     """The path, with what is not UTF-8 in it escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def _once(found: Iterable[Iterable[Picture]]) -> Iterator[Picture]:
-    sources: dict[str, int] = {}  # key -> hash of the source
-    for pictures in found:
-        for picture in pictures:
-            source = hash(picture.source)
-            if picture.key not in sources:
-                sources[picture.key] = source
-                yield picture
-            elif sources[picture.key] != source:
-                raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; give them in two runs")
