@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector, adapter_of
 from vocabkit.checkpoint import read_checkpoint
@@ -26,6 +28,9 @@ from vocabkit.vision import EncoderInfo, VisionEncoder, open_vision
 from vocabkit.vision.opening import LAYER
 
 Connector = LangBridgeAdapter | MLPProjector | TransferredAdapter
+
+LEAST_SAVED = 0.1
+"""Share of a batch's tokens that must be saved for a pass of its own through what all sequences begin with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +154,49 @@ def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
 
 
 def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
-    """(B,) for each sequence the sum of the nats of its answers' tokens, float32; visual: (I, N, D)."""
+    """(B,) for each sequence the sum of the nats of its answers' tokens, float32; visual: (I, N, D).
+
+    What all sequences begin with, before their images, is read once by a frozen LLM, and not as often as there are
+    sequences.
+    """
     labels = batch.labels[:, 1:]
     wanted = (labels != IGNORED).any(dim=0).nonzero().flatten()  # positions whose next token counts somewhere
-    some = {"logits_to_keep": wanted} if _keeps_some_logits(llm) else {}  # of a large vocabulary they are huge
-    logits = llm(inputs_embeds=embed(llm, batch.ids, visual), attention_mask=batch.mask, use_cache=False, **some).logits
-    logits = logits if some else logits[:, wanted]  # (B, W, T)
+    start, cache = _read_start(llm, batch)
+    some = {"logits_to_keep": wanted - start} if _takes(llm, "logits_to_keep") else {}  # of a large vocabulary: huge
+    known = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
+    embedded = embed(llm, batch.ids[:, start:], visual)
+    logits = llm(inputs_embeds=embedded, attention_mask=batch.mask, **known, **some).logits
+    logits = logits if some else logits[:, wanted - start]  # (B, W, T)
     losses = functional.cross_entropy(
         logits.float().flatten(0, 1), labels[:, wanted].flatten(), reduction="none", ignore_index=IGNORED
     )
     return losses.view(len(labels), -1).sum(dim=1)
+
+
+def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
+    """How many ids all sequences begin with, before images and answers, and the LLM's keys and values of them.
+
+    0 and None where a pass of its own would not pay, or where the LLM is trained or keeps something else of a text.
+    """
+    first = batch.ids[0]
+    alike = (batch.ids == first).all(dim=0) & batch.mask.all(dim=0) & (first != IMAGE_ID)  # (L,)
+    before_answers = (batch.labels[:, 1:] == IGNORED).all(dim=0)  # (L - 1,)
+    start = int((alike[:-1] & before_answers).cumprod(dim=0).sum())
+    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in llm.parameters())
+    if is_trained or start * (len(batch.ids) - 1) < LEAST_SAVED * batch.ids.numel():
+        return 0, None
+    is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
+    if is_checkpointing or not _takes(llm, "past_key_values"):
+        return 0, None
+    cache = DynamicCache(config=llm.config)
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return 0, None
+    some = {"logits_to_keep": 1} if _takes(llm, "logits_to_keep") else {}
+    with torch.no_grad():
+        embedded = llm.get_input_embeddings()(first[None, :start])
+        llm(inputs_embeds=embedded, past_key_values=cache, use_cache=True, **some)
+    cache.batch_repeat_interleave(len(batch.ids))
+    return start, cache
 
 
 @torch.no_grad()
@@ -289,6 +327,6 @@ def _shown(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
-def _keeps_some_logits(llm: Any) -> bool:
+def _takes(llm: Any, argument: str) -> bool:
     model = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    return argument in inspect.signature(model.forward).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import torch
 from small_world import World
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    PreTrainedConfig,
+)
 from vision_models import VISION, images
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
@@ -160,6 +170,88 @@ def test_other_images_give_another_loss_and_a_gradient_reaches_the_adapter(
     one.backward()
     assert all(parameter.grad.any() for parameter in lvlm.connector.parameters() if parameter.grad is not None)
     assert all(parameter.grad is None for parameter in lvlm.llm.parameters())
+
+
+# ---- what all sequences begin with -------------------------------------------------------------------------------
+
+
+START = list(range(1, 25))
+ALIKE = [
+    Prompt([*START, *[IMAGE_ID] * TOKENS, 30, 31], [IGNORED] * 28 + [31]),
+    Prompt([*START, 40, *[IMAGE_ID] * TOKENS, 30, 32, 33, 34], [IGNORED] * 29 + [32, 33, 34]),
+    Prompt([*START, *[IMAGE_ID] * TOKENS, 35], [IGNORED] * 27 + [35]),
+]
+SMALL: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "all it has read": LlamaConfig(**SMALL),
+    "a window shorter than the start": Gemma3TextConfig(
+        **SMALL, head_dim=12, sliding_window=5, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "convolutions": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+    "a state": MambaConfig(vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2, state_size=4, pad_token_id=0),
+}
+
+
+def small(family: str) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(FAMILIES[family]).eval().requires_grad_(False)
+
+
+def positions_read(model: Any, loss: Callable[[], Tensor]) -> int:
+    """Through the LLM's first layer, by all its passes."""
+    read = []
+    handle = model.model.layers[0].register_forward_hook(lambda _layer, given, _out: read.append(given[0].shape[:2]))
+    loss()
+    handle.remove()
+    return sum(sequences * length for sequences, length in read)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_are_those_of_each_sequence_alone(family: str) -> None:
+    model, visual = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH).requires_grad_()
+    found = caption_loss(model, collate(ALIKE, []), visual)
+    alone = [caption_loss(model, collate([each], []), visual[n : n + 1]) for n, each in enumerate(ALIKE)]
+    assert_close(found, torch.cat(alone))
+    gradients = [torch.autograd.grad(losses.sum(), visual)[0] for losses in (found, torch.cat(alone))]
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("family", ["all it has read", "a window shorter than the start"])
+def test_a_frozen_llm_reads_it_once(family: str) -> None:
+    model, visual, batch = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH), collate(ALIKE, [])
+    rest = batch.ids[:, len(START) :].numel()
+    assert positions_read(model, lambda: caption_loss(model, batch, visual)) == len(START) + rest
+
+
+def test_it_is_read_with_each_sequence_where_it_is_little() -> None:
+    model, visual = small("all it has read"), torch.randn(2, TOKENS, WIDTH)
+    batch = collate([Prompt(each.ids[23:], each.labels[23:]) for each in ALIKE[:2]], [])
+    assert positions_read(model, lambda: caption_loss(model, batch, visual)) == batch.ids.numel()
+
+
+def test_an_llm_that_is_trained_gets_gradients_from_it() -> None:
+    model, visual = small("all it has read").requires_grad_(True), torch.randn(len(ALIKE), TOKENS, WIDTH)
+    together, alone = [], []
+    for found, parts in ((together, [ALIKE]), (alone, [[each] for each in ALIKE])):
+        model.zero_grad()
+        shown = iter(visual.split([len(part) for part in parts]))
+        for part in parts:
+            caption_loss(model, collate(part, []), next(shown)).sum().backward()
+        found.extend(weight.grad.clone() for weight in model.parameters())
+    assert_close(together, alone)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+def test_layers_that_are_computed_again_for_the_backward_pass_give_the_same() -> None:
+    model, visual, batch = small("all it has read"), torch.randn(3, TOKENS, WIDTH).requires_grad_(), collate(ALIKE, [])
+    expected = caption_loss(model, batch, visual)
+    model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    found = caption_loss(model, batch, visual)
+    assert_close(found, expected)
+    assert_close(*[torch.autograd.grad(losses.sum(), visual)[0] for losses in (found, expected)])
 
 
 # ---- generation --------------------------------------------------------------------------------------------------
