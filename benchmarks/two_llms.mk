@@ -19,14 +19,15 @@ STAGE2 = $(VOCABKIT) finetune $(RECIPE) $(SETTINGS) --set word_steps=0 --set ste
   --set learning_rate=2e-4 --set train_llm=lora --out $(@D)
 VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) --out $@
 
-all: smollm2 gemma3 rivals answers smollm2-stage2 gemma3-stage2
+all: smollm2 gemma3 rivals answers smollm2-stage2 gemma3-stage2 development
 smollm2: $(OUT)/smollm2.json
 gemma3: $(OUT)/gemma3.json
 rivals: $(OUT)/rivals.json
 answers: $(OUT)/smollm2-answers.json $(OUT)/gemma3-answers.json
 smollm2-stage2: $(OUT)/smollm2-stage2-transferred.json $(OUT)/smollm2-stage2-mlp.json
 gemma3-stage2: $(OUT)/gemma3-stage2-transferred.json $(OUT)/gemma3-stage2-mlp.json
-.PHONY: all smollm2 gemma3 rivals answers smollm2-stage2 gemma3-stage2
+development: $(OUT)/development.json
+.PHONY: all smollm2 gemma3 rivals answers smollm2-stage2 gemma3-stage2 development
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -46,7 +47,7 @@ DATA := $(OUT)/features/index.json $(OUT)/shared.arrow
 # ---- stage 1: the word loss, which needs no LLM but its token ids; on top of it, or instead, the captions of an LLM
 
 $(OUT)/smollm2-words/done: $(DATA)
-	$(NEW) --set llm=$(SMOL) && touch $@
+	$(NEW) --set llm=$(SMOL) --set checkpoint_every=150 --set keep_adapters=true && touch $@
 
 $(OUT)/gemma3-words/done: $(DATA)
 	$(NEW) --set llm=$(GEMMA) && touch $@
@@ -72,6 +73,11 @@ $(OUT)/moved-to-gemma3/adapter.json: $(OUT)/smollm2-words/done
 
 $(OUT)/moved-to-smollm2/adapter.json: $(OUT)/gemma3-words/done
 	$(VOCABKIT) transfer $(<D)/adapter --to $(SMOL) --out $(@D) && touch $@
+
+# ---- what pictures become in words, over the checkpoints of the word loss
+
+$(OUT)/development.json: $(OUT)/smollm2-words/done
+	$(VOCABKIT) interpret $(<D)/adapter $(HELD_OUT) --llm $(SMOL) --llm $(GEMMA) --checkpoints $(<D) --limit 50 --json > $@
 
 # ---- zero-shot
 
