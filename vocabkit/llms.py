@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from vocabkit.catalog import resolve
-from vocabkit.errors import VocabkitError
 from vocabkit.export.models import load_model
 from vocabkit.shared import SharedVocabulary
-from vocabkit.verification import other_ids
+from vocabkit.verification import check_ids, checked_ids
 from vocabkit.vocabulary import Vocabulary
 
 
@@ -37,13 +36,8 @@ class LLM:
 
         Raises VocabkitError: `shared` has no column of this LLM, one with gaps, or one of other ids.
         """
-        if self.vocabulary.name not in shared.names:
-            raise VocabkitError(
-                f"the shared vocabulary has columns of {', '.join(shared.names)}, none of {self.vocabulary.name}; "
-                "name the LLM as there: NAME=SOURCE"
-            )
-        self.check_ids(shared, self.vocabulary.name)
-        return torch.from_numpy(shared.ids_for(self.vocabulary.name).astype("int64")).to(self.model.device)
+        ids = checked_ids(shared, self.vocabulary, self.source)
+        return torch.from_numpy(ids.astype("int64")).to(self.model.device)
 
     @torch.no_grad()
     def rows(self, shared: SharedVocabulary) -> Tensor:
@@ -53,8 +47,7 @@ class LLM:
 
     def check_ids(self, shared: SharedVocabulary, name: str) -> None:
         """Raises VocabkitError: the column `name` of `shared` has other ids than its tokenizer."""
-        if difference := other_ids(shared, name, self.vocabulary):
-            raise VocabkitError(f"{self.source}: {difference}; is it another?")
+        check_ids(shared, name, self.vocabulary, self.source)
 
 
 def load_llm(source: str, dtype: torch.dtype = torch.float32) -> LLM:

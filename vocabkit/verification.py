@@ -57,6 +57,27 @@ def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> st
     )
 
 
+def check_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary, source: str) -> None:
+    """Raises VocabkitError: column `name` is not of `vocabulary`, the tokenizer of the LLM that `source` names."""
+    if difference := other_ids(shared, name, vocabulary):
+        raise VocabkitError(f"{source}: {difference}; is it another?")
+
+
+def checked_ids(shared: SharedVocabulary, vocabulary: Vocabulary, source: str) -> np.ndarray:
+    """(R,) int32: the ids that the column called after `vocabulary`, the tokenizer of `source`, has in each row.
+
+    Raises VocabkitError: no such column, one with gaps, or one of other ids.
+    """
+    name = vocabulary.name
+    if name not in shared.names:
+        raise VocabkitError(
+            f"{source}: the shared vocabulary has columns of {', '.join(shared.names)}, none of {name}; name the LLM "
+            "as there: NAME=SOURCE"
+        )
+    check_ids(shared, name, vocabulary, source)
+    return shared.ids_for(name)
+
+
 def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:
     """Whether `shared.look_up(vocabulary)` is `ids`, (R,) int32, none of them -1: told without looking tokens up."""
     if not len(ids) or ids.min() < 0 or ids.max() >= len(vocabulary):

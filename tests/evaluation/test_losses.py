@@ -11,8 +11,8 @@ from small_world import World
 
 from vocabkit.adapter import load_adapter
 from vocabkit.data import read_llava
+from vocabkit.evaluation.held_out import prepare
 from vocabkit.evaluation.losses import Losses, difference, mean_loss, measure, retention
-from vocabkit.evaluation.validate import prepare
 from vocabkit.features import open_features
 from vocabkit.llms import load_llm
 from vocabkit.lvlm import LVLM, collate

@@ -18,17 +18,11 @@ from small_world import World, write_data
 from vocabkit.adapter import LangBridgeAdapter, load_adapter
 from vocabkit.data import read_llava
 from vocabkit.errors import VocabkitError
+from vocabkit.evaluation.conditions import derangement, mean_embedding, other_images, random_vocabulary
+from vocabkit.evaluation.held_out import prepare
 from vocabkit.evaluation.losses import Estimate, measure
 from vocabkit.evaluation.run import Result
-from vocabkit.evaluation.validate import (
-    Validation,
-    _random_vocabulary,
-    derangement,
-    mean_embedding,
-    other_images,
-    prepare,
-    validate,
-)
+from vocabkit.evaluation.validate import Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import load_llm
 from vocabkit.lvlm import LVLM
@@ -224,12 +218,22 @@ def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coeffici
     assert isinstance(adapter, LangBridgeAdapter)
     held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
     numbers = torch.arange(3)
-    tokens = _random_vocabulary(LVLM(llm, adapter), held, seed=0)(numbers)
+    tokens = random_vocabulary(LVLM(llm, adapter), held, seed=0)(numbers)
     rows = llm.rows(adapter.shared)
     permuted = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
     expected = adapter.coefficients(held.features_of(numbers)) @ permuted
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(tokens, adapter(held.features_of(numbers), rows))
+
+
+def test_features_are_taken_to_where_the_rows_are(
+    world: World, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = load_llm(world.one)
+    held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
+    lvlm = LVLM(llm, load_adapter(trained["source"])).to("meta")
+    monkeypatch.setattr(LangBridgeAdapter, "forward", lambda self, features, rows: features)
+    assert random_vocabulary(lvlm, held, seed=0)(torch.arange(3)).device.type == "meta"
 
 
 def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
@@ -267,6 +271,14 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
             ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],
             "of width 24, but that LLM's embeddings have",
         ),
+        (
+            ["--rival", "MLP", "--rival-llm", "one=PATH", "--adapter", "a=NATIVE"],
+            "its tokenizer has other ids than one has in the shared vocabulary",
+        ),
+        (
+            ["--rival", "MLP", "--rival-llm", "three=PATH", "--adapter", "a=NATIVE"],
+            "three is not in this shared vocabulary; it holds one, two",
+        ),
         (["nowhere.json"], "nowhere.json: no such file"),
         (["--images", "nowhere"], "nowhere: no such folder"),
         (["--adapter", "x=MLP"], "visual tokens of width 24, but the embeddings of two="),
@@ -276,7 +288,7 @@ def test_what_does_not_fit_is_one_line(
     world: World, trained: dict[str, Path], tmp_path: Path, more: list[str], message: str
 ) -> None:
     names = {"ONE": world.one, "TWO": world.two, "MLP": str(trained["source-mlp"]), "SOURCE": str(trained["source"])}
-    names["NATIVE"] = str(trained["native"])
+    names |= {"NATIVE": str(trained["native"]), "PATH": world.two.partition("=")[2]}
     for name, path in names.items():
         more = [word.replace(name, path) for word in more]
     assert message in error_of(vocabkit_here(tmp_path, *words(world, trained), *more))

@@ -18,7 +18,8 @@ import torch
 from vocabkit.data import Sample, Turn
 from vocabkit.data.scenes import COUNTS, Scene
 from vocabkit.data.wording import plural, with_article
-from vocabkit.evaluation.losses import HeldOut, measure
+from vocabkit.evaluation.held_out import MAX_TOKENS, HeldOut, shown_by
+from vocabkit.evaluation.losses import measure
 from vocabkit.features import Features
 from vocabkit.llms import LLM
 from vocabkit.lvlm import LVLM, Connector, write_answers
@@ -145,12 +146,10 @@ class _Asker:
         if not samples:
             return np.zeros(0)
         tokens = self._features.tokens
-        prompts = [encode_sample(self._llm.tokenizer, turns, template, tokens, longest=2048) for _, turns in samples]
+        tokenizer = self._llm.tokenizer
+        prompts = [encode_sample(tokenizer, turns, template, tokens, longest=MAX_TOKENS) for _, turns in samples]
         held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
-        device = self._llm.model.device
-        return measure(
-            self._llm, held, lambda n: self._lvlm.visual_tokens(held.features_of(n).to(device)), batch=self._batch
-        ).nats
+        return measure(self._llm, held, shown_by(self._lvlm, held), batch=self._batch).nats
 
 
 def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:

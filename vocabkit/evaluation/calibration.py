@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vocabkit.data import Sample
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluation.losses import Estimate, HeldOut, Losses, difference, measure
-from vocabkit.evaluation.validate import prepare
+from vocabkit.evaluation.held_out import VisualTokens, prepare, shown_by
+from vocabkit.evaluation.losses import Estimate, Losses, difference, measure
 from vocabkit.features import Features
 from vocabkit.llms import LLM
 from vocabkit.lvlm import LVLM, check_vision
@@ -57,10 +57,10 @@ def calibrate(
     """
     check_vision(transferred, features.encoder, features.folder)
     held, kept = prepare(llm, samples, features, template)
-    lvlm = LVLM(llm, transferred)
+    visual = shown_by(LVLM(llm, transferred), held)
     found: dict[float, Losses] = {}
     for number, factor in enumerate(FACTORS):
-        shown = measure(llm, held, partial(_times, lvlm, held, factor), batch=batch)
+        shown = measure(llm, held, partial(_times, visual, factor), batch=batch)
         found[transferred.config.scale * factor] = shown
         progress("scale", number + 1, len(FACTORS))
     own, best = transferred.config.scale, min(found, key=lambda scale: found[scale].mean)
@@ -73,5 +73,5 @@ def calibrate(
     return Calibration(llm.vocabulary.name, len(kept), best if gain.low > 0 else own, losses, best, gain)
 
 
-def _times(lvlm: LVLM, held: HeldOut, factor: float, numbers: Tensor) -> Tensor:
-    return lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device)) * factor
+def _times(visual: VisualTokens, factor: float, numbers: Tensor) -> Tensor:
+    return visual(numbers) * factor

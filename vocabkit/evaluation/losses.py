@@ -4,41 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vocabkit.features import Features
+from vocabkit.evaluation.held_out import HeldOut, VisualTokens
 from vocabkit.llms import LLM
 from vocabkit.lvlm import caption_loss, collate
-from vocabkit.prompts import IGNORED, IMAGE_ID, Prompt
+from vocabkit.prompts import IGNORED
 
 RESAMPLES = 2000
 """Of the bootstrap."""
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Samples ready for one LLM."""
-
-    prompts: Sequence[Prompt]
-    keys: Sequence[str]
-    """Of all images, in the order of the prompts."""
-    features: Features
-
-    @cached_property
-    def first_images(self) -> np.ndarray:
-        """(S + 1,) the number of the first image of each prompt, and of all images."""
-        counts = [prompt.ids.count(IMAGE_ID) // self.features.tokens for prompt in self.prompts]
-        return np.concatenate([[0], np.cumsum(counts)])
-
-    def features_of(self, numbers: Tensor) -> Tensor:
-        """(I,) numbers of images -> (I, N, Dv), float32."""
-        found = [self.features[self.keys[number]].float() for number in numbers.tolist()]
-        shape = (0, self.features.tokens, self.features.width)
-        return torch.stack(found) if found else torch.empty(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +39,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-
-VisualTokens = Callable[[Tensor], Tensor]
-"""From the numbers (I,) of images to their visual tokens (I, N, D)."""
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from vocabkit.devices import open_device
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluation.answers import Answers, ask
 from vocabkit.evaluation.calibration import Calibration, calibrate
-from vocabkit.evaluation.validate import Rival, Validation, validate
+from vocabkit.evaluation.conditions import Rival
+from vocabkit.evaluation.validate import Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import Connector, load_connector
@@ -21,6 +22,7 @@ from vocabkit.prompts import parse_template
 from vocabkit.scaling import with_scale
 from vocabkit.targets import open_target
 from vocabkit.transferred import TransferredAdapter
+from vocabkit.verification import checked_ids
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,6 @@ def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], ta
     if shared is None:
         raise VocabkitError("--rival needs an --adapter with a shared vocabulary, on whose rows the maps are fitted")
     found, _ = open_target(llm)
-    for name in (found.vocabulary.name, target.vocabulary.name):
-        if name not in shared.names:
-            raise VocabkitError(
-                f"--rival: the shared vocabulary has columns of {', '.join(shared.names)}, not of {name}"
-            )
     shared = shared.only_with(found.vocabulary.name, target.vocabulary.name)
-    rows = found.embeddings.rows(shared.ids_for(found.vocabulary.name), tokens=found.vocabulary)
+    rows = found.embeddings.rows(checked_ids(shared, found.vocabulary, llm), tokens=found.vocabulary)
     return Rival(mlp, rows.float(), target.rows(shared).float().cpu())

@@ -22,7 +22,7 @@ from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import LVLM, Connector, encoder_of, llm_of, load_connector, visual_width
 from vocabkit.targets import open_target
 from vocabkit.tensor_files import fingerprint
-from vocabkit.verification import other_ids
+from vocabkit.verification import checked_ids
 
 
 @dataclass(frozen=True)
@@ -129,16 +129,9 @@ def _reader(connector: Connector, wanted: Wanted, llm: str | None, dtype: torch.
             )
         return _Reader(own, 0)
     target, _ = open_target(llm)
-    name = target.vocabulary.name
-    if name not in connector.shared.names:
-        raise VocabkitError(
-            f"--llm: the adapter's vocabulary has columns of {', '.join(connector.shared.names)}, none of {name}; name "
-            "the LLM as there, NAME=SOURCE, or transfer the adapter to it"
-        )
-    if difference := other_ids(connector.shared, name, target.vocabulary):
-        raise VocabkitError(f"{llm}: {difference}; is it another?")
-    rows = target.embeddings.rows(connector.shared.ids_for(name), tokens=target.vocabulary)
-    return _Reader(name, target.embeddings.width, rows)
+    ids = checked_ids(connector.shared, target.vocabulary, llm)
+    rows = target.embeddings.rows(ids, tokens=target.vocabulary)
+    return _Reader(target.vocabulary.name, target.embeddings.width, rows)
 
 
 def _fingerprint(connector: Connector, reader: _Reader) -> str:
