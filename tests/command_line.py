@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
@@ -23,7 +24,7 @@ _LEAN = """
 import sys
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        heavy = {"pandas", "pyarrow.compute", "sympy"}  # sympy comes with the compiler of torch
+        heavy = {"pandas", "pyarrow.compute", "sympy"} | set(HEAVY)  # sympy comes with the compiler of torch
         assert name not in heavy, f"{name} takes longer than most commands"
 sys.meta_path.insert(0, Refused())
 sys.argv = ["vocabkit", *sys.argv[1:]]
@@ -49,10 +50,12 @@ def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
     )
 
 
-def vocabkit_lean(folder: Path, *words: str) -> Done:
-    """Run `vocabkit WORDS` in a process that ends as soon as it imports pandas, all of pyarrow, or torch's compiler."""
+def vocabkit_lean(folder: Path, *words: str, without: Collection[str] = ()) -> Done:
+    """Run `vocabkit WORDS` in a process that ends as soon as it looks for pandas, all of pyarrow, torch's compiler, or
+    a package `without` which it must do.
+    """
     return subprocess.run(
-        [sys.executable, "-c", _LEAN, *words],
+        [sys.executable, "-c", f"HEAVY = {sorted(without)!r}" + _LEAN, *words],
         cwd=folder,
         capture_output=True,
         text=True,

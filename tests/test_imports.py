@@ -84,20 +84,11 @@ def test_help_needs_no_numbers_and_no_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_alignment_command_imports_torch_or_its_companions(folder: Path, command: str) -> None:
-    imported = run(folder, RUN + REPORT, *command.split())
-    assert "vocabkit_cli" in imported
-    assert not imported & HEAVY
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_alignment_command_works_where_they_are_not_installed(folder: Path, command: str) -> None:
-    run(folder, WITHOUT_TORCH + RUN, *command.split())
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_no_alignment_command_imports_pandas_or_all_of_pyarrow(folder: Path, command: str) -> None:
-    done = vocabkit_lean(folder, *command.split())
+def test_no_alignment_command_looks_for_torch_its_companions_pandas_or_all_of_pyarrow(
+    folder: Path, command: str
+) -> None:
+    """So it also works where they are not installed."""
+    done = vocabkit_lean(folder, *command.split(), without=HEAVY)
     assert done.returncode == 0, done.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
+from file_limit import files_of_at_most
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector, load_adapter
@@ -281,12 +281,8 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_nothing(
 def test_a_disk_that_fills_up_leaves_the_old_checkpoint(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     langbridge(seed=1).save(path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
+    with files_of_at_most(1000):
         message = refusal(path, langbridge("softmax", seed=2).save)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "can't write" in message
     assert_same_state(load_adapter(path), langbridge(seed=1))
     assert [file.name for file in tmp_path.iterdir()] == [place]
