@@ -324,7 +324,7 @@ def distinct_words(line: int) -> str:
 LARGE: dict[str, Callable[[int], Iterable[str]]] = {
     "lines.txt": lambda count: (f"{CAPTION}\n" for _ in range(count)),
     "one-line.txt": lambda count: (CAPTION for _ in range(count)),
-    "distinct-words.txt": lambda count: (f"{distinct_words(i)}\n" for i in range(count // 3)),
+    "distinct-words.txt": lambda count: (f"{distinct_words(i)}\n" for i in range(count // 8)),  # slow
     "array.json": lambda count: (f'{"," if i else "["}{{"caption": "{CAPTION}"}}' for i in range(count)),
 }
 

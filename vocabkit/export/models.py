@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import gguf
 import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,9 +115,21 @@ def _with_lora(model: Any, folder: Path) -> Any:
         raise VocabkitError(f"{folder}: peft can't put these LoRA weights into {base} ({first_line(error)})") from error
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Without it, transformers reads a GGUF three times, token by token, which takes most of the time."""
+    plain = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(plain)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = plain  # type: ignore[misc]
+
+
 def _from_gguf(path: Path, folder: Path) -> None:
     try:
-        with quiet_transformers(), redirect_stderr(io.StringIO()):  # its progress bar can't be switched off
+        # its progress bar can't be switched off
+        with quiet_transformers(), _read_once(), redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="bfloat16")
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # whatever a damaged file makes gguf and transformers raise

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
@@ -61,7 +62,7 @@ def test_the_tied_table_of_a_gguf_is_stored_under_the_name_that_every_reader_loo
 def test_the_folder_of_a_gguf_is_gone_afterwards(smollm: Path, tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(smollm)
     assert model.dtype == torch.bfloat16
-    damaged = tmp_path / "damaged.gguf"
+    damaged, plain = tmp_path / "damaged.gguf", gguf.GGUFReader
     damaged.write_bytes(b"GGUF" + bytes(100))
     with (
         pytest.raises(VocabkitError, match=r"damaged\.gguf: transformers can't load this GGUF") as caught,
@@ -69,6 +70,7 @@ def test_the_folder_of_a_gguf_is_gone_afterwards(smollm: Path, tmp_path: Path) -
     ):
         pass
     assert "\n" not in str(caught.value)
+    assert gguf.GGUFReader is plain
 
 
 def test_the_settings_of_transformers_are_restored() -> None:
