@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import error_of, vocabkit_here
+from peft import AutoPeftModelForCausalLM
 from PIL import Image
 from results import curve, metrics, same_bits, weights
 from small_world import World, write_data
@@ -159,6 +160,14 @@ def test_an_llm_that_is_trained_is_another_and_can_be_loaded(
     assert not torch.equal(tuned["model.layers.0.mlp.up_proj.weight"], old["model.layers.0.mlp.up_proj.weight"])
     table = "model.embed_tokens.weight"
     assert torch.equal(tuned[table], old[table]) == (train_llm == "lora")
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft about transformers
+def test_saved_lora_weights_are_for_peft_too(world: World, linear: Trained, tmp_path: Path) -> None:
+    trained = train(world.recipe(adapter=str(linear.adapter), train_llm="lora", lora_rank=4, steps=1), tmp_path)
+    tuned = AutoPeftModelForCausalLM.from_pretrained(trained.llm).merge_and_unload().state_dict()
+    for name, tensor in llm_tensors(f"one={trained.llm}").items():
+        assert_close(tuned[name], tensor)
 
 
 @pytest.mark.parametrize("train_llm", ["lora", "full"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vocabkit.catalog import without_name
 from vocabkit.files import new_folder, write_text
 from vocabkit.llms import LLM
 from vocabkit.lvlm import Connector
@@ -33,7 +34,7 @@ def save_llm(accelerator: Accelerator, llm: LLM, source: str, folder: Path) -> P
     if accelerator.is_main_process:
         options = {}
         if hasattr(llm.model, "peft_config"):
-            llm.model.peft_config["default"].base_model_name_or_path = source
+            llm.model.peft_config["default"].base_model_name_or_path = without_name(source)
             options = {"save_embedding_layers": False}
         shutil.rmtree(folder, ignore_errors=True)
         with new_folder(folder) as temporary, quiet_transformers():
