@@ -8,7 +8,9 @@ docs/serving.md.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,13 @@ from vocabkit.vision.transformers_model import image_processor, read_vision_conf
 _USE_GELU = {"quick_gelu": False, "gelu": True, "gelu_pytorch_tanh": True}
 """Activation of the vision model -> clip.use_gelu; without it, clip.cpp takes quick GELU."""
 _DROPPED = ("post_layernorm.", "head.")
+
+
+class _Whole(np.ndarray):
+    """What GGUFWriter writes whole or not at all: numpy's own `tofile` says nothing when the disk is full."""
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
+        fid.write(self.data)
 
 
 def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_layer: int = -2) -> None:
@@ -59,19 +68,17 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
         name: converted({name: tensor}, dtype, vision)[name]
         for name, (tensor, dtype) in gguf_tensors(projector, vision, config).items()
     }
-    with replacing(out) as temporary:
-        writer = GGUFWriter(temporary, "clip")
+    with replacing(out) as temporary, closing(GGUFWriter(temporary, "clip")) as writer:
         _add_keys(writer, projector, config, feature_layer)
         writer.add_vision_image_mean(processor.image_mean)
         writer.add_vision_image_std(processor.image_std)
         for name, tensor in tensors.items():
             half = tensor.dtype == torch.float16
             kind = GGMLQuantizationType.F16 if half else GGMLQuantizationType.F32
-            writer.add_tensor(name, np.ascontiguousarray(tensor.numpy()), raw_dtype=kind)
+            writer.add_tensor(name, np.ascontiguousarray(tensor.numpy()).view(_Whole), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
 
 
 def _add_keys(writer: GGUFWriter, projector: MLPProjector, config: PreTrainedConfig, feature_layer: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from file_limit import files_of_at_most
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from small_models import HIDDEN, WIDTH, llm, projector, visual_tokens
 from transformers import AutoImageProcessor, CLIPVisionModel, SiglipVisionModel
@@ -261,6 +262,21 @@ def test_an_earlier_mmproj_is_replaced_without_a_word(tmp_path: Path, capfd: pyt
     export_mmproj(projector(), vision, out)
     assert out.read_bytes() == first
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mmproj.gguf", "vision"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+def test_a_full_disk_is_told_and_leaves_the_earlier_one(tmp_path: Path, share: float) -> None:
+    clip(tmp_path / "clip")
+    out = tmp_path / "mmproj.gguf"
+    export_mmproj(projector(), tmp_path / "clip", out)
+    before = out.read_bytes()
+    with (
+        files_of_at_most(int(share * len(before))),
+        pytest.raises(VocabkitError, match="can't write here"),
+    ):
+        export_mmproj(projector(), tmp_path / "clip", out)
+    assert out.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"clip", "mmproj.gguf"}
 
 
 def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
