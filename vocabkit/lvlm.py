@@ -182,11 +182,11 @@ def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
     alike = (batch.ids == first).all(dim=0) & batch.mask.all(dim=0) & (first != IMAGE_ID)  # (L,)
     before_answers = (batch.labels[:, 1:] == IGNORED).all(dim=0)  # (L - 1,)
     start = int((alike[:-1] & before_answers).cumprod(dim=0).sum())
-    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in llm.parameters())
-    if is_trained or start * (len(batch.ids) - 1) < LEAST_SAVED * batch.ids.numel():
+    if start * (len(batch.ids) - 1) < LEAST_SAVED * batch.ids.numel():
         return 0, None
+    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in llm.parameters())
     is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
-    if is_checkpointing or not _takes(llm, "past_key_values"):
+    if is_trained or is_checkpointing or not _takes(llm, "past_key_values"):
         return 0, None
     cache = DynamicCache(config=llm.config)
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
