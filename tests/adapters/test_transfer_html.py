@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tiny_llms import random_rows, table_folder
 
 pytest.importorskip("jinja2")
 
+from vocabkit.evaluation.answers import Answers, Share
 from vocabkit.evaluation.losses import Estimate
 from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import Validation
@@ -35,10 +37,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def result(**figures: Estimate) -> Result:
-    """A validation with these caption losses."""
+def result(*shares: Share | None, **figures: Estimate) -> Result:
+    """A validation with these caption losses, and with answers, if any."""
     found = Validation("llama3", 10, 0, 4, "plain", figures, {"transferred": Estimate(NAN, NAN, NAN)}, {})
-    return Result(found, {})
+    return Result(found, {"transferred": Answers(*shares)} if shares else {})
 
 
 def check(here: Path, *words: str | Path) -> Done:
@@ -55,6 +57,16 @@ def test_the_page_holds_proof_coverage_and_validation(here: Path, tmp_path: Path
     for told in ("proven</h1>", "64 of 64", "random features, as run", "llama3 on held-out", "1.234", "1.200 to 1.300"):
         assert told in page
     assert "Retention" not in page, "it was not finite"
+
+
+def test_answers_have_their_interval_and_number_on_the_page(here: Path, tmp_path: Path) -> None:
+    share = Share(0.417, 0.3, 0.533, 60)
+    found = result(share, None, None, None, None, None, blind=Estimate(2.5, 2.4, 2.6))
+    write_json(tmp_path / "validation.json", {"held-out": found})
+    done = check(here, "--html", tmp_path / "page.html", "--validation", tmp_path / "validation.json")
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall("<tr><th>named</th>.*", (tmp_path / "page.html").read_text("utf-8"))
+    assert re.sub("<[^>]*>", " ", row).split() == ["named", "60", "41.7%", "30.0%", "to", "53.3%"]
 
 
 def test_a_page_is_written_when_the_proof_fails_too(here: Path, tmp_path: Path) -> None:

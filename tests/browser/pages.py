@@ -44,7 +44,7 @@ def overlap_file(folder: Path) -> Path:
 
 def transfer_file(folder: Path) -> Path:
     """A transfer with rows composed and dropped, its proof, and a validation."""
-    from vocabkit.evaluation.answers import Answers
+    from vocabkit.evaluation.answers import Answers, Share
     from vocabkit.evaluation.losses import Estimate
     from vocabkit.evaluation.run import Result
     from vocabkit.evaluation.validate import Validation
@@ -71,7 +71,8 @@ def transfer_file(folder: Path) -> Path:
         retention={"transferred": Estimate(0.9, 0.85, 0.95), "transferred shuffled": Estimate(-0.2, -0.3, -0.1)},
         of_mlp={},
     )
-    answers = {"transferred": Answers(0.4, 0.8, 0.7, 0.5, 0.8, None)}
+    shares = [Share(value, value - 0.1, value + 0.1, 60) for value in (0.4, 0.8, 0.7, 0.5, 0.8)]
+    answers = {"transferred": Answers(*shares, None)}
     page = transfer_page(Proof(NAMES[1], 95, checks, ()), preflight, {"held <b>out</b>": Result(validation, answers)})
     return written(folder / "transfer.html", page)
 

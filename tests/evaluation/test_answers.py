@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from oracle import stage
 from small_world import World
 
 from vocabkit.data.scenes import Scene
-from vocabkit.evaluation.answers import Answers, ask, names_all, ranked
+from vocabkit.evaluation.answers import Answers, Share, ask, names_all, ranked
 
 NAMES = ("owl", "cat", "dog", "car", "hat", "key", "cup", "bell", "boat", "drum", "harp")
 SCENES = [
@@ -23,37 +24,60 @@ SCENES = [
 
 def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
     found = ask(*stage(world, SCENES), template="completion", batch=7)
-    assert found == Answers(named=1, name_chosen=1, yes_no=1, said_yes=0.5, yes_no_ranked=1, counted=1)
+    assert values(found) == {
+        "named": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
+    }  # fmt: skip
+    assert {name: share.questions for name, share in vars(found).items()} == {
+        "named": 16, "name_chosen": 11, "yes_no": 32, "said_yes": 32, "yes_no_ranked": 32, "counted": 4,
+    }  # fmt: skip
+    assert all((share.low, share.high) == (share.value, share.value) for share in vars(found).values())
 
 
 def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
     others = [replace(scene, objects=(NAMES[(n + 1) % len(NAMES)],)) for n, scene in enumerate(SCENES[:11])]
     others += [replace(SCENES[11 + (n + 1) % 4], objects=("owl",)) for n in range(4)]
-    found = ask(*stage(world, [*SCENES[:15]], sees=others), template="completion")
-    assert (found.name_chosen, found.counted) == (0, 0)
-    assert found.named == 4 / 15  # owls are owls, however many
-    assert found.yes_no is not None
-    assert found.yes_no < 0.7
+    found = values(ask(*stage(world, [*SCENES[:15]], sees=others), template="completion"))
+    assert (found["name_chosen"], found["counted"]) == (0, 0)
+    assert found["named"] == 4 / 15  # owls are owls, however many
+    assert found["yes_no"] < 0.7
+
+
+def test_an_interval_is_that_of_a_share_of_so_many_pictures(world: World) -> None:
+    """The LLM takes 23 owls for cats."""
+    owl, cat = SCENES[:2]
+    found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), template="completion")
+    named = found.named
+    assert named is not None
+    error = math.sqrt(named.value * (1 - named.value) / 60)
+    assert (named.value, named.questions) == (37 / 60, 60)
+    assert named.low == pytest.approx(named.value - 1.96 * error, abs=0.3 * error)
+    assert named.high == pytest.approx(named.value + 1.96 * error, abs=0.3 * error)
+
+
+def test_the_two_questions_about_a_picture_are_drawn_together(world: World) -> None:
+    """An LLM that always says yes is right in half of the questions, whichever pictures are drawn."""
+    found = ask(*stage(world, SCENES, yes=99.0), template="completion")
+    assert found.yes_no == Share(0.5, 0.5, 0.5, questions=32)
 
 
 @pytest.mark.parametrize(("yes", "right", "said"), [(99.0, 0.5, 1.0), (-99.0, 0.5, 0.0)])
 def test_a_bias_towards_yes_or_no_shows_in_answers_but_not_in_their_ranking(
     world: World, yes: float, right: float, said: float
 ) -> None:
-    found = ask(*stage(world, SCENES, yes=yes), template="completion")
-    assert (found.yes_no, found.said_yes, found.yes_no_ranked) == (right, said, 1)
+    found = values(ask(*stage(world, SCENES, yes=yes), template="completion"))
+    assert (found["yes_no"], found["said_yes"], found["yes_no_ranked"]) == (right, said, 1)
 
 
 def test_the_template_plain_still_asks_yes_or_no_in_words(world: World) -> None:
-    found = ask(*stage(world, SCENES), template="plain")
-    assert (found.yes_no, found.yes_no_ranked) == (1, 1)
+    found = values(ask(*stage(world, SCENES), template="plain"))
+    assert (found["yes_no"], found["yes_no_ranked"]) == (1, 1)
 
 
 def test_what_is_not_asked_has_no_share(world: World) -> None:
     few = ask(*stage(world, SCENES[:3]), template="completion")
-    assert (few.named, few.name_chosen, few.yes_no, few.counted) == (1, None, 1, None)
-    one = ask(*stage(world, SCENES[:1]), template="completion")
-    assert (one.named, one.yes_no, one.said_yes, one.yes_no_ranked) == (1, None, None, None)
+    assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
+    assert (few.name_chosen, few.counted) == (None, None)
+    assert values(ask(*stage(world, SCENES[:1]), template="completion")) == {"named": 1}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +108,11 @@ def test_the_same_seed_asks_the_same(world: World) -> None:
     assert one == two
 
 
+def values(found: Answers) -> dict[str, float]:
+    """The shares alone, of the questions that the data asks."""
+    return {name: share.value for name, share in vars(found).items() if share is not None}
+
+
 # ---- reading captions --------------------------------------------------------------------------------------------
 
 
@@ -110,4 +139,3 @@ def test_ranking_is_the_chance_of_being_above_where_a_tie_is_half() -> None:
     assert ranked(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
     assert ranked(np.array([1.0]), np.array([2.0])) == 0
     assert ranked(np.array([1.0, 3.0]), np.array([2.0, 1.0])) == pytest.approx((0 + 0.5 + 1 + 1) / 4)
-    assert ranked(np.array([]), np.array([1.0])) is None

@@ -34,7 +34,11 @@ def ours(**losses: float) -> dict[str, Any]:
         "caption_loss": {name: estimate(loss) for name, loss in losses.items()},
         "retention": {},
     }
-    answers = {name: {"named": loss / 10, "name_chosen": None} for name, loss in losses.items() if name != "blind"}
+    answers = {
+        name: {"named": estimate(loss / 10) | {"questions": 60}, "name_chosen": None}
+        for name, loss in losses.items()
+        if name != "blind"
+    }
     return {"rendering": {"validation": validation, "answers": answers}}
 
 

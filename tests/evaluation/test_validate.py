@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import Validation, validate
 from vocabkit.features import open_features
 from vocabkit.llms import load_llm
-from vocabkit.lvlm import LVLM
+from vocabkit.lvlm import LVLM, load_connector
 from vocabkit.report.validation import validation_report
 from vocabkit.targets import open_target
 from vocabkit.training.run import train
@@ -73,8 +74,8 @@ def test_the_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
     assert json.loads(done.stdout) == json.loads(out.read_text())
     found = json.loads(done.stdout)["data"]["validation"]
     assert list(found["caption_loss"]) == [
-        "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "mlp", "ridge",
-        "procrustes",
+        "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "native shuffled",
+        "native random vocabulary", "mlp", "mlp shuffled", "ridge", "procrustes",
     ]  # fmt: skip
     assert (found["llm"], found["samples"], found["left_out"], found["visual_tokens"]) == ("two", 12, 0, 16)
     assert all(each["low"] <= each["value"] <= each["high"] for each in found["caption_loss"].values())
@@ -104,7 +105,9 @@ def validation(whole: tuple[Done, Path]) -> dict[str, Any]:
 def test_answers_are_asked_of_each_adapter(whole: tuple[Done, Path]) -> None:
     answers = json.loads(whole[1].read_text())["data"]["answers"]
     assert list(answers) == ["transferred", "native", "mlp"]
-    assert all(0 <= each["yes_no"] <= 1 and each["counted"] is None for each in answers.values())
+    for each in answers.values():
+        assert 0 <= each["yes_no"]["low"] <= each["yes_no"]["value"] <= each["yes_no"]["high"] <= 1
+        assert (each["named"]["questions"], each["yes_no"]["questions"], each["counted"]) == (12, 24, None)
 
 
 def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
@@ -118,16 +121,43 @@ def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path
 
 
 def test_a_share_of_yes_stands_apart_from_right_answers(whole: tuple[Done, Path]) -> None:
-    found = msgspec.json.decode(whole[1].read_bytes(), type=dict[str, Result])["data"]
-    written = io.StringIO()
-    Console(file=written, width=80).print(validation_report("data", found))
-    lines = written.getvalue().splitlines()
+    found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
     assert labels[:6] == ["right answers", "named", "name chosen", "yes no", "yes no ranked", "counted"]
     assert lines[start + 7] == "how often it said yes; half is right"
     assert labels[8:10] == ["of yes no", "said yes"]
-    assert lines[start + 9].split()[2:] == [f"{answers.said_yes:.1%}" for answers in found.answers.values()]
+    said = [answers.said_yes for answers in found.answers.values()]
+    assert [word for word in lines[start + 9].split() if "." in word] == [
+        f"{share.value:.1%}" for share in said if share
+    ]
+
+
+def shown(whole: tuple[Done, Path]) -> tuple[Result, list[str]]:
+    """The results, and the lines that report them."""
+    found = msgspec.json.decode(whole[1].read_bytes(), type=dict[str, Result])["data"]
+    written = io.StringIO()
+    Console(file=written, width=80).print(validation_report("data", found))
+    return found, written.getvalue().splitlines()
+
+
+def test_an_answer_is_reported_with_its_interval_and_how_often_it_was_asked(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    shares = [answers.yes_no for answers in found.answers.values()]
+    cells = [f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})" for share in shares if share]
+    assert len(cells) == 3
+    assert re.split("  +", next(line for line in lines if line.startswith("yes no  "))) == ["yes no", "24", *cells]
+    assert next(line for line in lines if line.startswith("counted")).split() == ["counted", "0", "-", "-", "-"]
+
+
+def test_controls_stand_below_their_adapter(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    start = next(number for number, line in enumerate(lines) if line.startswith("blind"))
+    labels = [line[:19].rstrip() for line in lines[start : start + len(found.validation.caption_loss)]]
+    assert labels == [
+        "blind", "transferred", "  shuffled", "  random vocabulary", "native", "  shuffled", "  random vocabulary",
+        "mlp", "  shuffled", "ridge", "procrustes",
+    ]  # fmt: skip
 
 
 def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:
@@ -136,8 +166,37 @@ def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:
     assert list(found["gain"]) == ["transferred", "native", "mlp"]
     assert found["gain"]["native"]["value"] == pytest.approx(loss["blind"] - loss["native"])
     of_picture = found["gain_of_picture"]
-    assert list(of_picture) == ["transferred"]
-    assert of_picture["transferred"]["value"] == pytest.approx(loss["transferred shuffled"] - loss["transferred"])
+    assert list(of_picture) == ["transferred", "native", "mlp"]
+    for name, each in of_picture.items():
+        assert each["value"] == pytest.approx(loss[f"{name} shuffled"] - loss[name])
+
+
+def test_what_is_found_of_an_adapter_does_not_depend_on_its_place(world: World, trained: dict[str, Path]) -> None:
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    adapters = {name: load_connector(trained[name]) for name in ("transferred", "native", "mlp")}
+    one, other = (
+        validate(load_llm(world.two), samples, features, order, template="completion")
+        for order in (adapters, dict(reversed(adapters.items())))
+    )
+    assert one == other
+    assert lines_of(one)[-3:] == lines_of(other)[:-4:-1]
+
+
+def lines_of(found: Validation) -> list[str]:
+    """The report, a verdict in a line."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(validation_report("data", Result(found, {})))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("names", [("blind",), ("a", "a shuffled"), ("a random vocabulary", "a")])
+def test_an_adapter_with_the_name_of_another_condition_is_refused(
+    world: World, trained: dict[str, Path], names: tuple[str, ...]
+) -> None:
+    adapters = dict.fromkeys(names, load_adapter(trained["native"]))
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    with pytest.raises(VocabkitError, match=r"two things to be shown are called '.*'; give the adapter another name"):
+        validate(load_llm(world.two), samples, features, adapters, template="completion")
 
 
 @pytest.mark.parametrize(
@@ -157,9 +216,7 @@ def test_the_report_ends_with_a_verdict(
         retention={"moved": Estimate(0.8, 0.7, 0.9)}, of_mlp={}, gain={"moved": Estimate(*gain)},
         gain_of_picture={"moved": Estimate(*of_picture)},
     )  # fmt: skip
-    console = Console(width=200, file=io.StringIO())
-    console.print(validation_report("data", Result(found, {})))
-    last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    last = lines_of(found)[-1]
     assert last.startswith("moved  ")
     assert says in last
 
@@ -264,8 +321,9 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
         (["--llm", "nowhere"], "nowhere"),
         (["--device", "abacus"], "--device 'abacus': can't be used here"),
         (["--out", "missing/results.json"], "missing/results.json: no folder "),
-        (["--rival", "MLP"], "--rival must be an MLP projector, with --rival-llm"),
-        (["--rival", "SOURCE", "--rival-llm", "ONE"], "--rival must be an MLP projector, with --rival-llm"),
+        (["--rival", "MLP"], "--rival needs --rival-llm, the LLM that this MLP was trained with"),
+        (["--rival-llm", "ONE"], "--rival-llm needs --rival, an MLP that was trained with that LLM"),
+        (["--rival", "SOURCE", "--rival-llm", "ONE"], "is no MLP projector; give as --rival an MLP that was trained"),
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
         (
             ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],

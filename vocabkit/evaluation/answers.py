@@ -7,7 +7,7 @@ in one word; by generation it writes the caption itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from vocabkit.data import Sample, Turn
 from vocabkit.data.scenes import COUNTS, Scene
 from vocabkit.data.wording import plural, with_article
 from vocabkit.evaluation.held_out import MAX_TOKENS, HeldOut, shown_by
-from vocabkit.evaluation.losses import measure
+from vocabkit.evaluation.losses import Estimate, bootstrap, measure
 from vocabkit.features import Features
 from vocabkit.llms import LLM
 from vocabkit.lvlm import LVLM, Connector, write_answers
@@ -32,21 +32,29 @@ LONGEST = 24
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Shares, from 0 to 1, of right answers but for `said_yes`; None where the data asks no such question."""
+class Share(Estimate):
+    """Of questions, from 0 to 1. Its interval is over the pictures: the two questions about one are drawn together."""
 
-    named: float | None
+    questions: int
+    """How many it is a share of."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Shares of right answers but for `said_yes`; None where the data asks no such question."""
+
+    named: Share | None
     """Of written captions, those that hold the names of all objects."""
-    name_chosen: float | None
+    name_chosen: Share | None
     """Of pictures with one drawing, those whose name is the most likely of ten; by chance 0.1."""
-    yes_no: float | None
+    yes_no: Share | None
     """Of questions whether an object is there (POPE), half of them about others; by chance 0.5."""
-    said_yes: float | None
+    said_yes: Share | None
     """Of these, those that were answered yes, rightly or not; half of them should be."""
-    yes_no_ranked: float | None
+    yes_no_ranked: Share | None
     """The chance that a question about an object that is there gets a higher likelihood of yes than one about another:
     the area under the ROC curve, which no bias towards yes or no changes."""
-    counted: float | None
+    counted: Share | None
     """Of pictures with several equal objects, those whose number is the most likely of two to five; by chance 0.25."""
 
 
@@ -71,17 +79,19 @@ def ask(
     asker = _Asker(llm, LVLM(llm, adapter), features, template, batch)
     alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
     several = [seen for seen in scenes if seen.scene.count]
-    asked = [q for seen in scenes for q in _yes_no_questions(seen, names, template, random)]
-    favour = asker.favour_yes([(sample, question) for sample, question, _ in asked])
-    there = np.array([answer for *_, answer in asked], dtype=bool)
+    favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
+    favour = favour.reshape(-1, 2)  # (S, 2) of an object that is there, and of another
     texts = asker.write([seen.sample for seen in scenes])
+    named = np.array([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)])
+    chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
+    counted = asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])
     return Answers(
-        named=_share([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)]),
-        name_chosen=_share(asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])),
-        yes_no=_share((favour > 0) == there),
-        said_yes=_share(favour > 0),
-        yes_no_ranked=ranked(favour[there], favour[~there]),
-        counted=_share(asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])),
+        named=_share(named, np.mean, seed),
+        name_chosen=_share(chosen, np.mean, seed),
+        yes_no=_share(favour, lambda some: np.mean((some > 0) == [True, False]), seed),
+        said_yes=_share(favour, lambda some: float(np.mean(some > 0)), seed),
+        yes_no_ranked=_share(favour, lambda some: ranked(some[:, 0], some[:, 1]), seed),
+        counted=_share(counted, np.mean, seed),
     )
 
 
@@ -119,8 +129,8 @@ class _Asker:
             texts += write_answers(self._llm, asked, visual, template=self._template, max_new_tokens=LONGEST)
         return texts
 
-    def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> list[bool]:
-        """Whether the first of the answers to each is more likely than all others."""
+    def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> np.ndarray:
+        """(S,) whether the first of the answers to each is more likely than all others."""
         turns = [
             (sample, (*sample.turns[:-1], sample.turns[-1]._replace(answer=answer)))
             for (sample, _), given in zip(scenes, answers, strict=True)
@@ -128,7 +138,7 @@ class _Asker:
         ]
         nats = iter(self._nats(turns, self._template).tolist())
         rows = [[next(nats) for _ in given] for given in answers]
-        return [all(row[0] < other for other in row[1:]) for row in rows]
+        return np.array([all(row[0] < other for other in row[1:]) for row in rows])
 
     def favour_yes(self, questions: Sequence[tuple[Sample, str]]) -> np.ndarray:
         """(Q,) how many nats likelier yes is than no. The template plain, which leaves questions out, is no template
@@ -166,14 +176,14 @@ def _other_counts(scene: Scene) -> list[str]:
 
 def _yes_no_questions(
     seen: _Seen, names: Sequence[str], template: Template, random: np.random.Generator
-) -> list[tuple[Sample, str, bool]]:
-    """One question about an object that is there, and one about another."""
+) -> list[tuple[Sample, str]]:
+    """One question about an object that is there, and one about another; none if there is no other in the data."""
     objects = seen.scene.objects
     others = [name for name in names if name not in objects]
     if not others:
         return []
-    asked = [(objects[random.integers(len(objects))], True), (others[random.integers(len(others))], False)]
-    return [(seen.sample, _is_there(name, template), there) for name, there in asked]
+    asked = [objects[random.integers(len(objects))], others[random.integers(len(others))]]
+    return [(seen.sample, _is_there(name, template)) for name in asked]
 
 
 def _is_there(name: str, template: Template) -> str:
@@ -190,13 +200,16 @@ def names_all(text: str, scene: Scene) -> bool:
     return all(re.search(rf"\b{re.escape(name.lower())}\b", first) for name in wanted)
 
 
-def _share(right: Sequence[bool] | np.ndarray) -> float | None:
-    return float(np.mean(right)) if len(right) else None
-
-
-def ranked(there: np.ndarray, others: np.ndarray) -> float | None:
-    """The area under the ROC curve: the chance that one of `there` is above one of `others`."""
-    if not (len(there) and len(others)):
+def _share(answers: np.ndarray, figure: Callable[[np.ndarray], float], seed: int) -> Share | None:
+    """`figure` of the answers about S pictures, (S,) or (S, 2)."""
+    if not len(answers):
         return None
-    differences = there[:, None] - others[None, :]
-    return float((differences > 0).mean() + 0.5 * (differences == 0).mean())
+    found = bootstrap(len(answers), lambda drawn: figure(answers[drawn]), seed=seed)
+    return Share(found.value, found.low, found.high, questions=answers.size)
+
+
+def ranked(there: np.ndarray, others: np.ndarray) -> float:
+    """The area under the ROC curve: the chance that one of `there` is above one of `others`."""
+    ordered = np.sort(others)
+    below, up_to = (np.searchsorted(ordered, there, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(others)))

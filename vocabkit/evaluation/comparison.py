@@ -98,10 +98,11 @@ def _of_vocabkit(content: Any, path: Path, connector: str) -> dict[str, float]:
             continue
         if connector not in losses:
             raise VocabkitError(f"{path}: {quote(connector)} is not among its results: {quote(', '.join(losses), 200)}")
-        found[f"{name} loss"] = _get(losses[connector], "value")
+        found[f"{name} loss"] = losses[connector]
         answers = _get(_get(result, "answers"), connector)
         found |= {f"{name} {question.replace('_', ' ')}": share for question, share in _items(answers)}
-    return {metric: float(value) for metric, value in found.items() if _is_number(value)}
+    values = {metric: _get(estimate, "value") for metric, estimate in found.items()}
+    return {metric: float(value) for metric, value in values.items() if _is_number(value)}
 
 
 def _get(value: Any, key: str) -> Any:

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter import MLPProjector
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluation.held_out import HeldOut, VisualTokens, shown_by
 from vocabkit.evaluation.rivals import procrustes, ridge
 from vocabkit.llms import LLM
 from vocabkit.lvlm import LVLM, Connector, adapter_within, check_vision
+
+BLIND = "blind"
+"""What all others are compared with."""
+SHUFFLED, RANDOM_VOCABULARY = "shuffled", "random vocabulary"
+"""Controls of each adapter, after whose name they stand."""
 
 _BLOCK = 8192
 """Rows of the embedding table in float64 at a time."""
@@ -51,23 +56,27 @@ def blind_tokens(llm: LLM, held: HeldOut) -> VisualTokens:
 def conditions(
     llm: LLM, held: HeldOut, adapters: Mapping[str, Connector], rival: Rival | None, seed: int
 ) -> dict[str, VisualTokens]:
-    """What adapters and rivals show, and what they are compared with: see `Validation.caption_loss`.
+    """All that is shown, by what it is called in `Validation.caption_loss`: each adapter is followed by its controls.
 
-    Raises VocabkitError: one that does not fit the features or the LLM.
+    Raises VocabkitError: one that does not fit the features or the LLM, or has the name of another condition.
     """
-    found: dict[str, VisualTokens] = {}
-    first = next(iter(adapters), None)
+    found = {BLIND: blind_tokens(llm, held)}
+
+    def add(name: str, visual: VisualTokens) -> None:
+        if name in found:
+            raise VocabkitError(f"two things to be shown are called {quote(name)}; give the adapter another name")
+        found[name] = visual
+
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
         check_vision(adapter, held.features.encoder, held.features.folder)
         lvlm = LVLM(llm, adapter)
         show = shown_by(lvlm, held)
-        found[name] = show
-        if name == first:
-            if others is not None:
-                found[f"{name} shuffled"] = lambda numbers, show=show: show(others[numbers])  # type: ignore[misc]
-            if not isinstance(adapter, MLPProjector):
-                found[f"{name} random vocabulary"] = random_vocabulary(lvlm, held, seed)
+        add(name, show)
+        if others is not None:
+            add(f"{name} {SHUFFLED}", lambda numbers, show=show: show(others[numbers]))  # type: ignore[misc]
+        if not isinstance(adapter, MLPProjector):
+            add(f"{name} {RANDOM_VOCABULARY}", random_vocabulary(lvlm, held, seed))
     if rival is not None:
         check_vision(rival.mlp, held.features.encoder, held.features.folder)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
@@ -77,8 +86,11 @@ def conditions(
             )
         for name, fit in (("ridge", ridge), ("procrustes", procrustes)):
             carry = fit(rival.source_rows, rival.target_rows)
-            found[name] = lambda numbers, carry=carry: carry(  # type: ignore[misc]
-                rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight))
+            add(
+                name,
+                lambda numbers, carry=carry: carry(  # type: ignore[misc]
+                    rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight))
+                ),
             )
     return found
 
@@ -87,8 +99,14 @@ def random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
     """The same coefficients over the embedding rows in a random order."""
     adapter = adapter_within(lvlm.connector)
     rows, scale = lvlm.rows_and_scale()
-    rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
-    return lambda numbers: adapter(held.features_of(numbers).to(rows.device, lvlm.connector_dtype), rows) * scale
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
+
+    def show(numbers: Tensor) -> Tensor:  # rows are put in order each time: kept, they would be another table
+        features = held.features_of(numbers).to(rows.device, lvlm.connector_dtype)
+        visual: Tensor = adapter(features, rows[order]) * scale
+        return visual
+
+    return show
 
 
 def other_images(keys: Sequence[str], seed: int) -> Tensor | None:

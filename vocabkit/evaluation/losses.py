@@ -65,7 +65,7 @@ def measure(
 
 def mean_loss(losses: Losses, *, seed: int = 0) -> Estimate:
     """Nats per answer token."""
-    return _bootstrap([losses], lambda loss: loss, seed)
+    return _of_means([losses], lambda loss: loss, seed)
 
 
 def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int = 0) -> Estimate:
@@ -73,24 +73,34 @@ def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int =
 
     It is not finite where `native` is no better than `blind` at all.
     """
-    return _bootstrap([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
+    return _of_means([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
 
 
 def difference(worse: Losses, better: Losses, *, seed: int = 0) -> Estimate:
     """By how many nats per answer token the second is better. Of the same samples: its interval is narrower than
     theirs.
     """
-    return _bootstrap([worse, better], lambda w, b: w - b, seed)
+    return _of_means([worse, better], lambda w, b: w - b, seed)
 
 
-def _bootstrap(losses: Sequence[Losses], figure: Callable[..., np.ndarray], seed: int) -> Estimate:
-    """A figure of mean losses, and its percentiles when samples are drawn again, the same for all losses."""
-    random, samples = np.random.default_rng(seed), len(losses[0].nats)
-    means = np.empty((len(losses), RESAMPLES))
-    for number in range(RESAMPLES):
-        drawn = random.integers(0, samples, samples)
-        means[:, number] = [each.nats[drawn].sum() / each.tokens[drawn].sum() for each in losses]
+def _of_means(losses: Sequence[Losses], figure: Callable[..., float], seed: int) -> Estimate:
+    """A figure of mean losses, for which the same samples are drawn."""
+
+    def of_some(drawn: np.ndarray) -> float:
+        return figure(*(each.nats[drawn].sum() / each.tokens[drawn].sum() for each in losses))
+
+    return bootstrap(len(losses[0].nats), of_some, seed=seed)
+
+
+def bootstrap(samples: int, figure: Callable[[np.ndarray], float], *, seed: int = 0) -> Estimate:
+    """A figure of all samples, and its percentiles when they are drawn again.
+
+    Args:
+        figure: of the samples of these numbers (S,), of which some stand there more than once.
+    """
+    random = np.random.default_rng(seed)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = figure(*(np.float64(each.mean) for each in losses))
-        low, high = np.percentile(figure(*means), [2.5, 97.5])
+        value = figure(np.arange(samples))
+        drawn = [figure(random.integers(0, samples, samples)) for _ in range(RESAMPLES)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))

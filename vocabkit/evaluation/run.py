@@ -55,12 +55,16 @@ def validate_files(
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
+    if rival is not None and rival_llm is None:
+        raise VocabkitError("--rival needs --rival-llm, the LLM that this MLP was trained with")
+    if rival is None and rival_llm is not None:
+        raise VocabkitError("--rival-llm needs --rival, an MLP that was trained with that LLM")
     chosen, place = parse_template(template), open_device(device)
     cache = open_features(features)
     connectors: dict[str, Connector] = {name: load_connector(path).to(place) for name, path in adapters.items()}
     loaded = load_llm(llm)
     loaded.model.to(place)
-    opponent = None if rival is None else _rival(rival, rival_llm, connectors, loaded)
+    opponent = None if rival is None or rival_llm is None else _rival(rival, rival_llm, connectors, loaded)
     names = [file.stem for file in data]
     names = [name if names.count(name) == 1 else str(file) for name, file in zip(names, data, strict=True)]
     results = {}
@@ -109,11 +113,11 @@ def calibrate_file(
     return found
 
 
-def _rival(source: str, llm: str | None, connectors: Mapping[str, Connector], target: LLM) -> Rival:
+def _rival(source: str, llm: str, connectors: Mapping[str, Connector], target: LLM) -> Rival:
     """The MLP, and the embedding rows of both LLMs for the tokens of the V_shared of the first adapter that has one."""
     mlp = load_adapter(source)
-    if not isinstance(mlp, MLPProjector) or llm is None:
-        raise VocabkitError("--rival must be an MLP projector, with --rival-llm, the LLM that it was trained with")
+    if not isinstance(mlp, MLPProjector):
+        raise VocabkitError(f"{source}: is no MLP projector; give as --rival an MLP that was trained with {llm}")
     shared = next((c.shared for c in connectors.values() if c.shared is not None), None)
     if shared is None:
         raise VocabkitError("--rival needs an --adapter with a shared vocabulary, on whose rows the maps are fitted")

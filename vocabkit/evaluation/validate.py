@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vocabkit.data import Sample
-from vocabkit.evaluation.conditions import Rival, blind_tokens, conditions
+from vocabkit.evaluation.conditions import BLIND, SHUFFLED, Rival, conditions
 from vocabkit.evaluation.held_out import prepare
 from vocabkit.evaluation.losses import Estimate, Losses, difference, mean_loss, measure, retention
 from vocabkit.features import Features
@@ -14,8 +14,8 @@ from vocabkit.llms import LLM
 from vocabkit.lvlm import Connector
 from vocabkit.prompts import Template
 
-BLIND, NATIVE, MLP = "blind", "native", "mlp"
-"""Names with a part in retention; `validate` takes any other names, too."""
+NATIVE, MLP = "native", "mlp"
+"""Adapters with a part in retention; `validate` takes any other names, too."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Validation:
     """Of an image. Losses compare only at the same number."""
     template: str
     caption_loss: Mapping[str, Estimate]
-    """Nats per answer token by what was shown: `blind` (the mean embedding), each adapter, `NAME shuffled` (the visual
-    tokens of other images), `NAME random vocabulary` (embedding rows permuted), `ridge` and `procrustes`."""
+    """Nats per answer token by what was shown: `blind` (the mean embedding), each adapter, followed by `NAME shuffled`
+    (the visual tokens of other images; not if all samples have the same) and `NAME random vocabulary` (embedding rows
+    permuted; not of an MLP), `ridge` and `procrustes`."""
     retention: Mapping[str, Estimate]
     """(blind - NAME) / (blind - native), of each but `native`."""
     of_mlp: Mapping[str, Estimate]
@@ -58,15 +59,15 @@ def validate(
 
     Args:
         adapters: by name. `transferred`, `native` (trained on this LLM) and `mlp` (an MLP trained on it) have a part in
-            retention. The first of them is shown shuffled and with a random vocabulary, too.
+            retention.
         progress: called with (condition, samples done, samples in total).
 
-    Raises VocabkitError: an adapter that does not fit the features or the LLM, or no sample that can be used.
+    Raises VocabkitError: an adapter that does not fit the features or the LLM, or has the name of something else that
+    is shown, or no sample that can be used.
     """
     held, kept = prepare(llm, samples, features, template)
-    shown = {BLIND: blind_tokens(llm, held)} | conditions(llm, held, adapters, rival, seed)
     losses: dict[str, Losses] = {}
-    for name, visual in shown.items():
+    for name, visual in conditions(llm, held, adapters, rival, seed).items():
         done = 0
 
         def count(samples_done: int, name: str = name) -> None:
@@ -82,7 +83,7 @@ def validate(
         others = [name for name in losses if name not in (BLIND, reference)]
         return {name: retention(losses[BLIND], losses[name], losses[reference], seed=seed) for name in others}
 
-    shuffled = {name: losses[f"{name} shuffled"] for name in adapters if f"{name} shuffled" in losses}
+    shuffled = {name: losses[of_it] for name in adapters if (of_it := f"{name} {SHUFFLED}") in losses}
     return Validation(
         llm=llm.vocabulary.name,
         samples=len(kept),

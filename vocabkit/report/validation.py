@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vocabkit.evaluation.answers import RIGHT
+from vocabkit.evaluation.answers import RIGHT, Answers, Share
+from vocabkit.evaluation.conditions import RANDOM_VOCABULARY, SHUFFLED
 from vocabkit.evaluation.losses import Estimate
 from vocabkit.evaluation.run import Result
 from vocabkit.evaluation.validate import Validation
 from vocabkit.report.layout import Columns, Listing, Section, printable
+
+_NAME = 24
+"""Columns of an adapter's name."""
 
 
 def validation_report(name: str, result: Result) -> RenderableType:
@@ -19,7 +24,7 @@ def validation_report(name: str, result: Result) -> RenderableType:
     found = result.validation
     rows = [
         (
-            shown,
+            _label(shown, found.gain),
             (
                 f"{loss.value:.3f}",
                 f"{loss.low:.3f} to {loss.high:.3f}",
@@ -37,18 +42,28 @@ def validation_report(name: str, result: Result) -> RenderableType:
     if found.left_out:
         parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
     if result.answers:
-        right, yes = (
-            [
-                (name.replace("_", " "), [_percent(getattr(each, name)) for each in result.answers.values()])
-                for name in names
-            ]
-            for names in (RIGHT, ("said_yes",))
-        )
+        right, yes = ([_answers(name, result.answers) for name in names] for names in (RIGHT, ("said_yes",)))
         sections = [Section("right answers", right), Section("of yes no", yes, "how often it said yes; half is right")]
-        parts.append(Columns(tuple(map(printable, result.answers)), sections))
+        parts += [Text(), Columns(("asked", *(printable(name, _NAME) for name in result.answers)), sections)]
     if found.gain:
-        parts.append(Listing([(printable(name), _verdict(found, name).split()) for name in found.gain], indent=""))
+        verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]
+        parts += [Text(), Listing(verdicts, indent="")]
     return Group(*parts)
+
+
+def _label(shown: str, adapters: Collection[str]) -> str:
+    """Of a row: a control stands below its adapter, indented."""
+    for control in (SHUFFLED, RANDOM_VOCABULARY):
+        if shown not in adapters and shown.removesuffix(f" {control}") in adapters:
+            return f"  {control}"
+    return printable(shown, _NAME)
+
+
+def _answers(name: str, answers: Mapping[str, Answers]) -> tuple[str, list[str]]:
+    """The row of a kind of question: how many there were, and what share of them each adapter got."""
+    shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
+    asked = next((share.questions for share in shares if share), 0)
+    return name.replace("_", " "), [f"{asked:,}", *map(_percent, shares)]
 
 
 def _verdict(found: Validation, name: str) -> str:
@@ -71,5 +86,5 @@ def _share(estimate: Estimate | None) -> str:
     return "" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _percent(share: Share | None) -> str:
+    return "-" if share is None else f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})"

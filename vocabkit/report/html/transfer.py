@@ -12,8 +12,9 @@ import msgspec
 from vocabkit.adapter import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluation.answers import RIGHT
+from vocabkit.evaluation.conditions import BLIND
 from vocabkit.evaluation.run import Result
-from vocabkit.evaluation.validate import BLIND, NATIVE
+from vocabkit.evaluation.validate import NATIVE
 from vocabkit.files import reading
 from vocabkit.proof import Proof
 from vocabkit.report.html.intervals import Plot, plot
