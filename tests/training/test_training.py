@@ -291,10 +291,19 @@ def test_the_command_names_them_on_stderr(world: World, tmp_path: Path) -> None:
     recipe = world.write_recipe(tmp_path / "recipe.toml", data=["data.json"], features=None, vision=str(world.vision))
     done = vocabkit_here(tmp_path, "train", recipe, "--out", "out", "--set", "steps=2")
     assert done.returncode == 0, done
-    _, count, *reasons = done.stderr.splitlines()
+    _, count, reason = done.stderr.splitlines()
     assert count == "samples that can't be used were skipped 2 times:"
-    assert len(reasons) == 2
-    assert all(line.startswith("  2: 2.png: not an image in any of BMP") for line in reasons)
+    assert reason.startswith("  2: 2.png: not an image in any of BMP")
+
+
+def test_a_sample_that_is_skipped_twice_in_a_batch_counts_twice_and_is_named_once(world: World, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json", repeats=1)
+    (tmp_path / "2.png").unlink()
+    data = (str(tmp_path / "data.json"),)
+    recipe = world.recipe(data=data, features=None, vision=str(world.vision), batch=8, steps=1)
+    trained = train(recipe, tmp_path / "out")
+    assert trained.skipped == 2
+    assert [reason.partition(":")[0] for reason in trained.first_skipped] == ["2"]
 
 
 def test_pixels_give_what_cached_features_give(world: World, tmp_path: Path) -> None:

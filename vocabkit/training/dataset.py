@@ -31,7 +31,7 @@ class Item:
     words: list[dict[int, float]]
     """For each image, the rows of V_shared that its caption is about."""
     skipped: list[str]
-    """What was wrong with samples that others took the place of."""
+    """What was wrong with samples that others took the place of, each time that one was met."""
 
     def to(self, device: torch.device) -> Item:
         """The same on `device`."""

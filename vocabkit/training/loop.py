@@ -50,7 +50,7 @@ class Step:
     gradient_norm: float
     samples_per_second: float
     skipped: int
-    """How often another sample took the place of one that can't be used, so far."""
+    """How often a sample that can't be used was met and passed over, so far."""
 
 
 def run(

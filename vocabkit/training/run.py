@@ -46,9 +46,9 @@ class Trained:
     left_out: int
     """Samples without features."""
     skipped: int
-    """How often another sample took the place of one that can't be used."""
+    """How often a sample that can't be used was met and passed over; the same one counts each time."""
     first_skipped: tuple[str, ...]
-    """What is wrong with the first few of these that the first process met since it started."""
+    """What is wrong with the first few of them that the first process met since it started, each named once."""
     caption_loss: float | None
     """Nats per answer token, mean of the last tenth of the steps."""
 
@@ -94,7 +94,7 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callab
             save_adapter(accelerator, connector, out / f"step-{number:06d}" / ADAPTER)
 
     def skipped(reason: str) -> None:
-        if len(reasons) < NAMED:
+        if len(reasons) < NAMED and reason not in reasons:
             reasons.append(reason)
 
     run(accelerator, objective, phases, recipe, state, found, before_save=before_save, progress=step, skipped=skipped)
