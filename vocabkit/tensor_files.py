@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,8 @@ def read_torch(path: Path) -> Any:
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
         raise VocabkitError(f"{path}: compressed; torch.save never writes such a file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it finds odd in the file
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a hostile or damaged pickle makes torch's restricted unpickler raise
         raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -35,20 +36,22 @@ class _Hang(BaseException):
 def examine(read: Callable[[Path], object], path: Path, content: bytes) -> Finding | None:
     """Write `content` to `path`, read it, and say what went wrong, if anything did.
 
-    A reader returns, or refuses with one printable line; it writes nothing, to no file and no stream; and it needs no
-    more than `SECONDS` and `FACTOR`, `BASE` bytes of memory.
+    A reader returns, or refuses with one printable line; it writes nothing, to no file and no stream, and warns of
+    nothing; and it needs no more than `SECONDS` and `FACTOR`, `BASE` bytes of memory.
     """
     path.unlink(missing_ok=True)  # what an earlier input left mapped must not change
     path.write_bytes(content)
     before = _names(path.parent)
     peak = _Peak()
-    with _captured(path.parent) as printed:
+    with _captured(path.parent) as printed, warnings.catch_warnings(record=True, action="always") as warned:
         found = _outcome(read, path)
     grown = peak.grown()
     if found is None and grown > FACTOR * len(content) + BASE:
         found = Finding("memory", f"{grown:,} bytes for a file of {len(content):,}")
     if found is None and printed():
         found = Finding("output", printed()[:300])
+    if found is None and warned:
+        found = Finding("output", str(warned[0].message)[:300])
     if found is None and _names(path.parent) != before:
         found = Finding("litter", str(sorted(_names(path.parent) ^ before)))
     return found

@@ -10,6 +10,8 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 """A folder of sound files for each reader, made by make_corpus.py."""
+FOUND = Path(__file__).parent / "found"
+"""Files READER-*, edited by the fuzzer until something went wrong that is mended since."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Reader:
 def seeds(reader: str) -> list[bytes]:
     """The sound files of a reader."""
     return [file.read_bytes() for file in sorted((CORPUS / reader).iterdir())]
+
+
+def findings(reader: str) -> list[bytes]:
+    """The files with which something went wrong in a reader once."""
+    return [file.read_bytes() for file in sorted(FOUND.glob(f"{reader}-*"))]
 
 
 def _tokenizer(path: Path) -> None:

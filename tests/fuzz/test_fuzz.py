@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fuzz.examine import examine
-from fuzz.readers import READERS, seeds
+from fuzz.readers import READERS, findings, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +48,14 @@ def test_the_files_that_fuzzing_starts_from_are_sound(reader: str, tmp_path: Pat
         path = READERS[reader].prepare(tmp_path / str(number))
         path.write_bytes(content)
         READERS[reader].read(path)
+
+
+def test_what_fuzzing_found_stays_mended(reader: str, tmp_path: Path) -> None:
+    path = READERS[reader].prepare(tmp_path / "here")
+    for content in seeds(reader):  # imports what is imported on first use
+        examine(READERS[reader].read, path, content)
+    for content in findings(reader):
+        assert examine(READERS[reader].read, path, content) is None
 
 
 def test_an_edited_file_is_read_or_refused_in_one_line(reader: str, tmp_path: Path) -> None:
