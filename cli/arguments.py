@@ -29,6 +29,11 @@ Corpus = Annotated[
     ),
 ]
 
+Split = Annotated[str, typer.Option(help="Of a data set.")]
+ImageColumn = Annotated[str, typer.Option(help="Of a data set.")]
+TextColumn = Annotated[str, typer.Option(help="Of a data set: captions, or conversations in LLaVA's form.")]
+DATA = "LLaVA JSON or JSONL files, or data sets of Hugging Face (folder or hub id)"
+
 
 def resolve_one(argument: str) -> Resolved:
     """The tokenizer that `argument` names; what was used goes to stderr."""

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .arguments import AsJson, check_output, named_paths
+from .arguments import DATA, AsJson, ImageColumn, Split, TextColumn, check_output, named_paths
 from .show import count_progress, say, show, show_json
 
 
 def validate(
-    data: Annotated[list[Path], typer.Argument(help="Held-out samples in the LLaVA JSON format.", show_default=False)],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help=f"Held-out samples: {DATA}.", show_default=False)
+    ],
     llm: Annotated[str, typer.Option(help="The LLM: a model folder, a GGUF, a catalog model or a hub id.")],
     features: Annotated[Path, typer.Option(help="Their patch features, of `vocabkit features`.")],
     adapter: Annotated[
@@ -35,7 +37,10 @@ def validate(
     rival_llm: Annotated[
         str | None, typer.Option(help="That LLM, for its embedding table.", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    text_column: TextColumn = "text",
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
     limit: Annotated[
         int | None, typer.Option(help="Samples of each file, from its start.", min=1, show_default=False)
@@ -53,16 +58,18 @@ def validate(
     Every figure comes with a 95% bootstrap interval.
     """
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.data import Columns
     from vocabkit.devices import fitting_memory
     from vocabkit.evaluation.run import validate_files
 
     keep_freed_memory()
     if out is not None:
-        check_output(out, data)
+        check_output(out, map(Path, data))
     adapters = named_paths(adapter, "--adapter")
     with fitting_memory(batch), count_progress() as progress:
         results = validate_files(
             data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
+            columns=Columns(split, image_column, text_column),
             template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
         )  # fmt: skip
     if out is not None:
@@ -83,12 +90,15 @@ def validate(
 def calibrate(
     adapter: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
     data: Annotated[
-        Path, typer.Argument(help="Samples to choose by, not those that are reported on.", show_default=False)
+        str, typer.Argument(help="Samples to choose by, not those that are reported on.", show_default=False)
     ],
     llm: Annotated[str, typer.Option(help="The LLM that it was moved to.")],
     features: Annotated[Path, typer.Option(help="Patch features of DATA, of `vocabkit features`.")],
     out: Annotated[Path, typer.Option(help="Folder or *.pt for the adapter with the best scale.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images in DATA.", show_default=False)] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    text_column: TextColumn = "text",
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
     limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
@@ -101,6 +111,7 @@ def calibrate(
     tokens of a linear head can be far longer than the embeddings of the target.
     """
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.data import Columns
     from vocabkit.destination import check_destination
     from vocabkit.devices import fitting_memory
     from vocabkit.evaluation.run import calibrate_file
@@ -109,7 +120,8 @@ def calibrate(
     check_destination(out, "transferred")
     with fitting_memory(batch), count_progress() as progress:
         found = calibrate_file(
-            adapter, data, llm=llm, features=features, out=out, images=images, template=template, limit=limit,
+            adapter, data, llm=llm, features=features, out=out, images=images,
+            columns=Columns(split, image_column, text_column), template=template, limit=limit,
             batch=batch, device=device, progress=progress,
         )  # fmt: skip
     if json:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .arguments import AsJson, grid_size
+from .arguments import DATA, AsJson, ImageColumn, Split, grid_size
 from .show import count_progress, note_broken, say, show_json
 
 
@@ -21,7 +22,7 @@ class Stored(enum.StrEnum):
 
 def features(
     data: Annotated[
-        list[Path], typer.Argument(help="LLaVA JSON or JSONL files with the pictures.", show_default=False)
+        list[str], typer.Argument(metavar="DATA...", help=f"{DATA}, with the pictures.", show_default=False)
     ],
     vision: Annotated[
         str, typer.Option(help="A vision model, folder or hub id, or efficientnet-lite0.", show_default=False)
@@ -31,6 +32,8 @@ def features(
         Path | None,
         typer.Option(help="Folder of the pictures. [default: that of each file of data]", show_default=False),
     ] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
     layer: Annotated[int, typer.Option(help="Hidden states to take, as transformers counts them.")] = -2,
     keep_cls: Annotated[bool, typer.Option("--keep-cls", help="Keep class and register tokens.")] = False,
     pool: Annotated[
@@ -47,12 +50,13 @@ def features(
     import torch
 
     from vocabkit.allocation import keep_freed_memory
-    from vocabkit.data import read_llava
+    from vocabkit.data import Columns, pictures_of
     from vocabkit.features import cache_features
     from vocabkit.vision import open_vision
 
     keep_freed_memory()
-    pictures = [picture for file in data for sample in read_llava(file, images) for picture in sample.images]
+    columns = Columns(split, image_column)
+    found = [pictures_of(source, images, columns) for source in data]
     gpu = torch.cuda.is_available()
     encoder = open_vision(
         vision,
@@ -62,11 +66,12 @@ def features(
         device="cuda" if gpu else "cpu",
         dtype=torch.float16 if gpu else torch.float32,
     )
-    total = len({picture.key for picture in pictures})
+    listed = [each for each in found if isinstance(each, list)]
+    total = len({picture.key for each in listed for picture in each}) if len(listed) == len(found) else None
     with count_progress("pictures") as progress:
         report = cache_features(
             encoder,
-            pictures,
+            chain.from_iterable(found),
             out,
             dtype=getattr(torch, dtype.value),
             progress=lambda done: progress(encoder.name, done, total),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .arguments import AsJson, grid_size
+from .arguments import AsJson, ImageColumn, Split, grid_size
 from .show import count_progress, note_broken, say, show_json
 
 
@@ -64,8 +64,8 @@ def infer(
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a caption.")] = 64,
     images: Annotated[Path | None, typer.Option(help="Folder of the images in LLaVA JSON.", show_default=False)] = None,
-    split: Annotated[str, typer.Option(help="Of a data set.")] = "train",
-    image_column: Annotated[str, typer.Option(help="Of a data set.")] = "image",
+    split: Split = "train",
+    image_column: ImageColumn = "image",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     dtype: Annotated[
         Arithmetic | None,

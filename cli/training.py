@@ -62,7 +62,7 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
 
     keep_freed_memory()
     if _is_first_process():
-        note(f"{path}: {len(recipe.data)} data files, LLM {recipe.llm}")
+        note(f"{path}: data {', '.join(recipe.data)}, LLM {recipe.llm}")
     with _progress() as progress:
         trained = run_training(recipe, out, progress=progress)
     if not _is_first_process():
@@ -74,9 +74,15 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
     if json:
         show_json(trained)
         return
-    loss = "" if trained.caption_loss is None else f", caption loss {trained.caption_loss:.3f} nats per token"
-    left_out = f", {trained.left_out:,} left out for want of features" if trained.left_out else ""
-    say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}{loss}")
+    left_out = f"; {trained.left_out:,} more have no features and were left out" if trained.left_out else ""
+    say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}")
+    losses = {
+        "caption loss": (trained.caption_loss, "nats per token"),
+        "word loss": (trained.word_loss, "nats per image"),
+    }
+    for name, (loss, unit) in losses.items():
+        if loss is not None:
+            say(f"  {name} in training {loss:.3f} {unit}, mean of the last tenth of its steps")
     if trained.llm is not None:
         say(f"{trained.llm}: the tuned LLM")
 

@@ -1,7 +1,7 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
-docs/cli.md is made from `--help`; docs/dependencies.md from the metadata of installed packages, and it stays as it is
-where some are missing; the table at the end of docs/python.md from what the page imports. In README.md and docs/*.md,
+docs/cli.md is made from `--help`; docs/recipe.md from the class Recipe; docs/dependencies.md from the metadata of
+installed packages, and it stays as it is where some are missing; the table at the end of docs/python.md from what the page imports. In README.md and docs/*.md,
 each ```console block is a transcript: its `$` lines are run one after the other, and what they print on stdout follows
 them. Each page has a folder of its own that looks like a clone of the repository after `make demo`: data/ and
 .sources/, and beside them the files of docs/examples.
@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -23,9 +25,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dependencies
+
+from vocabkit.training.recipe import Recipe, value_of
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -35,15 +41,21 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 _TRANSCRIPT = re.compile(r"^```console(?P<models> models)?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_RECIPE = """\
+# Fields of a recipe
+
+What a TOML file for `vocabkit train` and `finetune` may hold, and `--set NAME=VALUE` may replace. See
+[Training](training.md) for which of them matter. Made from `vocabkit.training.Recipe` by `make docs`."""
 _DECIMAL = re.compile(r" *\d+(\.\d+e-\d+|\.\d+|e-\d+)")
 
 
 def pages() -> dict[Path, str]:
     """Every generated page with the text it should have."""
     written = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    fresh = {page: with_transcripts(page) for page in written if page.name != "cli.md"}
+    fresh = {page: with_transcripts(page) for page in written if page.name not in ("cli.md", "recipe.md")}
     python, installed = ROOT / "docs/python.md", ROOT / "docs/dependencies.md"
     fresh |= {ROOT / "docs/cli.md": command_reference(), python: with_names(fresh[python])}
+    fresh |= {ROOT / "docs/recipe.md": recipe_fields()}
     with contextlib.suppress(PackageNotFoundError):
         fresh[installed] = dependencies.page()
     return fresh
@@ -68,6 +80,33 @@ def command_reference() -> str:
         words = ["vocabkit", *command.split()]
         sections.append(f"## {' '.join(words)}\n\n```text\n{_output([*words, '--help'])}```\n")
     return "\n".join(sections)
+
+
+def recipe_fields() -> str:
+    """docs/recipe.md: the fields of a recipe with their defaults."""
+    (described,) = (
+        node
+        for node in ast.parse((ROOT / "vocabkit/training/recipe.py").read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == "Recipe"
+    )
+    meaning = {}
+    for node, following in pairwise(described.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = ast.get_docstring(ast.Module([following], [])) or ""
+            meaning[node.target.id] = text.replace("\n", " ").replace("|", "\\|")
+    rows = [
+        f"| `{field.name}` | {value_of(field.name)} | {_default(field)} | {meaning.get(field.name, '')} |"
+        for field in dataclasses.fields(Recipe)
+    ]
+    return "\n".join([_RECIPE, "", "| name | value | default | what it is |", "|---|---|---|---|", *rows, ""])
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "must be given"
+    if field.default is None:
+        return "none"
+    return f"`{json.dumps(field.default)}`"
 
 
 def with_names(page: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from picture_files import encoded, record
 
-from vocabkit.data import BrokenImage, Picture, Sample, Turn, load_image, read_dataset
+from vocabkit.data import (
+    BrokenImage,
+    Columns,
+    Picture,
+    Sample,
+    Turn,
+    load_image,
+    pictures_of,
+    read_dataset,
+    samples_of,
+)
 from vocabkit.errors import VocabkitError
 
 APPLE, OWL = encoded(colour="red"), encoded(colour="blue")
@@ -22,6 +34,12 @@ def parquet(folder: Path, split: str = "train", **columns: Any) -> str:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), folder / f"{split}.parquet")
     return str(folder)
+
+
+def content(picture: Picture) -> bytes:
+    """Of a picture that is read when it is opened."""
+    assert callable(picture.source)
+    return picture.source()
 
 
 def refusal(source: str, **options: str) -> str:
@@ -36,10 +54,13 @@ def refusal(source: str, **options: str) -> str:
 def test_a_row_of_image_and_caption_becomes_a_sample(tmp_path: Path) -> None:
     images = [{"bytes": APPLE, "path": "apple.png"}, {"bytes": OWL, "path": None}]
     source = parquet(tmp_path / "a", image=images, text=["a red apple", "an owl"], licence=["x", "y"])
-    assert list(read_dataset(source)) == [
-        Sample("train/0", (Picture("train/0/0", APPLE),), (Turn("<image>", "a red apple"),), {"licence": "x"}),
-        Sample("train/1", (Picture("train/1/0", OWL),), (Turn("<image>", "an owl"),), {"licence": "y"}),
+    samples = list(read_dataset(source))
+    assert samples == [
+        Sample("train/0", samples[0].images, (Turn("<image>", "a red apple"),), {"licence": "x"}),
+        Sample("train/1", samples[1].images, (Turn("<image>", "an owl"),), {"licence": "y"}),
     ]
+    pictures = [sample.images[0] for sample in samples]
+    assert [(picture.key, content(picture)) for picture in pictures] == [("train/0/0", APPLE), ("train/1/0", OWL)]
 
 
 def test_columns_and_split_can_be_named(tmp_path: Path) -> None:
@@ -47,14 +68,15 @@ def test_columns_and_split_can_be_named(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", "validation", photo=[OWL], alt=["an owl"])
     (tmp_path / "a" / "train.parquet").unlink()
     (sample,) = read_dataset(source, split="validation", image_column="photo", text_column="alt")
-    assert sample == Sample("validation/0", (Picture("validation/0/0", OWL),), (Turn("<image>", "an owl"),))
+    assert sample == Sample("validation/0", sample.images, (Turn("<image>", "an owl"),))
+    assert [(picture.key, content(picture)) for picture in sample.images] == [("validation/0/0", OWL)]
 
 
 def test_a_row_may_hold_several_images_and_a_conversation(tmp_path: Path) -> None:
     turns = record("<image> or <image>?", "The first.", "Sure?", "Yes.")["conversations"]
     source = parquet(tmp_path / "a", images=[[APPLE, OWL]], conversations=[turns])
     (sample,) = read_dataset(source, image_column="images", text_column="conversations")
-    assert [picture.source for picture in sample.images] == [APPLE, OWL]
+    assert [content(picture) for picture in sample.images] == [APPLE, OWL]
     assert sample.turns == (Turn("<image> or <image>?", "The first."), Turn("Sure?", "Yes."))
 
 
@@ -69,7 +91,30 @@ def test_images_stay_bytes_where_the_file_says_that_they_are_images(tmp_path: Pa
     datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "splits")
     for folder in ("parquet", "saved", "splits"):
         (sample,) = read_dataset(str(tmp_path / folder))
-        assert sample.images == (Picture("train/0/0", APPLE),)
+        assert [(picture.key, content(picture)) for picture in sample.images] == [("train/0/0", APPLE)]
+
+
+def test_content_is_not_held_in_memory_and_goes_to_other_processes(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[os.urandom(1_000_000)], text=["noise"])
+    (sample,) = read_dataset(source)
+    assert len(pickle.dumps(sample)) < 10_000
+    assert content(pickle.loads(pickle.dumps(sample)).images[0]) == content(sample.images[0])
+
+
+def test_the_pictures_alone_have_the_same_keys_and_content(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[[APPLE, OWL], [OWL]])
+    streamed = [(picture.key, picture.source) for picture in pictures_of(source)]
+    assert streamed == [("train/0/0", APPLE), ("train/0/1", OWL), ("train/1/0", OWL)]
+
+
+def test_a_source_is_a_file_of_llavas_or_a_data_set(tmp_path: Path) -> None:
+    folder = parquet(tmp_path / "a", photo=[APPLE], alt=["an apple"])
+    (tmp_path / "data.json").write_text(json.dumps([record("<image>", "an owl", image="owl.png")]))
+    columns = Columns(image="photo", text="alt")
+    assert [sample.turns[0].answer for sample in samples_of(folder, columns=columns)] == ["an apple"]
+    assert [sample.turns[0].answer for sample in samples_of(str(tmp_path / "data.json"))] == ["an owl"]
+    with pytest.raises(VocabkitError, match=r"^no/such.json: no such file$"):  # and no hub id
+        next(iter(samples_of("no/such.json")))
 
 
 def test_images_may_be_files_beside_their_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

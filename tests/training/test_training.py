@@ -396,7 +396,9 @@ def test_the_commands_say_what_came_out(world: World, linear: Trained, tmp_path:
     recipe = world.write_recipe(tmp_path / "recipe.toml")
     done = vocabkit_here(tmp_path, "train", recipe, "--out", "one", "--set", "steps=2")
     assert done.returncode == 0, done
-    assert done.stdout.startswith("one/adapter: 2 steps on 12 samples, caption loss ")
+    assert done.stdout.startswith("one/adapter: 2 steps on 12 samples\n  caption loss in training ")
+    last = metrics(tmp_path / "one")[-1]["caption_loss"]
+    assert f" {last:.3f} nats per token, mean of the last tenth of its steps\n" in done.stdout
     words = ("--set", f"adapter={linear.adapter}", "--set", "steps=1", "--set", "train_llm=lora", "--json")
     done = vocabkit_here(tmp_path, "finetune", recipe, "--out", "two", *words)
     found = json.loads(done.stdout)

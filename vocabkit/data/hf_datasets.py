@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vocabkit.data.image_folder import ImageFolder
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turns
@@ -14,17 +18,18 @@ from vocabkit.extras import needs_extra
 from vocabkit.hub import is_hub_id
 from vocabkit.json_records import is_text
 
-_Parsed = TypeVar("_Parsed")
+_ROWS = 32
+"""Held in memory at a time."""
 
 
 def read_dataset(
     source: str, *, split: str = "train", image_column: str = "image", text_column: str = "text"
 ) -> Iterator[Sample]:
-    """The samples of a data set that the `datasets` library can open, streamed, one after the other.
+    """The samples of a data set that the `datasets` library can open, one after the other.
 
     A row's text is a caption, the answer to the bare images; or a conversation in LLaVA's form. A row may have one
-    image or a list of them. Images stay undecoded: a null one is found broken by `load_image`. A picture's key is
-    `SPLIT/ROW/NUMBER`, counted from 0.
+    image or a list of them; a null one is found broken by `load_image`. A picture's key is `SPLIT/ROW/NUMBER`, counted
+    from 0. The content of images is not kept: `load_image` reads it from where `datasets` has it on disk.
 
     Args:
         source: a local folder (of Parquet, Arrow, JSON, images with metadata, or written by `save_to_disk`) or a hub
@@ -34,44 +39,83 @@ def read_dataset(
         VocabkitError: `datasets` is not installed, no such data set, split or column, damaged files, or a row that is
             not as above, by its number.
     """
-    yield from _of_rows(source, split, lambda row, key, folder: _sample(row, image_column, text_column, key, folder))
+    folder = _image_folder(source)
+    with _opening(source, split):
+        table = _open(source, split, streaming=False).with_format("arrow")
+        for number, row in enumerate(row for rows in table.iter(_ROWS) for row in rows.to_pylist()):
+            with _naming(source, split, number):
+                sample = _sample(row, image_column, text_column, f"{split}/{number}", folder)
+            stored = (partial(_content, table, number, image_column, place) for place in count())
+            pictures = tuple(
+                Picture(picture.key, read if isinstance(picture.source, bytes) else picture.source)
+                for picture, read in zip(sample.images, stored, strict=False)
+            )
+            yield replace(sample, images=pictures)
 
 
 def read_pictures(source: str, *, split: str = "train", image_column: str = "image") -> Iterator[Picture]:
-    """The pictures alone of a data set that needs no text. See `read_dataset`."""
-    for pictures in _of_rows(source, split, lambda row, key, folder: _images(row, image_column, key, folder)):
-        yield from pictures
+    """The pictures alone of a data set that needs no text, streamed, with their content. See `read_dataset`."""
+    folder = _image_folder(source)
+    with _opening(source, split):
+        rows = _open(source, split, streaming=True)
+        # without features there is nothing to decode
+        for number, row in enumerate(rows.decode(False) if rows.features else rows):
+            with _naming(source, split, number):
+                pictures = _images(row, image_column, f"{split}/{number}", folder)
+            yield from pictures
 
 
-def _of_rows(
-    source: str, split: str, parse: Callable[[Mapping[str, Any], str, ImageFolder | None], _Parsed]
-) -> Iterator[_Parsed]:
+def _image_folder(source: str) -> ImageFolder | None:
     folder = ImageFolder(Path(source)) if Path(source).is_dir() else None
     if folder is None and not is_hub_id(source):
         raise VocabkitError(f"{source}: no such folder, and no hub id (owner/name)")
-    for number, row in enumerate(_rows(source, split)):
-        try:
-            parsed = parse(row, f"{split}/{number}", folder)
-        except VocabkitError as error:
-            raise VocabkitError(f"{source}: {split}, row {number}: {error}") from error
-        yield parsed
+    return folder
 
 
-def _rows(source: str, split: str) -> Iterator[dict[str, Any]]:
+def _open(source: str, split: str, *, streaming: bool) -> Any:
+    """A `datasets.Dataset`, or an `IterableDataset`."""
     with needs_extra("train", "reading a Hugging Face data set"):
         import datasets
+    if any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
+        saved = datasets.load_from_disk(source)
+        rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return rows.to_iterable_dataset() if streaming else rows
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
-        if any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
-            saved = datasets.load_from_disk(source)
-            rows = (saved[split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
-        else:
-            rows = datasets.load_dataset(source, split=split, streaming=True)
-        yield from rows.decode(False) if rows.features else rows  # without features there is nothing to decode
+        return datasets.load_dataset(source, split=split, streaming=streaming)
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _opening(source: str, split: str) -> Iterator[None]:
+    try:
+        yield
+    except VocabkitError:
+        raise
     except Exception as error:  # of datasets, Arrow, fsspec, the HTTP library, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise VocabkitError(
             f"{source}: can't read split {quote(split)} of this data set ({quote(reason, 160)})"
         ) from error
+
+
+@contextmanager
+def _naming(source: str, split: str, number: int) -> Iterator[None]:
+    try:
+        yield
+    except VocabkitError as error:
+        raise VocabkitError(f"{source}: {split}, row {number}: {error}") from error
+
+
+def _content(table: Any, row: int, column: str, number: int) -> bytes:
+    """Of one image of a row of a `datasets.Dataset` in Arrow's format."""
+    stored = table[row][column][0].as_py()
+    found = stored[number] if isinstance(stored, list) else stored
+    content = found["bytes"] if isinstance(found, dict) else found
+    return content or b""
 
 
 def _sample(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vocabkit.data.samples import Picture
@@ -29,10 +30,11 @@ def load_image(picture: Picture) -> Image:
     pixels than Pillow holds for harmless (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
-        if isinstance(picture.source, bytes):
-            return _decoded(picture.key, io.BytesIO(picture.source))
-        with reading(picture.source), picture.source.open("rb") as file:
-            return _decoded(str(picture.source), file)
+        source = picture.source
+        if isinstance(source, Path):
+            with reading(source), source.open("rb") as file:
+                return _decoded(str(source), file)
+        return _decoded(picture.key, io.BytesIO(source if isinstance(source, bytes) else source()))
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error
 

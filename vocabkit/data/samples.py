@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,8 +29,8 @@ class Picture:
 
     key: str
     """Its identity within a data set, the same in every run."""
-    source: Path | bytes
-    """The file, or its content."""
+    source: Path | bytes | Callable[[], bytes]
+    """The file, its content, or what reads that."""
 
 
 @dataclass(frozen=True)

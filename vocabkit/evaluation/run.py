@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from vocabkit.adapter import MLPProjector, load_adapter
-from vocabkit.data import read_llava
+from vocabkit.data import Columns, samples_of
 from vocabkit.devices import open_device
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluation.answers import Answers, ask
@@ -35,7 +35,7 @@ class Result:
 
 
 def validate_files(
-    data: Sequence[Path],
+    data: Sequence[str],
     *,
     llm: str,
     features: Path,
@@ -43,6 +43,7 @@ def validate_files(
     rival: str | None = None,
     rival_llm: str | None = None,
     images: Path | None = None,
+    columns: Columns = Columns(),
     template: str = "plain",
     limit: int | None = None,
     batch: int = 32,
@@ -50,8 +51,8 @@ def validate_files(
     answers: bool = False,
     progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
 ) -> dict[str, Result]:
-    """The results of each file of `data`, by its name without ending, or by its path where two have the same name.
-    Arguments as for `validate`, by name or path.
+    """The results of each source in `data`, by its name without ending, or in full where two have the same name.
+    Sources are those of `samples_of`; other arguments as for `validate`, by name or path.
 
     Raises VocabkitError: anything that can't be found or does not fit.
     """
@@ -65,11 +66,11 @@ def validate_files(
     loaded = load_llm(llm)
     loaded.model.to(place)
     opponent = None if rival is None or rival_llm is None else _rival(rival, rival_llm, connectors, loaded)
-    names = [file.stem for file in data]
-    names = [name if names.count(name) == 1 else str(file) for name, file in zip(names, data, strict=True)]
+    names = [Path(source).stem for source in data]
+    names = [name if names.count(name) == 1 else source for name, source in zip(names, data, strict=True)]
     results = {}
-    for label, file in zip(names, data, strict=True):
-        samples = list(islice(read_llava(file, images), limit))
+    for label, source in zip(names, data, strict=True):
+        samples = list(islice(samples_of(source, images, columns), limit))
 
         def of_file(shown: str, done: int, total: int, name: str = label) -> None:
             progress(f"{name}: {shown}", done, total)
@@ -87,12 +88,13 @@ def validate_files(
 
 def calibrate_file(
     adapter: str,
-    data: Path,
+    data: str,
     *,
     llm: str,
     features: Path,
     out: Path,
     images: Path | None = None,
+    columns: Columns = Columns(),
     template: str = "plain",
     limit: int = 100,
     batch: int = 32,
@@ -107,7 +109,7 @@ def calibrate_file(
     moved = TransferredAdapter.from_pretrained(adapter)
     loaded = load_llm(llm)
     loaded.model.to(place)
-    samples = list(islice(read_llava(data, images), limit))
+    samples = list(islice(samples_of(data, images, columns), limit))
     found = calibrate(loaded, samples, cache, moved.to(place), template=chosen, batch=batch, progress=progress)
     with_scale(moved, found.scale).save(out)
     return found

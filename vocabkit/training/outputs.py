@@ -50,7 +50,7 @@ class Metrics:
     def __init__(self, accelerator: Accelerator, path: Path, done: int) -> None:
         """Go on after step `done`: what a stopped training wrote beyond it is dropped."""
         self._accelerator, self._path = accelerator, path
-        self._losses: list[float] = []
+        self._losses: dict[str, list[float]] = {"caption_loss": [], "word_loss": []}
         self.last: dict[str, Any] = {}
         if accelerator.log_with:
             accelerator.init_trackers("vocabkit")
@@ -70,10 +70,12 @@ class Metrics:
 
     def _remember(self, values: dict[str, Any]) -> None:
         self.last = values
-        if values["caption_loss"] is not None:
-            self._losses.append(values["caption_loss"])
+        for name, losses in self._losses.items():
+            if values[name] is not None:
+                losses.append(values[name])
 
-    def last_loss(self) -> float | None:
-        """The mean caption loss of the last tenth of the steps."""
-        last = self._losses[-max(1, len(self._losses) // 10) :]
+    def last_loss(self, name: str) -> float | None:
+        """The mean of caption_loss or word_loss over the last tenth of the steps that had one."""
+        losses = self._losses[name]
+        last = losses[-max(1, len(losses) // 10) :]
         return sum(last) / len(last) if last else None

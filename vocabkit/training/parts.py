@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from vocabkit.adapter import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter_config import AdapterConfig, MLPConfig
-from vocabkit.data import Sample, read_llava
+from vocabkit.data import Columns, Sample, samples_of
 from vocabkit.errors import VocabkitError
 from vocabkit.extras import needs_extra
 from vocabkit.features import Features, open_features
@@ -35,7 +35,8 @@ def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Im
     Raises VocabkitError: no data, no features, or none of them for any sample.
     """
     folder = None if recipe.images is None else Path(recipe.images)
-    samples = [sample for file in recipe.data for sample in read_llava(Path(file), folder)]
+    columns = Columns(recipe.split, recipe.image_column, recipe.text_column)
+    samples = [sample for source in recipe.data for sample in samples_of(source, folder, columns)]
     if not samples:
         raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
     if recipe.features is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -16,26 +19,43 @@ from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files import reading
 from vocabkit.prompts import Template
 
+_VALUES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple[str, ...]: 'a list of texts, as in ["a", "b"]',
+    tuple[int, int]: "two whole numbers, as in [4, 4]",
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How an adapter, or an LLM with it, is trained. Fields without a default must be given."""
 
     data: tuple[str, ...]
-    """Files in the LLaVA JSON format."""
+    """Files in the LLaVA JSON format, and data sets of Hugging Face: folders or hub ids."""
     llm: str
     """The LLM that reads the visual tokens: a model folder, a GGUF, a catalog model or a hub id."""
 
     images: str | None = None
-    """Folder that the image paths in `data` start from; by default the folder of each file."""
+    """Folder that the image paths in files of `data` start from; by default the folder of each file."""
+    split: str = "train"
+    """Of data sets."""
+    image_column: str = "image"
+    """Of data sets: an image or a list of them."""
+    text_column: str = "text"
+    """Of data sets: a caption, or a conversation in LLaVA's form."""
     features: str | None = None
     """Folder of `vocabkit features`. Without it, `vision` computes features while training."""
     vision: str | None = None
     """Vision model: `efficientnet-lite0`, a folder or a hub id."""
     vision_layer: int = -2
+    """Hidden states that `vision` gives, as transformers counts them."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns that the patch grid is averaged to."""
     template: Template = "plain"
+    """How question and answer become text."""
     max_tokens: int = 2048
     """Of a sample, its visual tokens included; what is beyond is cut off."""
 
@@ -44,21 +64,28 @@ class Recipe:
     shared: str | None = None
     """The shared vocabulary of a new adapter, of `vocabkit build-shared`."""
     hidden_width: int = 1024
+    """Of a new adapter's MLP."""
     temperature: float = 1.0
+    """Of a softmax head: scores are divided by it."""
     start_from_embeddings: bool = False
     """Whether a softmax head starts at the LLM's own embeddings."""
     adapter: str | None = None
     """An adapter to go on from, instead of a new one."""
 
     train_adapter: bool = True
+    """Whether the adapter is trained, or stays as it is."""
     train_llm: Literal["no", "lora", "full"] = "no"
+    """Whether the LLM is, too (`finetune`): by LoRA weights beside its linear layers, or all of it."""
     lora_rank: int = 16
+    """Of these weights."""
 
     word_steps: int | None = None
     """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss. By default 1,500 for a new
     softmax head, else 0."""
     word_batch: int = 128
+    """`batch` of these steps."""
     word_learning_rate: float = 1e-3
+    """`learning_rate` of these steps."""
     word_weight: float = 0.0
     """Of the word loss beside the caption loss."""
     word_entropy: float = 0.3
@@ -73,14 +100,19 @@ class Recipe:
     micro_batch: int | None = None
     """Samples that one process handles at a time; by default its whole share."""
     learning_rate: float = 1e-3
+    """The highest, of AdamW on the caption loss."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     warmup: float = 0.03
     """Share of the steps in which the learning rate rises; then it falls as a cosine."""
     max_gradient_norm: float = 1.0
+    """Longer gradients are cut to it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in. Weights that are trained stay float32."""
     checkpoint_activations: bool = False
     """Whether the LLM's activations are computed again in the backward pass, for want of memory."""
     seed: int = 0
+    """Of new weights and the order of samples. The same recipe gives the same result."""
 
     checkpoint_every: int = 500
     """Steps between saves of the training state, from which a training goes on after it was stopped."""
@@ -108,7 +140,7 @@ class Recipe:
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
         if not self.data:
-            raise VocabkitError("data is empty; name a file in the LLaVA JSON format")
+            raise VocabkitError("data is empty; name a file in the LLaVA JSON format, or a data set")
         if self.features is None and self.vision is None:
             raise VocabkitError("give features (of `vocabkit features`) or vision (a vision model)")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch:
@@ -147,16 +179,37 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise VocabkitError(f"{path}: not TOML ({quote(str(error), 120)})") from error
     known = {field.name for field in dataclasses.fields(Recipe)}
-    content |= dict(_setting(text, known) for text in settings)
+    given = dict(_setting(text, known) for text in settings)
+    content |= given
     if unknown := sorted(content.keys() - known):
         raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; {_near(unknown[0], known)}")
     try:
         return msgspec.convert(content, type=Recipe)
     except msgspec.ValidationError as error:
-        missing = "" if "required field" not in str(error) else "; add it to the file, or with --set"
-        raise VocabkitError(f"{path}: {error}{missing}") from error
-    except VocabkitError as error:
-        raise VocabkitError(f"{path}: {error}") from error
+        problem = str(error.__cause__ or _misfit(content, str(error)))
+        place = "--set" if problem.partition(" ")[0] in given else path
+        raise VocabkitError(f"{place}: {problem}") from error
+
+
+def value_of(name: str) -> str:
+    """What a field of a recipe holds, as readers of TOML say it."""
+    hint = get_type_hints(Recipe)[name]
+    if get_origin(hint) is UnionType:  # with None, which TOML has not
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        *most, last = map(str, get_args(hint))
+        return f"{', '.join(most)} or {last}"
+    return _VALUES[hint]
+
+
+def _misfit(content: Mapping[str, Any], problem: str) -> str:
+    """What is wrong with a field, which msgspec names as `$.name`; or that one is missing."""
+    place = re.search(r"`\$\.(\w+)", problem)
+    if place is None:
+        return f"{problem}; add it to the file, or with --set"
+    name = place[1]
+    value = quote(json.dumps(content[name], default=str), 60)[1:-1]
+    return f"{name} is {value}: must be {value_of(name)}"
 
 
 def _near(name: str, known: set[str]) -> str:

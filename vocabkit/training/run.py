@@ -50,7 +50,9 @@ class Trained:
     first_skipped: tuple[str, ...]
     """What is wrong with the first few of them that the first process met since it started, each named once."""
     caption_loss: float | None
-    """Nats per answer token, mean of the last tenth of the steps."""
+    """Nats per answer token of the training data, mean of the last tenth of the steps that had one."""
+    word_loss: float | None
+    """Nats per image, likewise."""
 
 
 def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambda step: None) -> Trained:
@@ -110,7 +112,8 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callab
         left_out=left_out,
         skipped=metrics.last.get("skipped", 0),
         first_skipped=tuple(reasons),
-        caption_loss=metrics.last_loss(),
+        caption_loss=metrics.last_loss("caption_loss"),
+        word_loss=metrics.last_loss("word_loss"),
     )
 
 

@@ -1,0 +1,48 @@
+"""Samples and pictures by the name of their source: a file of LLaVA's, or a data set of Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vocabkit.data.hf_datasets import read_dataset, read_pictures
+from vocabkit.data.llava import is_llava, read_llava
+from vocabkit.data.samples import Picture, Sample
+from vocabkit.hub import is_hub_id
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which part of a data set is read. Files of LLaVA's have no such parts."""
+
+    split: str = "train"
+    image: str = "image"
+    text: str = "text"
+    """Captions, or conversations in LLaVA's form."""
+
+
+def samples_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterator[Sample]:
+    """The samples of `source`: JSON or JSONL as `read_llava` reads it, or a folder or hub id for `read_dataset`.
+
+    Args:
+        images: folder of the images in a file of LLaVA's. By default that of the file.
+
+    Raises VocabkitError: as those two.
+    """
+    if _is_dataset(source):
+        return read_dataset(source, split=columns.split, image_column=columns.image, text_column=columns.text)
+    return read_llava(Path(source), images)
+
+
+def pictures_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterable[Picture]:
+    """The pictures alone of `samples_of`, with the same keys: a list, but a data set is streamed, and needs no text."""
+    if _is_dataset(source):
+        return read_pictures(source, split=columns.split, image_column=columns.image)
+    return [picture for sample in read_llava(Path(source), images) for picture in sample.images]
+
+
+def _is_dataset(source: str) -> bool:
+    """Whether this is a folder or, if there is no such file, a hub id."""
+    path = Path(source)
+    return path.is_dir() or (not path.exists() and not is_llava(path) and is_hub_id(source))
