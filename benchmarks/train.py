@@ -4,10 +4,20 @@ Adapters with linear and softmax heads over 19,200 and 46,145 rows (what SmolLM2
 train on captions of random features. A step is features, adapter, LLM, caption loss, gradients, clipping and AdamW.
 Steps of all kinds take turns in one process; peak memory is that of a process for each.
 
-A head costs the same work beside any LLM of one width, so what share of a step that is depends on the LLM. Two of them:
-SmolLM2-135M, and LLaMA3-8B's layers, 4,096 wide, with random weights. Of its 32 layers one is really there; the time of
-the others is that of two more layers, measured in the same run (memory and the projector's share are of the one).
-Run: python benchmarks/train.py --llm SOURCE [--hidden H] [--batch B] [--patches N] [--rounds R]
+A head costs the same work beside any LLM of one width, so what share of a step that is depends on the LLM. Two of them,
+with a table each: SmolLM2-135M, and LLaMA3-8B's layers, 4,096 wide, with random weights. Of its 32 layers one is really
+there; the time of the others is that of two more layers, measured in the same run (memory is with the one alone).
+
+rows     bare              the LLM's own forward and backward pass, from given visual tokens to their gradients
+         mlp               a step that trains an MLP projector
+         linear, softmax   a step that trains an adapter with such a head, of so many rows
+columns  s/step            seconds of a step, best of --rounds after one that warms up
+         / bare            the same over that of the LLM alone: what the adapter adds to it
+         limit             what / bare should not exceed; with a ! where it does
+         / MLP             samples per second over those of the MLP projector
+         MB                peak memory of a process that does two such steps, in millions of bytes
+
+Run: python benchmarks/train.py [--llm SOURCE] [--hidden H] [--batch B] [--patches N] [--rounds R]
 """
 
 from __future__ import annotations
@@ -29,10 +39,12 @@ from vocabkit.alignment import align
 from vocabkit.allocation import keep_freed_memory
 from vocabkit.catalog import resolve
 from vocabkit.data import Turn
+from vocabkit.errors import VocabkitError, one_line
 from vocabkit.llms import LLM, load_llm
 from vocabkit.lvlm import LVLM, Batch, Connector, caption_loss, collate
 from vocabkit.mixing import Head
 from vocabkit.prompts import encode_sample
+from vocabkit.shared import SharedVocabulary
 from vocabkit.training.dataset import Item
 from vocabkit.training.objective import Objective
 
@@ -47,20 +59,31 @@ LAYERS = 32
 
 def main() -> None:
     """Print each claim: ours, the peer, the ratio, the limit; or do the steps of one kind, for its peak memory."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llm", default="smollm2-135m", help="SmolLM2-135M: a folder, a GGUF or a hub id")
-    parser.add_argument("--hidden", type=int, default=1024, help="hidden width of the adapters [1024]")
-    parser.add_argument("--batch", type=int, default=8, help="samples of a step [8]; of the large LLM a quarter of it")
-    parser.add_argument("--patches", type=int, default=144, help="visual tokens of a sample [144]")
-    parser.add_argument("--rounds", type=int, default=5, help="the best of so many [5]")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--llm", default="smollm2-135m", metavar="SOURCE",
+        help="the small LLM, SmolLM2-135M: a folder, a GGUF, a catalog name or a hub id [smollm2-135m, of the hub]",
+    )  # fmt: skip
+    parser.add_argument("--hidden", type=int, default=1024, metavar="H", help="hidden width of the adapters [1024]")
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="B", help="samples of a step [8]; beside the large LLM a quarter of it"
+    )
+    parser.add_argument("--patches", type=int, default=144, metavar="N", help="visual tokens of a sample [144]")
+    parser.add_argument("--rounds", type=int, default=5, metavar="R", help="steps of a kind; the best one counts [5]")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    small = load_llm(options.llm)
+    try:
+        small = load_llm(options.llm)
+        with_gemma(small, max(ROWS))
+    except VocabkitError as error:
+        print(f"error: --llm {options.llm}: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    quarter = max(1, options.batch // 4)
     if options.only:
         size, kind = options.only
-        llm, samples = (small, options.batch) if size == "small" else (large(small, 1), options.batch // 4)
+        llm, samples = (small, options.batch) if size == "small" else (large(small, 1), quarter)
         step = kinds(llm, make_batch(llm, samples, options.patches), options.hidden)[kind]()
         for _ in range(2):
             step()
@@ -73,7 +96,7 @@ def main() -> None:
         "small", options.llm, measured(kinds(small, batch, options.hidden), options.rounds), 0.0, batch, options
     )
 
-    batch = make_batch(small, options.batch // 4, options.patches)
+    batch = make_batch(small, quarter, options.patches)
     one, three = (measured({"bare": lambda n=n: bare(large(small, n), batch)}, options.rounds)["bare"] for n in (1, 3))  # type: ignore[misc]
     others = (three - one) / 2 * (LAYERS - 1)
     seconds = measured(kinds(large(small, 1), batch, options.hidden), options.rounds)
@@ -118,8 +141,7 @@ def kinds(llm: LLM, batch: Batch, hidden: int) -> dict[str, Callable[[], Callabl
     """Name -> what makes a step of that kind."""
 
     def langbridge(head: Head, rows: int) -> Callable[[], None]:
-        names = [llm.vocabulary, resolve("gemma3-270m").vocabulary]
-        shared = align(names).select(range(rows))
+        shared = with_gemma(llm, rows)
         config = AdapterConfig.of(shared, llm=llm.vocabulary.name, vision_width=VISION, hidden_width=hidden, head=head)
         return training(llm, LangBridgeAdapter(config, shared), batch)
 
@@ -131,6 +153,14 @@ def kinds(llm: LLM, batch: Batch, hidden: int) -> dict[str, Callable[[], Callabl
         for rows in ROWS:
             made[f"{head} {rows:,}"] = lambda head=head, rows=rows: langbridge(head, rows)  # type: ignore[misc]
     return made
+
+
+def with_gemma(llm: LLM, rows: int) -> SharedVocabulary:
+    """The first tokens that `llm` and Gemma3 share. Raises VocabkitError: they share fewer."""
+    shared = align([llm.vocabulary, resolve("gemma3-270m").vocabulary])
+    if len(shared) < rows:
+        raise VocabkitError(f"shares {len(shared):,} tokens with Gemma3, and {rows:,} are needed; take SmolLM2-135M")
+    return shared.select(range(rows))
 
 
 def bare(llm: LLM, batch: Batch) -> Callable[[], None]:
