@@ -77,26 +77,15 @@ def grow_corpus(work: Path, gigabytes: float) -> None:
     """`build-shared --rank-by` over captions from a pipe."""
     pipe, sizes, costs = work / "captions.txt", [int(share * gigabytes * 1e9) for share in CORPUS], []
     os.mkfifo(pipe)
+    shared = [*VOCABKIT, "build-shared", "qwen2.5", "smollm2", "--out", str(work / "shared.arrow")]
+    unranked = cost(shared)
     for size in sizes:
         writer = subprocess.Popen([sys.executable, __file__, "--write", str(pipe), str(size)])
-        out = str(work / "shared.arrow")
-        ranked = [
-            *VOCABKIT,
-            "build-shared",
-            "qwen2.5",
-            "smollm2",
-            "--rank-by",
-            str(pipe),
-            "--top",
-            "19200",
-            "--out",
-            out,
-        ]
-        costs.append(cost(ranked))
+        costs.append(cost([*shared, "--rank-by", str(pipe), "--top", "19200"]))
+        print(f"{size / 1e9:,.2f} GB: {costs[-1].seconds:,.0f} s, {costs[-1].megabytes:,.0f} MB of memory", flush=True)
         if writer.wait():
             sys.exit("the writer of captions failed")
-    names = [f"{size / 1e9:,.2f} GB" for size in sizes]
-    table("captions", "bytes", names, sizes, costs, cost([*ranked[:5], "--out", out]))
+    table("captions", "bytes", [f"{size / 1e9:,.2f} GB" for size in sizes], sizes, costs, unranked)
 
 
 def grow_adapter(work: Path) -> None:
