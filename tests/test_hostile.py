@@ -50,6 +50,7 @@ OPENS = {
         "pattern-broken.json": "the pattern is looked at where text is cut",
         "pattern-explodes.json": "the pattern is looked at where text is cut",
         "tekken-pattern-broken.json": "the pattern is looked at where text is cut",
+        "tekken-pattern-explodes.json": "the pattern is looked at where text is cut",
         "pieces-charsmap-broken.model": "the normalizer is looked at where text is cut",
         "pieces-charsmap-leads-out.model": "the normalizer is looked at where text is cut",
         "pieces-charsmap-without-text.model": "the normalizer is looked at where text is cut",
@@ -159,7 +160,7 @@ def test_text_is_cut_by_the_rules_of_a_hostile_file_or_they_are_refused_and_no_l
         except VocabkitError:
             continue
         try:
-            encode_batch(load_tokenizer(vocabulary), ["a b", "é\0"], vocabulary.name)
+            encode_batch(load_tokenizer(vocabulary), ["a b", "é\0", "a" * 60 + "c"], vocabulary.name)
         except VocabkitError as error:
             problems[str(error)] = vocabulary
     assert [problem for problem in problems if not problem.isprintable()] == []

@@ -128,6 +128,12 @@ def tekken_files() -> Iterator[tuple[str, bytes]]:
         content = tekken_json([b"a", b"b"])
         content["config"][key] = value
         yield f"tekken-{name}.json", json.dumps(content).encode()
+    many = tekken_json([b"a", b"b"])
+    many["config"] |= {"default_vocab_size": 1_000_002, "default_num_special_tokens": 1_000_000}
+    yield "tekken-special-many.json", json.dumps(many).encode()
+    explodes = tekken_json([bytes([value]) for value in range(256)])
+    explodes["config"]["pattern"] = r"(?:a+)+(?:a+)+$|(a|aa)+b"
+    yield "tekken-pattern-explodes.json", json.dumps(explodes).encode()
     for name, part, at, key, value in [
         ("rank-twice", "vocab", 1, "rank", 0),
         ("not-base64", "vocab", 1, "token_bytes", "not base64!"),

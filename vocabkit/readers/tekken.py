@@ -18,6 +18,9 @@ from vocabkit.segmentation.rules import Rules, byte_level_rules
 from vocabkit.special_tokens import append_special, family, roles
 from vocabkit.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
+MAX_SPECIAL = 1 << 14
+"""Published files have 1,000. They need not be listed, so that a few bytes of a hostile file could ask for millions."""
+
 
 class Config(msgspec.Struct):
     """The part of "config" that matters here."""
@@ -59,6 +62,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
             f"{path}: {len(file.vocab)} ranks and {quote(str(n_special))} special tokens do not make a vocabulary of "
             f"{quote(str(size))} ids"
         )
+    if n_special > MAX_SPECIAL:
+        raise VocabkitError(f"{path}: {n_special} special tokens; expected up to {MAX_SPECIAL}")
     ranked = file.vocab[: size - n_special]
     for expected, token in enumerate(ranked):
         if token.rank != expected:

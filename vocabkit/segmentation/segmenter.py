@@ -10,6 +10,7 @@ import numpy as np
 
 from vocabkit.byte_alphabet import to_alphabet
 from vocabkit.errors import VocabkitError
+from vocabkit.segmentation.panics import panics_unprinted
 from vocabkit.segmentation.rules import load_rules, refusing_damaged, rules_missing
 from vocabkit.segmentation.tokenizer import build, load_tokenizer, refusing_failures, tokenizer_json
 from vocabkit.vocabulary import Kind, Vocabulary
@@ -54,7 +55,11 @@ class Segmenter:
     def ids_of_each(self, values: Sequence[bytes]) -> list[list[int] | None]:
         """`ids` of many values at once, which is faster."""
         tokenizer, known = self._tokenizer(values)
-        return [self._joining(value, tokenizer, known) for value in values]
+        with panics_unprinted() as drop:
+            found = [self._joining(value, tokenizer, known) for value in values]
+            if None in found:
+                drop()
+        return found
 
     def _tokenizer(self, values: Iterable[bytes]) -> tuple[Tokenizer, np.ndarray]:
         """A tokenizer that knows all pieces of `values`, and the id that each of its ids stands for."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from vocabkit.arrow_values import taken
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.segmentation.panics import panics_unprinted
 from vocabkit.segmentation.rules import (
     LOW_LINES,
     STRIP_END,
@@ -63,7 +64,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[
 
     Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
     """
-    with refusing_failures(f"{name}: its tokenizer can't cut a text"):
+    with refusing_failures(f"{name}: its tokenizer can't cut a text"), panics_unprinted():
         return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
@@ -89,7 +90,7 @@ def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) ->
             content["normalizer"] = _inside(content.get("normalizer"))
             content["pre_tokenizer"] = _inside(content.get("pre_tokenizer"))
         encoded = msgspec.json.encode(content)
-    with refusing_failures(f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source}"):
+    with refusing_failures(f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source}"), panics_unprinted():
         tokenizer = Tokenizer.from_buffer(encoded)
     tokenizer.encode_special_tokens = True
     return tokenizer
