@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -81,7 +82,10 @@ def open_features(folder: Path) -> Features:
 
     Raises VocabkitError: none there, not finished, damaged, or of another format.
     """
-    return Features(folder, read_index(folder))
+    features = Features(folder, read_index(folder))
+    for key in islice(features.keys, 1):
+        features[key]  # whether the index tells the shards' sizes, before anyone takes memory by them
+    return features
 
 
 def cache_features(

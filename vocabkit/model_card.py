@@ -52,7 +52,7 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
     )
 
 
-def transferred_card(config: TransferredConfig, shared: SharedVocabulary) -> ModelCard:
+def transferred_card(config: TransferredConfig) -> ModelCard:
     """The card of a TransferredAdapter."""
     inner = config.adapter
     return _card(

@@ -73,4 +73,4 @@ class TransferredAdapter(Pretrained):
 
     def generate_model_card(self, *_: object, **__: object) -> ModelCard:
         """The README.md of a checkpoint folder."""
-        return transferred_card(self.config, self.shared)
+        return transferred_card(self.config)

@@ -47,8 +47,6 @@ for package in (vocabkit, vocabkit_cli):
             assert "pip install 'vocabkit[" in str(error)
 print(*sorted(lacking))
 """
-BEFORE_TORCH = ["test_alignment.py", "test_shared.py", "test_vocabulary.py", "test_catalog.py", "test_overlap.py"]
-"""Tests that need neither torch nor the publishers' files, beside those of the readers."""
 
 
 def command(python: Path) -> Path:

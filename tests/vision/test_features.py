@@ -427,6 +427,14 @@ def test_damaged_caches_are_refused_in_one_line(encoder: VisionEncoder, tmp_path
         assert "\n" not in str(caught.value)
 
 
+def test_sizes_that_an_index_makes_up_are_not_believed(encoder: VisionEncoder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cache_features(encoder, painted(tmp_path / "images", 2), out)
+    edited(out, '"width":32', f'"width":{10**12}')
+    with pytest.raises(VocabkitError, match=f"{shards(out)[0].name}: holds no float16 features of 16 x {10**12}"):
+        open_features(out)
+
+
 def test_a_damaged_shard_is_named(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
     cache_features(encoder, pictures, out)

@@ -27,9 +27,11 @@ class ImageFolder:
         Raises VocabkitError: the name leaves the folder, by itself or through a symbolic link, or can't be one.
         """
         if not name or "\0" in name or not is_text(name):
-            raise VocabkitError(f"image {quote(name)} is no name of a file")
+            raise VocabkitError(f"image {quote(name, 200)} is no name of a file")
         inner = Path(name)
         real = Path(os.path.realpath(self.path / inner))
         if inner.is_absolute() or ".." in inner.parts or self._root not in real.parents:
-            raise VocabkitError(f"image {quote(name)} lies outside {self.path}; copy it there, or name another folder")
+            raise VocabkitError(
+                f"image {quote(name, 200)} lies outside {self.path}; copy it there, or name another folder"
+            )
         return self.path / inner

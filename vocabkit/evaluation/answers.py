@@ -18,7 +18,7 @@ import torch
 from vocabkit.data import Sample, Turn
 from vocabkit.data.scenes import COUNTS, Scene
 from vocabkit.data.wording import plural, with_article
-from vocabkit.evaluation.held_out import MAX_TOKENS, HeldOut, shown_by
+from vocabkit.evaluation.held_out import LONGEST_PROMPT, HeldOut, shown_by
 from vocabkit.evaluation.losses import Estimate, bootstrap, measure
 from vocabkit.features import Features
 from vocabkit.llms import LLM
@@ -157,7 +157,7 @@ class _Asker:
             return np.zeros(0)
         tokens = self._features.tokens
         tokenizer = self._llm.tokenizer
-        prompts = [encode_sample(tokenizer, turns, template, tokens, longest=MAX_TOKENS) for _, turns in samples]
+        prompts = [encode_sample(tokenizer, turns, template, tokens, longest=LONGEST_PROMPT) for _, turns in samples]
         held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
         return measure(self._llm, held, shown_by(self._lvlm, held), batch=self._batch).nats
 

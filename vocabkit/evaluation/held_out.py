@@ -17,7 +17,7 @@ from vocabkit.llms import LLM
 from vocabkit.lvlm import LVLM
 from vocabkit.prompts import IMAGE_ID, Prompt, Template, encode_sample
 
-MAX_TOKENS = 2048
+LONGEST_PROMPT = 2048
 """Of a sample, its visual tokens included."""
 
 VisualTokens = Callable[[Tensor], Tensor]
@@ -60,7 +60,9 @@ def prepare(
             reason = f"no features of {missing[0]}" if missing else reason
             continue
         try:
-            prompts.append(encode_sample(llm.tokenizer, sample.turns, template, features.tokens, longest=MAX_TOKENS))
+            prompts.append(
+                encode_sample(llm.tokenizer, sample.turns, template, features.tokens, longest=LONGEST_PROMPT)
+            )
         except VocabkitError as error:
             reason = str(error)
             continue
