@@ -39,11 +39,12 @@ test-light: .sources/.complete
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
 	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
 
-# Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval.
+# Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
 ecosystem: .venv-ecosystem/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
 
 # sdist and wheel of the last commit in dist/, the same bytes each time, tried in empty environments of each Python at hand.
+# A quarter of an hour for each.
 release: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python tests/release/distributions.py dist
 	RELEASE_FOLDER=dist $(BIN)/python -m pytest tests/release

@@ -2,7 +2,7 @@
 
 Whole commands, one after the other. A slope is that of a straight line through logarithms: 1 means twice the size,
 twice the time; 0 means the same memory at any size. What a command takes that does nothing is taken off first.
-Captions are made while they are read, by another process, so theirs is time beside that. All of it takes half an hour
+Captions are made while they are read, by another process, so theirs is time beside that. All of it takes an hour to two
 and 12 GB of disk on two cores; PART is any of tokenizers, vocabulary, corpus, transfer.
 Run: python benchmarks/scale.py [PART ...] [--gigabytes N]
 """
