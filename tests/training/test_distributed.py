@@ -35,7 +35,7 @@ def run(launcher: tuple[str | Path, ...], kind: str, *words: str | Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    processes = sorted(re.findall(r"process \d of \d: \w+", done.stdout))
+    processes = sorted(re.findall(rf"process \d of \d: {kind}", done.stdout))  # lines of two may run together
     assert processes == [f"process 0 of 2: {kind}", f"process 1 of 2: {kind}"]
 
 
