@@ -58,11 +58,14 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
     if stage == 2 and recipe.adapter is None:
         raise VocabkitError(f"{path}: names no adapter to go on from; add adapter = PATH, or use `vocabkit train`")
     from vocabkit.allocation import keep_freed_memory
+    from vocabkit.training.run import STATE
     from vocabkit.training.run import train as run_training
 
     keep_freed_memory()
     if _is_first_process():
         note(f"{path}: data {', '.join(recipe.data)}, LLM {recipe.llm}")
+        if (out / STATE).exists():
+            note(f"{out}: goes on from its last saved state")
     with _progress() as progress:
         trained = run_training(recipe, out, progress=progress)
     if not _is_first_process():
