@@ -221,6 +221,17 @@ def test_the_report_ends_with_a_verdict(
     assert says in last
 
 
+def test_a_share_of_what_native_gains_is_told_only_where_native_gains() -> None:
+    estimate, nothing = Estimate(0.5, 0.4, 0.6), Estimate(0.01, -0.1, 0.1)
+    for native, said in ((estimate, True), (nothing, False)):
+        found = Validation(
+            "llm", 9, 0, 4, "plain", {"blind": Estimate(3, 2, 4), "moved": Estimate(2, 1, 3)},
+            retention={"moved": Estimate(50.0, -90, 90)}, of_mlp={}, gain={"native": native, "moved": estimate},
+            gain_of_picture={},
+        )  # fmt: skip
+        assert ("of what native gains" in lines_of(found)[-1]) == said
+
+
 def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:
     done = vocabkit_here(whole[1].parent, "compare", "mlp=results.json", "transferred=results.json", "--json")
     found = json.loads(done.stdout)["connectors"]

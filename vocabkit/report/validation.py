@@ -12,7 +12,7 @@ from vocabkit.evaluation.answers import RIGHT, Answers, Share
 from vocabkit.evaluation.conditions import RANDOM_VOCABULARY, SHUFFLED
 from vocabkit.evaluation.losses import Estimate
 from vocabkit.evaluation.run import Result
-from vocabkit.evaluation.validate import Validation
+from vocabkit.evaluation.validate import NATIVE, Validation
 from vocabkit.report.layout import Columns, Listing, Section, printable
 
 _NAME = 24
@@ -73,7 +73,8 @@ def _verdict(found: Validation, name: str) -> str:
     if not gain.low > 0:
         return "not certainly better than blind"
     words = f"{gain.value:.2f} nats better than blind"
-    if kept is not None and math.isfinite(kept.value):
+    native_gains = NATIVE not in found.gain or found.gain[NATIVE].low > 0
+    if kept is not None and math.isfinite(kept.value) and native_gains:
         words += f", {kept.value:.0%} of what native gains"
     if of_picture is None:
         return words
