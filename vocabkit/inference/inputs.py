@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from vocabkit.data import Picture, is_llava, read_llava
-from vocabkit.data.hf_datasets import read_pictures
+from vocabkit.data import Columns, Picture, is_llava, pictures_of
 from vocabkit.data.pictures import each_once
 from vocabkit.errors import VocabkitError
 from vocabkit.hub import is_hub_id
@@ -48,12 +47,12 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
         if files:
             return [Picture(_key(file), file) for file in files]
     elif is_llava(path):
-        return [picture for sample in read_llava(path, images) for picture in sample.images]
+        return pictures_of(source, images)
     elif path.exists() or _IMAGE.fullmatch(path.name):  # one that is missing is counted as broken
         return [Picture(_key(path), path)]
     elif not is_hub_id(source):
         raise VocabkitError(f"{source}: no such file or folder, and no hub id of a data set (owner/name)")
-    return read_pictures(source, split=split, image_column=image_column)
+    return pictures_of(source, columns=Columns(split, image_column))
 
 
 def _key(path: Path) -> str:
