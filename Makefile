@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 	  --llm gemma3=$(GEMMA) --template completion --adapter transferred=demo/adapter
 
 test: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/robust
 
 # HTML reports in a real browser: Debian's chromium, driven by Playwright.
 test-browser: $(VENV)/.installed-dev .sources/.complete
@@ -37,7 +37,7 @@ test-browser: $(VENV)/.installed-dev .sources/.complete
 test-light: .sources/.complete
 	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
-	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
+	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/robust
 
 # Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
 ecosystem: .venv-ecosystem/.installed

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from process import Cost, cost
 
-from vocabkit.catalog import resolve
-from vocabkit.segmentation import load_tokenizer
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.segmentation import load_tokenizer
 
 ROUNDS = 7
 PEER = """

@@ -13,6 +13,7 @@ Run: python benchmarks/inference.py [--pictures N] [--json FILE]
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import platform
 import tempfile
@@ -26,18 +27,19 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vocabkit.adapter_config import AdapterConfig
-from vocabkit.alignment import align
-from vocabkit.catalog import resolve
-from vocabkit.data import Picture, load_image
-from vocabkit.devices import open_device
-from vocabkit.inference.infer import infer
-from vocabkit.inference.models import Models, Wanted, starter
-from vocabkit.inference.result_files import ResultFolder
-from vocabkit.inference.stopwatch import Profile, Stopwatch
+from vocabkit.adapter.config import AdapterConfig, Transfer
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.data.pictures import load_image
+from vocabkit.data.samples import Picture
+from vocabkit.infer.batch import Models, Profile, Stopwatch, Wanted, starter
+from vocabkit.infer.infer import infer
+from vocabkit.infer.result_files import ResultFolder
+from vocabkit.llm.devices import open_device
 from vocabkit.report.as_json import write_json
-from vocabkit.transferred import TransferredAdapter, TransferredConfig
-from vocabkit.vision import VisionEncoder, open_vision
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.open_vision import open_vision
 
 BATCH, TOP, FILES, LIMIT = 32, 16, 64, 0.9
 
@@ -78,7 +80,7 @@ def main() -> None:
         "dtype": str(models.dtype).removeprefix("torch."),
         "pictures": count,
         "patches": models.encoder.tokens,
-        "rows": models.connector.config.adapter.rows,
+        "rows": models.connector.config.rows,
     }
     if words.json:
         write_json(words.json, {**about, "limit": LIMIT, "cases": cases})
@@ -112,7 +114,7 @@ def measure(work: Path, models: Models, pictures: list[Picture], name: str, want
     peer = batches * BATCH / alone()
     size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.visual_tokens else 16 * TOP)
     adapter = models.connector
-    folder = ResultFolder(work / name, {}, picture_bytes=size, shared=adapter.shared, llm=adapter.config.target)
+    folder = ResultFolder(work / name, {}, picture_bytes=size, shared=adapter.shared, llm=adapter.llm)
     report = infer(models, wanted, pictures, folder, batch=BATCH)
     return Case(name, report.per_second, peer, report.per_second / peer, report.profile)
 
@@ -127,8 +129,9 @@ def make_models(work: Path, device: torch.device) -> Models:
     encoder = make_encoder(work / "vision", device, dtype) if on_gpu else open_vision("efficientnet-lite0")
     hidden, width = (1024, 4096) if on_gpu else (576, 640)
     inner = AdapterConfig.of(shared, llm="qwen2", vision_width=encoder.width, hidden_width=hidden, head="softmax")
-    config = TransferredConfig(inner, "llama3", width, shared.fingerprint, "random", "error")
-    adapter = TransferredAdapter(config, shared).eval().requires_grad_(False)
+    moved = Transfer("llama3", width, shared.fingerprint, "random", "error")
+    config = dataclasses.replace(inner, transfer=moved)
+    adapter = LangBridgeAdapter(config, shared).eval().requires_grad_(False)
     adapter.embeddings.normal_()
     return Models(encoder, adapter, None, None, device, dtype).moved()
 

@@ -45,8 +45,8 @@ queries = torch.nn.functional.normalize(torch.from_numpy(np.load(folder + "/quer
 """
 TORCH = "import torch\nfrom safetensors.torch import load_file"
 OURS = {
-    "imports": "import torch\nfrom vocabkit.embeddings import open_embeddings\n"
-    "from vocabkit.interpretation.nearest import nearest_tokens",
+    "imports": "import torch\nfrom vocabkit.llm.embeddings import open_embeddings\n"
+    "from vocabkit.interpret.nearest import nearest_tokens",
     "read": "table, queries = open_embeddings(folder), torch.from_numpy(np.load(folder + '/queries.npy'))",
     "search": f"found = nearest_tokens(queries, table, np.arange({ROWS}), {K})[0]",
 }

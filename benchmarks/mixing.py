@@ -25,9 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vocabkit.adapter import MLPProjector
-from vocabkit.adapter_config import MLPConfig
-from vocabkit.mixing import choose, coefficients, mix, top_coefficients
+from vocabkit.adapter.config import MLPConfig
+from vocabkit.adapter.mixing.choice import choose
+from vocabkit.adapter.mixing.mix import coefficients, mix
+from vocabkit.adapter.mixing.top import top_coefficients
+from vocabkit.adapter.model import MLPProjector
 from vocabkit.report.as_json import write_json
 
 TOP = 64

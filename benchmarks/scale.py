@@ -120,10 +120,10 @@ def make_adapter(path: Path, pair: Sequence[Path], rows: int) -> None:
     """An untrained softmax adapter in bfloat16 over the first `rows` tokens that the pair shares."""
     import torch
 
-    from vocabkit.adapter import LangBridgeAdapter
-    from vocabkit.adapter_config import AdapterConfig
-    from vocabkit.alignment import align
-    from vocabkit.catalog import resolve
+    from vocabkit.adapter.config import AdapterConfig
+    from vocabkit.adapter.model import LangBridgeAdapter
+    from vocabkit.shared.align import align
+    from vocabkit.tokenizer.catalog import resolve
 
     shared = align([resolve(str(folder)).vocabulary for folder in pair]).select(range(rows))
     config = AdapterConfig.of(shared, llm=shared.names[0], vision_width=1_024, hidden_width=1_024, head="softmax")
@@ -137,7 +137,11 @@ def nothing() -> Cost:
 
 def imports() -> list[str]:
     """A process that imports what a transfer does, and no more."""
-    return [sys.executable, "-c", "import vocabkit.transfer, vocabkit.targets, vocabkit.report.transfer"]
+    return [
+        sys.executable,
+        "-c",
+        "import vocabkit.transfer.transfer, vocabkit.transfer.target, vocabkit.report.adapters",
+    ]
 
 
 def table(title: str, unit: str, names: list[str], sizes: Sequence[float], costs: Sequence[Cost], base: Cost) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vocabkit.arrow_values import taken
-from vocabkit.byte_alphabet import to_alphabet
-from vocabkit.catalog import resolve
-from vocabkit.readers.snapshot import Provenance, write
-from vocabkit.vocabulary import Kind, make_vocabulary
+from vocabkit.arrow.values import taken
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.snapshot import Provenance, write
+from vocabkit.tokenizer.spelling import to_alphabet
+from vocabkit.tokenizer.vocabulary import Kind, make_vocabulary
 
 REAL = (
     "qwen2.5",

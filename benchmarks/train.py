@@ -33,20 +33,20 @@ import torch
 from process import cost
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabkit.adapter import LangBridgeAdapter, MLPProjector
-from vocabkit.adapter_config import AdapterConfig, MLPConfig
-from vocabkit.alignment import align
-from vocabkit.allocation import keep_freed_memory
-from vocabkit.catalog import resolve
-from vocabkit.data import Turn
+from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError, one_line
-from vocabkit.llms import LLM, load_llm
-from vocabkit.lvlm import LVLM, Batch, Connector, caption_loss, collate
-from vocabkit.mixing import Head
-from vocabkit.prompts import encode_sample
-from vocabkit.shared import SharedVocabulary
-from vocabkit.training.dataset import Item
-from vocabkit.training.objective import Objective
+from vocabkit.llm.devices import keep_freed_memory
+from vocabkit.llm.load import LLM, load_llm
+from vocabkit.llm.lvlm import LVLM, Batch, Connector, caption_loss, collate
+from vocabkit.llm.prompts import encode_sample
+from vocabkit.shared.align import align
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.train.dataset import Item
+from vocabkit.train.objective import Objective
 
 ROWS = (19_200, 46_145)
 HEADS: tuple[Head, ...] = ("linear", "softmax")
@@ -175,7 +175,7 @@ def bare(llm: LLM, batch: Batch) -> Callable[[], None]:
 
 
 def training(llm: LLM, connector: Connector, batch: Batch) -> Callable[[], None]:
-    """A step as in `vocabkit.training.loop`."""
+    """A step as in `vocabkit.train.loop`."""
     objective = Objective(LVLM(llm, connector), images=None).train()  # type: ignore[arg-type]
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=1e-4)

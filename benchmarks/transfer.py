@@ -26,26 +26,26 @@ from process import cost
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from vocabkit.adapter import LangBridgeAdapter
-from vocabkit.adapter_config import AdapterConfig
-from vocabkit.alignment import align
-from vocabkit.catalog import resolve
-from vocabkit.embeddings import open_embeddings
-from vocabkit.transfer import Target, transfer
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.transfer import Target, transfer
 
 ROWS, WIDTH = 128_256, 4_096
 ROUNDS = 5
 PUBLISHED_WAY = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.adapter.model import LangBridgeAdapter
 adapter = LangBridgeAdapter.from_pretrained(sys.argv[2])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 ids = torch.tensor(adapter.shared.ids_for("llama3").tolist())
 rows = model.get_input_embeddings().weight.index_select(0, ids)
 torch.save({"adapter": adapter.state_dict(), "embeddings": rows}, sys.argv[3])
 """
-ONLY_IMPORTS = "import vocabkit.transfer, vocabkit.targets, vocabkit.report.transfer"
+ONLY_IMPORTS = "import vocabkit.transfer.transfer, vocabkit.transfer.target, vocabkit.report.adapters"
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """The entry point of the process. Tests and programs call `vocabkit_cli.app.main` instead."""
 
+from __future__ import annotations
+
 import os
 import sys
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import AsJson
-from .page import Html, check_page, write_page
-from .show import byte_progress, note, say, show, show_json
+from .options import AsJson, Html, check_page, write_page
+from .show import byte_progress, count_progress, note, say, show, show_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vocabkit.adapter import LangBridgeAdapter, MLPProjector
-    from vocabkit.adapter_config import AdapterConfig, MLPConfig
-    from vocabkit.evaluation.run import Result
-    from vocabkit.transfer import Target
+    from vocabkit.adapter.config import AdapterConfig, MLPConfig
+    from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+    from vocabkit.evaluate.validate import Result
+    from vocabkit.transfer.transfer import Target
 
 
 class MissingRows(enum.StrEnum):
@@ -109,15 +108,15 @@ def transfer(
     Nothing is retrained: the adapter's coefficients go over the embedding rows of the target. The report comes first;
     with --out the result is written.
     """
-    from vocabkit.allocation import return_freed_memory
+    from vocabkit.llm.devices import return_freed_memory
 
     return_freed_memory()
-    from vocabkit.destination import check_destination
+    from vocabkit.adapter.destination import check_destination
     from vocabkit.errors import VocabkitError
-    from vocabkit.fold import check_folds, check_padding, fold, folded_config
-    from vocabkit.report.transfer import preflight_report
-    from vocabkit.scaling import match_rms, parse_scale, with_visual_rms
-    from vocabkit.transfer import transfer as move
+    from vocabkit.report.adapters import preflight_report
+    from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
+    from vocabkit.transfer.transfer import match_rms, parse_scale, with_visual_rms
+    from vocabkit.transfer.transfer import transfer as move
 
     factor = parse_scale(scale)
     if factor is None and features is None:
@@ -183,19 +182,19 @@ def check_transfer(
     """
     import torch
 
+    from vocabkit.adapter.model import LangBridgeAdapter
     from vocabkit.errors import VocabkitError
-    from vocabkit.fold import fold, why_not_foldable
-    from vocabkit.proof import check_transfer as prove
-    from vocabkit.report.transfer import proof_report
-    from vocabkit.transferred import TransferredAdapter
+    from vocabkit.report.adapters import proof_report
+    from vocabkit.transfer.check import check_transfer as prove
+    from vocabkit.transfer.fold import fold, why_not_foldable
 
     if validation is not None and html is None:
         raise VocabkitError("--validation is shown on a page: add --html FILE")
     check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
     measured = None if validation is None else _validation(validation)
-    moved, original = TransferredAdapter.from_pretrained(result), _load(adapter)
+    moved, original = LangBridgeAdapter.from_pretrained(result, kind="transferred"), _load(adapter)
     real = None if features is None else _features(features, original, PROOF_PATCHES)
-    folded = None if why_not_foldable(moved.config.adapter.head) else fold(moved, torch.float64)
+    folded = None if why_not_foldable(moved.config.head) else fold(moved, torch.float64)
     target = _target(to, weights)
     proof = prove(moved, original, target, features=real, folded=folded)
     if html is not None:
@@ -241,9 +240,9 @@ def import_adapter(
 
     The result carries its shared vocabulary and can be given to `vocabkit transfer`.
     """
-    from vocabkit.destination import check_destination
-    from vocabkit.published import import_published
-    from vocabkit.shared import open_shared
+    from vocabkit.adapter.destination import check_destination
+    from vocabkit.shared.shared_vocabulary import open_shared
+    from vocabkit.transfer.published import import_published
 
     check_destination(out, "langbridge")
     adapter = import_published(weights, open_shared(shared), llm, vision=vision, layer=layer)
@@ -260,13 +259,13 @@ def import_adapter(
 
 
 def _load(source: str) -> LangBridgeAdapter:
-    from vocabkit.adapter import LangBridgeAdapter
+    from vocabkit.adapter.model import LangBridgeAdapter
 
-    return LangBridgeAdapter.from_pretrained(source)
+    return LangBridgeAdapter.from_pretrained(source, kind="langbridge")
 
 
 def _target(argument: str, weights: str | None) -> Target:
-    from vocabkit.targets import open_target
+    from vocabkit.transfer.target import open_target
 
     with byte_progress(f"embedding rows of {argument}") as progress:
         target, found = open_target(argument, weights=weights, has_option=True, progress=progress)
@@ -282,14 +281,14 @@ def _validation(path: Path) -> dict[str, Result]:
 
 
 def _features(path: Path, adapter: LangBridgeAdapter, limit: int) -> Tensor:
-    from vocabkit.feature_files import read_features
+    from vocabkit.vision.feature_files import read_features
 
     return read_features(path, width=adapter.config.vision_width, limit=limit)
 
 
 def _export_size(export: Export, config: MLPConfig, target: Target, vision: str | None, llm: str) -> int:
-    from vocabkit.export.size import export_size
-    from vocabkit.model_folders import model_folder
+    from vocabkit.llm.model_folders import model_folder
+    from vocabkit.transfer.export.size import export_size
 
     needed = vision is not None and export in (Export.llava, Export.mmproj)
     folder = model_folder(vision) if needed and vision is not None else None
@@ -298,7 +297,7 @@ def _export_size(export: Export, config: MLPConfig, target: Target, vision: str 
 
 def check_export(export: Export | None, out: Path | None, vision: str | None, *, keep_cls: bool) -> None:
     """Before the work. Raises VocabkitError: options that do not go together, or a place that is taken."""
-    from vocabkit.destination import check_destination
+    from vocabkit.adapter.destination import check_destination
     from vocabkit.errors import VocabkitError
 
     if export in (Export.llava, Export.mmproj) and vision is None:
@@ -320,7 +319,7 @@ def check_trained_features(export: Export, config: AdapterConfig | MLPConfig, *,
     Args:
         keep_cls: whether the option is there; without, what the adapter records holds.
     """
-    from vocabkit.export.vision import check_features
+    from vocabkit.transfer.export.vision import check_features
 
     if export is Export.llava:
         check_features("a Llava checkpoint", config, keep_cls=keep_cls or bool(config.vision_keep_cls))
@@ -335,22 +334,22 @@ def write_export(
     if export is Export.projector:
         projector.save(out)
     elif export is Export.mm_projector:
-        from vocabkit.export.mm_projector import export_mm_projector
+        from vocabkit.transfer.published import export_mm_projector
 
         export_mm_projector(projector, out)
     else:
-        from vocabkit.export.models import is_lora, llm_folder, llm_source, lora_base
-        from vocabkit.model_folders import model_folder
+        from vocabkit.llm.load import is_lora, llm_folder, llm_source, lora_base
+        from vocabkit.llm.model_folders import model_folder
 
         assert vision is not None
         layer = -2 if projector.config.vision_layer is None else projector.config.vision_layer
         encoder = model_folder(vision)
         if export is Export.mmproj:
-            from vocabkit.export.mmproj import export_mmproj
+            from vocabkit.transfer.export.mmproj import export_mmproj
 
             export_mmproj(projector, encoder, out, feature_layer=layer)
         else:
-            from vocabkit.export.llava import check_vision, export_llava
+            from vocabkit.transfer.export.llava import check_vision, export_llava
 
             assert llm is not None
             keep = keep_cls or bool(projector.config.vision_keep_cls)
@@ -364,3 +363,94 @@ def write_export(
                 note(f"{llm}: merging its LoRA weights into {lora_base(source)}")
             with llm_folder(llm) as folder, byte_progress("writing the LLM") as progress:
                 export_llava(projector, encoder, folder, out, feature_layer=layer, keep_cls=keep, progress=progress)
+
+
+# MERGED: distill and export: a projector that stock programs can hold, and the formats that they read.
+
+
+def distill(
+    adapter: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
+    features: Annotated[Path, typer.Option(help="Patch features to fit on, of `vocabkit features`.")],
+    out: Annotated[Path, typer.Option(help="Folder or *.pt for the projector.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="LLaVA JSON or JSONL with the pictures to fit on; may be repeated. [default: all in FEATURES]",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of 1,024 patches each.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of initial weights, patches and noise.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    json: AsJson = False,
+) -> None:
+    """Fit a stock two-layer projector to a transferred adapter that does not fold into one.
+
+    Its head is a softmax, or linear with more hidden units than the LLM is wide. The projector serves this one LLM and
+    only approximates the adapter: the error on held-out pictures is reported and recorded. What it costs in caption
+    loss is told by `vocabkit validate`; `vocabkit export` writes it for other programs.
+    """
+    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.model import LangBridgeAdapter
+    from vocabkit.data.llava import read_llava
+    from vocabkit.llm.devices import keep_freed_memory, open_device
+    from vocabkit.transfer.distill import distil
+    from vocabkit.vision.features import open_features
+
+    keep_freed_memory()
+    check_destination(out, "mlp")
+    place = open_device(device)
+    keys = None if not data else {image.key for file in data for sample in read_llava(file) for image in sample.images}
+    moved, cache = LangBridgeAdapter.from_pretrained(adapter, kind="transferred"), open_features(features)
+    with count_progress() as progress:
+        projector, report = distil(moved, cache, keys=keys, steps=steps, seed=seed, device=place, progress=progress)
+    projector.save(out)
+    if report.warning:
+        note(f"warning: {report.warning}")
+    if json:
+        show_json({"file": out, "config": projector.config, "report": report, "warning": report.warning})
+        return
+    say(
+        f"{out}: a projector for {report.llm}, fitted on {report.pictures:,} pictures; relative error "
+        f"{report.relative_error:.3f} on {report.held_out:,} others (0 is the adapter itself, 1 the mean token)"
+    )
+
+
+def export(
+    projector: Annotated[
+        str,
+        typer.Argument(
+            help="A distilled projector, an MLP, or a transferred adapter with a linear head: folder, .pt or hub id.",
+            show_default=False,
+        ),
+    ],
+    form: Annotated[Export, typer.Option("--as", help="What to write, as for `transfer --export`.")],
+    out: Annotated[Path, typer.Option(help="Folder or file to write.")],
+    llm: Annotated[str | None, typer.Option(help="The LLM, for --as llava.", show_default=False)] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="Vision model, folder or hub id, for --as llava and mmproj.", show_default=False)
+    ] = None,
+    keep_cls: Annotated[
+        bool, typer.Option("--keep-cls", help="For --as llava: the adapter takes the class token, too.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a projector in the format of another program."""
+    from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+    from vocabkit.errors import VocabkitError
+    from vocabkit.transfer.fold import fold
+
+    check_export(form, out, vision, keep_cls=keep_cls)
+    if form is Export.llava and llm is None:
+        raise VocabkitError("a Llava checkpoint holds the LLM, too: add --llm")
+    loaded = load_adapter(projector)
+    if isinstance(loaded, LangBridgeAdapter):
+        if loaded.embeddings is None:
+            raise VocabkitError(f"{projector}: has no LLM's embeddings in it; `vocabkit transfer` it first")
+        loaded = fold(loaded)
+    check_trained_features(form, loaded.config, keep_cls=keep_cls)
+    write_export(loaded, out, form, vision, llm, keep_cls=keep_cls)
+    if json:
+        show_json({"file": out, "config": loaded.config})
+    else:
+        say(f"written: {out}")

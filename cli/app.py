@@ -13,20 +13,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from . import (
-    adapters,
-    data,
-    distillation,
-    doctor,
-    evaluation,
-    features,
-    index_maps,
-    inference,
-    interpretation,
-    shared_vocabularies,
-    tokenizers,
-    training,
-)
+from . import adapters, doctor, training
+from . import adapters as distillation
+from . import pictures as inference
+from . import pictures as interpretation
+from . import training as data
+from . import training as evaluation
+from . import training as features
+from . import vocabularies as index_maps
+from . import vocabularies as shared_vocabularies
+from . import vocabularies as tokenizers
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""

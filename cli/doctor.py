@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .arguments import AsJson
+from .options import AsJson
 from .show import show, show_json
 
 
 def doctor(json: AsJson = False) -> None:
     """Show versions, devices, and how visual tokens will be computed here, and why."""
-    from vocabkit.environment import environment
+    from vocabkit.llm.environment import environment
 
     found = environment()
     if json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vocabkit.shared import SharedVocabulary
+    from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 
 def say(line: str) -> None:

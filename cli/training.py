@@ -1,21 +1,149 @@
-"""train and finetune: an adapter, or an LLM with it, by a recipe."""
+"""scenes: data to train and measure with, made offline."""
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import AsJson
-from .show import note, say, show_json
+from .options import DATA, AsJson, ImageColumn, Split, TextColumn, check_output, grid_size, named_paths
+from .show import count_progress, note, note_broken, say, show, show_json
 
 if TYPE_CHECKING:
-    from vocabkit.training.loop import Step
+    from vocabkit.train.loop import Step
+
+
+class SceneSplit(enum.StrEnum):
+    """See `vocabkit.data.scenes`."""
+
+    TRAIN = "train"
+    RENDERING = "rendering"
+    COMBINATION = "combination"
+    DRAWING = "drawing"
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 12_000,
+    held_out: Annotated[int, typer.Option(min=1, help="Pictures in each of the three held-out splits.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
+    only: Annotated[
+        list[SceneSplit] | None,
+        typer.Option(help="Draw this split only; may be repeated. By default all four.", show_default=False),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Draw captioned scenes of OpenMoji drawings.
+
+    One split to train on and three held out: known scenes drawn anew, new combinations of known drawings, and new
+    drawings. All in LLaVA's JSON format.
+    """
+    from vocabkit.data.scene_files import write_scenes
+
+    with count_progress() as progress:
+        splits = write_scenes(
+            out,
+            train=train,
+            held_out=held_out,
+            seed=seed,
+            size=size,
+            only=[split.value for split in only or SceneSplit],
+            progress=partial(progress, "drawing scenes"),
+        )
+    if json:
+        show_json({"folder": out, "seed": seed, "size": size, "splits": splits})
+        return
+    for split in splits:
+        kinds = f"{split.single:,} single, {split.pair:,} pair, {split.count:,} counted"
+        say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} drawings")
+
+
+# MERGED: features: patch features of a frozen vision encoder, computed once.
+
+
+class Stored(enum.StrEnum):
+    """How features are stored."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+def features(
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help=f"{DATA}, with the pictures.", show_default=False)
+    ],
+    vision: Annotated[
+        str, typer.Option(help="A vision model, folder or hub id, or efficientnet-lite0.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", show_default=False)],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the pictures. [default: that of each file of data]", show_default=False),
+    ] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    layer: Annotated[int, typer.Option(help="Hidden states to take, as transformers counts them.")] = -2,
+    keep_cls: Annotated[bool, typer.Option("--keep-cls", help="Keep class and register tokens.")] = False,
+    pool: Annotated[
+        str | None,
+        typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in 4x4.", show_default=False),
+    ] = None,
+    dtype: Annotated[Stored, typer.Option(help="How features are stored.")] = Stored.float16,
+    json: AsJson = False,
+) -> None:
+    """Compute the patch features of a frozen vision model once, for training.
+
+    An interrupted run goes on where it was. Missing and broken pictures are counted and left out.
+    """
+    import torch
+
+    from vocabkit.data.sources import Columns, pictures_of
+    from vocabkit.llm.devices import keep_freed_memory
+    from vocabkit.vision.features import cache_features
+    from vocabkit.vision.open_vision import open_vision
+
+    keep_freed_memory()
+    columns = Columns(split, image_column)
+    found = [pictures_of(source, images, columns) for source in data]
+    gpu = torch.cuda.is_available()
+    encoder = open_vision(
+        vision,
+        layer=layer,
+        keep_cls=keep_cls,
+        pool=None if pool is None else grid_size(pool),
+        device="cuda" if gpu else "cpu",
+        dtype=torch.float16 if gpu else torch.float32,
+    )
+    listed = [each for each in found if isinstance(each, list)]
+    total = len({picture.key for each in listed for picture in each}) if len(listed) == len(found) else None
+    with count_progress("pictures") as progress:
+        report = cache_features(
+            encoder,
+            chain.from_iterable(found),
+            out,
+            dtype=getattr(torch, dtype.value),
+            progress=lambda done: progress(encoder.name, done, total),
+        )
+    if json:
+        show_json({"folder": out, "encoder": encoder.info, "report": report})
+        return
+    say(
+        f"{out}: {report.pictures - report.broken:,} pictures, {encoder.tokens} x {encoder.width} features of "
+        f"{encoder.name} each; {report.cached:,} were there, {report.computed:,} computed"
+    )
+    note_broken(report.broken, report.pictures, report.first_broken)
+
+
+# MERGED: train and finetune: an adapter, or an LLM with it, by a recipe.
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A TOML file; see docs/training.md.", show_default=False)
@@ -48,7 +176,7 @@ def finetune(recipe: RecipeFile, out: Out, settings: Settings = None, json: AsJs
 
 def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) -> None:
     from vocabkit.errors import VocabkitError
-    from vocabkit.training import read_recipe
+    from vocabkit.train.recipe import read_recipe
 
     recipe = read_recipe(path, settings)
     if stage == 1 and recipe.train_llm != "no":
@@ -57,9 +185,9 @@ def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) 
         )
     if stage == 2 and recipe.adapter is None:
         raise VocabkitError(f"{path}: names no adapter to go on from; add adapter = PATH, or use `vocabkit train`")
-    from vocabkit.allocation import keep_freed_memory
-    from vocabkit.training.run import STATE
-    from vocabkit.training.run import train as run_training
+    from vocabkit.llm.devices import keep_freed_memory
+    from vocabkit.train.train import STATE
+    from vocabkit.train.train import train as run_training
 
     keep_freed_memory()
     if _is_first_process():
@@ -111,3 +239,151 @@ def _progress() -> Iterator[Callable[[Step], None]]:
             progress.update(task, completed=step.step, total=step.steps, description=description)
 
         yield show
+
+
+# MERGED: validate, calibrate, compare: how good the visual tokens of an adapter are, for which LLM.
+
+
+def validate(
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help=f"Held-out samples: {DATA}.", show_default=False)
+    ],
+    llm: Annotated[str, typer.Option(help="The LLM: a model folder, a GGUF, a catalog model or a hub id.")],
+    features: Annotated[Path, typer.Option(help="Their patch features, of `vocabkit features`.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ADAPTER",
+            help="What to measure; may be repeated. `transferred`, `native` (trained on this LLM) and `mlp` (an MLP "
+            "trained on it) have a part in retention.",
+            show_default=False,
+        ),
+    ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            help="An MLP trained with the LLM that the transferred adapter comes from: its tokens are carried over by "
+            "ridge and Procrustes maps.",
+            show_default=False,
+        ),
+    ] = None,
+    rival_llm: Annotated[
+        str | None, typer.Option(help="That LLM, for its embedding table.", show_default=False)
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    text_column: TextColumn = "text",
+    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    limit: Annotated[
+        int | None, typer.Option(help="Samples of each file, from its start.", min=1, show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also ask for names, yes or no, and counts (scenes).")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure caption loss on held-out data: blind, shuffled, transferred, native.
+
+    Every figure comes with a 95% bootstrap interval.
+    """
+    from vocabkit.data.sources import Columns
+    from vocabkit.evaluate.validate import validate_files
+    from vocabkit.llm.devices import fitting_memory, keep_freed_memory
+
+    keep_freed_memory()
+    if out is not None:
+        check_output(out, map(Path, data))
+    adapters = named_paths(adapter, "--adapter")
+    with fitting_memory(batch), count_progress() as progress:
+        results = validate_files(
+            data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
+            columns=Columns(split, image_column, text_column),
+            template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        from vocabkit.report.as_json import write_json
+
+        write_json(out, results)
+    if json:
+        show_json(results)
+        return
+    from vocabkit.report.adapters import validation_report
+
+    for name, result in results.items():
+        show(validation_report(name, result))
+    if out is not None:
+        say(f"written: {out}")
+
+
+def calibrate(
+    adapter: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
+    data: Annotated[
+        str, typer.Argument(help="Samples to choose by, not those that are reported on.", show_default=False)
+    ],
+    llm: Annotated[str, typer.Option(help="The LLM that it was moved to.")],
+    features: Annotated[Path, typer.Option(help="Patch features of DATA, of `vocabkit features`.")],
+    out: Annotated[Path, typer.Option(help="Folder or *.pt for the adapter with the best scale.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    text_column: TextColumn = "text",
+    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    json: AsJson = False,
+) -> None:
+    """Choose the factor on the visual tokens of a transferred adapter by caption loss.
+
+    It is recorded in the adapter, which keeps its own where no other is certainly better. Visual
+    tokens of a linear head can be far longer than the embeddings of the target.
+    """
+    from vocabkit.adapter.destination import check_destination
+    from vocabkit.data.sources import Columns
+    from vocabkit.evaluate.validate import calibrate_file
+    from vocabkit.llm.devices import fitting_memory, keep_freed_memory
+
+    keep_freed_memory()
+    check_destination(out, "transferred")
+    with fitting_memory(batch), count_progress() as progress:
+        found = calibrate_file(
+            adapter, data, llm=llm, features=features, out=out, images=images,
+            columns=Columns(split, image_column, text_column), template=template, limit=limit,
+            batch=batch, device=device, progress=progress,
+        )  # fmt: skip
+    if json:
+        show_json(found)
+        return
+    for scale, loss in found.caption_loss.items():
+        say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.best else ''}")
+    if found.scale != found.best:
+        gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
+        say(f"the best gains {gain} nats per token, which may be chance, so the scale stays as it is")
+    say(f"{out}: scale {found.scale:.4g} for {found.llm}, chosen on {found.samples} samples")
+
+
+def compare(
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASELINE=FILE NAME=FILE...",
+            help="JSON of `validate --out`, of which NAME is the adapter that is meant, or of lmms-eval.",
+            show_default=False,
+        ),
+    ],
+    json: AsJson = False,
+) -> None:
+    """Show results of connectors side by side, each relative to the first."""
+    from vocabkit.evaluate.compare import compare as compare_files
+
+    found = compare_files({name: Path(path) for name, path in named_paths(results, "result").items()})
+    if json:
+        show_json(found)
+        return
+    from vocabkit.report.comparison import comparison_report
+
+    show(comparison_report(found))

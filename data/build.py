@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vocabkit.catalog import catalog, read_source, snapshot_path
-from vocabkit.readers import snapshot
+from vocabkit.tokenizer import snapshot
+from vocabkit.tokenizer.catalog import catalog, read_source, snapshot_path
 
 
 def main(sources: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vocabkit.adapter import LangBridgeAdapter
-from vocabkit.transfer import head_rows
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.transfer.transfer import head_rows
 
 SEEN = 4
 """Captions; a row of a rarer token has learned little."""

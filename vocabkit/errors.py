@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VocabkitError(ValueError):
@@ -30,3 +31,15 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """A question with the names most like `name`; `otherwise` if none is like it."""
     near = difflib.get_close_matches(name, known)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+# MERGED: Packages that a plain installation lacks.
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Around imports. Raises VocabkitError with the command to run: `what` needs a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise VocabkitError(f"{what} needs {error.name}: pip install 'vocabkit[{extra}]'") from error

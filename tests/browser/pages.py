@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from vocabularies import text_vocabulary
 
-from vocabkit.overlap import overlap
+from vocabkit.shared.overlap import overlap
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,8 +32,7 @@ NAMES = ("<b>one</b>", "two & three")
 
 def overlap_file(folder: Path) -> Path:
     """Two tokenizers of which one has every hostile token, with aliases, and the other every second."""
-    from vocabkit.report.html.overlap import overlap_page, string_matching
-    from vocabkit.report.html.token_table import token_table
+    from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
 
     plain = [f"word{number}".encode() for number in range(200)]
     first = text_vocabulary(NAMES[0], *HOSTILE, *plain, b" a", notes=("a <b>note</b>",))
@@ -44,13 +43,12 @@ def overlap_file(folder: Path) -> Path:
 
 def transfer_file(folder: Path) -> Path:
     """A transfer with rows composed and dropped, its proof, and a validation."""
-    from vocabkit.evaluation.answers import Answers, Share
-    from vocabkit.evaluation.losses import Estimate
-    from vocabkit.evaluation.run import Result
-    from vocabkit.evaluation.validate import Validation
-    from vocabkit.proof import Check, Proof
+    from vocabkit.evaluate.answers import Answers, Share
+    from vocabkit.evaluate.losses import Estimate
+    from vocabkit.evaluate.validate import Result, Validation
     from vocabkit.report.html.transfer import transfer_page
-    from vocabkit.transfer import MissingToken, Norms, Preflight
+    from vocabkit.transfer.check import Check, Proof
+    from vocabkit.transfer.transfer import MissingToken, Norms, Preflight
 
     preflight = Preflight(
         head="softmax", source=NAMES[0], target=NAMES[1], embeddings="a/<b>.safetensors", rows=100, found=80,
@@ -87,7 +85,7 @@ def interpretation_file(
     """
     from PIL import Image
 
-    from vocabkit.interpretation import Development, ImageInfo, Interpretation, Reading, Token
+    from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading, Token
     from vocabkit.report.html.interpretation import interpretation_page, picture_uri
 
     patches, top = side * side, 5

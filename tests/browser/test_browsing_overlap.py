@@ -12,11 +12,10 @@ from vocabularies import text_vocabulary
 
 pytest.importorskip("jinja2")
 
-from vocabkit.catalog import catalog, resolve
-from vocabkit.overlap import overlap
-from vocabkit.report.html.overlap import overlap_page, string_matching
+from vocabkit.report.html.overlap import overlap_page, string_matching, table_data, token_table
 from vocabkit.report.html.page import pack, spelled, token
-from vocabkit.report.html.token_table import table_data, token_table
+from vocabkit.shared.overlap import overlap
+from vocabkit.tokenizer.catalog import catalog, resolve
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from command_line import error_of, vocabkit
 from index_map_files import LLAMA_MAP, QWEN_MAP, written
 from tokenizer_files import bpe_json, real_file, write_json
 
-from vocabkit.alignment import align
-from vocabkit.catalog import catalog, resolve
-from vocabkit.shared import SharedVocabulary, open_shared
+from vocabkit.shared.align import align
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
+from vocabkit.tokenizer.catalog import catalog, resolve
 
 ADAPTER_COMMANDS = [
     "scenes",

@@ -11,7 +11,7 @@ import pytest
 from command_line import error_of, vocabkit_here
 from tokenizer_files import bpe_json, write_json
 
-from vocabkit.shared import open_shared
+from vocabkit.shared.shared_vocabulary import open_shared
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from programs import PYTHON
 
 collect_ignore_glob = [] if PYTHON in os.environ else ["test_*.py"]
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("adapters", "adapters/export", "vision")]
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +17,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_models import llm, projector
     from vision_models import clip
 
-    from vocabkit.export.llava import export_llava
+    from vocabkit.transfer.export.llava import export_llava
 
     folder = tmp_path_factory.mktemp("ecosystem")
     between = projector()

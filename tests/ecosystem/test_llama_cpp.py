@@ -15,8 +15,8 @@ from small_models import projector, visual_tokens
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from vision_models import PIXELS, siglip
 
-from vocabkit.export.mmproj import export_mmproj
-from vocabkit.model_folders import quiet_transformers
+from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.transfer.export.mmproj import export_mmproj
 
 CODE = """
 import base64, json, sys

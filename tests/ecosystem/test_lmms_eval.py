@@ -13,10 +13,10 @@ from programs import in_ecosystem
 from small_adapters import randomised
 from small_models import VISION
 
-from vocabkit.adapter import LangBridgeAdapter
-from vocabkit.adapter_config import AdapterConfig
-from vocabkit.alignment import align
-from vocabkit.catalog import resolve
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.catalog import resolve
 
 TASK = Path(__file__).parent / "colours"
 PICTURES = [

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from small_models import llama, llm, loaded, projector
 from vision_models import clip, siglip
 
-from vocabkit.export.llava import export_llava
+from vocabkit.transfer.export.llava import export_llava
 
 SCRIPT = Path(__file__).parents[2] / "docs/examples/vllm_answers.py"
 QUESTION = "What?"

@@ -105,7 +105,7 @@ def test_programs_that_use_it_pass_a_strict_type_checker(wheel: Path, tmp_path: 
     (packages,) = (tmp_path / "environment").glob("lib/*/site-packages")
     (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
     (tmp_path / "right.py").write_text(program())
-    (tmp_path / "wrong.py").write_text("from vocabkit.shared import open_shared\nopen_shared(1)\n")
+    (tmp_path / "wrong.py").write_text("from vocabkit.shared.shared_vocabulary import open_shared\nopen_shared(1)\n")
     mypy = ["-m", "mypy", "--strict", "--python-executable", str(python)]
     run(sys.executable, *mypy, "right.py", cwd=tmp_path)
     assert (

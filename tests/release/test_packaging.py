@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 FOLDERS = {"vocabkit": "vocabkit", "vocabkit_cli": "cli", "vocabkit_data": "data"}
-LIGHT = ["vocabkit", "vocabkit_cli.app", "vocabkit.alignment", "vocabkit.report.terminal", "vocabkit.environment"]
+LIGHT = [
+    "vocabkit",
+    "vocabkit_cli.app",
+    "vocabkit.shared.align",
+    "vocabkit.report.vocabularies",
+    "vocabkit.llm.environment",
+]
 
 
 def tree(folder: str) -> set[Path]:

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_map_files import small
 
-from vocabkit.audit import audit
-from vocabkit.catalog import resolve
-from vocabkit.explanation import explain
-from vocabkit.overlap import overlap
 from vocabkit.report.as_json import to_json
-from vocabkit.vocabulary import Kind
+from vocabkit.shared.audit import audit
+from vocabkit.shared.explain import explain
+from vocabkit.shared.overlap import overlap
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.vocabulary import Kind
 
 
 def shape(value: Any) -> Any:

@@ -18,9 +18,9 @@ pytest.importorskip("jinja2")
 
 from vocabularies import Drawn, groups, text_vocabulary
 
-from vocabkit.explanation import parse_token
+from vocabkit.report.html.overlap import sorts, table_data, token_table
 from vocabkit.report.html.page import pack, spelled, token
-from vocabkit.report.html.token_table import sorts, table_data, token_table
+from vocabkit.shared.explain import parse_token
 
 WITHOUT = """
 import sys

@@ -12,8 +12,8 @@ from index_map_files import small
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from vocabkit.explanation import parse_token
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
+from vocabkit.shared.explain import parse_token
 
 MARK = "\u200e"
 

@@ -11,12 +11,12 @@ from index_map_files import small
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from vocabkit.audit import audit
-from vocabkit.catalog import catalog, resolve
-from vocabkit.explanation import explain
-from vocabkit.overlap import overlap
-from vocabkit.report.terminal import audit_report, catalog_table, explanation, overlap_report
-from vocabkit.vocabulary import Kind, Vocabulary
+from vocabkit.report.vocabularies import audit_report, catalog_table, explanation, overlap_report
+from vocabkit.shared.audit import audit
+from vocabkit.shared.explain import explain
+from vocabkit.shared.overlap import overlap
+from vocabkit.tokenizer.catalog import catalog, resolve
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 REAL = ["qwen2", "llama3", "gemma3", "smollm2", "mistral-tekken", "mistral-v1"]
 HOSTILE = [

@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.testing import assert_close
 from vision_models import PATCHES, VISION, clip, siglip
 
-from vocabkit import feature_files
-from vocabkit.data import Picture, load_image
+from vocabkit.data.pictures import load_image
+from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
-from vocabkit.features import CacheReport, cache_features, open_features
-from vocabkit.vision import VisionEncoder, open_vision
+from vocabkit.vision import feature_files
+from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.features import CacheReport, cache_features, open_features
+from vocabkit.vision.open_vision import open_vision
 
 HERE = Path(__file__).parent
 
@@ -173,7 +175,7 @@ def test_any_number_of_keys_can_share_a_row(
     encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("features", "feature_files"):
-        monkeypatch.setattr(f"vocabkit.{module}.SHARD_PICTURES", 3)
+        monkeypatch.setattr(f"vocabkit.vision.{module}.SHARD_PICTURES", 3)
     (picture,) = painted(tmp_path / "images", 1)
     pictures = [Picture(f"page {number}", picture.source) for number in range(10)]
     report = cache_features(encoder, pictures, tmp_path / "out")
@@ -293,10 +295,10 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from vocabkit import feature_files
-from vocabkit.data import Picture
-from vocabkit.features import cache_features
-from vocabkit.vision import open_vision
+from vocabkit.vision import feature_files
+from vocabkit.data.samples import Picture
+from vocabkit.vision.features import cache_features
+from vocabkit.vision.open_vision import open_vision
 feature_files.SHARD_BYTES = {shard_bytes}
 pictures = [Picture(f"{{n}}.png", Path({images!r}) / f"{{n}}.png") for n in range(10)]
 def killed(done):
@@ -310,7 +312,7 @@ cache_features(open_vision({model!r}), pictures, Path({out!r}), batch_size=1, pr
 def test_a_killed_run_is_taken_up_where_it_was(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 10), tmp_path / "out"
     code = KILLED.format(
-        tests=str(HERE), images=str(tmp_path / "images"), model=str(model), out=str(out), kill_at=7,
+        tests=str(HERE.parent / "support"), images=str(tmp_path / "images"), model=str(model), out=str(out), kill_at=7,
         shard_bytes=feature_files.SHARD_BYTES,
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=120)

@@ -10,7 +10,7 @@ from command_line import error_of, vocabkit, vocabkit_here
 from painted_pictures import llava_json, painted
 from vision_models import VISION, clip
 
-from vocabkit.features import open_features
+from vocabkit.vision.features import open_features
 
 
 @pytest.fixture

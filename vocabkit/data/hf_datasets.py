@@ -11,12 +11,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vocabkit.data.image_folder import ImageFolder
+from vocabkit.data.pictures import ImageFolder
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turns
-from vocabkit.errors import VocabkitError, quote
-from vocabkit.extras import needs_extra
+from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.files.records import is_text
 from vocabkit.hub import is_hub_id
-from vocabkit.json_records import is_text
 
 _ROWS = 32
 """Held in memory at a time."""

@@ -19,12 +19,11 @@ from typing import Any
 
 import msgspec
 
-from vocabkit.data.image_folder import ImageFolder
+from vocabkit.data.pictures import ImageFolder
 from vocabkit.data.samples import Picture, Sample, parse_turns
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files import reading
-from vocabkit.json_records import json_records
-from vocabkit.text_blocks import text_blocks
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import json_records, text_blocks
 
 
 class _Record(msgspec.Struct):

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vocabkit.extras import needs_extra
+from vocabkit.errors import needs_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image

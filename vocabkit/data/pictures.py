@@ -1,19 +1,55 @@
-"""Pictures out of data: each once, and opened, though they may be missing, broken or hostile."""
+"""Names of images out of untrusted files, kept inside the image folder."""
 
 from __future__ import annotations
 
 import io
+import os
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from vocabkit.data.samples import Picture
-from vocabkit.errors import VocabkitError, quote
-from vocabkit.extras import needs_extra
-from vocabkit.files import reading
+from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import is_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+class ImageFolder:
+    """A folder that names of images are relative to.
+
+    Raises VocabkitError: there is no such folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise VocabkitError(f"{path}: no such folder; it should hold the images")
+        self.path = path
+        self._root = Path(os.path.realpath(path))
+
+    def file(self, name: str) -> Path:
+        """The file called `name` in the folder or below; it need not be there.
+
+        Raises VocabkitError: the name leaves the folder, by itself or through a symbolic link, or can't be one.
+        """
+        if not name or "\0" in name or not is_text(name):
+            raise VocabkitError(f"image {quote(name, 200)} is no name of a file")
+        inner = Path(name)
+        real = Path(os.path.realpath(self.path / inner))
+        if inner.is_absolute() or ".." in inner.parts or self._root not in real.parents:
+            raise VocabkitError(
+                f"image {quote(name, 200)} lies outside {self.path}; copy it there, or name another folder"
+            )
+        return self.path / inner
+
+
+# MERGED: Pictures out of data: each once, and opened, though they may be missing, broken or hostile.
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What photographs come in. Pillow knows others, of which one starts a program (EPS)."""
@@ -71,3 +107,31 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
+
+
+# MERGED: Pictures decoded by threads, a few before they are needed.
+
+_Item = TypeVar("_Item")
+
+
+@contextmanager
+def decoding_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads; what they have not begun is given up at the end. Warnings are then as they were: decoders turn them off
+    and on again, which in threads could leave them off.
+    """
+    threads = ThreadPoolExecutor()
+    with warnings.catch_warnings():
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
+    """The items, each when `count` more have been made."""
+    waiting: deque[_Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.json_records import is_text
+from vocabkit.files.records import is_text
 
 PLACEHOLDER = "<image>"
 """Stands for one image in a question, as in LLaVA's files."""

@@ -1,1 +1,1 @@
-"""Reports for people: the same dataclasses as Rich tables for the terminal and as JSON for machines."""
+"""Results as terminal text, JSON and one-file HTML."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabkit.files import write_text
+from vocabkit.files.atomic import write_text
 
 
 def to_json(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from vocabkit.evaluation.comparison import Comparison, Metric
+from vocabkit.evaluate.compare import Comparison, Metric
 from vocabkit.report.layout import Columns, Section, printable
 
 

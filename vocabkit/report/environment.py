@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vocabkit.environment import HIDDEN_WIDTH, LLM_WIDTH, PATCHES, ROWS, Environment, Mixing
+from vocabkit.llm.environment import HIDDEN_WIDTH, LLM_WIDTH, PATCHES, ROWS, Environment, Mixing
 
 
 def environment_report(found: Environment) -> RenderableType:

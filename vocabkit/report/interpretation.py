@@ -11,8 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
-from vocabkit.interpretation import ImageInfo, Interpretation, Reading
-from vocabkit.interpretation.naming import as_word
+from vocabkit.interpret.results import ImageInfo, Interpretation, Reading, as_word
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 
 _GAP = "  "

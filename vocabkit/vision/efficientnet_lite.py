@@ -13,7 +13,7 @@ from PIL import ImageOps
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from vocabkit.extras import needs_extra
+from vocabkit.errors import needs_extra
 
 NAME = "efficientnet-lite0"
 _PIXELS = 224

@@ -13,9 +13,10 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vocabkit.data import BrokenImage, Picture, load_image
+from vocabkit.adapter.tensors import hashed
+from vocabkit.data.pictures import BrokenImage, load_image
+from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
-from vocabkit.tensor_files import hashed
 
 
 class PatchModel(Protocol):

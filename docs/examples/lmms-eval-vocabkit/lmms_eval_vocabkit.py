@@ -14,10 +14,12 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
-from vocabkit.data import PLACEHOLDER, Turn
-from vocabkit.llms import load_llm
-from vocabkit.lvlm import LVLM, collate, encoder_of, load_connector
-from vocabkit.prompts import Prompt, encode_question, parse_template
+from vocabkit.adapter.model import load_adapter
+from vocabkit.data.samples import PLACEHOLDER, Turn
+from vocabkit.llm.load import load_llm
+from vocabkit.llm.lvlm import LVLM, collate
+from vocabkit.llm.prompts import Prompt, encode_question, parse_template
+from vocabkit.vision.open_vision import encoder_of
 
 
 def manifest() -> ModelManifest:
@@ -51,7 +53,7 @@ class Vocabkit(lmms):
         """
         super().__init__()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        connector = load_connector(adapter).to(self._device)
+        connector = load_adapter(adapter).to(self._device)
         grid = None if pool is None else tuple(map(int, pool.split("x")))
         self._encoder = encoder_of(connector, vision, pool=grid, device=self._device)
         self._template = parse_template(template)

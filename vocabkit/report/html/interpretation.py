@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vocabkit.data import Picture, load_image
-from vocabkit.interpretation import Development, ImageInfo, Interpretation, Reading
+from vocabkit.data.pictures import load_image
+from vocabkit.data.samples import Picture
+from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading
 from vocabkit.report.html.page import pack, render, spelled
 
 _PIXELS = 512

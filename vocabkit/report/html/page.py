@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from vocabkit.extras import needs_extra
+from vocabkit.errors import needs_extra
 from vocabkit.report.layout import printable, show_token
 
 with needs_extra("report", "an HTML page"):

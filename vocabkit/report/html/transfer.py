@@ -1,7 +1,8 @@
-"""The transfer report as a page: what moved, the proof, and what it is worth."""
+"""Plots of figures with their intervals: where things stand on an axis, in percent of its length."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,72 @@ from typing import Any
 
 import msgspec
 
-from vocabkit.adapter import LangBridgeAdapter
+from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.evaluation.answers import RIGHT
-from vocabkit.evaluation.conditions import BLIND
-from vocabkit.evaluation.run import Result
-from vocabkit.evaluation.validate import NATIVE
-from vocabkit.files import reading
-from vocabkit.proof import Proof
-from vocabkit.report.html.intervals import Plot, plot
+from vocabkit.evaluate.answers import RIGHT
+from vocabkit.evaluate.conditions import BLIND
+from vocabkit.evaluate.losses import Estimate
+from vocabkit.evaluate.validate import NATIVE, Result
+from vocabkit.files.atomic import reading
 from vocabkit.report.html.page import render
-from vocabkit.transfer import Missing, Preflight, Target, transfer
-from vocabkit.transferred import TransferredAdapter
+from vocabkit.transfer.check import Proof
+from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
+
+_TICKS = 5
+"""How many an axis has, about."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One figure. Places are percent of the axis."""
+
+    label: str
+    estimate: Estimate
+    place: float
+    low: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Figures over one axis."""
+
+    bars: tuple[Bar, ...]
+    lines: tuple[tuple[str, float], ...]
+    """What the others are measured by: name and place."""
+    ticks: tuple[tuple[str, float], ...]
+
+
+def plot(figures: Mapping[str, Estimate], lines: Mapping[str, float]) -> Plot:
+    """`figures` and named vertical `lines` over an axis that holds them all."""
+    values = [*lines.values(), *(value for e in figures.values() for value in (e.value, e.low, e.high))]
+    lowest, highest = min(values), max(values)
+    room = (highest - lowest or abs(highest) or 1.0) * 0.06
+    start, end = lowest - room, highest + room
+
+    def place(value: float) -> float:
+        return 100 * (value - start) / (end - start)
+
+    return Plot(
+        bars=tuple(
+            Bar(name, e, place(e.value), place(e.low), place(e.high) - place(e.low)) for name, e in figures.items()
+        ),
+        lines=tuple((name, place(value)) for name, value in lines.items()),
+        ticks=tuple((shown, place(value)) for shown, value in _ticks(start, end)),
+    )
+
+
+def _ticks(start: float, end: float) -> list[tuple[str, float]]:
+    """Round numbers between the ends."""
+    raw = (end - start) / _TICKS
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = magnitude * next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(start / step), math.floor(end / step)
+    return [(f"{number * step:.{digits}f}", number * step) for number in range(first, last + 1)]
+
+
+# MERGED: The transfer report as a page: what moved, the proof, and what it is worth.
 
 
 @dataclass(frozen=True)
@@ -52,13 +107,14 @@ def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping
 
 
 def preflight_of(
-    proof: Proof, moved: TransferredAdapter, original: LangBridgeAdapter, target: Target
+    proof: Proof, moved: LangBridgeAdapter, original: LangBridgeAdapter, target: Target
 ) -> Preflight | None:
     """The report of the transfer that `proof` is about, made anew; None if its parts do not belong together."""
     if proof.problems:
         return None
-    missing = msgspec.convert(moved.config.missing, Missing)
-    return transfer(original, target, missing=missing, scale=moved.config.scale)[1]
+    assert moved.config.transfer is not None
+    missing = msgspec.convert(moved.config.transfer.missing, Missing)
+    return transfer(original, target, missing=missing, scale=moved.scale)[1]
 
 
 def read_validation(path: Path) -> dict[str, Result]:

@@ -1,0 +1,114 @@
+"""Arguments and options that several commands share, and how a tokenizer argument becomes a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .show import note
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.catalog import Resolved
+
+TOKENIZER = (
+    "a folder, a tokenizer file, a GGUF, a catalog name (see `vocabkit catalog`), a hub id, or NAME=any of these"
+)
+Tokenizers = Annotated[list[str], typer.Argument(help=f"Two or more; each {TOKENIZER}.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Field = Annotated[
+    str | None, typer.Option(help="Field or column of the corpus that holds the text.", show_default=False)
+]
+Corpus = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Caption corpus: text, JSONL, LLaVA JSON, Parquet (.gz and .zst too), or a folder; may be repeated.",
+        show_default=False,
+    ),
+]
+
+Split = Annotated[str, typer.Option(help="Of a data set.")]
+ImageColumn = Annotated[str, typer.Option(help="Of a data set.")]
+TextColumn = Annotated[str, typer.Option(help="Of a data set: captions, or conversations in LLaVA's form.")]
+DATA = "LLaVA JSON or JSONL files, or data sets of Hugging Face (folder or hub id)"
+
+
+def resolve_one(argument: str) -> Resolved:
+    """The tokenizer that `argument` names; what was used goes to stderr."""
+    from vocabkit.tokenizer.catalog import resolve
+
+    found = resolve(argument)
+    note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}")
+    return found
+
+
+def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
+    """`resolve_one` of two or more arguments."""
+    from vocabkit.errors import VocabkitError, quote
+
+    if len(arguments) < 2:
+        raise VocabkitError(f"only {quote(arguments[0])} is given; name two tokenizers or more")
+    return [resolve_one(argument) for argument in arguments]
+
+
+def arrow_file(name: str) -> Path:
+    """An Arrow file in the current folder called after `name`, whatever that holds."""
+    return Path(name.replace("/", "-")[:100] + ".arrow")
+
+
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Before the work. Raises VocabkitError: `path` can't be written, or is one of the files that the command reads."""
+    from vocabkit.errors import VocabkitError
+    from vocabkit.files.atomic import check_writable
+
+    check_writable(path)
+    if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
+        raise VocabkitError(f"{path}: is what this command reads; name another output")
+
+
+def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options as a mapping. Raises VocabkitError on one without a name or a name given twice."""
+    from vocabkit.errors import VocabkitError, quote
+
+    pairs: dict[str, str] = {}
+    for argument in arguments or ():
+        name, separator, value = argument.partition("=")
+        if not (name and separator and value) or name in pairs:
+            problem = f"names {quote(name)} a second time" if name in pairs else "is not of the form NAME=VALUE"
+            raise VocabkitError(f"{option} {quote(argument)} {problem}")
+        pairs[name] = value
+    return pairs
+
+
+def grid_size(pool: str) -> tuple[int, int]:
+    """Rows and columns of --pool. Raises VocabkitError: another form."""
+    from vocabkit.errors import VocabkitError, quote
+
+    rows, _, columns = pool.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal()):
+        raise VocabkitError(f"--pool {quote(pool)} is not of the form ROWSxCOLUMNS, as in 4x4")
+    return int(rows), int(columns)
+
+
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write it as one self-contained HTML page.", show_default=False),
+]
+
+
+def check_page(path: Path | None, inputs: Iterable[Path]) -> None:
+    """Before the work, as `check_output`, and that pages can be made at all."""
+    if path is not None:
+        import vocabkit.report.html.page  # noqa: F401
+
+        check_output(path, inputs)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write it, whole or not at all, and say so on stderr."""
+    from vocabkit.files.atomic import write_text
+
+    write_text(path, page)
+    note(f"written: {path}")

@@ -1,0 +1,355 @@
+"""build-shared and check: making a shared vocabulary, and proving one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import (
+    TOKENIZER,
+    AsJson,
+    Corpus,
+    Field,
+    Html,
+    Tokenizers,
+    arrow_file,
+    check_output,
+    check_page,
+    named_paths,
+    resolve_all,
+    resolve_one,
+    write_page,
+)
+from .show import byte_progress, say, shared_as_json, show, show_json
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.catalog import Resolved
+    from vocabkit.tokenizer.vocabulary import Vocabulary
+
+
+def build_shared(
+    tokenizers: Tokenizers,
+    out: Annotated[
+        Path | None, typer.Option(help="Output file. [default: the names joined, .arrow]", show_default=False)
+    ] = None,
+    at_least: Annotated[
+        int | None,
+        typer.Option(help="Keep tokens that this many tokenizers have. [default: all of them]", show_default=False),
+    ] = None,
+    union: Annotated[bool, typer.Option("--union", help="Keep every token: the same as --at-least 1.")] = False,
+    special_roles: Annotated[
+        bool, typer.Option("--special-roles", help="Also match special tokens, by role (bos, turn_end, ...).")
+    ] = False,
+    rank_by: Corpus = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the N most frequent rows of the corpus.", show_default=False)
+    ] = None,
+    count_with: Annotated[
+        str | None, typer.Option(help="Name of the tokenizer that counts. [default: the first]", show_default=False)
+    ] = None,
+    field: Field = None,
+    json: AsJson = False,
+) -> None:
+    """Build the shared vocabulary of two or more tokenizers.
+
+    The result is one Arrow file: a row per shared token, a column of ids per tokenizer (see docs/formats.md).
+    """
+    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.shared.align import align
+
+    if union and at_least is not None:
+        raise VocabkitError("--union and --at-least say the same thing; give one of them")
+    if not rank_by and (top or count_with or field):
+        raise VocabkitError("--top, --count-with and --field need a corpus: add --rank-by FILE")
+    found = resolve_all(tokenizers)
+    vocabularies = [each.vocabulary for each in found]
+    path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
+    check_output(path, [*(each.file for each in found), *(rank_by or ())])
+    shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles)
+    if rank_by:
+        from vocabkit.shared.rank import rank
+
+        named = {vocabulary.name: vocabulary for vocabulary in vocabularies}
+        if count_with is not None and count_with not in named:
+            raise VocabkitError(f"--count-with {quote(count_with)}: name one of {', '.join(named)}")
+        counter = named[count_with] if count_with else vocabularies[0]
+        with byte_progress("counting tokens") as progress:
+            shared = rank(shared, counter, rank_by, top=top, field=field, progress=progress)
+    shared.save(path)
+    if json:
+        show_json(shared_as_json(path, shared))
+        return
+    required, count = shared.selection.at_least, len(shared.names)
+    what = "shared tokens" if required == count else f"tokens that {required} or more of {count} have"
+    say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
+    for info in shared.tokenizers:
+        say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+    if shared.selection.mass_kept is not None:
+        say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="A shared vocabulary.", show_default=False)],
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"NAME=SOURCE for a tokenizer that is not in the catalog; SOURCE is {TOKENIZER}. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Prove a shared vocabulary row by row.
+
+    Every id is looked up in its tokenizer. Exit code 1 if a row is wrong.
+    """
+    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.shared.shared_vocabulary import open_shared
+    from vocabkit.shared.verify import verify
+    from vocabkit.tokenizer.catalog import catalog
+
+    shared = open_shared(file)
+    sources = named_paths(tokenizer, "--tokenizer")
+    if unknown := sorted(sources.keys() - set(shared.names)):
+        raise VocabkitError(f"--tokenizer {quote(unknown[0])}: name one of {', '.join(shared.names)}, as in {file}")
+    known = catalog()
+    # the file may come from anyone: its names open no path and no hub repository
+    if missing := [name for name in shared.names if name not in sources and name.lower() not in known]:
+        options = " ".join(f"--tokenizer {quote(name)}=SOURCE" for name in missing)
+        verb = "is no catalog name" if len(missing) == 1 else "are no catalog names"
+        raise VocabkitError(f"{file}: {', '.join(map(quote, missing))} {verb}; add {options}")
+    vocabularies = {name: resolve_one(sources.get(name, name)).vocabulary for name in shared.names}
+    problems = verify(shared, vocabularies)
+    if json:
+        show_json({"file": file, "rows": len(shared), "fingerprint": shared.fingerprint, "problems": problems})
+    else:
+        for problem in problems:
+            say(problem)
+        right = f"all {len(shared):,} rows are right in {', '.join(shared.names)}"
+        say(f"{file}: {'does not fit its tokenizers' if problems else right}")
+    raise typer.Exit(1 if problems else 0)
+
+
+# MERGED: overlap, explain, snapshot, catalog: looking at tokenizers and keeping them.
+
+
+def overlap(
+    tokenizers: Tokenizers,
+    reachability: Annotated[
+        bool, typer.Option("--reachability", help="Also count tokens that encode never produces (takes seconds).")
+    ] = False,
+    corpus: Corpus = None,
+    field: Field = None,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of one-sided and aliased tokens.")] = 6,
+    html: Html = None,
+    json: AsJson = False,
+) -> None:
+    """Report what tokenizers have in common.
+
+    Counts, coverage, scripts, lengths, what only one side has and how the other spells it, aliases, special roles.
+    """
+    from vocabkit.errors import VocabkitError
+    from vocabkit.shared.overlap import overlap as compare
+
+    if field and not corpus:
+        raise VocabkitError("--field needs a corpus: add --corpus FILE")
+    found = resolve_all(tokenizers)
+    check_page(html, [*(each.file for each in found), *(corpus or ())])
+    vocabularies = [each.vocabulary for each in found]
+    counts = None
+    if corpus:
+        from vocabkit.shared.rank import count_tokens
+
+        counts = {}
+        for vocabulary in vocabularies:
+            with byte_progress(f"counting with {vocabulary.name}") as progress:
+                counts[vocabulary.name] = count_tokens(vocabulary, corpus, field=field, progress=progress)
+    report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
+    if json:
+        show_json(report)
+    else:
+        from vocabkit.report.vocabularies import overlap_report
+
+        show(overlap_report(report))
+    if html is not None:
+        from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
+
+        write_page(html, overlap_page(report, token_table(vocabularies), string_matching(vocabularies)))
+
+
+def explain(
+    token: Annotated[
+        str,
+        typer.Argument(
+            help="Text, with escapes such as \\n or \\xe4; or id:279, an id of the first tokenizer.", show_default=False
+        ),
+    ],
+    tokenizers: Tokenizers,
+    json: AsJson = False,
+) -> None:
+    """Say why a token is shared by tokenizers, or why not."""
+    from vocabkit.shared.explain import explain as look_up
+    from vocabkit.shared.explain import parse_token
+
+    vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
+    found = look_up(parse_token(token, vocabularies[0]), vocabularies)
+    if json:
+        show_json(found)
+    else:
+        from vocabkit.report.vocabularies import explanation
+
+        show(explanation(found))
+
+
+def snapshot(
+    source: Annotated[str, typer.Argument(help=f"The tokenizer: {TOKENIZER}.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Output file. [default: NAME.arrow]", show_default=False)] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="Special tokens to add to a tiktoken rank file, such as qwen2 or llama3.", show_default=False
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the tokenizer file, to be recorded.", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Save a tokenizer's vocabulary as a small Arrow file.
+
+    A snapshot opens at once and offline, and may be given wherever a tokenizer is asked for.
+    """
+    from vocabkit.tokenizer import snapshot as snapshots
+    from vocabkit.tokenizer.catalog import sha256
+
+    found = resolve_one(source)
+    vocabulary = found.vocabulary if family is None else _with_family(found, family)
+    path = out or arrow_file(vocabulary.name)
+    check_output(path, [found.file])
+    snapshots.write(path, vocabulary, snapshots.Provenance(found.file.name, sha256(found.file), licence=licence))
+    if json:
+        show_json(
+            {
+                "file": path,
+                "name": vocabulary.name,
+                "size": len(vocabulary),
+                "fingerprint": vocabulary.fingerprint,
+                "notes": vocabulary.notes,
+            }
+        )
+        return
+    say(f"{path}: {vocabulary.name}, {len(vocabulary):,} ids, {vocabulary.fingerprint}")
+    for note in vocabulary.notes:
+        say(f"note: {note}")
+
+
+def _with_family(found: Resolved, family: str) -> Vocabulary:
+    from vocabkit.errors import VocabkitError
+    from vocabkit.tokenizer import tiktoken as tiktoken_bpe
+
+    try:
+        return tiktoken_bpe.read(found.file, found.vocabulary.name, family)
+    except VocabkitError as error:
+        raise VocabkitError(f"--family {family}, for tiktoken rank files: {error}") from error
+
+
+def catalog(json: AsJson = False) -> None:
+    """List the names that need no download."""
+    from vocabkit.tokenizer.catalog import catalog as all_entries
+
+    entries = list(all_entries().values())
+    if json:
+        show_json(entries)
+    else:
+        from vocabkit.report.vocabularies import catalog_table
+
+        show(catalog_table(entries))
+
+
+# MERGED: import-map and audit: index maps and token translations made by other tools.
+
+Owner = Annotated[str, typer.Argument(help=f"The tokenizer whose ids the map holds: {TOKENIZER}.", show_default=False)]
+
+
+def import_map(
+    file: Annotated[Path, typer.Argument(metavar="MAP", help="A published index map (JSON).", show_default=False)],
+    owner: Owner,
+    others: Annotated[list[str], typer.Argument(help="Further tokenizers that share the rows.", show_default=False)],
+    sister: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE: the map published for one of the others, to be checked too. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output file. [default: the name of MAP, .arrow]", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Turn a published index map into a shared vocabulary.
+
+    Every row is proven with the tokenizers; the map is refused if one is wrong.
+    """
+    from vocabkit.shared.maps import import_map as prove
+
+    sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
+    found = resolve_all([owner, *others])
+    path = out or arrow_file(file.stem)
+    check_output(path, [file, *sisters.values(), *(each.file for each in found)])
+    first, *rest = (each.vocabulary for each in found)
+    shared = prove(file, first, rest, sisters)
+    shared.save(path)
+    if json:
+        show_json(shared_as_json(path, shared))
+    else:
+        say(f"{path}: all {len(shared):,} rows proven in {', '.join(shared.names)}, {shared.fingerprint}")
+
+
+def audit(
+    translation: Annotated[
+        str,
+        typer.Argument(
+            metavar="MAP",
+            help="A JSON map from source ids or spellings to target ids; or `spelling` or `assistant`: what plain "
+            "string equality or transformers' assisted decoding takes for equal.",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[str, typer.Argument(help=f"The source tokenizer: {TOKENIZER}.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="The target tokenizer.", show_default=False)],
+    target_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="A second index map of the same rows, with ids of the target; MAP then holds ids of the source.",
+            show_default=False,
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each sort.")] = 6,
+    json: AsJson = False,
+) -> None:
+    """Compare another tool's token map with the exact one.
+
+    Counts and shows what it gets right, gets wrong and misses.
+    """
+    from vocabkit.errors import VocabkitError
+    from vocabkit.shared.audit import TRANSLATIONS, read_translation, spellings
+    from vocabkit.shared.audit import audit as judge
+
+    by_rule = translation in TRANSLATIONS and not Path(translation).exists()
+    if by_rule and target_map is not None:
+        raise VocabkitError(f"--target-map goes with a MAP of ids, not with {translation}")
+    first, second = (each.vocabulary for each in resolve_all([source, target]))
+    if by_rule:
+        pairs = TRANSLATIONS[translation](spellings(first), spellings(second))
+    else:
+        pairs = read_translation(Path(translation), first, target_map)
+    found = judge(pairs, first, second, examples=examples)
+    if json:
+        show_json(found)
+    else:
+        from vocabkit.report.vocabularies import audit_report
+
+        show(audit_report(found))

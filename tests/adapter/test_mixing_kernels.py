@@ -1,0 +1,235 @@
+"""The Triton kernels, on a GPU or under Triton's interpreter, against float64 written out here.
+
+Whatever a kernel should write is NaN before, and so is what lies around it, which it must leave alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytest.importorskip("triton", reason="triton is not installed")
+
+from vocabkit.adapter.mixing import choice, kernels, products, top  # noqa: E402
+from vocabkit.adapter.mixing import softmax as streamed  # noqa: E402
+from vocabkit.adapter.mixing.mix import mix  # noqa: E402
+from vocabkit.adapter.mixing.top import top_coefficients  # noqa: E402
+
+SHAPES = [(1, 977, 5, 3), (7, 977, 5, 33), (3, 1, 4, 2), (4, 3000, 6, 1500), (0, 12, 5, 3)]
+"""N, T, H, D."""
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vocabkit.adapter.mixing import kernels
+
+f32, b16, i32 = "*fp32", "*bf16", "i32"
+strides = dict(scores_stride=i32, columns=i32, temperature="fp32")
+sources = {
+    kernels._softmax_block: (
+        dict(scores=f32, bias=b16, reference=f32, total=f32, stored=f32, rescale=f32, p=b16, p_stride=i32, **strides),
+        dict(GROWTH=8.0, HAS_BIAS=True, TILE=2048),
+    ),
+    kernels._rescale_rows: (dict(mixed=f32, rescale=f32, stride=i32, width=i32), dict(TILE=1024)),
+    kernels._gradient_block: (
+        dict(scores=f32, bias=b16, log_total=f32, d_p=f32, expected=f32, p=b16, d_scores=b16,
+             d_p_stride=i32, p_stride=i32, d_scores_stride=i32, **strides),
+        dict(HAS_BIAS=True, HAS_P=True, TILE=2048),
+    ),
+    kernels._group_maxima: (
+        dict(scores=f32, bias=b16, maxima=f32, log_total=f32, maxima_stride=i32, groups=i32, **strides),
+        dict(HAS_BIAS=True, GROUP=64, GROUPS=32),
+    ),
+    kernels._sum_of_rows: (
+        dict(values=f32, rows="*i64", embeddings=b16, out=b16, k=i32, embeddings_stride=i32, out_stride=i32, width=i32),
+        dict(TILE=1024),
+    ),
+}
+for kernel, (types, constants) in sources.items():
+    types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    target = GPUTarget("cuda", 90, 32)
+    found = triton.compile(ASTSource(kernel, signature=types, constexprs=constants), target=target)
+    print(kernel.__name__, len(found.asm["cubin"]) > 0)
+"""
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def poisoned(n: int, columns: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A wider buffer of NaN, and the (n, columns) at its start."""
+    buffer = torch.full((n, columns + 5), torch.nan, dtype=dtype, device=DEVICE)
+    return buffer, buffer[:, :columns]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    error = (found.detach().double() - expected.detach().double()).norm()
+    return float(error / expected.detach().double().norm().clamp_min(1e-30))
+
+
+@pytest.fixture(params=[True, False], ids=["bias", "no bias"])
+def with_bias(request: pytest.FixtureRequest) -> bool:
+    wanted: bool = request.param
+    return wanted
+
+
+@pytest.fixture
+def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mix on the kernels, in small blocks; bfloat16 stays bfloat16 between products, as on a GPU."""
+    monkeypatch.setattr(choice, "middle", lambda *_: (True, "wanted by a test"))
+    monkeypatch.setattr(choice, "DENSE_LIMIT", -1)
+    monkeypatch.setattr(streamed, "_LEAST_ROWS", 1)
+    monkeypatch.setattr(streamed, "_MOST_ROWS", 300)
+    monkeypatch.setattr(products, "_ALIGNMENT", 1)
+
+
+def test_the_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1::2] == ["True"] * 5
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("n", "columns"), [(1, 977), (3, 1), (2, 5000)])
+def test_exponentials_of_a_block_are_summed_up_relative_to_a_reference(
+    n: int, columns: int, dtype: torch.dtype, with_bias: bool
+) -> None:
+    scores, bias = 9 * normal(n, columns, seed=0), normal(columns, seed=1) if with_bias else None
+    reference, total = normal(n, seed=2), normal(n, seed=3).abs()
+    stored = total.clone()
+    before, sums = reference.double(), total.double()
+    rescale = torch.full((n,), torch.nan, device=DEVICE)
+    around, p = poisoned(n, columns, dtype)
+    kernels.softmax_block(scores, bias, 0.7, reference, total, stored, rescale, p)
+
+    exact = (scores.double() + (0 if bias is None else bias.double())) / 0.7
+    powers = (exact - reference.double()[:, None]).exp()
+    assert relative_error(p, powers) < TOLERANCES[dtype]
+    assert (reference >= before).all()
+    assert (exact.amax(dim=1) - reference <= kernels.GROWTH + 1e-4).all()
+    assert relative_error(rescale, (before - reference).exp()) < 1e-5
+    assert relative_error(total, sums * (before - reference).exp() + powers.sum(dim=1)) < 1e-5
+    assert relative_error(stored, sums * (before - reference).exp() + p.double().sum(dim=1)) < 1e-5
+    assert around[:, columns:].isnan().all()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_rows_are_rescaled_where_their_factor_is_not_one(n: int) -> None:
+    mixed, rescale = normal(n, 1500, seed=0), normal(n, seed=1)
+    rescale[0] = 1.0
+    expected = mixed * rescale[:, None]
+    kernels.rescale_rows(mixed, rescale)
+    torch.testing.assert_close(mixed, expected)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("n", "columns"), [(1, 977), (3, 1), (2, 5000)])
+def test_the_gradient_of_a_block_is_that_of_softmax(n: int, columns: int, dtype: torch.dtype, with_bias: bool) -> None:
+    scores, d_p = normal(n, columns, seed=0), normal(n, columns, seed=1)
+    bias = normal(columns, seed=2) if with_bias else None
+    log_total, expected = normal(n, seed=3) + 3, normal(n, seed=4)
+    around, p = poisoned(n, columns, dtype)
+    around_d, d_scores = poisoned(n, columns, dtype)
+    kernels.gradient_block(scores, bias, 0.7, log_total, d_p, expected, p, d_scores)
+
+    share = ((scores.double() + (0 if bias is None else bias.double())) / 0.7 - log_total.double()[:, None]).exp()
+    gradient = share * (d_p.double() - expected.double()[:, None]) / 0.7
+    assert relative_error(p, share) < TOLERANCES[dtype]
+    assert relative_error(d_scores, gradient) < TOLERANCES[dtype]
+    assert around[:, columns:].isnan().all()
+    assert around_d[:, columns:].isnan().all()
+    kernels.gradient_block(scores, bias, 0.7, log_total, d_p, expected, None, d_p)  # in place, coefficients not wanted
+    assert relative_error(d_p, gradient) < 1e-5
+
+
+@pytest.mark.parametrize(("n", "columns", "group"), [(1, 977, 64), (3, 5000, 32), (2, 64, 64), (1, 70, 64)])
+def test_groups_are_known_by_their_largest(n: int, columns: int, group: int, with_bias: bool) -> None:
+    scores, bias = 5 * normal(n, columns, seed=0), normal(columns, seed=1) if with_bias else None
+    around, maxima = poisoned(n, columns // group)
+    log_total = torch.full((n,), torch.nan, device=DEVICE)
+    kernels.group_maxima(scores, bias, 0.7, maxima, group, log_total)
+
+    exact = (scores.double() + (0 if bias is None else bias.double())) / 0.7
+    largest = exact[:, : columns // group * group].unflatten(1, (-1, group)).amax(dim=2)
+    assert relative_error(maxima, largest) < 1e-5
+    assert relative_error(log_total, exact.logsumexp(dim=1)) < 1e-5
+    assert around[:, columns // group :].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("n", "t", "d", "k"), [(1, 977, 3, 1), (5, 977, 1500, 4)])
+def test_rows_are_summed_up_weighted(n: int, t: int, d: int, k: int, dtype: torch.dtype) -> None:
+    embeddings, values = normal(t, d, seed=0, dtype=dtype), normal(n, k, seed=1)
+    rows = torch.randint(t, (n, k), generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    around, out = poisoned(n, d, dtype)
+    kernels.sum_of_rows(values, rows, embeddings, out)
+    expected = (values.double()[:, :, None] * embeddings.double()[rows]).sum(dim=1)
+    assert relative_error(out, expected) < TOLERANCES[dtype]
+    assert around[:, d:].isnan().all()
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mixing_with_kernels_agrees_with_the_reference_forward_and_backward(
+    shape: tuple[int, ...], dtype: torch.dtype, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed, "operand_dtype", lambda dtype, *_: dtype)  # bfloat16 between products, as on a GPU
+    n, t, h, d = shape
+    sizes = [(n, h), (t, h), (t, d), (t,)]
+    leaves = [normal(*size, seed=i, dtype=dtype).requires_grad_() for i, size in enumerate(sizes)]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    hidden, weight, embeddings, bias = exact
+    expected = ((hidden @ weight.T + (bias if with_bias else 0)) / 0.7).softmax(dim=1) @ embeddings
+    hidden, weight, embeddings, bias = leaves
+    found = mix(hidden, weight, embeddings, head="softmax", bias=bias if with_bias else None, temperature=0.7)
+    assert found.dtype == dtype
+    assert found.shape == (n, d)
+    assert relative_error(found, expected) < TOLERANCES[dtype]
+
+    up = normal(n, d, seed=9, dtype=dtype)
+    found.backward(up)
+    expected.backward(up.double())
+    for leaf, reference in list(zip(leaves, exact, strict=True))[: 4 if with_bias else 3]:
+        assert leaf.grad is not None
+        assert reference.grad is not None
+        if t > 1:  # with one row the coefficients are all 1, and gradients are 0 but for rounding
+            assert relative_error(leaf.grad, reference.grad) < TOLERANCES[dtype]
+
+
+@pytest.mark.usefixtures("_kernels")
+def test_large_scores_and_shut_out_rows_leave_no_nan() -> None:
+    hidden, weight, embeddings, bias = (normal(*size, seed=0) for size in [(4, 5), (977, 5), (977, 3), (977,)])
+    hidden, bias[:500] = 1e4 * hidden, -torch.inf  # the first blocks hold nothing else
+    found = mix(hidden, weight, embeddings, head="softmax", bias=bias)
+    expected = (hidden.double() @ weight.double().T + bias.double()).softmax(dim=1) @ embeddings.double()
+    assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_the_largest_found_with_kernels_are_the_largest(k: int, with_bias: bool) -> None:
+    hidden, weight, bias = normal(5, 6, seed=0), normal(977, 6, seed=1), normal(977, seed=2)
+    given = bias if with_bias else None
+    assert 2 * k < 977 // top._GROUP
+    values, rows = top_coefficients(hidden, weight, k, head="softmax", bias=given, temperature=0.7)
+    p = ((hidden.double() @ weight.double().T + (0 if given is None else given.double())) / 0.7).softmax(dim=1)
+    assert relative_error(values, p.topk(k).values) < 1e-5
+    assert relative_error(p.gather(1, rows), p.topk(k).values) < 1e-5
+
+    embeddings = normal(977, 33, seed=3, dtype=torch.bfloat16)
+    found = mix(hidden, weight, embeddings, head="softmax", bias=given, temperature=0.7, top=k)
+    kept = p.gather(1, rows)
+    expected = (kept[:, :, None] * embeddings.double()[rows]).sum(dim=1) / kept.sum(dim=1, keepdim=True)
+    assert relative_error(found, expected) < 1e-2

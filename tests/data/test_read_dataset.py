@@ -1,0 +1,183 @@
+"""Reading Hugging Face data sets from local folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from picture_files import encoded, record
+
+from vocabkit.data.hf_datasets import read_dataset
+from vocabkit.data.pictures import BrokenImage, load_image
+from vocabkit.data.samples import Picture, Sample, Turn
+from vocabkit.data.sources import Columns, pictures_of, samples_of
+from vocabkit.errors import VocabkitError
+
+APPLE, OWL = encoded(colour="red"), encoded(colour="blue")
+
+
+def parquet(folder: Path, split: str = "train", **columns: Any) -> str:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return str(folder)
+
+
+def content(picture: Picture) -> bytes:
+    """Of a picture that is read when it is opened."""
+    assert callable(picture.source)
+    return picture.source()
+
+
+def refusal(source: str, **options: str) -> str:
+    with pytest.raises(VocabkitError) as caught:
+        list(read_dataset(source, **options))
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.startswith(f"{source}: ")
+    return message.removeprefix(f"{source}: ")
+
+
+def test_a_row_of_image_and_caption_becomes_a_sample(tmp_path: Path) -> None:
+    images = [{"bytes": APPLE, "path": "apple.png"}, {"bytes": OWL, "path": None}]
+    source = parquet(tmp_path / "a", image=images, text=["a red apple", "an owl"], licence=["x", "y"])
+    samples = list(read_dataset(source))
+    assert samples == [
+        Sample("train/0", samples[0].images, (Turn("<image>", "a red apple"),), {"licence": "x"}),
+        Sample("train/1", samples[1].images, (Turn("<image>", "an owl"),), {"licence": "y"}),
+    ]
+    pictures = [sample.images[0] for sample in samples]
+    assert [(picture.key, content(picture)) for picture in pictures] == [("train/0/0", APPLE), ("train/1/0", OWL)]
+
+
+def test_columns_and_split_can_be_named(tmp_path: Path) -> None:
+    parquet(tmp_path / "a", image=[APPLE], text=["no"])
+    source = parquet(tmp_path / "a", "validation", photo=[OWL], alt=["an owl"])
+    (tmp_path / "a" / "train.parquet").unlink()
+    (sample,) = read_dataset(source, split="validation", image_column="photo", text_column="alt")
+    assert sample == Sample("validation/0", sample.images, (Turn("<image>", "an owl"),))
+    assert [(picture.key, content(picture)) for picture in sample.images] == [("validation/0/0", OWL)]
+
+
+def test_a_row_may_hold_several_images_and_a_conversation(tmp_path: Path) -> None:
+    turns = record("<image> or <image>?", "The first.", "Sure?", "Yes.")["conversations"]
+    source = parquet(tmp_path / "a", images=[[APPLE, OWL]], conversations=[turns])
+    (sample,) = read_dataset(source, image_column="images", text_column="conversations")
+    assert [content(picture) for picture in sample.images] == [APPLE, OWL]
+    assert sample.turns == (Turn("<image> or <image>?", "The first."), Turn("Sure?", "Yes."))
+
+
+def test_images_stay_bytes_where_the_file_says_that_they_are_images(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": [APPLE], "text": ["a red apple"]}, features=features)
+    (tmp_path / "parquet").mkdir()
+    table.to_parquet(tmp_path / "parquet" / "train.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "splits")
+    for folder in ("parquet", "saved", "splits"):
+        (sample,) = read_dataset(str(tmp_path / folder))
+        assert [(picture.key, content(picture)) for picture in sample.images] == [("train/0/0", APPLE)]
+
+
+def test_content_is_not_held_in_memory_and_goes_to_other_processes(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[os.urandom(1_000_000)], text=["noise"])
+    (sample,) = read_dataset(source)
+    assert len(pickle.dumps(sample)) < 10_000
+    assert content(pickle.loads(pickle.dumps(sample)).images[0]) == content(sample.images[0])
+
+
+def test_the_pictures_alone_have_the_same_keys_and_content(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[[APPLE, OWL], [OWL]])
+    streamed = [(picture.key, picture.source) for picture in pictures_of(source)]
+    assert streamed == [("train/0/0", APPLE), ("train/0/1", OWL), ("train/1/0", OWL)]
+
+
+def test_a_source_is_a_file_of_llavas_or_a_data_set(tmp_path: Path) -> None:
+    folder = parquet(tmp_path / "a", photo=[APPLE], alt=["an apple"])
+    (tmp_path / "data.json").write_text(json.dumps([record("<image>", "an owl", image="owl.png")]))
+    columns = Columns(image="photo", text="alt")
+    assert [sample.turns[0].answer for sample in samples_of(folder, columns=columns)] == ["an apple"]
+    assert [sample.turns[0].answer for sample in samples_of(str(tmp_path / "data.json"))] == ["an owl"]
+    with pytest.raises(VocabkitError, match=r"^no/such.json: no such file$"):  # and no hub id
+        next(iter(samples_of("no/such.json")))
+
+
+def test_images_may_be_files_beside_their_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos" / "train"
+    folder.mkdir(parents=True)
+    (folder / "apple.png").write_bytes(APPLE)
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "apple.png", "text": "a red apple"}))
+    monkeypatch.chdir(tmp_path)
+    for source in (str(tmp_path / "photos"), "photos"):
+        (sample,) = read_dataset(source)
+        assert isinstance(sample.images[0].source, Path)
+        assert sample.images[0].source.read_bytes() == APPLE
+        assert sample.turns == (Turn("<image>", "a red apple"),)
+
+
+def test_a_null_image_is_found_broken_when_it_is_opened(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=pa.array([None, APPLE], pa.binary()), text=["nothing", "a red apple"])
+    nothing, apple = read_dataset(source)
+    with pytest.raises(BrokenImage, match="train/0/0"):
+        load_image(nothing.images[0])
+    assert load_image(apple.images[0]).size == (16, 16)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[APPLE], caption=["an apple"])
+    assert refusal(source) == "train, row 0: no column 'text'; it has 'image, caption': choose one of them"
+    assert "no column 'photo'" in refusal(source, image_column="photo")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other.png", "link.png"])
+def test_an_image_outside_the_data_set_is_refused(tmp_path: Path, path: str) -> None:
+    source = parquet(tmp_path / "a", image=[{"bytes": None, "path": path}], text=["secrets"])
+    (tmp_path / "other.png").write_bytes(APPLE)
+    (tmp_path / "a" / "link.png").symlink_to(tmp_path / "other.png")
+    assert refusal(source).startswith(f"train, row 0: image '{path}' lies outside {source}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"image": [APPLE], "text": pa.array([None], pa.string())}, "column 'text' holds NoneType"),
+        ({"image": [APPLE], "text": [7]}, "column 'text' holds int, expected a caption or a conversation"),
+        ({"image": [APPLE], "text": [["an apple"]]}, "not a conversation of human and gpt"),
+        ({"image": [7], "text": ["seven"]}, "an image is int, expected bytes or the name of a file"),
+        ({"image": [APPLE], "text": [record("What?", "An apple.")["conversations"]]}, "0 <image> in the questions"),
+    ],
+)
+def test_a_malformed_row_is_named_with_its_place(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
+    message = refusal(parquet(tmp_path / "a", **columns))
+    assert message.startswith("train, row 0: ")
+    assert problem in message
+
+
+def test_what_can_not_be_opened_is_one_line(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a", image=[APPLE], text=["an apple"])
+    assert "can't read split 'test' of this data set" in refusal(source, split="test")
+    (tmp_path / "a" / "train.parquet").write_bytes(b"PAR1 and no more")
+    assert "can't read split 'train' of this data set" in refusal(source)
+    (tmp_path / "empty").mkdir()
+    assert "can't read split 'train' of this data set" in refusal(str(tmp_path / "empty"))
+    assert refusal(str(tmp_path / "absent")) == "no such folder, and no hub id (owner/name)"
+    assert "can't read split 'train' of this data set" in refusal("nobody/nothing")  # offline
+
+
+def test_without_the_library_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(VocabkitError, match=r"needs datasets: pip install 'vocabkit\[train\]'"):
+        next(read_dataset(str(tmp_path)))

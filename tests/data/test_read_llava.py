@@ -1,0 +1,160 @@
+"""Reading LLaVA-Pretrain and LLaVA-Instruct."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from picture_files import record, write_records
+
+from vocabkit.data.llava import read_llava
+from vocabkit.data.samples import Picture, Sample, Turn
+from vocabkit.errors import VocabkitError
+
+PRETRAIN = record("<image>\nDescribe it.", "a red apple", id="004539375", image="00453/004539375.jpg")
+INSTRUCT = record("<image>\nWhat is it?", "An owl.", "Where?", "On a branch.", id="000000033471", image="coco/a.jpg")
+TEXT_ONLY = record("Say hello.", "Hello.", id="wgByO4Y_0", model="")
+TWO_IMAGES = record("<image> or", "what?", "<image>?", "The first.", id=7, image=["a.png", "b.png"])
+
+
+def refusal(path: Path, image_folder: Path | None = None) -> str:
+    with pytest.raises(VocabkitError) as caught:
+        list(read_llava(path, image_folder))
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+def test_a_record_becomes_a_sample_whose_images_lie_in_the_folder_of_the_file(tmp_path: Path, name: str) -> None:
+    samples = list(read_llava(write_records(tmp_path / name, PRETRAIN, INSTRUCT, TEXT_ONLY, TWO_IMAGES)))
+    assert samples == [
+        Sample(
+            id="004539375",
+            images=(Picture("00453/004539375.jpg", tmp_path / "00453/004539375.jpg"),),
+            turns=(Turn("<image>\nDescribe it.", "a red apple"),),
+        ),
+        Sample(
+            id="000000033471",
+            images=(Picture("coco/a.jpg", tmp_path / "coco/a.jpg"),),
+            turns=(Turn("<image>\nWhat is it?", "An owl."), Turn("Where?", "On a branch.")),
+        ),
+        Sample(id="wgByO4Y_0", images=(), turns=(Turn("Say hello.", "Hello."),), extra={"model": ""}),
+        Sample(
+            id="7",
+            images=(Picture("a.png", tmp_path / "a.png"), Picture("b.png", tmp_path / "b.png")),
+            turns=(Turn("<image> or", "what?"), Turn("<image>?", "The first.")),
+        ),
+    ]
+
+
+def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (sample,) = read_llava(write_records(tmp_path / "a.json", PRETRAIN), tmp_path / "images")
+    assert sample.images[0].source == tmp_path / "images" / "00453" / "004539375.jpg"
+    message = refusal(tmp_path / "a.json", tmp_path / "absent")
+    assert message == f"{tmp_path / 'absent'}: no such folder; it should hold the images"
+
+
+def test_packed_files_are_read_too(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "a.jsonl", PRETRAIN, INSTRUCT)
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert list(read_llava(packed)) == list(read_llava(path))
+
+
+def test_the_first_sample_comes_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f"[{json.dumps(PRETRAIN)}," + f"\n{json.dumps(INSTRUCT)}," * 20_000 + " and then no JSON")
+    samples = read_llava(path)
+    assert next(samples).id == PRETRAIN["id"]
+    with pytest.raises(VocabkitError, match="record 20002: not valid JSON"):
+        list(samples)
+
+
+def test_a_sample_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    (sample,) = read_llava(write_records(tmp_path / "a.json", TEXT_ONLY))
+    assert pickle.loads(pickle.dumps(sample)) == sample
+
+
+def test_a_record_without_id_is_called_after_its_place(tmp_path: Path) -> None:
+    del (content := record("Hi.", "Hello."))["id"]
+    assert [sample.id for sample in read_llava(write_records(tmp_path / "a.json", content, content))] == [
+        "record 1",
+        "record 2",
+    ]
+
+
+def test_answers_before_the_first_question_and_questions_after_the_last_answer_are_left_out(tmp_path: Path) -> None:
+    content = record("Hi.", "Hello.", "Bye?")
+    content["conversations"].insert(0, {"from": "gpt", "value": "Ready."})
+    (sample,) = read_llava(write_records(tmp_path / "a.json", content))
+    assert sample.turns == (Turn("Hi.", "Hello."),)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+def said(*roles: str) -> list[dict[str, str]]:
+    return [{"from": role, "value": "words"} for role in roles]
+
+
+MALFORMED: dict[str, tuple[Any, str]] = {
+    "no object": ("words", "not a record of LLaVA"),
+    "no conversation": ({"id": "1", "image": "a.png"}, "missing required field `conversations`"),
+    "conversation of another form": ({"conversations": {"human": "a"}}, "not a conversation of human and gpt"),
+    "empty conversation": ({"conversations": []}, "no question with an answer"),
+    "question only": ({"conversations": said("human")}, "no question with an answer"),
+    "no value": ({"conversations": [{"from": "human"}]}, "missing required field `value`"),
+    "value of another type": ({"conversations": [{"from": "human", "value": 7}]}, "Expected `str`, got `int`"),
+    "unknown role": ({"conversations": said("user", "assistant")}, "Invalid enum value 'user'"),
+    "two questions": ({"conversations": said("human", "human", "gpt")}, "human speaks twice in a row"),
+    "two answers": ({"conversations": said("human", "gpt", "gpt")}, "gpt speaks twice in a row"),
+    "image of another type": (record("<image>", "a", image=7), "Expected `str | array | null`, got `int`"),
+    "image without placeholder": (record("What?", "a", image="a.png"), "0 <image> in the questions, but 1 images"),
+    "placeholder without image": (record("<image>?", "a"), "1 <image> in the questions, but 0 images"),
+    "placeholder in an answer": (record("What?", "<image>", image="a.png"), "0 <image> in the questions"),
+    "half a surrogate pair": (record("What?", "\ud83d"), "half a surrogate pair"),
+    "control characters": (record("a\nb\x1b[31m", "c", id={"\x1b": 1}), "not a record of LLaVA"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+@pytest.mark.parametrize(("name", "place"), [("a.json", "record 2"), ("a.jsonl", "line 2")])
+def test_a_malformed_record_is_named_with_its_file_and_place(tmp_path: Path, case: str, name: str, place: str) -> None:
+    content, problem = MALFORMED[case]
+    path = write_records(tmp_path / name, PRETRAIN, content)
+    message = refusal(path)
+    assert message.startswith(f"{path}: {place}: ")
+    assert problem in message
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../a.png", "b/../../a.png", "..", ".", "", "b/..", "a\0.png", "\udcff.png", "//a.png"]
+)
+def test_an_image_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "images").mkdir()
+    path = write_records(tmp_path / "a.json", record("<image>", "a", image=name))
+    assert refusal(path, tmp_path / "images").startswith(f"{path}: record 1: image ")
+
+
+def test_a_symbolic_link_may_lead_to_the_image_folder_but_not_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "images").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "same.png").symlink_to("a.png")
+    (tmp_path / "disk" / "etc").symlink_to("/etc")
+    within = write_records(tmp_path / "a.json", record("<image>", "a", image="same.png"))
+    (sample,) = read_llava(within, tmp_path / "images")
+    assert sample.images[0].source == tmp_path / "images" / "same.png"
+    outside = write_records(tmp_path / "b.json", record("<image>", "a", image="etc/passwd"))
+    problem = f"image 'etc/passwd' lies outside {tmp_path / 'images'}; copy it there, or name another folder"
+    assert refusal(outside, tmp_path / "images") == f"{outside}: record 1: {problem}"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "absent.json") == f"{tmp_path / 'absent.json'}: no such file"
+    assert "is a folder" in refusal(tmp_path)

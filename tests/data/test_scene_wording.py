@@ -1,0 +1,101 @@
+"""English for names of things."""
+
+from __future__ import annotations
+
+import pytest
+
+from vocabkit.data.openmoji import drawings
+from vocabkit.data.scenes import Scene, counted, plural, with_article
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "an owl",
+        "a red apple",
+        "an hourglass",
+        "a house with garden",
+        "a unicorn face",
+        "an umbrella",
+        "a european castle",
+        "a one-piece swimsuit",
+        "an onion",
+        "an x-ray",
+        "a t-shirt",
+        "a dress",
+        "an octopus",
+        "a bus",
+        "a night with stars",
+        "a slice of pizza",
+        "an ice cube",
+        "a nest with eggs",
+    ],
+)
+def test_an_article_goes_by_the_first_sound(phrase: str) -> None:
+    article, _, name = phrase.partition(" ")
+    assert with_article(name) == f"{article} {name}"
+
+
+@pytest.mark.parametrize(
+    "name", ["grapes", "french fries", "busts in silhouette", "flexed biceps", "bread", "curry and rice", "shaved ice"]
+)
+def test_plural_names_and_stuff_stand_without_article(name: str) -> None:
+    assert with_article(name).removeprefix("a ") == name
+    assert with_article(name).startswith("a ") == (name == "curry and rice")  # its noun is curry
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owl", "owls"),
+        ("red apple", "red apples"),
+        ("bus", "buses"),
+        ("torch", "torches"),
+        ("toothbrush", "toothbrushes"),
+        ("fax machine", "fax machines"),
+        ("bento box", "bento boxes"),
+        ("butterfly", "butterflies"),
+        ("monkey", "monkeys"),
+        ("potato", "potatoes"),
+        ("kangaroo", "kangaroos"),
+        ("octopus", "octopuses"),
+    ],
+)
+def test_a_regular_plural_is_formed_by_rule(name: str, expected: str) -> None:
+    assert plural(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mouse", "snowman", "tooth", "fish", "maple leaf", "grapes", "two hearts", "bread", "slice of pizza", "deer"],
+)
+def test_a_name_without_a_regular_plural_has_none(name: str) -> None:
+    assert plural(name) is None
+
+
+def test_answers_are_sentences_that_the_question_begins() -> None:
+    assert Scene("single", ("red apple",)).answer == "a red apple."
+    assert Scene("pair", ("owl", "red apple"), None, "blue").answer == "an owl and a red apple on a blue background."
+    assert Scene("count", ("owl",), 3, "orange").answer == "three owls on an orange background."
+    assert [counted("owl", count) for count in (2, 4, 5)] == ["two owls", "four owls", "five owls"]
+
+
+def test_drawings_are_about_900_named_in_at_most_three_plain_words() -> None:
+    names = list(drawings())
+    assert 850 <= len(names) <= 1050
+    assert all(name == name.lower() and name.replace("-", " ").replace(" ", "").isalpha() for name in names)
+    assert max(len(name.split()) for name in names) == 3
+    assert {"owl", "red apple", "see-no-evil monkey", "keyboard", "bow and arrow"} <= set(names)
+
+
+def test_signs_letters_shapes_and_deeds_are_no_drawings() -> None:
+    unwanted = {"sign", "symbol", "circle", "square", "flag", "keycap", "button", "clock face", "arrows"}
+    assert not [name for name in drawings() if any(f" {word} " in f" {name} " for word in unwanted)]
+    assert not {"aries", "juggling", "foggy", "black heart suit", "no entry", "upwards arrow"} & set(drawings())
+
+
+def test_no_two_phrases_about_drawings_are_the_same() -> None:
+    phrases = [with_article(name) for name in drawings()]
+    assert len(set(phrases)) == len(phrases)
+    plurals = [plural(name) for name in drawings() if plural(name)]
+    assert len(set(plurals)) == len(plurals) > 600

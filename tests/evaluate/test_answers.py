@@ -1,0 +1,141 @@
+"""Questions about scenes are answered right by an LLM that sees them, and wrong by one that sees others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import stage
+from small_world import World
+
+from vocabkit.data.scenes import Scene
+from vocabkit.evaluate.answers import Answers, Share, ask, names_all, ranked
+
+NAMES = ("owl", "cat", "dog", "car", "hat", "key", "cup", "bell", "boat", "drum", "harp")
+SCENES = [
+    *(Scene("single", (name,)) for name in NAMES),
+    *(Scene("count", ("owl",), count, "red") for count in (2, 3, 4, 5)),
+    Scene("pair", ("cat", "dog"), None, "blue"),
+]
+"""Their answers are short enough to be written in full."""
+
+
+def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
+    found = ask(*stage(world, SCENES), template="completion", batch=7)
+    assert values(found) == {
+        "named": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
+    }  # fmt: skip
+    assert {name: share.questions for name, share in vars(found).items()} == {
+        "named": 16, "name_chosen": 11, "yes_no": 32, "said_yes": 32, "yes_no_ranked": 32, "counted": 4,
+    }  # fmt: skip
+    assert all((share.low, share.high) == (share.value, share.value) for share in vars(found).values())
+
+
+def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
+    others = [replace(scene, objects=(NAMES[(n + 1) % len(NAMES)],)) for n, scene in enumerate(SCENES[:11])]
+    others += [replace(SCENES[11 + (n + 1) % 4], objects=("owl",)) for n in range(4)]
+    found = values(ask(*stage(world, [*SCENES[:15]], sees=others), template="completion"))
+    assert (found["name_chosen"], found["counted"]) == (0, 0)
+    assert found["named"] == 4 / 15  # owls are owls, however many
+    assert found["yes_no"] < 0.7
+
+
+def test_an_interval_is_that_of_a_share_of_so_many_pictures(world: World) -> None:
+    """The LLM takes 23 owls for cats."""
+    owl, cat = SCENES[:2]
+    found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), template="completion")
+    named = found.named
+    assert named is not None
+    error = math.sqrt(named.value * (1 - named.value) / 60)
+    assert (named.value, named.questions) == (37 / 60, 60)
+    assert named.low == pytest.approx(named.value - 1.96 * error, abs=0.3 * error)
+    assert named.high == pytest.approx(named.value + 1.96 * error, abs=0.3 * error)
+
+
+def test_the_two_questions_about_a_picture_are_drawn_together(world: World) -> None:
+    """An LLM that always says yes is right in half of the questions, whichever pictures are drawn."""
+    found = ask(*stage(world, SCENES, yes=99.0), template="completion")
+    assert found.yes_no == Share(0.5, 0.5, 0.5, questions=32)
+
+
+@pytest.mark.parametrize(("yes", "right", "said"), [(99.0, 0.5, 1.0), (-99.0, 0.5, 0.0)])
+def test_a_bias_towards_yes_or_no_shows_in_answers_but_not_in_their_ranking(
+    world: World, yes: float, right: float, said: float
+) -> None:
+    found = values(ask(*stage(world, SCENES, yes=yes), template="completion"))
+    assert (found["yes_no"], found["said_yes"], found["yes_no_ranked"]) == (right, said, 1)
+
+
+def test_the_template_plain_still_asks_yes_or_no_in_words(world: World) -> None:
+    found = values(ask(*stage(world, SCENES), template="plain"))
+    assert (found["yes_no"], found["yes_no_ranked"]) == (1, 1)
+
+
+def test_what_is_not_asked_has_no_share(world: World) -> None:
+    few = ask(*stage(world, SCENES[:3]), template="completion")
+    assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
+    assert (few.name_chosen, few.counted) == (None, None)
+    assert values(ask(*stage(world, SCENES[:1]), template="completion")) == {"named": 1}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"objects": []},
+        {"objects": 5},
+        {"objects": ["owl"], "kind": "mob"},
+        {"objects": ["owl", "cat"], "kind": "single"},
+        {"objects": ["owl"], "kind": "count", "count": 7},
+        {"objects": ["sheep"], "kind": "count", "count": 2},
+    ],
+)
+def test_samples_that_are_no_scenes_or_have_no_features_are_not_asked_about(
+    world: World, extra: dict[str, object]
+) -> None:
+    llm, samples, features, adapter = stage(world, SCENES)
+    stranger = replace(samples[0], extra=extra)
+    del features["1"]
+    found = ask(llm, [stranger, samples[1]], features, adapter, template="completion")
+    assert found == Answers(*[None] * 6)
+
+
+def test_the_same_seed_asks_the_same(world: World) -> None:
+    llm, samples, features, adapter = stage(world, SCENES, sees=list(reversed(SCENES)))
+    one, two = (ask(llm, samples, features, adapter, template="completion", seed=3) for _ in range(2))
+    assert one == two
+
+
+def values(found: Answers) -> dict[str, float]:
+    """The shares alone, of the questions that the data asks."""
+    return {name: share.value for name, share in vars(found).items() if share is not None}
+
+
+# ---- reading captions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "scene", "right"),
+    [
+        (" an owl.", SCENES[0], True),
+        ("An Owl on a red background", SCENES[0], True),
+        ("a scowl.", SCENES[0], False),
+        ("a cat. It looks like an owl.", SCENES[0], False),
+        ("a cat\nan owl", SCENES[0], False),
+        ("three owls on a red background.", SCENES[12], True),
+        ("an owl.", SCENES[12], False),
+        ("a dog and a cat on a blue background.", SCENES[15], True),
+        ("a dog.", SCENES[15], False),
+        ("", SCENES[0], False),
+    ],
+)
+def test_a_caption_names_what_it_holds_as_a_word_in_its_first_sentence(text: str, scene: Scene, right: bool) -> None:
+    assert names_all(text, scene) == right
+
+
+def test_ranking_is_the_chance_of_being_above_where_a_tie_is_half() -> None:
+    assert ranked(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
+    assert ranked(np.array([1.0]), np.array([2.0])) == 0
+    assert ranked(np.array([1.0, 3.0]), np.array([2.0, 1.0])) == pytest.approx((0 + 0.5 + 1 + 1) / 4)

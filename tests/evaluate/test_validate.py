@@ -1,0 +1,380 @@
+"""A validation shows an LLM visual tokens from several sources and says what each is worth."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from command_line import Done, error_of, vocabkit_here
+from rich.console import Console
+from small_world import World, write_data
+
+from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+from vocabkit.data.llava import read_llava
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluate.conditions import derangement, mean_embedding, other_images, random_vocabulary
+from vocabkit.evaluate.losses import Estimate, measure, prepare
+from vocabkit.evaluate.validate import Result, Validation, validate
+from vocabkit.llm.load import load_llm
+from vocabkit.llm.lvlm import LVLM
+from vocabkit.report.adapters import validation_report
+from vocabkit.train.train import train
+from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import transfer
+from vocabkit.vision.features import open_features
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters trained with LLM one and moved to two, and natives of two."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, changes in {
+        "source": {},
+        "source-mlp": {"connector": "mlp"},
+        "native": {"llm": world.two},
+        "mlp": {"llm": world.two, "connector": "mlp"},
+    }.items():
+        train(world.recipe(**changes, steps=30), folder / name)
+    adapter = load_adapter(folder / "source" / "adapter")
+    assert isinstance(adapter, LangBridgeAdapter)
+    transfer(adapter, open_target(world.two)[0])[0].save(folder / "transferred" / "adapter")
+    return {name.name: name / "adapter" for name in folder.iterdir()}
+
+
+def words(world: World, trained: dict[str, Path], *names: str) -> list[str | Path]:
+    """Of the command, for LLM two."""
+    plain: list[str | Path] = ["validate", world.data, "--llm", world.two, "--features", world.features]
+    plain += ["--template", "completion"]
+    return plain + [word for name in names for word in ("--adapter", f"{name}={trained[name]}")]
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """A validation of everything by the command, with its JSON file."""
+    out = tmp_path_factory.mktemp("whole") / "results.json"
+    more = ["--rival", trained["source-mlp"], "--rival-llm", world.one, "--answers", "--out", out, "--json"]
+    return vocabkit_here(out.parent, *words(world, trained, "transferred", "native", "mlp"), *more), out
+
+
+# ---- the whole of it ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
+    done, out = whole
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+    found = json.loads(done.stdout)["data"]["validation"]
+    assert list(found["caption_loss"]) == [
+        "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "native shuffled",
+        "native random vocabulary", "mlp", "mlp shuffled", "ridge", "procrustes",
+    ]  # fmt: skip
+    assert (found["llm"], found["samples"], found["left_out"], found["visual_tokens"]) == ("two", 12, 0, 16)
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found["caption_loss"].values())
+
+
+def test_what_was_trained_for_the_llm_is_better_than_blind(whole: tuple[Done, Path]) -> None:
+    loss = {name: each["value"] for name, each in validation(whole)["caption_loss"].items()}
+    assert loss["native"] < loss["blind"]
+    assert loss["mlp"] < loss["blind"]
+
+
+def test_shares_are_of_the_gain_of_native_and_of_mlp(whole: tuple[Done, Path]) -> None:
+    found = validation(whole)
+    loss = {name: each["value"] for name, each in found["caption_loss"].items()}
+    assert set(found["retention"]) == set(loss) - {"blind", "native"}
+    assert set(found["of_mlp"]) == set(loss) - {"blind", "mlp"}
+    for name, each in found["retention"].items():
+        assert each["value"] == pytest.approx((loss["blind"] - loss[name]) / (loss["blind"] - loss["native"]))
+    assert found["of_mlp"]["native"]["value"] == pytest.approx(1 / found["retention"]["mlp"]["value"])
+
+
+def validation(whole: tuple[Done, Path]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(whole[1].read_text())["data"]["validation"]
+    return found
+
+
+def test_answers_are_asked_of_each_adapter(whole: tuple[Done, Path]) -> None:
+    answers = json.loads(whole[1].read_text())["data"]["answers"]
+    assert list(answers) == ["transferred", "native", "mlp"]
+    for each in answers.values():
+        assert 0 <= each["yes_no"]["low"] <= each["yes_no"]["value"] <= each["yes_no"]["high"] <= 1
+        assert (each["named"]["questions"], each["yes_no"]["questions"], each["counted"]) == (12, 24, None)
+
+
+def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, *words(world, trained, "native"), "--limit", "4", "--batch", "3", "--out", "r.json")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "two on data: 4 samples, 16 visual tokens"
+    assert lines[-1] == "written: r.json"
+    assert lines[-2].startswith("native  ")
+    loss = json.loads((tmp_path / "r.json").read_text())["data"]["validation"]["caption_loss"]["native"]["value"]
+    assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
+
+
+def test_a_share_of_yes_stands_apart_from_right_answers(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
+    labels = [line[:15].strip() for line in lines[start:]]
+    assert labels[:6] == ["right answers", "named", "name chosen", "yes no", "yes no ranked", "counted"]
+    assert lines[start + 7] == "how often it said yes; half is right"
+    assert labels[8:10] == ["of yes no", "said yes"]
+    said = [answers.said_yes for answers in found.answers.values()]
+    assert [word for word in lines[start + 9].split() if "." in word] == [
+        f"{share.value:.1%}" for share in said if share
+    ]
+
+
+def shown(whole: tuple[Done, Path]) -> tuple[Result, list[str]]:
+    """The results, and the lines that report them."""
+    found = msgspec.json.decode(whole[1].read_bytes(), type=dict[str, Result])["data"]
+    written = io.StringIO()
+    Console(file=written, width=80).print(validation_report("data", found))
+    return found, written.getvalue().splitlines()
+
+
+def test_an_answer_is_reported_with_its_interval_and_how_often_it_was_asked(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    shares = [answers.yes_no for answers in found.answers.values()]
+    cells = [f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})" for share in shares if share]
+    assert len(cells) == 3
+    assert re.split("  +", next(line for line in lines if line.startswith("yes no  "))) == ["yes no", "24", *cells]
+    assert next(line for line in lines if line.startswith("counted")).split() == ["counted", "0", "-", "-", "-"]
+
+
+def test_controls_stand_below_their_adapter(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    start = next(number for number, line in enumerate(lines) if line.startswith("blind"))
+    labels = [line[:19].rstrip() for line in lines[start : start + len(found.validation.caption_loss)]]
+    assert labels == [
+        "blind", "transferred", "  shuffled", "  random vocabulary", "native", "  shuffled", "  random vocabulary",
+        "mlp", "  shuffled", "ridge", "procrustes",
+    ]  # fmt: skip
+
+
+def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:
+    found = validation(whole)
+    loss = {name: each["value"] for name, each in found["caption_loss"].items()}
+    assert list(found["gain"]) == ["transferred", "native", "mlp"]
+    assert found["gain"]["native"]["value"] == pytest.approx(loss["blind"] - loss["native"])
+    of_picture = found["gain_of_picture"]
+    assert list(of_picture) == ["transferred", "native", "mlp"]
+    for name, each in of_picture.items():
+        assert each["value"] == pytest.approx(loss[f"{name} shuffled"] - loss[name])
+
+
+def test_what_is_found_of_an_adapter_does_not_depend_on_its_place(world: World, trained: dict[str, Path]) -> None:
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    adapters = {name: load_adapter(trained[name]) for name in ("transferred", "native", "mlp")}
+    one, other = (
+        validate(load_llm(world.two), samples, features, order, template="completion")
+        for order in (adapters, dict(reversed(adapters.items())))
+    )
+    assert one == other
+    assert lines_of(one)[-3:] == lines_of(other)[:-4:-1]
+
+
+def lines_of(found: Validation) -> list[str]:
+    """The report, a verdict in a line."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(validation_report("data", Result(found, {})))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("names", [("blind",), ("a", "a shuffled"), ("a random vocabulary", "a")])
+def test_an_adapter_with_the_name_of_another_condition_is_refused(
+    world: World, trained: dict[str, Path], names: tuple[str, ...]
+) -> None:
+    adapters = dict.fromkeys(names, load_adapter(trained["native"]))
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    with pytest.raises(VocabkitError, match=r"two things to be shown are called '.*'; give the adapter another name"):
+        validate(load_llm(world.two), samples, features, adapters, template="completion")
+
+
+@pytest.mark.parametrize(
+    ("gain", "of_picture", "says"),
+    [
+        ((0.5, 0.4, 0.6), (0.3, 0.2, 0.4), "0.50 nats better than blind, 80% of what native gains, 0.30 better than"),
+        ((0.5, 0.4, 0.6), (0.1, -0.1, 0.3), "no better than with the tokens of other pictures: it tells the form"),
+        ((0.5, -0.1, 1.1), (0.3, 0.2, 0.4), "not certainly better than blind"),
+        ((-0.5, -0.6, -0.4), (0.3, 0.2, 0.4), "worse than blind"),
+    ],
+)
+def test_the_report_ends_with_a_verdict(
+    gain: tuple[float, float, float], of_picture: tuple[float, float, float], says: str
+) -> None:
+    found = Validation(
+        "llm", 9, 0, 4, "plain", {"blind": Estimate(3, 2, 4), "moved": Estimate(2, 1, 3)},
+        retention={"moved": Estimate(0.8, 0.7, 0.9)}, of_mlp={}, gain={"moved": Estimate(*gain)},
+        gain_of_picture={"moved": Estimate(*of_picture)},
+    )  # fmt: skip
+    last = lines_of(found)[-1]
+    assert last.startswith("moved  ")
+    assert says in last
+
+
+def test_a_share_of_what_native_gains_is_told_only_where_native_gains() -> None:
+    estimate, nothing = Estimate(0.5, 0.4, 0.6), Estimate(0.01, -0.1, 0.1)
+    for native, said in ((estimate, True), (nothing, False)):
+        found = Validation(
+            "llm", 9, 0, 4, "plain", {"blind": Estimate(3, 2, 4), "moved": Estimate(2, 1, 3)},
+            retention={"moved": Estimate(50.0, -90, 90)}, of_mlp={}, gain={"native": native, "moved": estimate},
+            gain_of_picture={},
+        )  # fmt: skip
+        assert ("of what native gains" in lines_of(found)[-1]) == said
+
+
+def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:
+    done = vocabkit_here(whole[1].parent, "compare", "mlp=results.json", "transferred=results.json", "--json")
+    found = json.loads(done.stdout)["connectors"]
+    loss = {name: each["value"] for name, each in validation(whole)["caption_loss"].items()}
+    assert found["mlp"]["data loss"]["value"] == loss["mlp"]
+    assert found["transferred"]["data loss"]["change"] == pytest.approx(loss["transferred"] / loss["mlp"] - 1)
+
+
+def test_two_files_of_one_name_are_told_apart(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json")
+    found = vocabkit_here(tmp_path, *words(world, trained), "data.json", "--json")
+    assert list(json.loads(found.stdout)) == [str(world.data), "data.json"]
+
+
+def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.json", repeats=4)
+    samples = list(read_llava(tmp_path / "data.json"))
+    found = validate(load_llm(world.one), samples, open_features(world.features), {}, template="completion")
+    assert (found.samples, found.left_out) == (12, 4)
+    assert list(found.caption_loss) == ["blind"]
+
+
+# ---- the conditions ----------------------------------------------------------------------------------------------
+
+
+def test_blind_is_the_mean_embedding_of_the_tokenizers_ids(world: World) -> None:
+    llm = load_llm(world.one)
+    table = llm.model.get_input_embeddings().weight
+    torch.testing.assert_close(mean_embedding(llm), table[: len(llm.vocabulary)].mean(dim=0))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 1001])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_derangement_leaves_nothing_in_its_place(count: int, seed: int) -> None:
+    found = derangement(count, seed)
+    assert sorted(found.tolist()) == list(range(count))
+    assert (found != np.arange(count)).all()
+
+
+def test_shuffled_shows_other_images_even_where_samples_share_one() -> None:
+    keys = ["a", "b", "a", "c", "b", "a"]
+    others = other_images(keys, seed=0)
+    assert others is not None
+    assert all(keys[other] != key for key, other in zip(keys, others.tolist(), strict=True))
+    assert other_images(["a", "a"], seed=0) is None
+
+
+def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coefficients(
+    world: World, trained: dict[str, Path]
+) -> None:
+    llm, adapter = load_llm(world.one), load_adapter(trained["source"])
+    assert isinstance(adapter, LangBridgeAdapter)
+    held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
+    numbers = torch.arange(3)
+    tokens = random_vocabulary(LVLM(llm, adapter), held, seed=0)(numbers)
+    rows = llm.rows(adapter.shared)
+    permuted = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
+    expected = adapter.coefficients(held.features_of(numbers)) @ permuted
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(tokens, adapter(held.features_of(numbers), rows))
+
+
+def test_features_are_taken_to_where_the_rows_are(
+    world: World, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = load_llm(world.one)
+    held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
+    lvlm = LVLM(llm, load_adapter(trained["source"])).to("meta")
+    monkeypatch.setattr(LangBridgeAdapter, "forward", lambda self, features, rows: features)
+    assert random_vocabulary(lvlm, held, seed=0)(torch.arange(3)).device.type == "meta"
+
+
+def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
+    world: World, trained: dict[str, Path]
+) -> None:
+    """Moved to LLM two or read by it as it is, an adapter is the same."""
+    llm, features = load_llm(world.two), open_features(world.features)
+    samples = list(read_llava(world.data))
+    moved, _ = transfer(load_adapter(trained["source"]), open_target(world.two)[0])  # type: ignore[arg-type]
+    both = {"transferred": moved, "as it is": load_adapter(trained["source"])}
+    found = validate(llm, samples, features, both, template="completion").caption_loss
+    assert found["transferred"].value == pytest.approx(found["as it is"].value, rel=1e-5)
+    held, _ = prepare(llm, samples, features, "completion")
+    own = measure(llm, held, lambda numbers: moved(held.features_of(numbers)))
+    assert found["transferred"].value == pytest.approx(own.mean, rel=1e-5)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--adapter", "x"], "--adapter 'x' is not of the form NAME=VALUE"),
+        (["--adapter", "x=nowhere"], "nowhere: no such file or folder, and no hub id"),
+        (["--template", "haiku"], "--template 'haiku': choose plain, completion or chat"),
+        (["--features", "nowhere"], "nowhere"),
+        (["--llm", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "--device 'abacus': can't be used here"),
+        (["--out", "missing/results.json"], "missing/results.json: no folder "),
+        (["--rival", "MLP"], "--rival needs --rival-llm, the LLM that this MLP was trained with"),
+        (["--rival-llm", "ONE"], "--rival-llm needs --rival, an MLP that was trained with that LLM"),
+        (["--rival", "SOURCE", "--rival-llm", "ONE"], "is no MLP projector; give as --rival an MLP that was trained"),
+        (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
+        (
+            ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],
+            "of width 24, but that LLM's embeddings have",
+        ),
+        (
+            ["--rival", "MLP", "--rival-llm", "one=PATH", "--adapter", "a=NATIVE"],
+            "its tokenizer has other ids than one has in the shared vocabulary",
+        ),
+        (
+            ["--rival", "MLP", "--rival-llm", "three=PATH", "--adapter", "a=NATIVE"],
+            "three is not in this shared vocabulary; it holds one, two",
+        ),
+        (["nowhere.json"], "nowhere.json: no such file"),
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--adapter", "x=MLP"], "visual tokens of width 24, but the embeddings of two="),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    world: World, trained: dict[str, Path], tmp_path: Path, more: list[str], message: str
+) -> None:
+    names = {"ONE": world.one, "TWO": world.two, "MLP": str(trained["source-mlp"]), "SOURCE": str(trained["source"])}
+    names |= {"NATIVE": str(trained["native"]), "PATH": world.two.partition("=")[2]}
+    for name, path in names.items():
+        more = [word.replace(name, path) for word in more]
+    assert message in error_of(vocabkit_here(tmp_path, *words(world, trained), *more))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    features = open_features(world.features)
+    features.encoder["width"] = 5
+    samples = list(read_llava(world.data))
+    with pytest.raises(VocabkitError, match=r"gives features of width 5, but the adapter takes 32; use"):
+        validate(load_llm(world.two), samples, features, {"native": load_adapter(trained["native"])}, template="plain")
+
+
+def test_samples_of_which_none_can_be_used_are_refused(world: World, tmp_path: Path) -> None:
+    records = json.loads(world.data.read_text())
+    for record in records:
+        record["image"] = "x" + record["image"]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    samples = list(read_llava(tmp_path / "data.json"))
+    with pytest.raises(VocabkitError, match=r"none of 12 samples can be used \(no features of x11.png\)"):
+        validate(load_llm(world.one), samples, open_features(world.features), {}, template="plain")

@@ -1,0 +1,433 @@
+"""vocabkit infer: what it writes is what the models give, whatever names the pictures and whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Done, error_of, vocabkit_here
+from infer_world import InferWorld, content, nested, table, visual_tokens
+from torch import Tensor
+from torch.testing import assert_close
+
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.data.pictures import load_image
+from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
+from vocabkit.infer import result_files
+from vocabkit.infer.result_files import ResultFolder, Results
+from vocabkit.llm.load import load_llm
+from vocabkit.llm.lvlm import LVLM, collate
+from vocabkit.llm.prompts import Prompt, encode_question
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.target import open_target
+from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.open_vision import open_vision
+
+SCENES = Path(__file__).parents[2] / "data" / "smollm2-scenes.pt"
+"""The shipped adapter, trained with SmolLM2 on scenes of OpenMoji drawings."""
+
+
+@pytest.fixture(scope="session")
+def encoder(world: InferWorld) -> VisionEncoder:
+    return open_vision(str(world.small.vision))
+
+
+def features(encoder: VisionEncoder, file: Path) -> Tensor:
+    """(N, Dv)."""
+    return encoder(encoder.pixels(load_image(Picture(file.name, file)))[None])[0]
+
+
+def infer(folder: Path, *words: str | Path) -> Done:
+    """Run it; it succeeds."""
+    done = vocabkit_here(folder, "infer", *words, "--out", "out", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def copies(world: InferWorld, tmp_path: Path) -> Path:
+    """A folder in which `pictures` are the twelve, to be changed."""
+    (tmp_path / "pictures").mkdir()
+    for file in world.pictures.glob("*.png"):
+        shutil.copy(file, tmp_path / "pictures")
+    return tmp_path
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of two pictures."""
+    monkeypatch.setattr(result_files, "SHARD_PICTURES", 2)
+
+
+# ---- visual tokens -----------------------------------------------------------------------------------------------
+
+
+def test_visual_tokens_are_those_of_the_adapter_over_the_encoders_features(
+    world: InferWorld, encoder: VisionEncoder, tmp_path: Path
+) -> None:
+    files = [world.pictures / f"{number}.png" for number in (3, 0, 7)]
+    done = infer(tmp_path, world.transferred, *files, "--batch", "2")
+    assert done.stdout.startswith("out: results of 3 pictures; 0 were there, 3 computed on cpu in float32, ")
+    found, moved = visual_tokens(tmp_path / "out"), load_adapter(world.transferred)
+    assert list(found) == table(tmp_path / "out")["image"].to_pylist() == [str(file) for file in files]
+    for file in files:
+        assert found[str(file)].shape == (16, 32)
+        assert_close(found[str(file)], moved(features(encoder, file)).detach())
+
+
+def test_an_adapter_that_was_not_transferred_gets_the_rows_of_its_llm(
+    world: InferWorld, encoder: VisionEncoder, tmp_path: Path
+) -> None:
+    file = world.pictures / "5.png"
+    infer(tmp_path, world.langbridge, file, "--llm", world.small.one)
+    lvlm = LVLM(load_llm(world.small.one), load_adapter(world.langbridge))
+    expected = lvlm.visual_tokens(features(encoder, file)[None])[0].detach()
+    assert_close(visual_tokens(tmp_path / "out")[str(file)], expected)
+    refused = vocabkit_here(tmp_path, "infer", world.langbridge, file, "--out", "other")
+    assert "add --llm NAME=SOURCE" in error_of(refused)
+
+
+def test_an_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
+    file = world.pictures / "5.png"
+    infer(tmp_path, world.mlp, file)
+    mlp = load_adapter(world.mlp)
+    assert isinstance(mlp, MLPProjector)
+    assert_close(visual_tokens(tmp_path / "out")[str(file)], mlp(features(encoder, file)).detach())
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, file, "--out", "other", "--llm", world.small.one)
+    assert error_of(refused).startswith("--llm: the adapter gives visual tokens of one without it")
+
+
+def test_bfloat16_is_computed_and_stored_on_request(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
+    file = world.pictures / "5.png"
+    assert "in bfloat16" in infer(tmp_path, world.mlp, file, "--dtype", "bfloat16").stdout
+    found, mlp = visual_tokens(tmp_path / "out")[str(file)], load_adapter(world.mlp)
+    assert isinstance(mlp, MLPProjector)
+    assert found.dtype == torch.bfloat16
+    expected = mlp(features(encoder, file)).detach()
+    assert (found.float() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_settings_say_what_the_grid_of_patches_is(world: InferWorld, tmp_path: Path) -> None:
+    infer(tmp_path, world.mlp, world.pictures / "5.png", "--pool", "2x4")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert (index["format"], index["settings"]["grid"], index["images"]) == ("inference/1", [2, 4], 1)
+    (tokens,) = visual_tokens(tmp_path / "out").values()
+    assert tokens.shape == (8, 24)
+
+
+def test_features_are_taken_as_the_adapter_says_that_they_were_in_training(world: InferWorld, tmp_path: Path) -> None:
+    file, (mlp, pooled) = world.pictures / "5.png", (load_adapter(path) for path in (world.mlp, world.pooled))
+    encoder = open_vision(str(world.small.vision), layer=-1, keep_cls=True, pool=(2, 2))
+    expected = mlp(features(encoder, file)).detach()
+    infer(tmp_path, world.pooled, file)
+    (found,) = visual_tokens(tmp_path / "out").values()
+    assert found.shape == (5, 24)
+    assert_close(found, expected)
+    assert_close(pooled(features(encoder, file)).detach(), expected)
+    infer(tmp_path, world.pooled, file, "--pool", "2x2", "--keep-cls")  # the same again
+    refused = vocabkit_here(tmp_path, "infer", world.pooled, file, "--out", "other", "--pool", "4x4")
+    assert error_of(refused).endswith(
+        "gives features with pool 4x4, but the adapter was trained with pool 2x2; use the same"
+    )
+    assert not (tmp_path / "other").exists()
+
+
+def test_class_tokens_are_kept_on_request_where_the_adapter_does_not_say(world: InferWorld, tmp_path: Path) -> None:
+    infer(tmp_path, world.mlp, world.pictures / "5.png", "--keep-cls")
+    (tokens,) = visual_tokens(tmp_path / "out").values()
+    assert tokens.shape == (17, 24)
+
+
+# ---- the largest coefficients ------------------------------------------------------------------------------------
+
+
+def test_the_largest_coefficients_come_with_their_tokens_and_ids(
+    world: InferWorld, encoder: VisionEncoder, tmp_path: Path
+) -> None:
+    files = [world.pictures / "1.png", world.pictures / "2.png"]
+    infer(tmp_path, world.langbridge, *files, "--top", "3")
+    found, adapter = table(tmp_path / "out"), load_adapter(world.langbridge)
+    assert isinstance(adapter, LangBridgeAdapter)
+    coefficients, rows = adapter.coefficients(torch.stack([features(encoder, f) for f in files])).topk(3)
+    assert_close(nested(found["coefficient"]), coefficients.detach())
+    assert torch.equal(nested(found["row"]), rows)
+    shared = adapter.shared
+    assert torch.equal(nested(found["token_id"]), torch.tensor(shared.ids_for("one").tolist())[rows])
+    tokens = [token for image in found["token"].to_pylist() for patch in image for token in patch]
+    assert tokens == [shared.tokens[row].as_py() for row in rows.flatten().tolist()]
+    assert not visual_tokens(tmp_path / "out")
+
+
+def test_ids_are_those_of_the_llm_that_the_adapter_was_moved_to(world: InferWorld, tmp_path: Path) -> None:
+    infer(tmp_path, world.transferred, world.pictures / "1.png", "--top", "2", "--visual-tokens")
+    found = table(tmp_path / "out")
+    shared = open_shared(world.small.shared)
+    ids = torch.tensor(shared.ids_for("two").tolist())[nested(found["row"])]
+    assert torch.equal(nested(found["token_id"]), ids)
+    assert len(visual_tokens(tmp_path / "out")) == 1
+
+
+def test_an_id_is_null_where_the_llm_lacks_the_token(tmp_path: Path) -> None:
+    adapter = load_adapter(SCENES)
+    assert isinstance(adapter, LangBridgeAdapter)
+    shared = adapter.shared.extend(resolve("mistral-v1").vocabulary)
+    rows = [int(shared.mask_for("mistral-v1").argmax()), int(shared.mask_for("mistral-v1").argmin())]
+    tensors = {"coefficient": torch.tensor([[[0.5, 0.2]]]), "row": torch.tensor([[rows]], dtype=torch.int32)}
+    folder = ResultFolder(tmp_path / "out", {}, picture_bytes=1, shared=shared, llm="mistral-v1")
+    folder.write(0, Results(["a"], tensors, None), {})
+    folder.finish(1, 1, {})
+    (found,) = table(tmp_path / "out")["token_id"].to_pylist()
+    assert found == [[int(shared.ids_with_gaps("mistral-v1")[rows[0]]), None]]
+
+
+def test_an_mlp_projector_has_no_coefficients(world: InferWorld, tmp_path: Path) -> None:
+    words = ("--out", "out", "--top")
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, *words, "3")
+    assert error_of(refused).startswith("--top: an MLP projector has no coefficients")
+    refused = vocabkit_here(tmp_path, "infer", world.transferred, world.pictures, *words, "3000")
+    assert "give a number from 1 to the 256 rows" in error_of(refused)
+
+
+def test_tokens_of_real_pictures_name_what_they_show(tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, "scenes", "scenes", "--train", "20", "--held-out", "1", "--only", "train")
+    assert done.returncode == 0, done.stderr
+    infer(tmp_path, SCENES, "scenes/train.json", "--top", "10")
+    records = {record["image"]: record for record in json.loads((tmp_path / "scenes" / "train.json").read_text())}
+    found = table(tmp_path / "out")
+    seen = {
+        image: {token.decode(errors="replace").strip() for patch in patches for token in patch}
+        for image, patches in zip(found["image"].to_pylist(), found["token"].to_pylist(), strict=True)
+    }
+    assert list(seen) == list(records)
+
+    def named(shift: int) -> int:
+        """Pictures whose tokens hold a word of the objects of the picture `shift` places on."""
+        others = list(records.values())[shift:] + list(records.values())[:shift]
+        return sum(
+            any(word in seen[image] for name in other["objects"] for word in name.split())
+            for image, other in zip(seen, others, strict=True)
+        )
+
+    assert named(0) > max(named(shift) for shift in (3, 5, 7))
+
+
+# ---- captions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["plain", "completion", "chat"])
+def test_captions_are_what_the_llm_writes_greedily(
+    world: InferWorld, encoder: VisionEncoder, tmp_path: Path, template: str
+) -> None:
+    question = f"Image: {PLACEHOLDER}\nThis is"
+    words = ("--captions", "--llm", world.small.two, "--template", template, "--question", question)
+    files = [world.pictures / f"{number}.png" for number in range(3)]
+    infer(tmp_path, world.transferred, *files, *words, "--max-new-tokens", "6")
+    found = table(tmp_path / "out")["caption"].to_pylist()
+    llm = load_llm(world.small.two)
+    lvlm = LVLM(llm, load_adapter(world.transferred))
+    ids = encode_question(llm.tokenizer, [Turn(question, "")], template, encoder.tokens)  # type: ignore[arg-type]
+    for file, caption in zip(files, found, strict=True):
+        batch = collate([Prompt(ids, [0] * len(ids))], [features(encoder, file)])
+        written = lvlm.generate(batch, max_new_tokens=6, do_sample=False, pad_token_id=256)
+        text = llm.tokenizer.decode(written[0], skip_special_tokens=True)
+        assert caption == (text if template == "chat" else text.partition("\n")[0]).strip()
+
+
+def test_captions_need_an_llm_that_the_adapter_fits(world: InferWorld, tmp_path: Path) -> None:
+    words = ("infer", world.transferred, world.pictures, "--out", "out", "--captions")
+    assert "add --llm NAME=SOURCE" in error_of(vocabkit_here(tmp_path, *words))
+    assert "other ids than two has" in error_of(vocabkit_here(tmp_path, *words, "--llm", world.small.one))
+    words = (*words, "--llm", world.small.two)
+    assert "needs <image> once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
+    assert "choose plain, completion or chat" in error_of(vocabkit_here(tmp_path, *words, "--template", "x"))
+
+
+# ---- inputs ------------------------------------------------------------------------------------------------------
+
+
+def test_llava_json_folders_and_files_are_inputs_and_each_picture_is_taken_once(
+    world: InferWorld, copies: Path
+) -> None:
+    below = copies / "pictures" / "a" / "b"
+    below.mkdir(parents=True)
+    (copies / "pictures" / "0.png").rename(below / "X.PNG")
+    (copies / "pictures" / "notes.txt").write_text("no picture")
+    llava, folder = str(world.small.data), sorted(file for file in (copies / "pictures").rglob("*.[pP]*"))
+    infer(copies, world.mlp, llava, "pictures", "pictures/3.png")
+    names = table(copies / "out")["image"].to_pylist()
+    assert names == [f"{n}.png" for n in range(12)] + [str(file.relative_to(copies)) for file in folder]
+
+
+def test_a_data_set_of_hugging_face_is_an_input(world: InferWorld, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": (world.pictures / f"{number}.png").read_bytes(), "path": None} for number in (4, 5)]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table({"photo": images}), tmp_path / "set" / "test.parquet")
+    infer(tmp_path, world.mlp, "set", "--split", "test", "--image-column", "photo")
+    found = visual_tokens(tmp_path / "out")
+    assert list(found) == ["test/0/0", "test/1/0"]
+    infer(tmp_path / "set", world.mlp, world.pictures / "4.png", world.pictures / "5.png")
+    for one, other in zip(found.values(), visual_tokens(tmp_path / "set" / "out").values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(world.pictures / "1.png", tmp_path / os.fsdecode(b"pictures/\xff.png"))
+    infer(tmp_path, world.mlp, "pictures")
+    assert list(visual_tokens(tmp_path / "out")) == ["pictures/\\udcff.png"]
+
+
+def test_inputs_that_are_nothing_are_refused(world: InferWorld, tmp_path: Path) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, "nothing here", "--out", "out")
+    assert error_of(refused).startswith("nothing here: no such file or folder, and no hub id")
+    llava = tmp_path / "data.json"
+    shutil.copy(world.small.data, llava)
+    words = (world.mlp, llava, world.small.data, "--images", world.pictures, "--out", "out")
+    assert vocabkit_here(tmp_path, "infer", *words).returncode == 0
+    for file in world.pictures.glob("*.png"):
+        shutil.copy(file, tmp_path)
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, llava, world.small.data, "--out", "out")
+    assert "'0.png' is the key of two pictures" in error_of(refused)
+
+
+# ---- broken pictures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_broken_pictures_are_reported_and_left_out_and_tried_again(world: InferWorld, copies: Path) -> None:
+    infer(copies, world.mlp, "pictures")
+    whole = content(copies / "out")
+    shutil.rmtree(copies / "out")
+    good = {}
+    for name in ("4.png", "5.png", "7.png"):  # in the order of names, 4 and 5 are a shard, 7 is half of one
+        file = copies / "pictures" / name
+        good[file] = file.read_bytes()
+        file.write_bytes(good[file][:50])
+    done = infer(copies, world.mlp, "pictures")
+    first, *named = done.stderr.splitlines()
+    assert first == "3 of 12 pictures are missing or broken and were left out:"
+    assert [name in line for name, line in zip(("4.png", "5.png", "7.png"), named, strict=True)] == [True] * 3
+    assert len(table(copies / "out")) == len(visual_tokens(copies / "out")) == 9
+    again = infer(copies, world.mlp, "pictures")
+    assert "9 were there, 0 computed" in again.stdout
+    assert again.stderr == done.stderr
+    for file, image in good.items():
+        file.write_bytes(image)
+    assert "8 were there, 4 computed" in infer(copies, world.mlp, "pictures").stdout
+    assert content(copies / "out") == whole
+
+
+def test_without_a_single_usable_picture_the_command_fails(world: InferWorld, tmp_path: Path) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, "gone.png", "--out", "out")
+    assert error_of(refused) == "none of 1 pictures can be used; the first: gone.png: no such file"
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+# ---- interruptions -----------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from vocabkit.infer import result_files
+from vocabkit.infer.result_files import ResultFolder, Results
+from vocabkit.infer.batch import Wanted
+from vocabkit.infer.infer import infer_files
+result_files.SHARD_PICTURES = 2
+def killed(what, done, total):
+    if done >= 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+infer_files({adapter!r}, ["pictures"], Path("out"), Wanted(top=3), batch=2, progress=killed, device="cpu")
+"""
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_run_is_taken_up_and_ends_with_the_same_bytes(world: InferWorld, copies: Path) -> None:
+    words = (world.transferred, "pictures", "--top", "3", "--visual-tokens", "--batch", "2")
+    infer(copies, *words)
+    whole = content(copies / "out")
+    shutil.rmtree(copies / "out")
+    code = KILLED.format(adapter=str(world.transferred))
+    done = subprocess.run([sys.executable, "-c", code], cwd=copies, check=False, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    left = content(copies / "out")
+    assert 2 <= sum(name.endswith(".arrow") for name in left) < 6
+    assert "index.json" not in left
+    resumed = infer(copies, *words).stdout
+    assert "0 were there" not in resumed
+    assert content(copies / "out") == whole
+    assert "12 were there, 0 computed" in infer(copies, *words).stdout
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_the_results_of_other_settings_or_pictures_are_left_alone(world: InferWorld, copies: Path) -> None:
+    infer(copies, world.mlp, "pictures")
+    before = content(copies / "out")
+
+    def refused(*words: str | Path) -> str:
+        return error_of(vocabkit_here(copies, "infer", *words, "--out", "out", "--device", "cpu"))
+
+    assert "out: holds results with adapter" in refused(world.transferred, "pictures")
+    assert "with dtype '\"float32\"', not '\"bfloat16\"'; choose another" in refused(
+        world.mlp, "pictures", "--dtype", "bfloat16"
+    )
+    assert "holds results of other pictures" in refused(world.mlp, world.pictures)
+    assert "holds results of other pictures" in refused(world.mlp, "pictures/0.png", "pictures/1.png")
+    assert content(copies / "out") == before
+
+
+def test_a_damaged_shard_is_refused(world: InferWorld, copies: Path) -> None:
+    infer(copies, world.mlp, "pictures")
+    file = copies / "out" / "00000.arrow"
+    file.write_bytes(file.read_bytes()[:-40])
+    refused = vocabkit_here(copies, "infer", world.mlp, "pictures", "--out", "out")
+    assert "00000.arrow: " in error_of(refused)
+
+
+# ---- reports -----------------------------------------------------------------------------------------------------
+
+
+def test_json_holds_settings_counts_and_shares_of_time(world: InferWorld, copies: Path) -> None:
+    (copies / "pictures" / "3.png").unlink()
+    (copies / "pictures" / "3.png").write_text("x")
+    found = json.loads(infer(copies, world.transferred, "pictures", "--json").stdout)
+    assert (found["folder"], found["device"], found["settings"]["grid"]) == ("out", "cpu", [4, 4])
+    report = found["report"]
+    assert (report["pictures"], report["computed"], report["broken"]) == (12, 11, 1)
+    shares = report["profile"]["shares"]
+    assert set(shares) == {"waiting for pictures", "vision encoder", "adapter", "writing"}
+    assert 0 < sum(shares.values()) <= 1
+    assert report["profile"]["busy"] is None
+
+
+def test_profile_shows_where_the_time_went(world: InferWorld, tmp_path: Path) -> None:
+    words = (world.transferred, world.pictures, "--captions", "--llm", world.small.two, "--max-new-tokens", "3")
+    *_, title, waiting, vision, adapter, llm, writing = infer(tmp_path, *words, "--profile").stdout.splitlines()
+    assert title.endswith("s of wall time:")
+    stages = [line.split("%  ")[1] for line in (waiting, vision, adapter, llm, writing)]
+    assert stages == ["waiting for pictures", "vision encoder", "adapter", "LLM", "writing"]
+
+
+def test_an_adapter_of_another_vision_encoder_is_refused(world: InferWorld, tmp_path: Path) -> None:
+    words = ("infer", world.mlp, world.pictures, "--out", "out", "--vision", "efficientnet-lite0")
+    assert "gives features of width 1280, but the adapter takes 32" in error_of(vocabkit_here(tmp_path, *words))
+
+
+def test_an_llm_of_other_tokens_is_refused(world: InferWorld, tmp_path: Path) -> None:
+    words = ("infer", world.langbridge, world.pictures, "--out", "out", "--llm")
+    source = world.small.two.partition("=")[2]
+    assert "is it another?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))
+    assert "columns of one, two, none of three" in error_of(vocabkit_here(tmp_path, *words, f"three={source}"))
+    assert open_target(world.small.two)[0].vocabulary.name == "two"

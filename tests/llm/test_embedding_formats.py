@@ -1,0 +1,107 @@
+"""safetensors and torch.save files: found where people keep them, and only the rows asked for are read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from table_files import (
+    NAME,
+    bytes_read,
+    index_folder,
+    random_table,
+    safetensors_folder,
+    write_config,
+)
+from tiny_models import assert_same_bits
+
+from vocabkit.llm.embeddings import open_embeddings
+
+WEIGHT = random_table()
+IDS = torch.tensor([49, 0, 17, 18, 19, 3])
+ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+
+
+# ---- where weights are looked for --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("file", ["model.safetensors", ""])
+def test_a_safetensors_file_or_its_folder_is_read(file: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    weight = random_table(dtype=dtype)
+    safetensors_folder(tmp_path, {"a": torch.ones(3), NAME: weight, "z": torch.ones(5, 5)})
+    assert_same_bits(open_embeddings(tmp_path / file).rows(IDS), weight[IDS])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors.index.json", ""])
+def test_the_shard_that_the_index_says_is_read(file: str, tmp_path: Path) -> None:
+    index_folder(tmp_path, {"lm_head.weight": "model-2.safetensors", NAME: "model-1.safetensors"})
+    shard = safetensors_folder(tmp_path / "x", {NAME: WEIGHT}) / "model.safetensors"
+    shard.rename(tmp_path / "model-1.safetensors")
+    assert_same_bits(open_embeddings(tmp_path / file).rows(IDS), WEIGHT[IDS])
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.pth"])
+def test_a_file_of_torch_save_is_read(name: str, tmp_path: Path) -> None:
+    torch.save({NAME: WEIGHT, "other": torch.ones(2)}, write_config(tmp_path) / name)
+    assert_same_bits(open_embeddings(tmp_path / name).rows(IDS), WEIGHT[IDS])
+
+
+def test_shards_of_torch_save_are_read(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {NAME: "part-1.bin"}}))
+    torch.save({NAME: WEIGHT}, tmp_path / "part-1.bin")
+    assert_same_bits(open_embeddings(tmp_path).rows(IDS), WEIGHT[IDS])
+
+
+def test_a_shard_may_be_a_symbolic_link_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    elsewhere = safetensors_folder(tmp_path / "blobs", {NAME: WEIGHT}) / "model.safetensors"
+    folder = index_folder(tmp_path / "snapshot", {NAME: "model-1.safetensors"})
+    (folder / "model-1.safetensors").symlink_to(elsewhere)
+    assert_same_bits(open_embeddings(folder).rows(IDS), WEIGHT[IDS])
+
+
+# ---- no more than the rows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes with /proc")
+def test_only_the_rows_asked_for_are_read_out_of_safetensors(tmp_path: Path) -> None:
+    table = open_embeddings(safetensors_folder(tmp_path, {NAME: random_table(4000, 1024, torch.bfloat16)}))
+    before = bytes_read()
+    table.rows(torch.arange(0, 4000, 40))
+    assert 100 * 2048 <= bytes_read() - before < 100 * 2048 + 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory with /proc")
+@pytest.mark.parametrize(
+    ("save", "kinds"),
+    [
+        ("save_file", ("RssAnon", "RssFile")),
+        ("torch.save", ("RssAnon",)),
+    ],  # a mapped file's pages are the system's cache
+)
+def test_a_large_table_never_comes_into_memory(save: str, kinds: tuple[str, ...], tmp_path: Path) -> None:
+    write_config(tmp_path)
+    weight = random_table(32768, 1024)  # 128 MiB
+    if save == "save_file":
+        safetensors_folder(tmp_path, {NAME: weight})
+    else:
+        torch.save({NAME: weight}, tmp_path / "pytorch_model.bin")
+    code = f"""
+from pathlib import Path
+from vocabkit.llm.embeddings import open_embeddings
+def memory(*kinds):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kinds))
+kinds = {kinds}
+before = memory(*kinds)
+table = open_embeddings({str(tmp_path)!r})
+rows = table.rows(range(0, 32768, 512))
+print(memory(*kinds) - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 32 * 1024  # KiB; imports of the readers themselves are a few MiB

@@ -1,0 +1,127 @@
+"""GGUF: only the rows asked for are read and dequantised, to what the gguf package makes of the whole table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from table_files import bytes_read, random_blocks, write_gguf
+from tiny_models import assert_same_bits
+from transformers.integrations.gguf.dequant import GGML_BLOCK
+from transformers.integrations.gguf.dequant import dequantize as dequantize_of_transformers
+
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.embeddings import open_embeddings
+
+KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
+KINDS += [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+ROWS, WIDTH = 41, 512
+IDS = torch.tensor([40, 0, 17, 18, 19, 3, 17])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_each_quantisation_is_read_as_the_gguf_package_reads_it(kind: Kind, tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, kind)
+    table = open_embeddings(write_gguf(tmp_path / "model.gguf", raw, kind))
+    assert (table.num_rows, table.width, table.dtype) == (ROWS, WIDTH, torch.float32)
+    expected = torch.from_numpy(np.array(gguf.dequantize(raw, kind)))
+    assert_same_bits(table.rows(IDS), expected[IDS])
+    if kind in GGML_BLOCK:
+        theirs = dequantize_of_transformers(torch.from_numpy(raw), kind).reshape(ROWS, WIDTH)
+        torch.testing.assert_close(table.rows(IDS), theirs[IDS])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes with /proc")
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q8_0, Kind.BF16], ids=lambda kind: kind.name)
+def test_only_the_rows_asked_for_are_read(kind: Kind, tmp_path: Path) -> None:
+    raw = random_blocks(4000, 1024, kind)
+    table = open_embeddings(write_gguf(tmp_path / "model.gguf", raw, kind))
+    before = bytes_read()
+    table.rows(torch.arange(0, 4000, 40))
+    assert 100 * raw.shape[1] <= bytes_read() - before < 100 * raw.shape[1] + 4096
+
+
+@pytest.mark.parametrize(
+    ("architecture", "metadata", "factor"),
+    [
+        ("llama", {}, 1.0),
+        ("qwen2", {}, 1.0),
+        ("gemma", {}, 512**0.5),
+        ("gemma3", {}, 512**0.5),
+        ("gemma-embedding", {}, 512**0.5),
+        ("granite", {"embedding_scale": 12.0}, 1.0),  # transformers' Granite multiplies whatever comes in
+        ("granitehybrid", {"embedding_scale": 12.0}, 1.0),
+        ("minicpm", {"embedding_scale": 11.5}, 11.5),
+        ("minicpm3", {}, 12.0),
+        ("falcon-h1", {}, 1.0),  # its converter has multiplied already
+    ],
+)
+def test_the_factor_of_each_architecture_is_applied(
+    architecture: str, metadata: dict[str, float], factor: float, tmp_path: Path
+) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.F16)
+    table = open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, architecture, **metadata))
+    assert_same_bits(table.rows(IDS), torch.from_numpy(gguf.dequantize(raw, Kind.F16))[IDS] * torch.tensor(factor))
+
+
+def test_an_architecture_with_a_factor_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.F16)
+    with pytest.raises(VocabkitError, match="'grok' is not known and its 'embedding_scale' may multiply"):
+        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "grok", embedding_scale=78.4))
+
+
+def test_minicpm_without_its_factor_is_refused(tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.F16)
+    with pytest.raises(VocabkitError, match=r"no minicpm\.embedding_scale"):
+        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "minicpm"))
+
+
+def test_a_quantisation_that_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.IQ4_XS)
+    with pytest.raises(VocabkitError, match="quantised as IQ4_XS, which is not read; expected one of F32"):
+        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.IQ4_XS))
+
+
+def test_a_quantisation_of_the_future_is_refused_by_number(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "model.gguf", random_blocks(ROWS, WIDTH, Kind.F16), Kind.F16)
+    content = bytearray(file.read_bytes())
+    at = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 16
+    content[at : at + 4] = (250).to_bytes(4, "little")
+    file.write_bytes(content)
+    with pytest.raises(VocabkitError, match="quantised as number 250"):
+        open_embeddings(file)
+
+
+def test_a_truncated_table_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "model.gguf", random_blocks(ROWS, WIDTH, Kind.Q8_0), Kind.Q8_0)
+    file.write_bytes(file.read_bytes()[:-3000])
+    with pytest.raises(VocabkitError, match=r"truncated: token_embd\.weight reaches beyond its end"):
+        open_embeddings(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "not a GGUF"), (b"GGUF\3\0\0\0\1", "truncated"), (b"PK12", "not a GGUF")]
+)
+def test_what_is_no_gguf_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(content)
+    with pytest.raises(VocabkitError, match=says):
+        open_embeddings(tmp_path)
+
+
+def test_a_gguf_without_a_table_is_refused(tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.F16)
+    with pytest.raises(VocabkitError, match=r"no token_embd\.weight in it; not an LLM"):
+        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, name="v.patch_embd.weight"))
+
+
+def test_the_part_of_a_split_model_that_has_no_table_is_refused(tmp_path: Path) -> None:
+    raw: Any = random_blocks(ROWS, WIDTH, Kind.F16)
+    file = write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "split", name="blk.9.attn_q.weight", count=2.0)
+    with pytest.raises(VocabkitError, match="in this part of a split model"):
+        open_embeddings(file)

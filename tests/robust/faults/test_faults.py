@@ -1,0 +1,42 @@
+"""A few of the faults of `python -m tests.robust.faults.harness`, which kills every command hundreds of times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+COMMANDS = (
+    "build-shared", "import-map", "snapshot", "scenes", "features", "train", "import-adapter folder", "transfer",
+    "transfer mmproj", "transfer llava", "validate", "infer", "overlap --html",
+)  # fmt: skip
+"""One of each way to write."""
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, Any]:
+    """What happened to each command, by its name."""
+    harness = Path(__file__).with_name("harness.py")
+    done = subprocess.run(
+        [sys.executable, harness, *COMMANDS, "--kills", "1", "--brief", "--json"],
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {report["name"]: report for report in found}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_killed_command_leaves_the_old_result_or_a_whole_new_one_and_the_next_run_succeeds(
+    reports: dict[str, Any], name: str
+) -> None:
+    report = reports[name]
+    assert report["problems"] == []
+    assert report["kills"] == sum(report["found"].values()) == 2
+    assert report["together"] == 1

@@ -1,0 +1,41 @@
+"""Adapters for the small world that make one token of whatever they see."""
+
+from __future__ import annotations
+
+from small_world import World
+
+from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.transfer.target import open_target
+
+VISION = 32
+
+
+def saying(world: World, letter: bytes, head: Head = "softmax") -> LangBridgeAdapter:
+    """An adapter whose every patch is the token `letter`."""
+    shared = open_shared(world.shared)
+    config = AdapterConfig.of(
+        shared,
+        llm="one",
+        vision_width=VISION,
+        hidden_width=8,
+        head=head,
+        vision_model=str(world.vision),
+        vision_layer=-2,
+    )
+    adapter = LangBridgeAdapter(config, shared).requires_grad_(False)
+    adapter.head.weight.zero_()
+    adapter.head.bias.zero_()[shared.tokens.to_pylist().index(letter)] = 1000
+    return adapter
+
+
+def projecting(world: World, letter: bytes) -> MLPProjector:
+    """The same of an MLP."""
+    target, _ = open_target(world.one)
+    width = target.embeddings.width
+    mlp = MLPProjector(MLPConfig(VISION, 8, width, "one", str(world.vision), -2)).requires_grad_(False)
+    mlp.linear_2.weight.zero_()
+    mlp.linear_2.bias.copy_(target.embeddings.rows([target.vocabulary.tokens.to_pylist().index(letter)])[0])
+    return mlp

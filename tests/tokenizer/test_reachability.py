@@ -1,0 +1,43 @@
+"""Tokens that a tokenizer never makes of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from index_map_files import refusal, small
+from tokenizer_files import bpe_json, read_json_tokenizer
+
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.segmentation import load_tokenizer
+from vocabkit.tokenizer.segmenter import unreachable
+
+
+def test_a_token_that_its_own_text_does_not_give_is_unreachable(tmp_path: Path) -> None:
+    pieces = ["a", "b", "c", "ab", "abc", "ac"]
+    content = bpe_json(pieces)
+    content["model"]["merges"] = [["a", "b"], ["ab", "c"]]
+    vocabulary = read_json_tokenizer(tmp_path, content)
+    assert [pieces[i] for i in unreachable(vocabulary)] == ["ac"]
+
+
+def test_partial_utf8_is_not_judged(tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, bpe_json(["a", "Ã", "©", "Ã©"]))
+    assert unreachable(vocabulary).tolist() == [3]  # é has no merge; its two halves can't be tested
+
+
+def test_rules_are_needed() -> None:
+    assert "does not say" in refusal(unreachable, small([b"a"]))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "smollm2"])
+def test_unreachable_tokens_of_real_tokenizers_are_cut_into_other_tokens(name: str) -> None:
+    vocabulary = resolve(name).vocabulary
+    found = unreachable(vocabulary)
+    if name == "qwen2":
+        assert 1_800 < len(found) < 2_000
+    tokenizer = load_tokenizer(vocabulary, mid_text=True)
+    for token_id in found[:: max(1, len(found) // 100)].tolist():
+        token = vocabulary.token(token_id)
+        assert token is not None
+        assert tokenizer.encode(token.decode(), add_special_tokens=False).ids != [token_id]

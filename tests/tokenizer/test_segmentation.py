@@ -1,0 +1,379 @@
+"""Text is cut as the publishers' own libraries cut it, and so is each token of another vocabulary."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from publishers import Publisher, publisher
+from tokenizer_files import (
+    BYTE_LEVEL,
+    BYTE_PIECES,
+    CONTROL,
+    NORMAL,
+    REAL,
+    UNKNOWN,
+    USER_DEFINED,
+    added_token,
+    alphabet_spelling,
+    bpe_json,
+    gguf_file,
+    gguf_tokenizer,
+    read_json_tokenizer,
+    real,
+    sentencepiece_model,
+    wordpiece_json,
+    write_json,
+)
+from tokenizers import Tokenizer, models
+
+from vocabkit.errors import VocabkitError
+from vocabkit.tokenizer.catalog import catalog, resolve
+from vocabkit.tokenizer.read import read
+from vocabkit.tokenizer.segmentation import load_rules, load_tokenizer
+from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+pytestmark = pytest.mark.usefixtures("sources")
+
+RANK_FILES = {"qwen", "llama3", "llama4"}
+"""Files of `REAL` that do not say how text is cut; the catalog's snapshots of them do."""
+SNAPSHOTS = sorted({entry.snapshot for entry in catalog().values()})
+CASES = [*((name, "file") for name in REAL if name not in RANK_FILES), *((name, "snapshot") for name in SNAPSHOTS)]
+
+TEXTS = [
+    "The quick brown fox can't jump over 13 lazy dogs; it's 1,234,567.89 o'clock, THEY'LL say 'twas I'M.",
+    "Größe Straße naïve café façade ÀÉÎÕÜ œuvre İstanbul ſhip",
+    "Ελληνικό κείμενο, Русский текст с ёлкой, ґанок, Հայերեն, ქართული",
+    "עברית עִם נִקּוּד, العربية مع تَشْكِيل, فارسی می‌خواهم, اردو",
+    "हिन्दी क्षत्रिय, বাংলা ভাষা, தமிழ் மொழி, తెలుగు, ಕನ್ನಡ, മലയാളം, ภาษาไทย, ລາວ, မြန်မာ, ខ្មែរ, བོད་ཡིག",
+    "中文简体字,繁體中文。日本語のテキスト、カタカナとひらがな!한국어 텍스트입니다 ㄱㄴㄷ",
+    "አማርኛ ᏣᎳᎩ ᐃᓄᒃᑎᑐᑦ ߒߞߏ ꦗꦮ 𐍈𐌰 𝕳𝖊𝖑𝖑𝖔 ⠓⠑⠇⠇⠕",
+    "0 12 345 6789 ٠١٢٣ १२३ ½ ² Ⅷ 1e-9 0xFF 3.14159",
+    "😀👍🏽👩‍👩‍👧‍👦🇩🇪🏴󠁧󠁢󠁥󠁮󠁧󠁿☃️⚡ ❤️‍🔥 emoji",
+    "runs  of   spaces    and     more      \t\ttabs\t\t\t\n\n\nlines\r\n\r\n  indented\n    code",
+    "\n\t\tmixed \n \n end   ",
+    'def f(x: int) -> str:\n    return f"{x!r:>10}" if x >= 0 else None  # comment\n\n\nclass A:\n\tpass\n',
+    '<div class="a">&nbsp;</div> <h1>T</h1> https://example.org/a?b=c&d=%20#e user@example.com C:\\path\\file.txt',
+    "======== ---------- ________ ........ !!!!!! ???? ######## ****** ////// \\\\\\\\ ``` ~~~ ((())) [[[]]] {{{}}}",
+    "aaaaaaaaaaaaaaaaaaaaaaaa hahahahahahaha ababababababab nananananananana xxxxxxxxxxxxxxxx      ",
+    "e\u0301 n\u0303 a\u030a \u00a0nbsp\u2003em\u200bzw\u200d\ufeffbom\u3000wide \u0085 \u2028 \u2029 soft\u00adhyphen",
+    "\x00\x01\x02 control \x7f \x1b[31m <0x41> <unk> </s> <s> [INST] <|im_start|> <|eot_id|> <bos> <unused5> [UNK]",
+    "", " ", "   ", "\n", "a", " a", "a ", "  a  b  ", "\n\na", "\ta",
+]  # fmt: skip
+
+
+@cache
+def vocabulary_of(name: str, place: str) -> Vocabulary:
+    """A vocabulary of the publishers' files or of the catalog."""
+    return real(name) if place == "file" else resolve(name).vocabulary
+
+
+@cache
+def tokens_of_all() -> list[bytes]:
+    """Some text tokens of each vocabulary: a fixed choice."""
+    chosen: list[bytes] = []
+    for name, place in CASES:
+        vocabulary = vocabulary_of(name, place)
+        texts = [token for token, kind in zip(vocabulary.tokens.to_pylist(), vocabulary.kinds, strict=True) if not kind]
+        chosen += random.Random(name).sample(sorted(filter(None, texts)), 200)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Case:
+    """One real tokenizer, ours and the publisher's."""
+
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer
+    library: Publisher
+
+
+@pytest.fixture(scope="module", params=CASES, ids=" ".join)
+def case(request: pytest.FixtureRequest) -> Case:
+    name, place = request.param
+    vocabulary = vocabulary_of(name, place)
+    return Case(vocabulary, load_tokenizer(vocabulary), publisher(name))
+
+
+# ---- whole texts -------------------------------------------------------------------------------------------------
+
+
+def test_text_is_cut_as_by_the_publishers_library(case: Case) -> None:
+    for text in TEXTS:
+        assert case.tokenizer.encode(text, add_special_tokens=False).ids == case.library.encode(text), text
+
+
+@pytest.mark.parametrize("name", sorted(RANK_FILES))
+def test_a_bare_rank_file_does_not_say_how_text_is_cut(name: str) -> None:
+    for load in (load_tokenizer, Segmenter):
+        with pytest.raises(VocabkitError, match="does not say how text is cut into tokens; use its tokenizer"):
+            load(real(name))
+
+
+def test_an_added_token_that_is_text_comes_out_of_text() -> None:
+    vocabulary = resolve("qwen3").vocabulary
+    expected = vocabulary.tokens.to_pylist().index(b"<tool_call>")
+    ids = load_tokenizer(vocabulary).encode("a<tool_call>b").ids
+    assert expected in ids
+    assert Segmenter(vocabulary).ids(b"a<tool_call>b") == ids
+
+
+def test_no_special_token_comes_out_of_text_that_spells_it(case: Case) -> None:
+    vocabulary = case.vocabulary
+    special = [token.decode() for token in vocabulary.tokens.filter(vocabulary.kinds == Kind.SPECIAL).to_pylist()]
+    ids = case.tokenizer.encode(" ".join(special), add_special_tokens=False).ids
+    unknown = vocabulary.roles.get("unk")
+    assert {i for i in ids if vocabulary.kinds[i] > Kind.BYTE} <= {unknown}
+
+
+# ---- single tokens -----------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_cut_as_the_library_cuts_it_inside_a_text(case: Case) -> None:
+    vocabulary, library = case.vocabulary, case.library
+    values, tokens = tokens_of_all(), vocabulary.tokens.to_pylist()
+    # of ways to cut that are equally probable, each library takes another
+    same = sorted if isinstance(case.tokenizer.model, models.Unigram) else list
+    for value, found in zip(values, Segmenter(vocabulary).ids_of_each(values), strict=True):
+        try:
+            expected = library.encode_inside(value.decode())
+        except UnicodeDecodeError:
+            if library.encode_bytes is None:
+                continue
+            expected = library.encode_bytes(value)
+        joins = b"".join(tokens[i] for i in expected) == value
+        assert (found and same(found)) == (same(expected) if joins else None), value
+
+
+def test_what_a_token_is_cut_into_joins_to_its_bytes(case: Case) -> None:
+    vocabulary = case.vocabulary
+    tokens = vocabulary.tokens.to_pylist()
+    for value, ids in zip(tokens_of_all(), Segmenter(vocabulary).ids_of_each(tokens_of_all()), strict=True):
+        if ids is not None:
+            assert b"".join(tokens[i] for i in ids) == value
+            assert all(vocabulary.kinds[i] <= Kind.BYTE for i in ids)
+
+
+WHOLE = {"llama3", "mistral-v1", "mistral-tekken"}
+"""One vocabulary of each kind that can spell any bytes."""
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+@given(value=st.binary(max_size=24) | st.text(max_size=12).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@settings(deadline=None, max_examples=80)
+def test_any_bytes_are_cut_into_tokens_that_join_to_them(name: str, value: bytes) -> None:
+    vocabulary = resolve(name).vocabulary
+    ids = segmenter(name).ids(value)
+    if ids is None:
+        # SentencePiece has no other way to write its own mark for a space
+        assert name == "mistral-v1"
+        assert "▁".encode() in value
+    else:
+        assert b"".join(vocabulary.tokens[i].as_py() for i in ids) == value
+
+
+@cache
+def segmenter(name: str) -> Segmenter:
+    """The segmenter of a snapshot, built once."""
+    return Segmenter(resolve(name).vocabulary)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_one_value_is_cut_alone_as_it_is_among_others(name: str) -> None:
+    values = tokens_of_all()[::40]
+    assert [segmenter(name).ids(value) for value in values] == segmenter(name).ids_of_each(values)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "mistral-v1"])
+def test_a_long_text_is_cut_in_little_memory_and_time(name: str) -> None:
+    """Its pieces are looked up to the length of the longest token, not of the text."""
+    value = "\n".join(TEXTS).encode() * 20
+    ids = segmenter(name).ids(value)
+    assert ids == load_tokenizer(resolve(name).vocabulary, mid_text=True).encode(value.decode()).ids
+
+
+def test_partial_utf_8_becomes_byte_pieces_between_cut_text() -> None:
+    vocabulary = resolve("mistral-v1").vocabulary
+    tokens = vocabulary.tokens.to_pylist()
+    ids = segmenter("mistral-v1").ids(b" the\xe4\xb8 world\xff")
+    assert ids is not None
+    assert [tokens[i] for i in ids] == [b" the", b"\xe4", b"\xb8", b" world", b"\xff"]
+    assert [vocabulary.kinds[i] for i in ids if tokens[i] in (b"\xe4", b"\xb8", b"\xff")] == [Kind.BYTE] * 3
+
+
+def test_bytes_that_a_tokenizer_can_not_write_are_none() -> None:
+    assert Segmenter(real("botchan-bpe")).ids("猫".encode()) is None
+    assert Segmenter(real("botchan-bpe")).ids(b"\xff") is None
+    assert Segmenter(real("minilm")).ids(b"Upper case") is None
+    assert Segmenter(real("minilm")).ids(b"\xff") is None
+    assert segmenter("qwen2").ids("e\u0301".encode()) is None  # composed by its normalizer
+    assert segmenter("mistral-v1").ids("▁".encode()) is None
+    assert segmenter("smollm2").ids(b"\xf1") is None  # it has no token for some bytes
+
+
+def test_nothing_is_cut_into_nothing() -> None:
+    assert segmenter("smollm2").ids(b"") == []
+
+
+def test_a_words_own_space_is_kept_and_none_is_added() -> None:
+    for name in ("mistral-v1", "gemma3", "llama3"):
+        vocabulary = resolve(name).vocabulary
+        for value in (b" the", b"the"):
+            ids = segmenter(name).ids(value)
+            assert ids is not None
+            assert [vocabulary.token(i) for i in ids] == [value]
+    wordpiece = Segmenter(real("minilm"))
+    assert wordpiece.ids(b" the") is not None
+    assert wordpiece.ids(b"the") is None  # a bare word brings its space
+
+
+# ---- small tokenizers --------------------------------------------------------------------------------------------
+
+LETTERS = [alphabet_spelling(bytes([byte])) for byte in range(256)]
+
+
+def test_sentencepiece_symbols_of_the_user_come_first_and_no_space_is_put_after_them(tmp_path: Path) -> None:
+    pieces = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("<x>", USER_DEFINED), ("▁▁", USER_DEFINED)]
+    pieces += [("▁", NORMAL), ("a", NORMAL), ("▁a", NORMAL), *BYTE_PIECES]
+    # without a trimmed text: remove_extra_whitespaces off
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(pieces, normalizer=[(3, 1), (4, 0)]))
+    vocabulary = read(tmp_path / "tokenizer.model")
+    tokenizer = load_tokenizer(vocabulary)
+    assert tokenizer.encode("a<x>a").tokens == ["▁a", "<x>", "a"]
+    assert tokenizer.encode("a  a").tokens == ["▁a", "▁▁", "a"]
+    assert Segmenter(vocabulary).ids(b"<x>a  a") == [2, 5, 3, 5]
+
+
+def test_a_gguf_without_scores_does_not_say_how_text_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL), *BYTE_PIECES])))
+    assert load_rules(read(path)) is None
+
+
+def test_a_tokenizer_json_is_used_as_it_is_without_what_it_puts_around(tmp_path: Path) -> None:
+    content = bpe_json(LETTERS, added=[added_token(256, "<s>", special=True)])
+    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    content |= {
+        "pre_tokenizer": BYTE_LEVEL,
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": template,
+            "pair": template,
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
+        },
+    }
+    vocabulary = read_json_tokenizer(tmp_path, content)
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("abc").tokens == ["<s>", "a"]
+    assert load_tokenizer(vocabulary).encode("abc").tokens == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        ("pre_tokenizer", {**BYTE_LEVEL, "add_prefix_space": True}),
+        ("normalizer", {"type": "Prepend", "prepend": " "}),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": " "}]}),
+    ],
+)
+def test_no_space_is_put_before_a_text_inside_another(part: str, step: dict[str, Any], tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(LETTERS), "pre_tokenizer": BYTE_LEVEL, part: step})
+    assert load_tokenizer(vocabulary).encode("a").tokens == ["Ġ", "a"]
+    assert load_tokenizer(vocabulary, mid_text=True).encode("a").tokens == ["a"]
+    assert Segmenter(vocabulary).ids(b"a") == [ord("a")]
+
+
+def test_a_byte_order_mark_does_not_hinder(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "tokenizer.json", {**bpe_json(LETTERS), "pre_tokenizer": BYTE_LEVEL})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Segmenter(read(path)).ids(b"a") == [ord("a")]
+    assert load_rules(read(path)) is not None
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+def one_line(call: Any) -> str:
+    """The message of the VocabkitError that `call` raises."""
+    with pytest.raises(VocabkitError) as error:
+        call()
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def test_a_source_that_is_gone_gets_one_line(tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, bpe_json(LETTERS))
+    (tmp_path / "tokenizer.json").unlink()
+    for use in (load_tokenizer, load_rules, Segmenter):
+        assert "tokenizer.json: no such file" in one_line(lambda use=use: use(vocabulary))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pre_tokenizer": {"type": "Unknown"}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "!"}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}},
+        {"version": "9"},
+    ],
+)
+def test_a_tokenizer_json_that_the_library_refuses_gets_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
+    assert vocabulary.source in one_line(lambda: load_tokenizer(vocabulary, mid_text=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"type": "BPE", "vocab": {"a": 0, "ab": 1}, "merges": ["a b"]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 7}},
+    ],
+)
+def test_rules_that_contradict_their_tokenizer_json_get_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
+    assert "damaged rules for cutting text" in one_line(lambda: load_rules(vocabulary))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("gpt2", {"pre": "smollm", "merges": ["a b"]}),
+        ("gpt2", {"pre": "smollm", "merges": ["a"]}),
+        ("gpt2", {"pre": "smollm", "merges": 3}),
+        ("llama", {"scores": [1]}),
+        ("llama", {"scores": "high"}),
+        ("t5", {"scores": [-1, -2, -3], "precompiled_charsmap": "text"}),
+    ],
+)
+def test_a_gguf_with_rules_that_do_not_fit_gets_one_line(model: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    pieces = [("a", NORMAL), ("c", NORMAL), ("<unk>", UNKNOWN)]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_file(gguf_tokenizer(pieces, model, **changes)))
+    vocabulary = read(path)
+    assert len(vocabulary) == 3
+    assert "model.gguf" in one_line(lambda: load_tokenizer(vocabulary))
+    assert "model.gguf" in one_line(lambda: Segmenter(vocabulary).ids(b"a"))
+
+
+@pytest.mark.parametrize("name", ["unknown", "", 7])
+def test_a_gguf_with_a_pre_tokenizer_that_is_not_known_does_not_say_how_text_is_cut(
+    name: str | int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)], "gpt2", pre=name, merges=["a a"])))
+    assert "does not say how text is cut" in one_line(lambda: load_tokenizer(read(path)))
+
+
+def test_wordpiece_is_cut_by_its_tokenizer_json_but_has_no_rules(tmp_path: Path) -> None:
+    content = wordpiece_json(["[UNK]", "a", "##b"])
+    vocabulary = read_json_tokenizer(tmp_path, {**content, "pre_tokenizer": {"type": "Whitespace"}})
+    assert load_rules(vocabulary) is None
+    assert Segmenter(vocabulary).ids(b" ab") == [1, 2]

@@ -1,0 +1,193 @@
+"""A training that is killed goes on where its state was saved, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import error_of, vocabkit_here
+from results import metrics, same_bits, weights
+from small_world import World
+
+from vocabkit.adapter.model import load_adapter
+from vocabkit.errors import VocabkitError
+from vocabkit.train.recipe import Recipe
+from vocabkit.train.train import train
+
+WORDS = {"connector": "softmax", "word_steps": 6, "word_batch": 4, "word_weight": 0.5, "steps": 6}
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """As if the power had gone."""
+
+
+def stopped_after(step: int, recipe: Recipe, out: Path) -> None:
+    """Train, and stop right after that step has been measured."""
+
+    def stop(measured: Any) -> None:
+        if measured.step == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(recipe, out, progress=stop)
+
+
+def assert_same_end(one: Path, two: Path) -> None:
+    """Both trainings measured and learnt the same, to the bit."""
+    assert metrics(one) == metrics(two)
+    assert same_bits(weights(one), weights(two))
+
+
+@pytest.mark.parametrize("kill_at", [4, 9], ids=["words", "captions"])
+def test_a_process_that_is_killed_is_resumed_to_the_same_end(world: World, tmp_path: Path, kill_at: int) -> None:
+    changes = {**WORDS, "steps": 40, "checkpoint_every": 3}
+    changes |= {"word_steps": 40, "steps": 6} if kill_at == 4 else {}
+    recipe, out = world.write_recipe(tmp_path / "recipe.toml", **changes), tmp_path / "killed"
+    words = [sys.executable, "-m", "vocabkit_cli", "train", recipe, "--out", out]
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (out / "metrics.jsonl").exists() or len(metrics_lines(out)) < kill_at:
+            assert child.poll() is None
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    done = len(metrics_lines(out))
+    assert kill_at <= done < 46
+    assert not (out / "adapter").exists()
+    train(world.recipe(**changes), out)
+    train(world.recipe(**changes), tmp_path / "whole")
+    assert_same_end(out, tmp_path / "whole")
+
+
+def metrics_lines(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("changes", [{}, WORDS, {"connector": "mlp"}], ids=["linear", "words", "mlp"])
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_a_training_that_is_stopped_anywhere_ends_as_if_it_had_not_been(
+    world: World, tmp_path: Path, changes: dict[str, Any], step: int
+) -> None:
+    recipe = world.recipe(**changes, checkpoint_every=3)
+    stopped_after(step, recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("train_llm", ["lora", "full"])
+def test_an_llm_that_is_trained_is_resumed_too(world: World, tmp_path: Path, train_llm: str) -> None:
+    adapter = train(world.recipe(steps=1), tmp_path / "adapter").adapter
+    recipe = world.recipe(adapter=str(adapter), train_llm=train_llm, checkpoint_every=3)
+    stopped_after(5, recipe, tmp_path / "stopped")
+    stopped, whole = train(recipe, tmp_path / "stopped"), train(recipe, tmp_path / "whole")
+    assert_same_end(stopped.folder, whole.folder)
+    assert stopped.llm is not None
+    assert whole.llm is not None
+    for file in whole.llm.glob("*.safetensors"):
+        assert (stopped.llm / file.name).read_bytes() == file.read_bytes()
+
+
+def test_pictures_that_were_skipped_before_the_stop_count(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe(
+        features=None, vision=str(world.vision), data=(str(tmp_path / "data.json"),), images=str(tmp_path),
+        checkpoint_every=1,
+    )  # fmt: skip
+    (tmp_path / "data.json").write_text(world.data.read_text())
+    for number in range(11):
+        os.link(world.data.parent / f"{number}.png", tmp_path / f"{number}.png")
+    stopped_after(4, recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "stopped")
+    assert train(recipe, tmp_path / "whole").skipped > 1
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_an_adapter_whose_save_was_cut_off_is_written_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter of a step is saved before the state, so that a training can't go on from a state without it."""
+    recipe, renamed = world.recipe(keep_adapters=True, checkpoint_every=3), Path.replace
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if target.parent.parent.name == "step-000006" and target.name == "config.json":
+            raise Stopped
+        return renamed(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut_off)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "stopped")
+    assert not (tmp_path / "stopped/step-000006/adapter/config.json").exists()
+    train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+    for step in (3, 6, 8):
+        name = f"step-{step:06d}"
+        assert same_bits(weights(tmp_path / "stopped" / name), weights(tmp_path / "whole" / name))
+        load_adapter(tmp_path / "stopped" / name / "adapter")
+
+
+def test_a_second_training_in_a_folder_is_refused_while_the_first_is_at_work(world: World, tmp_path: Path) -> None:
+    recipe, refused = world.write_recipe(tmp_path / "recipe.toml"), []
+
+    def second(measured: Any) -> None:
+        if measured.step == 4:
+            refused.append(error_of(vocabkit_here(tmp_path, "train", recipe, "--out", "out")))
+
+    train(world.recipe(), tmp_path / "out", progress=second)
+    assert refused == ["out: another process is writing its results here; wait for it, or choose another folder"]
+    train(world.recipe(), tmp_path / "alone")
+    assert_same_end(tmp_path / "out", tmp_path / "alone")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(VocabkitError, match="out: can't make this folder"):
+        train(world.recipe(), tmp_path / "out")
+
+
+def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path) -> None:
+    first = train(world.recipe(), tmp_path)
+    before, state = weights(tmp_path), (tmp_path / "state.pt").read_bytes()
+    steps: list[Any] = []
+    assert train(world.recipe(), tmp_path, progress=steps.append) == first
+    assert steps == []
+    assert same_bits(weights(tmp_path), before)
+    assert (tmp_path / "state.pt").read_bytes() == state
+
+
+def test_another_recipe_is_refused_in_the_same_folder(world: World, tmp_path: Path) -> None:
+    train(world.recipe(steps=1), tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(VocabkitError, match=r"state.pt: is the state of a training by another recipe"):
+        train(world.recipe(steps=2), tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_state_that_is_damaged_or_something_else_is_refused(world: World, tmp_path: Path) -> None:
+    train(world.recipe(steps=1), tmp_path)
+    state = tmp_path / "state.pt"
+    content = state.read_bytes()
+    state.write_bytes(content[: len(content) // 2])
+    with pytest.raises(VocabkitError, match=r"state.pt: truncated"):
+        train(world.recipe(steps=1), tmp_path)
+    torch.save({"step": 1}, state)
+    with pytest.raises(VocabkitError, match=r"state.pt: not the state of a training"):
+        train(world.recipe(steps=1), tmp_path)
+
+
+def test_a_training_that_was_stopped_before_its_first_save_starts_afresh_by_any_recipe(
+    world: World, tmp_path: Path
+) -> None:
+    stopped_after(2, world.recipe(), tmp_path / "out")
+    train(world.recipe(seed=1), tmp_path / "out")
+    train(world.recipe(seed=1), tmp_path / "whole")
+    assert_same_end(tmp_path / "out", tmp_path / "whole")

@@ -1,0 +1,179 @@
+"""`vocabkit transfer --export llava`: what its options come to, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from command_line import Done, error_of, vocabkit_here
+from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from small_models import HIDDEN, VOCABULARY, WIDTH, byte_tokenizer, llm, loaded, loaded_llm
+from vision_models import PATCHES, VISION, clip, registers
+
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.llm.load import load_llm
+from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.catalog import resolve
+
+ROWS = 64
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with an adapter over single characters, a vision model and an LLM with a token for each byte."""
+    write_adapter(tmp_path)
+    clip(tmp_path / "vision")
+    llm(tmp_path / "llm")
+    return tmp_path
+
+
+def write_adapter(folder: Path, **recorded: Any) -> None:
+    """adapter.pt, which records this about its features."""
+    shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(ROWS))
+    config = AdapterConfig.of(shared, llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, **recorded)
+    LangBridgeAdapter(config, shared).save(folder / "adapter.pt")
+
+
+def export(here: Path, *words: str) -> Done:
+    """Run the command with these words besides."""
+    fixed = ("transfer", "adapter.pt", "--to", "llm", "--export", "llava", "--vision", "vision", "--out", "out")
+    return vocabkit_here(here, *fixed, *words)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens", "strategy"), [((), PATCHES, "default"), (("--keep-cls",), PATCHES + 1, "full")], ids=str
+)
+def test_the_class_token_is_left_out_unless_it_is_to_be_kept(
+    here: Path, words: tuple[str, ...], tokens: int, strategy: str
+) -> None:
+    done = export(here, *words)
+    assert done.returncode == 0, done.stderr
+    config = config_of(here / "out")
+    assert (config["image_seq_length"], config["vision_feature_select_strategy"]) == (tokens, strategy)
+
+
+def test_that_a_gguf_is_dequantised_is_said_before(here: Path) -> None:
+    with safe_open(here / "llm/model.safetensors", "numpy") as file:
+        rows = file.get_tensor("model.embed_tokens.weight")
+    assert rows.shape == (VOCABULARY, WIDTH)
+    writer = gguf.GGUFWriter(here / "rows-only.gguf", "unheard-of")
+    writer.add_tensor("token_embd.weight", rows.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = export(here, "--weights", "rows-only.gguf")
+    assert "rows-only.gguf: dequantising it to bfloat16, which takes a while" in done.stderr.splitlines()
+    assert "rows-only.gguf: transformers can't load this GGUF" in done.stderr.splitlines()[-1]
+    assert (done.returncode, (here / "out").exists()) == (2, False)
+
+
+# ---- the features of its training --------------------------------------------------------------------------------
+
+
+def test_class_tokens_are_kept_if_the_adapter_records_that_it_was_trained_with_them(here: Path) -> None:
+    write_adapter(here, vision_keep_cls=True)
+    done = export(here)
+    assert done.returncode == 0, done.stderr
+    assert config_of(here / "out")["vision_feature_select_strategy"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words", "says"),
+    [
+        ({"vision_keep_cls": False, "vision_pool": (2, 2)}, (), "takes patches pooled to 2x2, but a Llava checkpoint"),
+        ({"vision_keep_cls": False}, ("--keep-cls",), "was trained without class tokens; leave --keep-cls out"),
+        ({"vision_keep_cls": True}, ("--export", "mmproj", "--out", "x.gguf"), "class tokens, which llama.cpp leaves"),
+        (
+            {"vision_keep_cls": False, "vision_pool": (2, 2)},
+            ("--export", "mmproj", "--out", "x.gguf"),
+            "but llama.cpp has no pooling; export projector",
+        ),
+    ],
+)
+def test_features_that_the_other_program_can_not_make_are_refused_before_anything_is_read(
+    here: Path, recorded: dict[str, Any], words: tuple[str, ...], says: str
+) -> None:
+    write_adapter(here, **recorded)
+    (here / "llm/model.safetensors").unlink()
+    assert says in error_of(export(here, *words))
+    assert not (here / "out").exists()
+
+
+def test_a_vision_model_that_does_not_fit_is_refused_before_the_llm_is_prepared(here: Path) -> None:
+    projector(here)
+    registers(here / "vision")
+    (here / "llm.gguf").write_bytes(b"GGUF, or not")
+    words = ("export", "projector", "--as", "llava", "--llm", "llm.gguf", "--vision", "vision", "--out", "out")
+    done = vocabkit_here(here, *words)
+    assert "has 5 tokens before its patches, of which Llava leaves out only one" in error_of(done)
+    assert "dequantising" not in done.stderr
+
+
+def projector(here: Path) -> None:
+    words = ("transfer", "adapter.pt", "--to", "llm", "--export", "projector", "--out", "projector")
+    assert vocabkit_here(here, *words).returncode == 0
+
+
+# ---- LoRA --------------------------------------------------------------------------------------------------------
+
+
+def test_an_llm_with_lora_weights_is_exported_with_these_merged_into_it(here: Path) -> None:
+    projector(here)
+    lora(here / "lora", "mine=llm")
+    words = ("export", "projector", "--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
+    done = vocabkit_here(here, *words)
+    assert done.returncode == 0, done.stderr
+    assert "merging its LoRA weights into mine=llm" in done.stderr
+    found = dict(loaded(here / "out")[0].model.language_model.named_parameters())
+    with chdir(here):
+        expected = dict(load_llm("mine=lora").model.model.named_parameters())
+    changed = "layers.0.mlp.up_proj.weight"
+    for name in (changed, "layers.1.self_attn.q_proj.weight", "norm.weight"):
+        assert torch.equal(found[name], expected[name])
+    assert not torch.equal(found[changed], loaded_llm(here / "llm").model.get_parameter(changed))
+
+
+def test_lora_weights_are_no_target_since_they_have_no_embedding_table(here: Path) -> None:
+    lora(here / "lora", "mine=llm")
+    problem = error_of(vocabkit_here(here, "transfer", "adapter.pt", "--to", "mine=lora"))
+    assert problem == "lora: holds LoRA weights and no LLM; name the LLM that its adapter_config.json names"
+
+
+@pytest.mark.parametrize("names", [{"a": "a"}, {"a": "b", "b": "x=a"}], ids=["itself", "each other"])
+def test_lora_weights_that_lead_back_to_themselves_are_refused(here: Path, names: dict[str, str]) -> None:
+    projector(here)
+    for folder, base in names.items():
+        (here / folder).mkdir()
+        (here / folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    words = ("export", "projector", "--as", "llava", "--llm", "mine=a", "--vision", "vision", "--out", "out")
+    last = list(names)[-1]
+    assert error_of(vocabkit_here(here, *words)) == (
+        f"{last}/adapter_config.json: names a, LoRA weights that lead back here; name the LLM itself in it"
+    )
+    assert not (here / "out").exists()
+
+
+def lora(folder: Path, base: str) -> None:
+    """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit finetune` saves them."""
+    with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about it
+        config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(loaded_llm(folder.parent / "llm"), config)
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(folder, save_embedding_layers=False)
+    byte_tokenizer().save_pretrained(folder)

@@ -1,0 +1,125 @@
+"""check_transfer proves right transfers and finds wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_adapters import langbridge, normal
+from test_transfer import HEADS, sparse_adapter
+from tiny_llms import random_rows, table_folder, target
+
+from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.transfer.check import check_transfer
+from vocabkit.transfer.fold import fold
+from vocabkit.transfer.transfer import Missing, Target, transfer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_transfer_is_proven_on_random_and_real_features(tmp_path: Path, head: Head, dtype: torch.dtype) -> None:
+    adapter, llama = langbridge(head, dtype=dtype), target(tmp_path / "llm", "llama3", dtype=dtype)
+    moved, _ = transfer(adapter, llama)
+    folded = fold(moved, torch.float64) if head == "linear" else None
+    proof = check_transfer(moved, adapter, llama, features=normal(30, 7) * 3, folded=folded)
+    assert proof.passed, proof
+    kinds = ("in float64", "as run") if folded is None else ("in float64", "as run", "folded, in float64")
+    assert [check.name for check in proof.checks] == [
+        f"{features}, {kind}" for features in ("random features", "real features") for kind in kinds
+    ]
+    assert all(check.error < 1e-9 for check in proof.checks if not check.name.endswith("as run"))
+
+
+@pytest.mark.parametrize("missing", ["drop", "compose"])
+@pytest.mark.parametrize("head", HEADS)
+def test_dropped_and_composed_rows_are_proven_too(tmp_path: Path, head: Head, missing: Missing) -> None:
+    adapter, mistral = sparse_adapter(head), target(tmp_path / "llm", "mistral-v1")
+    moved, _ = transfer(adapter, mistral, missing=missing, scale=0.3)
+    assert check_transfer(moved, adapter, mistral).passed
+
+
+def test_rows_that_are_shifted_by_one_are_found(tmp_path: Path) -> None:
+    adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    moved.embeddings = moved.embeddings.roll(1, dims=0)
+    proof = check_transfer(moved, adapter, llama)
+    assert not proof.passed
+    assert proof.checks[0].error > 0.1
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_one_wrong_row_is_found(tmp_path: Path, head: Head) -> None:
+    adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    strongest = int(adapter.coefficients(normal(64, 7)).abs().mean(dim=0).argmax())
+    moved.embeddings[strongest] += 1
+    assert not check_transfer(moved, adapter, llama).passed
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_wrong_row_is_named_even_if_no_patch_has_a_use_for_it(tmp_path: Path, head: Head) -> None:
+    adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
+    with torch.no_grad():
+        adapter.head.weight[5], adapter.head.bias[5] = 0, -1e4 if head == "softmax" else 0
+    moved, _ = transfer(adapter, llama)
+    moved.embeddings[5] *= 1 + 1e-6
+    proof = check_transfer(moved, adapter, llama)
+    assert all(check.passed for check in proof.checks)
+    assert len(proof.problems) == 1
+    assert proof.problems[0].startswith("row 5 is not the target's embedding of ")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_weights_that_are_not_the_adapters_are_named(tmp_path: Path, head: Head) -> None:
+    adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
+    transfer(adapter, llama)[0].save(tmp_path / "moved")
+    moved = LangBridgeAdapter.from_pretrained(tmp_path / "moved", kind="transferred")
+    with torch.no_grad():
+        moved.linear_1.bias[0] = torch.nextafter(moved.linear_1.bias[0], torch.tensor(9.0))
+    proof = check_transfer(moved, adapter, llama)
+    assert not proof.passed
+    assert proof.problems == ("linear_1.bias is not that of the adapter",)
+
+
+def test_not_a_number_never_passes(tmp_path: Path) -> None:
+    adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    moved.embeddings[0] = torch.nan
+    assert not check_transfer(moved, adapter, llama).passed
+
+
+def test_a_wrong_fold_is_found(tmp_path: Path) -> None:
+    adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    folded = fold(moved, torch.float64)
+    with torch.no_grad():
+        folded.linear_2.bias.zero_()
+    proof = check_transfer(moved, adapter, llama, folded=folded)
+    assert [check.passed for check in proof.checks] == [True, True, False]
+
+
+def test_another_adapter_another_tokenizer_and_another_width_are_named(tmp_path: Path) -> None:
+    adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    other = check_transfer(moved, sparse_adapter("linear"), llama)
+    assert other.problems == ("the result was made from an adapter with another shared vocabulary",)
+    stranger = check_transfer(moved, langbridge(seed=1), llama)
+    assert stranger.problems == (
+        "none of its weights is that of the adapter: it was made from another one, or trained since",
+    )
+    newer = target(tmp_path / "newer", "llama3.1")
+    assert "another tokenizer" in check_transfer(moved, adapter, newer).problems[0]
+    wide = Target(llama.vocabulary, open_embeddings(table_folder(tmp_path / "wide", random_rows(128_256, 8))))
+    assert check_transfer(moved, adapter, wide).problems == ("width 6, but the target's is 8",)
+
+
+@pytest.mark.parametrize("features", [normal(3, 8), normal(7), normal(0, 7)])
+def test_features_of_another_width_are_refused(tmp_path: Path, features: torch.Tensor) -> None:
+    adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama)
+    with pytest.raises(VocabkitError, match="expected \\(N, 7\\)"):
+        check_transfer(moved, adapter, llama, features=features)

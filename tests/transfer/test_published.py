@@ -1,0 +1,236 @@
+"""Import of the published layout, `mm_projector.bin`, and the way back to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
+from torch import Tensor
+
+from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+from vocabkit.errors import VocabkitError
+from vocabkit.shared.maps import import_map
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.spelling import to_alphabet
+from vocabkit.transfer.published import import_published, to_published
+
+PREFIXES = ["mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedVocabulary:
+    """An index map in the published layout, of 64 Qwen2 tokens in an order of its own, imported with LLaMA3."""
+    qwen, llama = resolve("qwen2").vocabulary, resolve("llama3").vocabulary
+    ids = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:ROWS].tolist()
+    path = tmp_path_factory.mktemp("published") / "64_Qwen_sub_llava_share_intersect_llama_qwen.json"
+    path.write_text(json.dumps({to_alphabet(qwen.token(i)): i for i in ids}))
+    return import_map(path, qwen, [llama])
+
+
+def published(prefix: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A synthetic checkpoint, keyed as LangBridge's training code keys it."""
+    shapes = {"0": (HIDDEN, VISION), "2": (HIDDEN, HIDDEN), "3": (ROWS, HIDDEN)}
+    weights = {f"{prefix}{layer}.weight": normal(*shape, seed=int(layer)) for layer, shape in shapes.items()}
+    biases = {f"{prefix}{layer}.bias": normal(shape[0], seed=9) for layer, shape in shapes.items()}
+    return {name: tensor.to(dtype) for name, tensor in (weights | biases).items()}
+
+
+def written(folder: Path, content: Any) -> Path:
+    torch.save(content, folder / "mm_projector.bin")
+    return folder / "mm_projector.bin"
+
+
+def refusal(weights: Path, shared: SharedVocabulary, llm: str = "qwen2") -> str:
+    with pytest.raises(VocabkitError) as caught:
+        import_published(weights, shared, llm)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(weights) in message
+    return message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_published_layers_are_taken_bit_for_bit(
+    tmp_path: Path, shared: SharedVocabulary, prefix: str, dtype: torch.dtype
+) -> None:
+    content = published(prefix, dtype)
+    adapter = import_published(written(tmp_path, content), shared, "qwen2")
+    assert adapter.config.head == "linear"
+    assert (adapter.config.vision_width, adapter.config.hidden_width, adapter.config.rows) == (VISION, HIDDEN, ROWS)
+    for layer, name in (("0", "linear_1"), ("2", "linear_2"), ("3", "head")):
+        for part in ("weight", "bias"):
+            found = adapter.state_dict()[f"{name}.{part}"]
+            assert found.dtype == dtype
+            assert torch.equal(found, content[f"{prefix}{layer}.{part}"])
+
+
+@pytest.mark.parametrize(("select", "keeps"), [("patch", False), ("cls_patch", True), (None, None)])
+def test_the_features_are_those_that_the_config_beside_the_weights_names(
+    tmp_path: Path, shared: SharedVocabulary, select: str | None, keeps: bool | None
+) -> None:
+    config = {"mm_vision_tower": "openai/clip", "mm_vision_select_layer": -3, "mm_vision_select_feature": select}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = written(tmp_path, published("mm_projector."))
+    for weights in (file, tmp_path):
+        found = import_published(weights, shared, "qwen2").config
+        assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == ("openai/clip", -3, keeps)
+    told = import_published(file, shared, "qwen2", vision="mine", layer=-2).config
+    assert (told.vision_model, told.vision_layer) == ("mine", -2)
+
+
+def test_a_config_of_another_program_beside_the_weights_does_not_matter(
+    tmp_path: Path, shared: SharedVocabulary
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": ["clip"], "model_type": "llama"}))
+    found = import_published(written(tmp_path, published("mm_projector.")), shared, "qwen2").config
+    assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == (None, None, None)
+
+
+def test_an_imported_adapter_computes_what_the_published_module_computes(
+    tmp_path: Path, shared: SharedVocabulary
+) -> None:
+    content = published("mm_projector.")
+    module = torch.nn.Sequential(
+        torch.nn.Linear(VISION, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, ROWS)
+    )
+    module.load_state_dict({name.removeprefix("mm_projector."): tensor for name, tensor in content.items()})
+    features, embeddings = normal(4, VISION, seed=4), normal(ROWS, WIDTH, seed=5)
+    adapter = import_published(written(tmp_path, content), shared, "qwen2")
+    torch.testing.assert_close(adapter(features, embeddings), module(features) @ embeddings)
+
+
+def test_an_imported_adapter_is_saved_and_loaded_like_any_other(tmp_path: Path, shared: SharedVocabulary) -> None:
+    adapter = import_published(written(tmp_path, published("model.mm_projector.", torch.bfloat16)), shared, "qwen2")
+    adapter.save(tmp_path / "adapter.pt")
+    found = load_adapter(tmp_path / "adapter.pt")
+    assert_same_state(found, adapter)
+    assert isinstance(found, LangBridgeAdapter)
+    assert found.shared.ids_for("llama3").tolist() == shared.ids_for("llama3").tolist()
+
+
+def test_tensors_of_other_modules_are_left_aside(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
+    import_published(written(tmp_path, content), shared, "qwen2")
+
+
+def test_a_whole_checkpoint_in_shards_gives_its_projector(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.", torch.bfloat16)
+    folder = checkpoint(tmp_path, content)
+    adapter = import_published(folder, shared, "qwen2")
+    assert_same_state(adapter, import_published(written(tmp_path, content), shared, "qwen2"))
+    assert_same_state(import_published(folder / "model.safetensors.index.json", shared, "qwen2"), adapter)
+
+
+def test_shards_without_a_part_of_the_projector_are_not_even_opened(tmp_path: Path, shared: SharedVocabulary) -> None:
+    folder = checkpoint(tmp_path, published("model.mm_projector."))
+    (folder / "llm.safetensors").unlink()
+    import_published(folder, shared, "qwen2")
+    (folder / "2.safetensors").unlink()
+    assert "2.safetensors: no such file" in refusal(folder, shared)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "mm_projector.bin"])
+def test_a_folder_with_one_file_gives_its_projector(tmp_path: Path, shared: SharedVocabulary, name: str) -> None:
+    content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
+    if name.endswith("safetensors"):
+        save_file(content, tmp_path / name)
+    else:
+        torch.save(content, tmp_path / name)
+    expected = import_published(written(tmp_path / "..", content), shared, "qwen2")
+    assert_same_state(import_published(tmp_path, shared, "qwen2"), expected)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    assert "not a model folder" in refusal(tmp_path, shared)
+    save_file({"model.embed_tokens.weight": torch.ones(3, 3)}, tmp_path / "model.safetensors")
+    assert "no mm_projector layers in it" in refusal(tmp_path, shared)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    assert "damaged" in refusal(tmp_path, shared)
+
+
+def checkpoint(folder: Path, layers: Mapping[str, Tensor]) -> Path:
+    """A LLaVA checkpoint: its LLM in one shard, and each layer of the projector in another."""
+    folder = folder / "llava"
+    folder.mkdir()
+    shards = {name: f"{name.split('.')[-2]}.safetensors" for name in layers}
+    for shard in set(shards.values()):
+        save_file({name: layers[name] for name in layers if shards[name] == shard}, folder / shard)
+    save_file({"model.embed_tokens.weight": torch.ones(3, 3)}, folder / "llm.safetensors")
+    index = {"weight_map": {**shards, "model.embed_tokens.weight": "llm.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_the_way_back_gives_the_published_file(tmp_path: Path, shared: SharedVocabulary) -> None:
+    content = published("model.mm_projector.", torch.bfloat16)
+    again = to_published(import_published(written(tmp_path, content), shared, "qwen2"))
+    assert again.keys() == content.keys()
+    assert all(torch.equal(again[name], content[name]) for name in content)
+    torch.save(again, tmp_path / "again.bin")
+    import_published(tmp_path / "again.bin", shared, "qwen2")
+
+
+def test_a_projector_becomes_llavas_own_file() -> None:
+    module = projector()
+    layers = to_published(module)
+    assert sorted(layers) == [f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("bias", "weight")]
+    assert torch.equal(layers["model.mm_projector.2.weight"], module.linear_2.weight)
+
+
+def test_a_softmax_head_is_not_written_as_if_it_were_linear() -> None:
+    with pytest.raises(VocabkitError, match="softmax"):
+        to_published(langbridge("softmax"))
+
+
+def without(key: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]]:
+    return lambda content: {name: tensor for name, tensor in content.items() if key not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("3.bias"), "lacks mm_projector.3.bias"),
+        (without(".3."), "plain LLaVA projector"),
+        (without("mm_projector"), "no mm_projector layers"),
+        (lambda content: [content], "no mm_projector layers"),
+        (lambda content: content | published("other.mm_projector."), "two projectors"),
+        (lambda content: content | {"model.mm_projector.4.bias": torch.ones(1)}, "its layers are '0, 2, 3, 4'"),
+        (lambda content: content | {"model.mm_projector.3.bias": torch.ones(ROWS - 1)}, "head.bias is (63,)"),
+        (lambda content: content | {"model.mm_projector.2.weight": torch.ones(HIDDEN, VISION)}, "linear_2.weight"),
+        (lambda content: content | {"model.mm_projector.0.weight": torch.ones(HIDDEN)}, "not matrices"),
+        (lambda content: content | {"model.mm_projector.3.weight": torch.ones(63, HIDDEN)}, "63 rows"),
+        (lambda content: content | {"model.mm_projector.3.bias": torch.full((ROWS,), torch.inf)}, "infinite"),
+        (lambda content: content | {"model.mm_projector.3.bias": "text"}, "floats"),
+    ],
+)
+def test_a_file_that_is_no_langbridge_projector_is_refused(
+    tmp_path: Path, shared: SharedVocabulary, change: Callable[[dict[str, Tensor]], Any], words: str
+) -> None:
+    assert words in refusal(written(tmp_path, change(published("model.mm_projector."))), shared)
+
+
+def test_an_llm_that_the_map_does_not_hold_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    assert "holds qwen2, llama3" in refusal(written(tmp_path, published("mm_projector.")), shared, "gemma3")
+
+
+def test_damaged_and_malicious_files_are_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'victim'}",)
+
+    weights = written(tmp_path, published("mm_projector.") | {"trap": Trap()})
+    assert "more than plain tensors" in refusal(weights, shared)
+    assert not (tmp_path / "victim").exists()
+    weights.write_bytes(weights.read_bytes()[:-300])
+    assert "truncated" in refusal(weights, shared)
+    weights.unlink()
+    assert "no such file" in refusal(weights, shared)

@@ -1,0 +1,163 @@
+"""The README.md of a checkpoint: what an adapter is, from its config alone, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from vocabkit.adapter.config import AdapterConfig, DistilledFrom, MLPConfig
+from vocabkit.hub import is_hub_id
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+
+_ADAPTER = {"library_name": "vocabkit", "tags": ["pytorch_model_hub_mixin", "vision-adapter"]}
+_LLAVA = {"library_name": "transformers", "tags": ["llava", "vocabkit"]}
+
+
+def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCard:
+    """The card of a LangBridgeAdapter."""
+    head = "linear" if config.head == "linear" else f"softmax, temperature {config.temperature:g}"
+    return _card(
+        "LangBridge adapter",
+        "Turns patch features of a vision encoder into visual tokens for an LLM. A visual token is a sum of embedding "
+        "rows of the LLM, over a vocabulary that several tokenizers share, so the adapter can be moved to another of "
+        "these LLMs by exchanging the embedding rows, without training.",
+        {
+            "Head": head,
+            "Trained with": _code(config.llm),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "Hidden width": f"{config.hidden_width:,}",
+            "Rows of the shared vocabulary": f"{config.rows:,}",
+            "Tokenizers that share it": ", ".join(map(_code, shared.names)),
+            "Fingerprint of the shared vocabulary": _code(config.shared_fingerprint),
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.adapter.model import LangBridgeAdapter\n\n"
+        'adapter = LangBridgeAdapter.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = adapter(features, embeddings)  # the LLM's rows for adapter.shared, in its order\n"
+        "```\n\n"
+        "Move it to another LLM:\n\n"
+        "```sh\n"
+        "vocabkit transfer PATH_OR_HUB_ID --to TARGET\n"
+        "```\n\n"
+        "How well a moved adapter works depends on its head and its training. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+    )
+
+
+def transferred_card(config: AdapterConfig) -> ModelCard:
+    """The card of a LangBridgeAdapter that was transferred."""
+    moved = config.transfer
+    assert moved is not None
+    return _card(
+        "Transferred LangBridge adapter",
+        "Turns patch features of a vision encoder into visual tokens of one LLM, which is not the one that it was "
+        "trained with: the coefficients are the trained ones, over the embedding rows of the other LLM, kept inside.",
+        {
+            "Visual tokens for": _code(moved.target),
+            "Trained with": _code(config.llm),
+            "Head": config.head,
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "LLM width": f"{moved.target_width:,}",
+            "Embedding rows": f"{config.rows:,}, from {_code(moved.embeddings)}",
+            "Tokens that the target lacks": {"drop": "dropped", "compose": "composed of the target's own"}.get(
+                moved.missing, "none"
+            ),
+            "Scale of the visual tokens": f"{moved.scale:g}",
+            "Shared vocabulary of the training": _code(moved.source_fingerprint),
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.adapter.model import LangBridgeAdapter\n\n"
+        'adapter = LangBridgeAdapter.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = adapter(features)\n"
+        "```\n\n"
+        "The licence of the LLM whose embedding rows are inside applies to them. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+    )
+
+
+def llava_card(config: MLPConfig, name: str) -> ModelCard:
+    """The card of an exported Llava checkpoint."""
+    return _card(
+        name,
+        "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector "
+        "between them is an adapter that was folded, or distilled, for this LLM.",
+        {
+            "LLM": _code(config.llm),
+            **_distilled(config.distilled_from),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "LLM width": f"{config.llm_width:,}",
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from transformers import AutoProcessor, LlavaForConditionalGeneration\n\n"
+        'model = LlavaForConditionalGeneration.from_pretrained("PATH_OR_HUB_ID", dtype="auto")\n'
+        'processor = AutoProcessor.from_pretrained("PATH_OR_HUB_ID")\n'
+        "```\n\n"
+        "The licences of the vision model and the LLM apply to their weights. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+        _LLAVA,
+    )
+
+
+def projector_card(config: MLPConfig) -> ModelCard:
+    """The card of an MLPProjector."""
+    return _card(
+        "MLP projector",
+        "The two-layer projector of LLaVA: turns patch features of a vision encoder into visual tokens of one LLM. "
+        "It can't be moved to another LLM.",
+        {
+            "Trained with" if config.distilled_from is None else "Visual tokens for": _code(config.llm),
+            **_distilled(config.distilled_from),
+            **_vision(config.vision_model, config.vision_layer),
+            "Feature width": f"{config.vision_width:,}",
+            "Hidden width": f"{config.hidden_width:,}",
+            "LLM width": f"{config.llm_width:,}",
+        },
+        "## Use\n\n"
+        "```python\n"
+        "from vocabkit.adapter.model import MLPProjector\n\n"
+        'projector = MLPProjector.from_pretrained("PATH_OR_HUB_ID")\n'
+        "visual_tokens = projector(features)\n"
+        "```\n\n"
+        "This card is written from the configuration alone and says nothing about quality.\n",
+    )
+
+
+def _card(title: str, purpose: str, facts: dict[str, str], use: str, about: Mapping[str, Any] = _ADAPTER) -> ModelCard:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    data = ModelCardData(pipeline_tag="image-text-to-text", **about)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
+
+
+def _vision(model: str | None, layer: int | None) -> dict[str, str]:
+    facts = {} if model is None else {"Vision encoder": _code(_name(model))}
+    return facts if layer is None else {**facts, "Layer of its features": str(layer)}
+
+
+def _name(model: str) -> str:
+    """A hub id or another name as it is; of the path of a folder, which means nothing elsewhere, the last part."""
+    return model if is_hub_id(model) and not model.startswith(".") else PurePath(model).name
+
+
+def _distilled(source: DistilledFrom | None) -> dict[str, str]:
+    if source is None:
+        return {}
+    adapter = f"an adapter trained with {_code(source.llm)}, {_code(source.fingerprint)}"
+    return {
+        "Distilled from": adapter,
+        "Error of the distillation": f"{source.relative_error:.3f} of that of the mean token, on held-out pictures",
+    }
+
+
+def _code(text: str) -> str:
+    """`text` as Markdown code that can't leave its table cell."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'").replace("|", "\\|")
+    return f"`{shown}`"

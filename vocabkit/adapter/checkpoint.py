@@ -1,0 +1,232 @@
+"""Adapter checkpoints on disk: a folder in the layout of the Hugging Face hub, or one file.
+
+Folder: `config.json`, `model.safetensors`, `shared_vocabulary.arrow` (not for an MLP projector), `README.md`.
+File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor}, "fingerprint": text,
+"shared_vocabulary": uint8 tensor of the Arrow file's bytes}. It is read without executing pickles.
+
+Beside the tensors, in the metadata of `model.safetensors` or under "fingerprint", stands their `weights_fingerprint`,
+so that bytes that changed since are found. Checkpoints without one, of earlier versions, are read as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vocabkit.adapter.tensors import check_tensors, is_plain, owned, read_torch, weights_fingerprint, write_torch
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import reading, temporary_folder
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
+
+FORMAT, VERSION = "vocabkit-adapter", 1
+CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
+FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
+FINGERPRINT = "vocabkit.fingerprint"
+"""Key in the metadata of `model.safetensors`. The only one there: their order is not the same in every process."""
+
+KINDS = {
+    "langbridge": "a LangBridge adapter",
+    "transferred": "a transferred adapter",
+    "mlp": "an MLP projector",
+}
+"""`adapter_type` in words."""
+_IMPORT = "; of LangBridge's published weights `vocabkit import-adapter` makes one"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What both layouts hold."""
+
+    config: Mapping[str, Any]
+    """Plain JSON."""
+    tensors: Mapping[str, Tensor]
+    """Floating point, finite, on the CPU."""
+    shared: SharedVocabulary | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder or a `.pt` file; the tensors of a file are memory-mapped.
+
+    Raises VocabkitError: missing, damaged or of a newer format; a pickle with more than plain tensors; tensors that
+    are not finite floating-point numbers, or not those that were saved.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix != ".pt":
+        missing = "" if path.exists() else "no such file or folder; "
+        advice = _IMPORT if path.exists() else ""
+        raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt{advice}")
+    return _read_file(path)
+
+
+def adapter_type(path: Path) -> str:
+    """What kind of adapter a checkpoint holds, told from its config alone. Raises VocabkitError: it holds none."""
+    if path.is_dir():
+        config = _read_config(path)
+    else:
+        content = read_torch(path)
+        config = _config_inside(path, content)
+    return str(config.get("adapter_type"))
+
+
+def kind_of(found: object) -> str:
+    """An `adapter_type` that was read, in words."""
+    return KINDS[found] if isinstance(found, str) and found in KINDS else f"an adapter of type {quote(str(found))}"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `path` is a folder with nothing in it but what an interrupted save left. Hidden files do not count."""
+    if not path.is_dir() or (path / CONFIG).exists():
+        return False
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
+    """Write a `.pt` file if `path` ends in `.pt`, else a folder with the model card `card`. Same content, same bytes.
+
+    A file is written whole or not at all. Of a folder, all files are written beside the old ones first. Then, if the
+    config changes, the old `config.json` is removed, and the new one comes last: a save that is killed leaves the old
+    checkpoint, the new one, or a folder without `config.json`, which is refused.
+
+    Raises VocabkitError: can't write here, or tensors that are not finite.
+    """
+    tensors = {name: owned(tensor) for name, tensor in sorted(checkpoint.tensors.items())}
+    check_tensors(path, tensors, advice="nothing is saved; go back to before the training diverged")
+    config = json.dumps({**checkpoint.config, "format": f"{FORMAT}/{VERSION}"}, indent=2, sort_keys=True) + "\n"
+    if path.suffix == ".pt":
+        _write_file(path, config, tensors, checkpoint.shared)
+    else:
+        _write_folder(path, config, tensors, checkpoint.shared, card)
+
+
+def _write_file(path: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None) -> None:
+    content: dict[str, Any] = {"format": f"{FORMAT}/{VERSION}", "config": config, "tensors": tensors}
+    content["fingerprint"] = weights_fingerprint(tensors)
+    if shared is not None:
+        content["shared_vocabulary"] = torch.frombuffer(bytearray(shared.to_bytes()), dtype=torch.uint8)
+    write_torch(path, content)
+
+
+def _read_file(path: Path) -> Checkpoint:
+    content = read_torch(path)
+    config = _config_inside(path, content)
+    tensors = content.get("tensors")
+    if not isinstance(tensors, dict):
+        raise VocabkitError(f"{path}: its tensors are missing; save the adapter again")
+    check_tensors(path, tensors)
+    _check_unchanged(path, tensors, content.get("fingerprint"))
+    arrow = content.get("shared_vocabulary")
+    if arrow is None:
+        return Checkpoint(config, tensors, None)
+    if not (is_plain(arrow) and arrow.dtype == torch.uint8 and arrow.ndim == 1):
+        raise VocabkitError(f"{path}: its shared vocabulary is not a tensor of bytes; save the adapter again")
+    return Checkpoint(config, tensors, parse_shared(arrow.numpy().data, f"{path}: {SHARED} inside"))
+
+
+def _config_inside(path: Path, content: Any) -> dict[str, Any]:
+    if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config){_IMPORT}")
+    return _parse_config(path, content["config"])
+
+
+def _write_folder(
+    folder: Path, config: str, tensors: dict[str, Tensor], shared: SharedVocabulary | None, card: str
+) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder) as new:
+            safetensors.torch.save_file(tensors, new / WEIGHTS, metadata={FINGERPRINT: weights_fingerprint(tensors)})
+            if shared is not None:
+                shared.save(new / SHARED)
+            (new / CARD).write_text(card, "utf-8")
+            (new / CONFIG).write_text(config, "utf-8")
+            shutil.copymode(new / CONFIG, new / WEIGHTS)  # save_file makes it readable by its owner only
+            for file in new.iterdir():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            _replace(folder, new)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else quote(str(error), 120)
+        raise VocabkitError(f"{folder}: can't write the checkpoint ({reason})") from error
+
+
+def _replace(folder: Path, new: Path) -> None:
+    if not (folder / CONFIG).exists() or (folder / CONFIG).read_bytes() != (new / CONFIG).read_bytes():
+        (folder / CONFIG).unlink(missing_ok=True)
+    for name in FOLDER_FILES:  # the config last
+        if (new / name).exists():
+            (new / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    with reading(weights), _undamaged(weights):
+        tensors = safetensors.torch.load_file(weights)
+    check_tensors(weights, tensors)
+    _check_unchanged(weights, tensors, _recorded(weights))
+    arrow = folder / SHARED
+    return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.exists():
+        raise VocabkitError(f"{folder}: no {CONFIG} here: not an adapter, or its save was interrupted; save it again")
+    with reading(file):
+        return _parse_config(file, file.read_bytes())
+
+
+def _recorded(weights: Path) -> str | None:
+    """The fingerprint in the metadata of a safetensors file."""
+    with reading(weights), _undamaged(weights), safe_open(weights, "pt") as opened:
+        recorded: str | None = (opened.metadata() or {}).get(FINGERPRINT)
+        return recorded
+
+
+@contextmanager
+def _undamaged(weights: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise VocabkitError(f"{weights}: damaged ({quote(str(error), 120)}); save or download it again") from error
+
+
+def _check_unchanged(path: Path, tensors: Mapping[str, Tensor], recorded: object) -> None:
+    """Raises VocabkitError: a fingerprint was recorded, and it is not that of the tensors."""
+    if recorded is not None and recorded != weights_fingerprint(tensors):
+        raise VocabkitError(
+            f"{path}: damaged: its weights are not those that were saved (their fingerprint differs); "
+            "take another copy, or download it again"
+        )
+
+
+def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VocabkitError(f"{path}: its config is not JSON ({quote(str(error), 120)})") from error
+    config = config if isinstance(config, dict) else {}
+    name, _, version = str(config.get("format")).partition("/")
+    if name != FORMAT:
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (its config has no format {FORMAT}){_IMPORT}")
+    if version != str(VERSION):
+        raise VocabkitError(
+            f"{path}: {FORMAT} format {quote(version)}; this vocabkit reads format {VERSION}. "
+            "Upgrade: pip install -U vocabkit"
+        )
+    return config

@@ -1,0 +1,225 @@
+"""Triton kernels for what lies between and after the matrix products of mixing: each score is read and written once.
+
+The functions are those of `elementwise`, and two for the top-k path. Scores, sums and statistics are float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vocabkit.adapter.mixing.elementwise import GROWTH
+
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: N803
+
+
+_TILE = 2048
+_GATHER_TILE = 1024
+
+
+def softmax_block(
+    scores: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    reference: Tensor,
+    total: Tensor,
+    stored: Tensor,
+    rescale: Tensor,
+    p: Tensor,
+) -> None:
+    """As `elementwise.softmax_block`, which describes the arguments; `scores` stay as they are."""
+    n, columns = scores.shape
+    with _device(scores):
+        _softmax_block[(n,)](
+            scores, scores if bias is None else bias, reference, total, stored, rescale, p,
+            scores.stride(0), p.stride(0), columns, temperature,
+            GROWTH=GROWTH, HAS_BIAS=bias is not None, TILE=_tile(columns, _TILE), num_warps=8,
+        )  # fmt: skip
+
+
+def rescale_rows(mixed: Tensor, rescale: Tensor) -> None:
+    """As `elementwise.rescale_rows`; rows whose factor is 1 are not touched."""
+    n, width = mixed.shape
+    tile = _tile(width, _GATHER_TILE)
+    with _device(mixed):
+        _rescale_rows[(n, triton.cdiv(width, tile))](mixed, rescale, mixed.stride(0), width, TILE=tile)
+
+
+def gradient_block(
+    scores: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    log_total: Tensor,
+    d_p: Tensor,
+    expected: Tensor,
+    p: Tensor | None,
+    d_scores: Tensor,
+) -> None:
+    """As `elementwise.gradient_block`, which describes the arguments."""
+    n, columns = scores.shape
+    tile = _tile(columns, _TILE)
+    with _device(scores):
+        _gradient_block[(n, triton.cdiv(columns, tile))](
+            scores, scores if bias is None else bias, log_total, d_p, expected, scores if p is None else p, d_scores,
+            scores.stride(0), d_p.stride(0), scores.stride(0) if p is None else p.stride(0), d_scores.stride(0),
+            columns, temperature, HAS_BIAS=bias is not None, HAS_P=p is not None, TILE=tile, num_warps=8,
+        )  # fmt: skip
+
+
+def group_maxima(
+    scores: Tensor, bias: Tensor | None, temperature: float, maxima: Tensor, group: int, log_total: Tensor
+) -> None:
+    """The largest of each `group` neighbouring scores, and the logarithm of the normaliser, in one pass.
+
+    Args:
+        scores: (n, T), left as they are.
+        bias: (T,) or None.
+        maxima: (n, T // group), becomes the largest of (scores + bias) / temperature; the last T % group count for
+            the normaliser only.
+        log_total: (n,), becomes logsumexp of (scores + bias) / temperature over T.
+    """
+    n, columns = scores.shape
+    with _device(scores):
+        _group_maxima[(n,)](
+            scores, scores if bias is None else bias, maxima, log_total, scores.stride(0), maxima.stride(0),
+            columns, maxima.shape[1], temperature,
+            HAS_BIAS=bias is not None, GROUP=group, GROUPS=max(_TILE // group, 1), num_warps=8,
+        )  # fmt: skip
+
+
+def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, out: Tensor) -> None:
+    """`out[n] = sum_k values[n, k] embeddings[rows[n, k]]`, with sums in float32.
+
+    Args:
+        values: (N, k) float32, contiguous.
+        rows: (N, k) int64, contiguous.
+        embeddings: (T, D).
+        out: (N, D).
+    """
+    n, width = out.shape
+    tile = _tile(width, _GATHER_TILE)
+    with _device(out):
+        _sum_of_rows[(n, triton.cdiv(width, tile))](
+            values, rows, embeddings, out, values.shape[1], embeddings.stride(0), out.stride(0), width, TILE=tile
+        )
+
+
+@triton.jit
+def _softmax_block(
+    scores, bias, reference, total, stored, rescale, p,
+    scores_stride, p_stride, columns, temperature,
+    GROWTH: tl.constexpr, HAS_BIAS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    scores += row * scores_stride
+    p += row * p_stride
+    highest = tl.full((TILE,), float("-inf"), tl.float32)
+    for start in range(0, columns, TILE):
+        column = start + tl.arange(0, TILE)
+        inside = column < columns
+        s = tl.load(scores + column, mask=inside, other=float("-inf"))
+        if HAS_BIAS:
+            s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        highest = tl.maximum(highest, s)
+    before = tl.load(reference + row)
+    best = tl.max(highest, axis=0) / temperature
+    raised = tl.where(best > before + GROWTH, best, before)
+    sums = tl.zeros((TILE,), tl.float32)
+    stored_sums = tl.zeros((TILE,), tl.float32)
+    for start in range(0, columns, TILE):  # the second reading comes from the L2 cache
+        column = start + tl.arange(0, TILE)
+        inside = column < columns
+        s = tl.load(scores + column, mask=inside, other=float("-inf"))
+        if HAS_BIAS:
+            s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        powers = tl.exp(s / temperature - raised)
+        rounded = powers.to(p.dtype.element_ty)
+        sums += powers
+        stored_sums += rounded.to(tl.float32)
+        tl.store(p + column, rounded, mask=inside)
+    factor = tl.exp(before - raised)
+    tl.store(rescale + row, factor)
+    tl.store(total + row, tl.load(total + row) * factor + tl.sum(sums, axis=0))
+    tl.store(stored + row, tl.load(stored + row) * factor + tl.sum(stored_sums, axis=0))
+    tl.store(reference + row, raised)
+
+
+@triton.jit
+def _rescale_rows(mixed, rescale, stride, width, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    factor = tl.load(rescale + row)
+    if factor != 1.0:
+        column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+        at = mixed + row * stride + column
+        tl.store(at, tl.load(at, mask=column < width, other=0.0) * factor, mask=column < width)
+
+
+@triton.jit
+def _gradient_block(
+    scores, bias, log_total, d_p, expected, p, d_scores,
+    scores_stride, d_p_stride, p_stride, d_scores_stride, columns, temperature,
+    HAS_BIAS: tl.constexpr, HAS_P: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = column < columns
+    s = tl.load(scores + row * scores_stride + column, mask=inside, other=0.0)
+    if HAS_BIAS:
+        s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    share = tl.exp(s / temperature - tl.load(log_total + row))
+    gradient = tl.load(d_p + row * d_p_stride + column, mask=inside, other=0.0) - tl.load(expected + row)
+    gradient = gradient * share / temperature
+    if HAS_P:
+        tl.store(p + row * p_stride + column, share.to(p.dtype.element_ty), mask=inside)
+    tl.store(d_scores + row * d_scores_stride + column, gradient.to(d_scores.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _group_maxima(
+    scores, bias, maxima, log_total, scores_stride, maxima_stride, columns, groups, temperature,
+    HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    scores += row * scores_stride
+    maxima += row * maxima_stride
+    reference = tl.full((), -3.4028234663852886e38, tl.float32)  # finite, so that rows of -inf leave no NaN
+    total = tl.zeros((), tl.float32)
+    for start in range(0, columns, GROUP * GROUPS):
+        group = start // GROUP + tl.arange(0, GROUPS)
+        column = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        inside = column < columns
+        s = tl.load(scores + column, mask=inside, other=float("-inf"))
+        if HAS_BIAS:
+            s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        s = s / temperature
+        best = tl.max(s, axis=1)
+        tl.store(maxima + group, best, mask=group < groups)
+        raised = tl.maximum(reference, tl.max(best, axis=0))
+        total = total * tl.exp(reference - raised) + tl.sum(tl.sum(tl.exp(s - raised), axis=1), axis=0)
+        reference = raised
+    tl.store(log_total + row, reference + tl.log(total))
+
+
+@triton.jit
+def _sum_of_rows(values, rows, embeddings, out, k, embeddings_stride, out_stride, width, TILE: tl.constexpr):
+    patch = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = column < width
+    total = tl.zeros((TILE,), tl.float32)
+    for i in range(k):
+        row = tl.load(rows + patch * k + i)
+        value = tl.load(values + patch * k + i)
+        total += value * tl.load(embeddings + row * embeddings_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + patch * out_stride + column, total.to(out.dtype.element_ty), mask=inside)
+
+
+def _tile(width: int, most: int) -> int:
+    return min(int(triton.next_power_of_2(width)), most)
+
+
+def _device(tensor: Tensor) -> torch.cuda.device:
+    """Kernels are launched on the current device: make it that of `tensor`. Without a GPU, nothing."""
+    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)

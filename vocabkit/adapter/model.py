@@ -1,0 +1,243 @@
+"""Adapters between a vision encoder and an LLM: `LangBridgeAdapter` (Eq. 2-6) and `MLPProjector`, the baseline.
+
+Sizes: Dv width of the vision encoder, H hidden width, V rows of V_shared, D width of the LLM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocabkit.adapter.card import langbridge_card, projector_card, transferred_card
+from vocabkit.adapter.checkpoint import KINDS, kind_of, read_checkpoint
+from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.mixing.mix import coefficients, mix
+from vocabkit.adapter.mixing.top import top_coefficients
+from vocabkit.adapter.pretrained import Pretrained, locate
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+
+INITIAL_SCALE = 0.1
+"""Standard deviation of a softmax head's weight after `initialise_from_embeddings`."""
+
+
+class LangBridgeAdapter(Pretrained):
+    """Visual tokens as sums of an LLM's embedding rows: features -> MLP (Eq. 2) -> coefficients (Eq. 3) -> mix (Eq. 4).
+
+    `linear_1`, `linear_2` and `head` are layers 0, 2 and 3 of the published `mm_projector`; row r of `head` belongs to
+    row r of `shared`. An adapter that was transferred carries the embedding rows of its target, too (Eq. 6).
+    """
+
+    config_class = AdapterConfig
+    config: AdapterConfig
+    shared: SharedVocabulary
+    embeddings: Tensor | None
+    """(V, D) the target's rows for `shared`, in the dtype of the target; None for an adapter as it was trained."""
+
+    def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
+        """A new adapter with torch's default initial weights, in the default dtype; rows of a target are uninitialised.
+
+        Raises VocabkitError: `shared` is not the one that `config` was made for, or lacks rows of `config.llm` or the
+        column of the target.
+        """
+        super().__init__()
+        _check_belongs(config, shared)
+        self.config = config
+        self.shared = shared
+        self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
+        self.linear_2 = nn.Linear(config.hidden_width, config.hidden_width)
+        self.head = nn.Linear(config.hidden_width, config.rows)
+        moved = config.transfer
+        self.register_buffer("embeddings", None if moved is None else torch.empty(config.rows, moved.target_width))
+
+    @property
+    def llm(self) -> str:
+        """The LLM that it was transferred to, or else trained with."""
+        return self.config.llm if self.config.transfer is None else self.config.transfer.target
+
+    @property
+    def llm_width(self) -> int | None:
+        """D of its visual tokens; None for an adapter that was not transferred, which takes the rows of any LLM."""
+        return None if self.config.transfer is None else self.config.transfer.target_width
+
+    @property
+    def scale(self) -> float:
+        """Factor on the visual tokens."""
+        return 1.0 if self.config.transfer is None else self.config.transfer.scale
+
+    def forward(self, features: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Visual tokens (..., D) in the dtype of the embeddings: scale * P E[V_shared].
+
+        Args:
+            features: (..., Dv) patch features. They are taken to the dtype of the weights.
+            embeddings: (V, D): row r is the LLM's embedding of row r of `shared` (Eq. 4 with the LLM of training,
+                Eq. 6 with another). By default those of the target.
+
+        Raises VocabkitError: no embeddings are given, and it was not transferred.
+        """
+        rows = self.embeddings if embeddings is None else embeddings
+        if rows is None:
+            raise VocabkitError(
+                "the adapter was not transferred: pass the LLM's embedding rows of its shared vocabulary"
+            )
+        tokens = mix(
+            self.hidden(features),
+            self.head.weight,
+            rows,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+        return tokens if self.scale == 1.0 else tokens * self.scale
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """(..., Dv) -> (..., H), Eq. 2."""
+        return _mlp(features, self.linear_1, self.linear_2)
+
+    def coefficients(self, features: Tensor) -> Tensor:
+        """(..., Dv) -> (..., V), Eq. 3: P. For few patches: all V coefficients of each are kept."""
+        return coefficients(
+            self.hidden(features),
+            self.head.weight,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def top_coefficients(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(..., Dv) -> (..., k) largest coefficients, largest first, and (..., k) int64 rows of `shared`.
+
+        As `vocabkit.adapter.mixing.top.top_coefficients`: exact, in bounded memory, without gradients.
+        """
+        return top_coefficients(
+            self.hidden(features),
+            self.head.weight,
+            k,
+            head=self.config.head,
+            bias=self.head.bias,
+            temperature=self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def initialise_from_embeddings(self, embeddings: Tensor) -> None:
+        """Start a softmax head at the directions of the training LLM's own embeddings, in place.
+
+        The weight becomes the rows minus their mean, scaled to a standard deviation of 0.1 over all numbers; the bias
+        becomes 0. So a hidden state close to a token's (centred) embedding starts by choosing that token. Where
+        H < D, rows are first projected to their H principal directions, an orthogonal projection; where H > D, the
+        further columns are 0.
+
+        Args:
+            embeddings: (V, D) of the training LLM, in row order.
+
+        Raises VocabkitError: another number of rows, rows that are all equal, or a linear head, whose outputs run
+        away from the embeddings from such a start.
+        """
+        if self.config.head != "softmax":
+            raise VocabkitError("only a softmax head starts from embeddings; a linear head keeps its random start")
+        if embeddings.ndim != 2 or len(embeddings) != self.config.rows:
+            raise VocabkitError(f"embeddings are {tuple(embeddings.shape)}; expected {self.config.rows} rows")
+        rows = embeddings.to(self.head.weight.device, torch.float64)
+        rows = _fit_width(rows - rows.mean(dim=0), self.config.hidden_width)
+        deviation = rows.square().mean().sqrt()
+        if not (deviation > 0 and deviation.isfinite()):
+            raise VocabkitError("embeddings are all equal or not finite; give the training LLM's own rows")
+        self.head.weight.copy_(rows * (INITIAL_SCALE / deviation))
+        self.head.bias.zero_()
+
+    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        return langbridge_card(self.config, self.shared) if self.embeddings is None else transferred_card(self.config)
+
+
+class MLPProjector(Pretrained):
+    """LLaVA's two-layer projector: features -> linear_1 -> GELU -> linear_2 -> visual tokens of one LLM."""
+
+    config_class = MLPConfig
+    config: MLPConfig
+
+    def __init__(self, config: MLPConfig, shared: None = None) -> None:
+        """A new projector with torch's default initial weights, in the default dtype. It has no shared vocabulary."""
+        super().__init__()
+        self.config = config
+        self.shared = None
+        self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
+        self.linear_2 = nn.Linear(config.hidden_width, config.llm_width)
+
+    @property
+    def llm(self) -> str:
+        """The LLM that it was trained with."""
+        return self.config.llm
+
+    @property
+    def llm_width(self) -> int:
+        """D of its visual tokens."""
+        return self.config.llm_width
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., Dv) patch features -> (..., D) visual tokens."""
+        return _mlp(features, self.linear_1, self.linear_2)
+
+    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        return projector_card(self.config)
+
+
+Adapter = LangBridgeAdapter | MLPProjector
+
+
+def load_adapter(source: str | Path, **options: Any) -> Adapter:
+    """The adapter in a checkpoint folder, a `.pt` file or a hub repository (owner/name), of either class.
+
+    Args:
+        options: for hub ids, as `Pretrained.from_pretrained`.
+
+    Raises VocabkitError: not found, damaged, or parts that do not belong together.
+    """
+    path = locate(source, **options)
+    checkpoint = read_checkpoint(path)
+    found = checkpoint.config.get("adapter_type")
+    if not isinstance(found, str) or found not in KINDS:
+        raise VocabkitError(f"{path}: holds {kind_of(found)}; this vocabkit knows {', '.join(KINDS.values())}")
+    of_kind: type[Adapter] = MLPProjector if found == "mlp" else LangBridgeAdapter
+    return of_kind.from_checkpoint(path, checkpoint)
+
+
+def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:
+    if features.shape[-1:] != (linear_1.in_features,):
+        raise VocabkitError(f"features are {tuple(features.shape)}; expected (..., {linear_1.in_features})")
+    features = features.to(linear_1.weight.dtype)
+    hidden: Tensor = linear_2(functional.gelu(linear_1(features)))  # (..., Dv) -> (..., H) -> (..., H)
+    return hidden
+
+
+def _check_belongs(config: AdapterConfig, shared: SharedVocabulary | None) -> None:
+    if shared is None:
+        raise VocabkitError("its shared vocabulary is missing, without which the head's rows have no meaning")
+    if shared.fingerprint != config.shared_fingerprint:
+        raise VocabkitError(
+            f"the shared vocabulary is {quote(shared.fingerprint[:19])}…, but the head was trained on "
+            f"{quote(config.shared_fingerprint[:19])}…; give the one it was trained on"
+        )
+    if len(shared) != config.rows:
+        raise VocabkitError(f"the head has {config.rows} rows, but the shared vocabulary has {len(shared)}")
+    shared.ids_for(config.llm)  # raises if the column is missing, or has gaps
+    if config.transfer is not None and config.transfer.target not in shared.names:
+        raise VocabkitError(f"the shared vocabulary has no column of the target {config.transfer.target}")
+
+
+def _fit_width(rows: Tensor, width: int) -> Tensor:
+    """(V, D) -> (V, width): the principal directions if narrower, zeros appended if wider."""
+    if width >= rows.shape[1]:
+        return functional.pad(rows, (0, width - rows.shape[1]))
+    _, directions = torch.linalg.eigh(rows.T @ rows)  # (D, D), ascending
+    kept = directions[:, -width:]
+    strongest = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True))  # the sign of a direction is arbitrary: fix it
+    projected: Tensor = rows @ (kept * strongest.sign())  # (V, D) @ (D, width) -> (V, width)
+    return projected

@@ -1,0 +1,214 @@
+"""Answers about pictures whose objects are known: naming, yes or no, counting.
+
+The records of `vocabkit scenes` say what is in each picture. By likelihood the LLM chooses between captions that differ
+in one word; by generation it writes the caption itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+
+from vocabkit.adapter.model import Adapter
+from vocabkit.data.samples import Sample, Turn
+from vocabkit.data.scenes import COUNTS, Scene, plural, with_article
+from vocabkit.evaluate.losses import LONGEST_PROMPT, Estimate, HeldOut, bootstrap, measure, shown_by
+from vocabkit.llm.load import LLM
+from vocabkit.llm.lvlm import LVLM, write_answers
+from vocabkit.llm.prompts import Template, encode_question, encode_sample
+from vocabkit.vision.features import Features
+
+CHOICES = 10
+"""Names to choose from."""
+LONGEST = 24
+"""Tokens of a written caption."""
+
+
+@dataclass(frozen=True)
+class Share(Estimate):
+    """Of questions, from 0 to 1. Its interval is over the pictures: the two questions about one are drawn together."""
+
+    questions: int
+    """How many it is a share of."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Shares of right answers but for `said_yes`; None where the data asks no such question."""
+
+    named: Share | None
+    """Of written captions, those that hold the names of all objects."""
+    name_chosen: Share | None
+    """Of pictures with one drawing, those whose name is the most likely of ten; by chance 0.1."""
+    yes_no: Share | None
+    """Of questions whether an object is there (POPE), half of them about others; by chance 0.5."""
+    said_yes: Share | None
+    """Of these, those that were answered yes, rightly or not; half of them should be."""
+    yes_no_ranked: Share | None
+    """The chance that a question about an object that is there gets a higher likelihood of yes than one about another:
+    the area under the ROC curve, which no bias towards yes or no changes."""
+    counted: Share | None
+    """Of pictures with several equal objects, those whose number is the most likely of two to five; by chance 0.25."""
+
+
+RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
+"""The fields of `Answers` that are shares of right answers: more is better."""
+
+
+def ask(
+    llm: LLM,
+    samples: Sequence[Sample],
+    features: Features,
+    adapter: Adapter,
+    *,
+    template: Template,
+    batch: int = 32,
+    seed: int = 0,
+) -> Answers:
+    """What `llm` answers about those of `samples` that are scenes with features, when `adapter` shows them."""
+    scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
+    random = np.random.default_rng(seed)
+    names = sorted({name for seen in scenes for name in seen.scene.objects})
+    asker = _Asker(llm, LVLM(llm, adapter), features, template, batch)
+    alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
+    several = [seen for seen in scenes if seen.scene.count]
+    favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
+    favour = favour.reshape(-1, 2)  # (S, 2) of an object that is there, and of another
+    texts = asker.write([seen.sample for seen in scenes])
+    named = np.array([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)])
+    chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
+    counted = asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])
+    return Answers(
+        named=_share(named, np.mean, seed),
+        name_chosen=_share(chosen, np.mean, seed),
+        yes_no=_share(favour, lambda some: np.mean((some > 0) == [True, False]), seed),
+        said_yes=_share(favour, lambda some: float(np.mean(some > 0)), seed),
+        yes_no_ranked=_share(favour, lambda some: ranked(some[:, 0], some[:, 1]), seed),
+        counted=_share(counted, np.mean, seed),
+    )
+
+
+class _Seen(NamedTuple):
+    sample: Sample
+    scene: Scene
+
+
+def _scene_of(sample: Sample) -> Scene | None:
+    """What its record says that its picture shows; None if it is no record of `vocabkit scenes`."""
+    if not sample.extra.get("objects"):
+        return None
+    try:
+        scene = msgspec.convert({field.name: sample.extra.get(field.name) for field in fields(Scene)}, Scene)
+    except msgspec.ValidationError:
+        return None
+    countable = scene.count is None or (scene.count in COUNTS and plural(scene.objects[0]) is not None)
+    return scene if countable and len(scene.objects) == (2 if scene.kind == "pair" else 1) else None
+
+
+class _Asker:
+    def __init__(self, llm: LLM, lvlm: LVLM, features: Features, template: Template, batch: int) -> None:
+        self._llm, self._lvlm, self._features = llm, lvlm, features
+        self._template, self._batch = template, batch
+
+    @torch.no_grad()
+    def write(self, samples: Sequence[Sample]) -> list[str]:
+        """The captions that the LLM writes."""
+        texts = []
+        for start in range(0, len(samples), self._batch):
+            part = samples[start : start + self._batch]
+            asked = [encode_question(self._llm.tokenizer, s.turns, self._template, self._features.tokens) for s in part]
+            shown = torch.stack([self._features[p.key].float() for s in part for p in s.images])
+            visual = self._lvlm.visual_tokens(shown.to(self._llm.model.device))
+            texts += write_answers(self._llm, asked, visual, template=self._template, max_new_tokens=LONGEST)
+        return texts
+
+    def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> np.ndarray:
+        """(S,) whether the first of the answers to each is more likely than all others."""
+        turns = [
+            (sample, (*sample.turns[:-1], sample.turns[-1]._replace(answer=answer)))
+            for (sample, _), given in zip(scenes, answers, strict=True)
+            for answer in given
+        ]
+        nats = iter(self._nats(turns, self._template).tolist())
+        rows = [[next(nats) for _ in given] for given in answers]
+        return np.array([all(row[0] < other for other in row[1:]) for row in rows])
+
+    def favour_yes(self, questions: Sequence[tuple[Sample, str]]) -> np.ndarray:
+        """(Q,) how many nats likelier yes is than no. The template plain, which leaves questions out, is no template
+        for them.
+        """
+        template: Template = "completion" if self._template == "plain" else self._template
+        no, yes = (
+            self._nats([(sample, (Turn(question, answer),)) for sample, question in questions], template)
+            for answer in ("no", "yes")
+        )
+        favour: np.ndarray = no - yes
+        return favour
+
+    def _nats(self, samples: Sequence[tuple[Sample, tuple[Turn, ...]]], template: Template) -> np.ndarray:
+        if not samples:
+            return np.zeros(0)
+        tokens = self._features.tokens
+        tokenizer = self._llm.tokenizer
+        prompts = [encode_sample(tokenizer, turns, template, tokens, longest=LONGEST_PROMPT) for _, turns in samples]
+        held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
+        return measure(self._llm, held, shown_by(self._lvlm, held), batch=self._batch).nats
+
+
+def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:
+    """The answer, and the same with nine other names."""
+    (own,) = scene.objects
+    others = [names[i] for i in random.permutation(len(names)) if names[i] != own][: CHOICES - 1]
+    return [replace(scene, objects=(name,)).answer for name in (own, *others)]
+
+
+def _other_counts(scene: Scene) -> list[str]:
+    own = scene.count
+    return [replace(scene, count=count).answer for count in (own, *(count for count in COUNTS if count != own))]
+
+
+def _yes_no_questions(
+    seen: _Seen, names: Sequence[str], template: Template, random: np.random.Generator
+) -> list[tuple[Sample, str]]:
+    """One question about an object that is there, and one about another; none if there is no other in the data."""
+    objects = seen.scene.objects
+    others = [name for name in names if name not in objects]
+    if not others:
+        return []
+    asked = [objects[random.integers(len(objects))], others[random.integers(len(others))]]
+    return [(seen.sample, _is_there(name, template)) for name in asked]
+
+
+def _is_there(name: str, template: Template) -> str:
+    question = f"Is there {with_article(name)} in this picture?"
+    if template == "chat":
+        return f"<image>\n{question} Answer yes or no."
+    return f"Image: <image>\nQuestion: {question}\nAnswer:"
+
+
+def names_all(text: str, scene: Scene) -> bool:
+    """Whether a caption holds all names in its first sentence, one of several equal things as its plural."""
+    first = re.split(r"[.\n]", text.strip(), maxsplit=1)[0].lower()
+    wanted = [plural(scene.objects[0]) or scene.objects[0]] if scene.count else scene.objects
+    return all(re.search(rf"\b{re.escape(name.lower())}\b", first) for name in wanted)
+
+
+def _share(answers: np.ndarray, figure: Callable[[np.ndarray], float], seed: int) -> Share | None:
+    """`figure` of the answers about S pictures, (S,) or (S, 2)."""
+    if not len(answers):
+        return None
+    found = bootstrap(len(answers), lambda drawn: figure(answers[drawn]), seed=seed)
+    return Share(found.value, found.low, found.high, questions=answers.size)
+
+
+def ranked(there: np.ndarray, others: np.ndarray) -> float:
+    """The area under the ROC curve: the chance that one of `there` is above one of `others`."""
+    ordered = np.sort(others)
+    below, up_to = (np.searchsorted(ordered, there, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(others)))

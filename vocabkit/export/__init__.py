@@ -1,1 +1,0 @@
-"""Folded adapters in the formats of other programs."""

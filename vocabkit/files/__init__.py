@@ -1,0 +1,1 @@
+"""Files read and written whole, and records read without holding the whole file."""

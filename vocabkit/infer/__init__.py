@@ -1,0 +1,1 @@
+"""Visual tokens, their largest coefficients and captions of many pictures."""

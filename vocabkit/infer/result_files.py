@@ -1,0 +1,175 @@
+"""What `vocabkit infer` writes: a folder of numbered shards, and `index.json` when all of them are there.
+
+`NNNNN.arrow` is an Arrow IPC file (see `arrow_file`, format `inference/1`) with a row for each picture of the shard:
+
+- `image` string: its key, the path or name that it was given by.
+- `caption` string, if captions were asked for.
+- of the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
+  `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where that lacks the
+  token; `token` binary, a dictionary of the bytes.
+
+`NNNNN.safetensors`, if visual tokens were asked for, holds the tensor `visual_tokens` (M, N, D) of the M pictures in
+the same order and, under `vocabkit` in its metadata, JSON with their keys as `images` and the `settings`.
+
+Patches stand row by row; `settings`, also in the metadata of the Arrow file and in `index.json`, holds the `grid` (rows
+and columns of patches, N = rows x columns) and all that results depend on. Pictures that are broken are in no table:
+`broken`, in the metadata and in `index.json`, maps their keys to what is wrong with them. A shard's table is written
+last. A shard holds the results of consecutive pictures, so many as settings say, and an interrupted run is taken up
+after the last shard that is complete: the files are the same, byte for byte, as without the interruption.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vocabkit.arrow.arrow_file import json_field, read_table, write_table
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import make_folder, replacing, write_text
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+
+FORMAT, INDEX = "inference", "index.json"
+SHARD_BYTES, SHARD_PICTURES = 2**28, 256
+"""A shard is of at most so many bytes and pictures: the work that an interruption can cost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Of M pictures, on the CPU."""
+
+    images: Sequence[str]
+    """Their keys."""
+    tensors: Mapping[str, Tensor]
+    """Those that were asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first, and their
+    `row` (M, N, K) int32."""
+    captions: Sequence[str] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Results]) -> Results:
+        """The results of all `parts`; of none, no tensors."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls([], {}, None)
+        images = [image for part in parts for image in part.images]
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        captions = None
+        if parts[0].captions is not None:
+            captions = [caption for part in parts for caption in part.captions or ()]
+        return cls(images, tensors, captions)
+
+
+class ResultFolder:
+    """The shards in a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        picture_bytes: int,
+        shared: SharedVocabulary | None = None,
+        llm: str | None = None,
+    ) -> None:
+        """Make the folder, if it is not there.
+
+        Args:
+            settings: plain JSON; results of others are refused.
+            picture_bytes: size of the results of a picture.
+            shared, llm: the tokens, and the column of the ids, of rows.
+
+        Raises VocabkitError: can't make it, or no such column.
+        """
+        self.folder = folder
+        self.per_shard = 1 << (min(max(SHARD_BYTES // picture_bytes, 1), SHARD_PICTURES).bit_length() - 1)
+        """Pictures of a shard: a power of two, so that batches fill it."""
+        self._settings = {**json.loads(json.dumps(settings)), "per_shard": self.per_shard}
+        self._tokens = None if shared is None else shared.tokens
+        self._ids = None if shared is None or llm is None else shared.ids_with_gaps(llm)
+        make_folder(folder)
+
+    def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
+        """Which of `images` are broken, and why, by the shard that is there; None if it is not.
+
+        Raises VocabkitError: it is damaged, or of other pictures or settings.
+        """
+        file = self.folder / f"{number:05d}.arrow"
+        if not file.exists():
+            return None
+        table, metadata = read_table(file, FORMAT, ["image"])
+        found = json_field(str(file), metadata, "settings", dict[str, Any])
+        for name, wanted in self._settings.items():
+            if found.get(name) != wanted:
+                shown, asked = (quote(json.dumps(value), 80) for value in (found.get(name), wanted))
+                raise VocabkitError(
+                    f"{self.folder}: holds results with {name} {shown}, not {asked}; choose another folder, or remove "
+                    "this one"
+                )
+        broken: dict[str, str] = json_field(str(file), metadata, "broken", dict[str, str])
+        if [image for image in images if image not in broken] != table["image"].to_pylist() or set(broken) - set(
+            images
+        ):
+            raise VocabkitError(f"{file}: holds results of other pictures; choose another folder, or remove this one")
+        return broken
+
+    def write(self, number: int, results: Results, broken: Mapping[str, str]) -> None:
+        """Write a shard. Raises VocabkitError: can't write."""
+        images, name = list(results.images), f"{number:05d}"
+        if "visual_tokens" in results.tensors:
+            header = _text({"images": images, "settings": self._settings})
+            tensors = {"visual_tokens": results.tensors["visual_tokens"]}
+            with replacing(self.folder / f"{name}.safetensors") as temporary:
+                temporary.write_bytes(safetensors.torch.save(tensors, {"vocabkit": header}))
+        columns = {"image": pa.array(images, pa.string())}
+        if results.captions is not None:
+            columns["caption"] = pa.array(results.captions, pa.string())
+        if "row" in results.tensors:
+            columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy())
+        metadata = {"format": f"{FORMAT}/1", "settings": _text(self._settings), "broken": _text(dict(broken))}
+        write_table(self.folder / f"{name}.arrow", pa.table(columns), metadata, None)
+
+    def finish(self, shards: int, images: int, broken: Mapping[str, str]) -> None:
+        """Write the index. Raises VocabkitError: can't write, or there are more shards, of other pictures."""
+        extra = self.folder / f"{shards:05d}.arrow"
+        if extra.exists():
+            raise VocabkitError(f"{extra}: holds results of other pictures; choose another folder, or remove this one")
+        content = {
+            "format": f"{FORMAT}/1",
+            "settings": self._settings,
+            "shards": [f"{number:05d}" for number in range(shards)],
+            "images": images,
+            "broken": broken,
+        }
+        write_text(self.folder / INDEX, json.dumps(content, indent=2) + "\n")
+
+    def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray) -> dict[str, pa.Array]:
+        assert self._tokens is not None
+        assert self._ids is not None
+        ids = self._ids[rows.ravel()]
+        used, places = np.unique(rows.ravel(), return_inverse=True)
+        tokens = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), self._tokens.take(pa.array(used)))
+        columns = {
+            "coefficient": pa.array(coefficients.ravel()),
+            "row": pa.array(rows.ravel()),
+            "token_id": pa.array(ids, mask=ids < 0),
+            "token": tokens,
+        }
+        return {name: _nested(values, rows.shape) for name, values in columns.items()}
+
+
+def _nested(values: pa.Array, shape: tuple[int, ...]) -> pa.Array:
+    """(M * N * K,) -> (M,) lists of N lists of K."""
+    for size in reversed(shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, size)
+    return values
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

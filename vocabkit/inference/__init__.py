@@ -1,1 +1,0 @@
-"""Visual tokens, their largest coefficients and captions of many pictures: `vocabkit infer`."""

@@ -1,0 +1,1 @@
+"""The LLM: embedding rows out of weight files, loading, prompts, and adapter + LLM in one module."""

@@ -1,0 +1,144 @@
+"""What there is to compute with here, and how `mix` will use it. Works without torch, and says what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    from vocabkit.adapter.mixing.choice import Choice
+
+PACKAGES = ("vocabkit", "torch", "triton", "transformers", "accelerate", "safetensors", "tokenizers", "pyarrow")
+PATCHES, ROWS, HIDDEN_WIDTH, LLM_WIDTH = 576, 109_566, 1024, 4096
+"""Patches of an image at 336 pixels, tokens that Qwen2.5 and LLaMA3 share, and common widths."""
+_CALLS: tuple[tuple[Literal["linear", "softmax"], int, int | None], ...] = (
+    ("linear", 1, None),
+    ("linear", 32, None),
+    ("softmax", 1, None),
+    ("softmax", 32, None),
+    ("softmax", 32, 64),
+)
+"""Head, images, and coefficients kept."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that torch computes on."""
+
+    name: str
+    """As torch calls it: cpu, cuda:0."""
+    model: str
+    memory: int | None
+    """In bytes, or None for the CPU's."""
+    dtypes: list[str]
+    """What it computes with in hardware, or at full speed."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """One call of `mix` at a typical size, and how it is computed."""
+
+    device: str
+    dtype: str
+    head: str
+    images: int
+    top: int | None
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Environment:
+    """See `environment`."""
+
+    python: str
+    machine: str
+    versions: dict[str, str | None]
+    """Of each package, None where it is not installed."""
+    devices: list[Device] = field(default_factory=list)
+    mixing: list[Mixing] = field(default_factory=list)
+    """Of images of 576 patches, with 109,566 rows, hidden width 1,024 and LLM width 4,096."""
+    advice: list[str] = field(default_factory=list)
+    """What to install or to set, and what for."""
+
+
+def environment() -> Environment:
+    """Versions, devices, and the path of `mix` for typical sizes on the fastest of them."""
+    machine = f"{platform.system()} {platform.machine()}"
+    versions = {package: _version(package) for package in PACKAGES}
+    if importlib.util.find_spec("torch") is None:
+        advice = ["torch is not installed; the commands about adapters need it: pip install 'vocabkit[adapter]'"]
+        return Environment(platform.python_version(), machine, versions, advice=advice)
+    devices = _devices()
+    return Environment(
+        platform.python_version(), machine, versions, devices, _mixing(devices[-1]), _advice(devices, versions)
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[Device]:
+    """The CPU, then GPUs with the first of them last, as it is the one that commands take."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = [
+        Device("cpu", f"{torch.get_num_threads()} threads, {capability}", None, ["float32", "float64", "bfloat16"])
+    ]
+    for index in reversed(range(torch.cuda.device_count() if torch.cuda.is_available() else 0)):
+        properties = torch.cuda.get_device_properties(index)
+        dtypes = ["float32", "float64", "float16"]
+        if (properties.major, properties.minor) >= (8, 0) or torch.version.hip:
+            dtypes.append("bfloat16")
+        found.append(Device(f"cuda:{index}", properties.name, properties.total_memory, dtypes))
+    return found
+
+
+def _mixing(device: Device) -> list[Mixing]:
+    import torch
+
+    from vocabkit.adapter.mixing.choice import choose
+
+    def call(head: Literal["linear", "softmax"], images: int, top: int | None, dtype: torch.dtype) -> Mixing:
+        choice = choose(
+            head,
+            images * PATCHES,
+            ROWS,
+            HIDDEN_WIDTH,
+            LLM_WIDTH,
+            hidden=dtype,
+            embeddings=dtype,
+            device=torch.device(device.name),
+            top=top,
+        )
+        return Mixing(device.name, str(dtype).removeprefix("torch."), head, images, top, choice)
+
+    dtypes = (torch.float32, torch.bfloat16)
+    return [call(head, images, top, dtype) for dtype in dtypes for head, images, top in _CALLS]
+
+
+def _advice(devices: list[Device], versions: dict[str, str | None]) -> list[str]:
+    import torch
+
+    advice = []
+    if len(devices) == 1:
+        built = "is built without CUDA" if torch.version.cuda is None else "finds no GPU; check nvidia-smi"
+        advice.append(f"no GPU: everything runs on the CPU (torch {torch.__version__} {built})")
+    else:
+        if versions["triton"] is None:
+            advice.append("triton is not installed; softmax heads are slower without it: pip install triton")
+        advice += [
+            f"{device.name} ({device.model}) has no bfloat16 in hardware; float32 is the faster choice"
+            for device in devices[1:]
+            if "bfloat16" not in device.dtypes
+        ]
+    return advice

@@ -1,0 +1,233 @@
+"""LVLM: an adapter and an LLM in one module. Visual tokens go where the images of a prompt stand.
+
+Sizes: B sequences of L tokens, I images of N patches, Dv width of the vision encoder, D width of the LLM.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.load import LLM
+from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template
+
+LEAST_SAVED = 0.1
+"""Share of a batch's tokens that must be saved for a pass of its own through what all sequences begin with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences of equal length, and the images in them."""
+
+    ids: Tensor
+    """(B, L) token ids, `IMAGE_ID` for visual tokens."""
+    labels: Tensor
+    """(B, L) ids that the loss falls on, else `IGNORED`."""
+    mask: Tensor
+    """(B, L) False for padding."""
+    images: Tensor
+    """(I, N, Dv) patch features of all images, or (I, 3, H, W) pixels, in the order in which they stand in `ids`."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that the loss falls on; the first of a sequence has nothing before it."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+def collate(prompts: Sequence[Prompt], images: Sequence[Tensor], *, width: int = 0, left: bool = False) -> Batch:
+    """Prompts of different length as one batch.
+
+    Args:
+        images: of all prompts, in order.
+        width: Dv, of which an adapter is told even if there are no images.
+        left: whether padding stands before a prompt, from where generation goes on at the right.
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+
+    def padded(rows: list[list[int]], filler: int) -> Tensor:
+        empty = [[filler] * (longest - len(row)) for row in rows]
+        return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, empty, strict=True)])
+
+    mask = padded([[1] * len(prompt.ids) for prompt in prompts], 0).bool()
+    ids, labels = padded([p.ids for p in prompts], 0), padded([p.labels for p in prompts], IGNORED)
+    return Batch(ids, labels, mask, torch.stack(list(images)) if images else torch.empty(0, 1, width))
+
+
+class LVLM(nn.Module):
+    """Vision features -> adapter -> LLM."""
+
+    shared_ids: Tensor | None
+    """(V,) the LLM's ids of the V_shared of a LangBridgeAdapter."""
+    embeddings: Tensor | None
+    """(V, D) its embeddings of them, if they are frozen."""
+
+    def __init__(self, llm: LLM, connector: Adapter) -> None:
+        """An LVLM of `llm` and an adapter for it. A LangBridgeAdapter gets the LLM's rows of its V_shared (Eq. 4).
+
+        Raises VocabkitError: the adapter's visual tokens have another width, or its shared vocabulary lacks this LLM or
+        has other ids.
+        """
+        super().__init__()
+        self.llm = llm.model
+        self.connector = connector
+        ids = rows = None
+        if isinstance(connector, LangBridgeAdapter) and connector.embeddings is not None:
+            llm.check_ids(connector.shared, connector.llm)
+        elif isinstance(connector, LangBridgeAdapter):
+            ids = llm.ids(connector.shared)
+            if not llm.model.get_input_embeddings().weight.requires_grad:
+                rows = llm.model.get_input_embeddings()(ids)
+        self.register_buffer("shared_ids", ids, persistent=False)
+        self.register_buffer("embeddings", rows, persistent=False)
+        found = connector.llm_width
+        if found is not None and found != llm.width:
+            raise VocabkitError(
+                f"the adapter gives visual tokens of width {found}, but the embeddings of {llm.source} have "
+                f"{llm.width}; transfer it to this LLM first"
+            )
+
+    def visual_tokens(self, features: Tensor) -> Tensor:
+        """(I, N, Dv) -> (I, N, D), in the dtype of the adapter's embeddings or weights."""
+        features = features.to(self.connector_dtype)
+        tokens: Tensor = (
+            self.connector(features, self.rows())
+            if isinstance(self.connector, LangBridgeAdapter)
+            else self.connector(features)
+        )
+        return tokens
+
+    def rows(self) -> Tensor:
+        """(V, D) the embeddings that the coefficients of a LangBridgeAdapter weigh."""
+        assert isinstance(self.connector, LangBridgeAdapter)
+        for rows in (self.connector.embeddings, self.embeddings):
+            if rows is not None:
+                return rows
+        found: Tensor = self.llm.get_input_embeddings()(self.shared_ids)
+        return found
+
+    @property
+    def connector_dtype(self) -> torch.dtype:
+        """Of the adapter's weights."""
+        return next(self.connector.parameters()).dtype
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,) the caption loss of each sequence: the sum of the nats of its answers' tokens, float32."""
+        return caption_loss(self.llm, batch, self.visual_tokens(batch.images))
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """(B, new) token ids that the LLM adds to prompts padded at the left; options as in transformers' generate."""
+        return generate(self.llm, batch, self.visual_tokens(batch.images), **options)
+
+
+def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
+    """What an LLM reads: (B, L) ids and (I, N, D) visual tokens for the `IMAGE_ID` in them -> (B, L, D).
+
+    Raises VocabkitError: not as many visual tokens as places for them.
+    """
+    places = ids == IMAGE_ID
+    embedded = llm.get_input_embeddings()(ids.masked_fill(places, 0))  # (B, L, D)
+    if int(places.sum()) != visual.shape[0] * visual.shape[1]:
+        raise VocabkitError(
+            f"{visual.shape[0]} images of {visual.shape[1]} visual tokens for {int(places.sum())} places in the text"
+        )
+    mixed: Tensor = embedded.masked_scatter(places[..., None], visual.to(embedded.dtype))
+    return mixed
+
+
+def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
+    """(B,) for each sequence the sum of the nats of its answers' tokens, float32; visual: (I, N, D).
+
+    What all sequences begin with, before their images, is read once by a frozen LLM, and not as often as there are
+    sequences.
+    """
+    labels = batch.labels[:, 1:]
+    wanted = (labels != IGNORED).any(dim=0).nonzero().flatten()  # positions whose next token counts somewhere
+    start, cache = _read_start(llm, batch)
+    some = {"logits_to_keep": wanted - start} if _takes(llm, "logits_to_keep") else {}  # of a large vocabulary: huge
+    known = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
+    embedded = embed(llm, batch.ids[:, start:], visual)
+    logits = llm(inputs_embeds=embedded, attention_mask=batch.mask, **known, **some).logits
+    logits = logits if some else logits[:, wanted - start]  # (B, W, T)
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels[:, wanted].flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(len(labels), -1).sum(dim=1)
+
+
+def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
+    """How many ids all sequences begin with, before images and answers, and the LLM's keys and values of them.
+
+    0 and None where a pass of its own would not pay, or where the LLM is trained or keeps something else of a text.
+    """
+    first = batch.ids[0]
+    alike = (batch.ids == first).all(dim=0) & batch.mask.all(dim=0) & (first != IMAGE_ID)  # (L,)
+    before_answers = (batch.labels[:, 1:] == IGNORED).all(dim=0)  # (L - 1,)
+    start = int((alike[:-1] & before_answers).cumprod(dim=0).sum())
+    if start * (len(batch.ids) - 1) < LEAST_SAVED * batch.ids.numel():
+        return 0, None
+    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in llm.parameters())
+    is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
+    if is_trained or is_checkpointing or not _takes(llm, "past_key_values"):
+        return 0, None
+    cache = DynamicCache(config=llm.config)
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return 0, None
+    some = {"logits_to_keep": 1} if _takes(llm, "logits_to_keep") else {}
+    with torch.no_grad():
+        embedded = llm.get_input_embeddings()(first[None, :start])
+        llm(inputs_embeds=embedded, past_key_values=cache, use_cache=True, **some)
+    cache.batch_repeat_interleave(len(batch.ids))
+    return start, cache
+
+
+@torch.no_grad()
+def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
+    """(B, new) token ids that follow prompts padded at the left; options as in transformers' generate."""
+    embedded = embed(llm, batch.ids, visual)
+    found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, **options)
+    return found
+
+
+def write_answers(
+    llm: LLM, questions: Sequence[list[int]], visual: Tensor, *, template: Template, max_new_tokens: int
+) -> list[str]:
+    """What the LLM answers, greedily: one line, but for the template chat, which has an end of turn.
+
+    Args:
+        questions: token ids of each, of `encode_question` with `template`.
+        visual: (I, N, D) visual tokens of their images.
+    """
+    tokenizer = llm.tokenizer
+    line = {} if template == "chat" else {"stop_strings": "\n", "tokenizer": tokenizer}
+    batch = collate([Prompt(ids, [IGNORED] * len(ids)) for ids in questions], [], left=True).to(llm.model.device)
+    written = generate(
+        llm.model,
+        batch,
+        visual,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        **line,
+    )
+    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [text.partition("\n")[0].strip() if line else text.strip() for text in texts]
+
+
+def _takes(llm: Any, argument: str) -> bool:
+    model = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    return argument in inspect.signature(model.forward).parameters

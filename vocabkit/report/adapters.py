@@ -1,0 +1,168 @@
+"""The pre-flight report of a transfer and its proof as Rich renderables, made for 80 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vocabkit.evaluate.answers import RIGHT, Answers, Share
+from vocabkit.evaluate.conditions import RANDOM_VOCABULARY, SHUFFLED
+from vocabkit.evaluate.losses import Estimate
+from vocabkit.evaluate.validate import NATIVE, Result, Validation
+from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
+from vocabkit.transfer.check import Proof
+from vocabkit.transfer.transfer import MissingToken, Preflight
+
+_FAR = 3
+"""Visual tokens so many times longer or shorter than embeddings get a hint."""
+
+
+def preflight_report(found: Preflight) -> RenderableType:
+    """What a transfer comes to."""
+    norms = found.norms
+    facts = {
+        "head": f"{found.head}, {found.rows:,} rows of V_shared, trained with {printable(found.source)}",
+        "embeddings": f"{printable(found.embeddings)}, {found.dtype}",
+        "coverage": _coverage(found),
+        "corpus mass": _mass(found),
+        "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
+        f"RMS of an element {norms.rms:.3g}",
+        **({} if found.visual_rms is None else {"visual tokens": _visual_tokens(found, found.visual_rms)}),
+        "scale": f"{found.scale:.6g}",
+        "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {found.width:,}",
+        "size": f"{found.bytes / 1e6:,.1f} MB to write",
+        "folds": f"{'yes' if found.folds else 'no'}: {found.folding}",
+    }
+    parts: list[RenderableType] = [
+        Text(f"Transfer to {printable(found.target)}", style="bold"),
+        Listing([(label, words.split()) for label, words in facts.items()]),
+    ]
+    if found.examples:
+        parts += [Text("Tokens that it lacks", style="bold"), Listing([_missing(token) for token in found.examples])]
+    if more := found.rows - found.found - len(found.examples):
+        parts.append(Text(f"  and {more:,} more", style="dim"))
+    return Group(*parts)
+
+
+def proof_report(proof: Proof) -> RenderableType:
+    """What check-transfer found."""
+    rows = [
+        (
+            check.name,
+            (f"{check.patches:,}", f"{check.error:.1e}", f"{check.limit:.0e}", "ok" if check.passed else "WRONG"),
+        )
+        for check in proof.checks
+    ]
+    parts: list[RenderableType] = []
+    if rows:
+        parts.append(Columns(("patches", "relative error", "limit", ""), [Section("against Eq. 5-6", rows)]))
+    parts.append(Text(f"scale of the visual tokens, as recorded: {proof.scale:.6g}"))
+    parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
+    verdict = f"{printable(proof.target)}: {proof.rows:,} rows {'proven' if proof.passed else 'NOT proven'}"
+    return Group(*parts, Text(verdict, style="green" if proof.passed else "red"))
+
+
+def _coverage(found: Preflight) -> str:
+    parts = [f"{found.found:,} of {found.rows:,} rows ({found.found / found.rows:.1%})"]
+    parts += [f"{found.composed:,} composed"] if found.composed else []
+    parts += [f"{found.dropped:,} dropped"] if found.dropped else []
+    return ", ".join(parts)
+
+
+def _visual_tokens(found: Preflight, rms: float) -> str:
+    ratio = rms / found.norms.rms if found.norms.rms else math.inf
+    far = found.head == "linear" and not 1 / _FAR < ratio < _FAR
+    hint = "; far from what this LLM reads: try --scale rms" if far else ""
+    return f"RMS of an element {rms:.3g}, {ratio:.3g} times that of the rows{hint}"
+
+
+def _mass(found: Preflight) -> str:
+    if found.mass_found is None or found.mass_dropped is None:
+        return "unknown: V_shared was not ranked by a corpus"
+    return f"{found.mass_found:.2%} on rows found, {found.mass_dropped:.2%} dropped"
+
+
+def _missing(token: MissingToken) -> tuple[str, list[str]]:
+    parts = [show_token(part) for part in token.composed_of]
+    return show_token(token.token), [f"{part} +" for part in parts[:-1]] + parts[-1:] if parts else ["dropped"]
+
+
+# MERGED: Results of a validation as Rich renderables, made for 80 columns.
+
+_NAME = 24
+"""Columns of an adapter's name."""
+
+
+def validation_report(name: str, result: Result) -> RenderableType:
+    """Caption losses, retention and answers of one data set."""
+    found = result.validation
+    rows = [
+        (
+            _label(shown, found.gain),
+            (
+                f"{loss.value:.3f}",
+                f"{loss.low:.3f} to {loss.high:.3f}",
+                _share(found.retention.get(shown)),
+                _share(found.of_mlp.get(shown)),
+            ),
+        )
+        for shown, loss in found.caption_loss.items()
+    ]
+    heads = ("nats/token", "95% interval", "retention", "of MLP's gain")
+    title = (
+        f"{printable(found.llm)} on {printable(name)}: {found.samples:,} samples, {found.visual_tokens} visual tokens"
+    )
+    parts: list[RenderableType] = [Text(title, style="bold"), Columns(heads, [Section("caption loss, shown", rows)])]
+    if found.left_out:
+        parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
+    if result.answers:
+        right, yes = ([_answers(name, result.answers) for name in names] for names in (RIGHT, ("said_yes",)))
+        sections = [Section("right answers", right), Section("of yes no", yes, "how often it said yes; half is right")]
+        parts += [Text(), Columns(("asked", *(printable(name, _NAME) for name in result.answers)), sections)]
+    if found.gain:
+        verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]
+        parts += [Text(), Listing(verdicts, indent="")]
+    return Group(*parts)
+
+
+def _label(shown: str, adapters: Collection[str]) -> str:
+    """Of a row: a control stands below its adapter, indented."""
+    for control in (SHUFFLED, RANDOM_VOCABULARY):
+        if shown not in adapters and shown.removesuffix(f" {control}") in adapters:
+            return f"  {control}"
+    return printable(shown, _NAME)
+
+
+def _answers(name: str, answers: Mapping[str, Answers]) -> tuple[str, list[str]]:
+    """The row of a kind of question: how many there were, and what share of them each adapter got."""
+    shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
+    asked = next((share.questions for share in shares if share), 0)
+    return name.replace("_", " "), [f"{asked:,}", *map(_percent, shares)]
+
+
+def _verdict(found: Validation, name: str) -> str:
+    gain, of_picture, kept = found.gain[name], found.gain_of_picture.get(name), found.retention.get(name)
+    if gain.high < 0:
+        return "worse than blind"
+    if not gain.low > 0:
+        return "not certainly better than blind"
+    words = f"{gain.value:.2f} nats better than blind"
+    native_gains = NATIVE not in found.gain or found.gain[NATIVE].low > 0
+    if kept is not None and math.isfinite(kept.value) and native_gains:
+        words += f", {kept.value:.0%} of what native gains"
+    if of_picture is None:
+        return words
+    if not of_picture.low > 0:
+        return f"{words}, but no better than with the tokens of other pictures: it tells the form of the captions only"
+    return f"{words}, {of_picture.value:.2f} better than with the tokens of other pictures"
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _percent(share: Share | None) -> str:
+    return "-" if share is None else f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})"

@@ -1,0 +1,1 @@
+"""The shared vocabulary: align, verify, rank, overlap, explain, import and audit."""

@@ -1,0 +1,102 @@
+"""align: which tokens several vocabularies share, by bytes."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.arrow.values import binary_array, taken
+from vocabkit.errors import VocabkitError
+from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared
+from vocabkit.tokenizer.vocabulary import Vocabulary
+
+MAX_TOKENIZERS = 50
+
+
+def align(
+    vocabularies: Sequence[Vocabulary], *, at_least: int | None = None, special_roles: bool = False
+) -> SharedVocabulary:
+    """The shared vocabulary of 2 to 50 tokenizers (V_shared of Eq. 5).
+
+    A row is a byte string that at least `at_least` vocabularies contribute to text with one token. Rows stand in
+    the order of the first tokenizer's ids, then what it lacks in the order of the second's, and so on. Where a
+    tokenizer has several ids for the bytes, its canonical one is taken.
+
+    Args:
+        at_least: in how many of the tokenizers a token must be: None for all (intersection), 1 for the union.
+            Below all, an id column holds null where its tokenizer lacks the token.
+        special_roles: also add one row per role of special tokens (`bos`, `turn_end`, ...) that enough tokenizers
+            have, after the text rows and sorted by role. Special tokens are never matched by their spelling.
+
+    Raises:
+        VocabkitError: fewer than 2 or more than 50 tokenizers, two of one name, a name that is empty or not
+            printable, `at_least` out of range, or no text shared.
+    """
+    names = [vocabulary.name for vocabulary in vocabularies]
+    count = len(names)
+    required = count if at_least is None else at_least
+    if not 2 <= count <= MAX_TOKENIZERS:
+        raise VocabkitError(f"{count} tokenizers given; align takes 2 to {MAX_TOKENIZERS}")
+    if len(set(names)) < count:
+        twice = sorted(name for name in set(names) if names.count(name) > 1)
+        raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")
+    if not 1 <= required <= count:
+        raise VocabkitError(f"at least {required} of {count} tokenizers is not possible; choose 1 to {count}")
+    tokenizers = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
+    tokens, ids = _match(vocabularies, required)
+    roles = _match_roles(vocabularies, required) if special_roles else {}
+    if len(tokens) == 0:
+        raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller at-least")
+    if roles:
+        tokens = pa.concat_arrays([tokens, binary_array([b""] * len(roles))])
+        ids = np.concatenate([ids, np.array(list(roles.values()), np.int32).T], axis=1)
+    return make_shared(
+        tokens=tokens,
+        ids=ids,
+        tokenizers=tokenizers,
+        selection=Selection(at_least=required, order=f"id:{names[0]}"),
+        roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
+    )
+
+
+def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
+    """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
+    # Distinct tokens are numbered in order of first appearance, which is the row order we promise. A tokenizer that
+    # stands too late in the list for a new token to reach `required` adds none.
+    numbers: defaultdict[bytes, int] = defaultdict()
+    own_ids, own_codes = [], []
+    for at, vocabulary in enumerate(vocabularies):
+        alignable = np.flatnonzero(vocabulary.alignable).astype(np.int32)
+        tokens = itertools.compress(vocabulary.tokens.to_pylist(), vocabulary.alignable.tolist())
+        if at == 0:  # all are new
+            numbers = defaultdict(itertools.count(len(alignable)).__next__, zip(tokens, itertools.count()))
+            codes = np.arange(len(alignable), dtype=np.int32)
+        else:
+            may_add = len(vocabularies) - at >= required
+            found = map(numbers.__getitem__, tokens) if may_add else map(numbers.get, tokens, itertools.repeat(-1))
+            codes = np.fromiter(found, np.int32, len(alignable))
+        own_ids.append(alignable[codes >= 0])
+        own_codes.append(codes[codes >= 0])
+    presence = np.zeros(len(numbers), np.int32)
+    for codes in own_codes:
+        presence[codes] += 1
+    kept = np.flatnonzero(presence >= required)
+    ids = np.full((len(vocabularies), len(kept)), -1, np.int32)
+    for row, vocabulary_ids, codes in zip(ids, own_ids, own_codes, strict=True):
+        by_code = np.full(len(numbers), -1, np.int32)
+        by_code[codes] = vocabulary_ids
+        row[:] = by_code[kept]
+    first = np.argmax(ids >= 0, axis=0)  # (R,) vocabulary that brought the token, never falling
+    parts = [taken(vocabulary.tokens, ids[at, first == at]) for at, vocabulary in enumerate(vocabularies)]
+    return pa.concat_arrays(parts), ids
+
+
+def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:
+    """Role -> id in each vocabulary, -1 where it lacks the role."""
+    every = sorted({role for vocabulary in vocabularies for role in vocabulary.roles})
+    ids = {role: [vocabulary.roles.get(role, -1) for vocabulary in vocabularies] for role in every}
+    return {role: found for role, found in ids.items() if sum(i >= 0 for i in found) >= required}

@@ -1,0 +1,276 @@
+"""Captions out of files, one after the other, in memory that does not grow with the corpus.
+
+The format is told from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
+column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
+line. Compression is told from a file's first bytes. A folder stands for the files in it with these endings.
+
+`-` is standard input. That, and a pipe whose name has none of these endings, hold records if they begin like some, else
+one caption per line. Parquet does not come out of a pipe: it is read from its end.
+
+In a record the caption is what stands under `caption`, else `text`, else `conversations`. Of a conversation (LLaVA) the
+answers count, what `gpt` says: the caption loss falls on them, while the questions are a few sentences repeated over
+and over. `<image>` stands for an image, not for text; it is taken out together with the white space that it leaves at
+the ends, as LLaVA's preprocess_multimodal does. A null or blank caption is none.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import BLOCK, COMPRESSIONS, compression_of, is_text, json_records, text_blocks
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes read, bytes of all files), both as on disk. Of a pipe there are as many as were read."""
+STANDARD_INPUT = Path("-")
+
+_ENDINGS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+_EXPECTED = f"{', '.join(_ENDINGS)}, with or without .gz or .zst"
+_IMAGE = "<image>"
+_FIELDS = ("caption", "text", "conversations")
+_TOLD_BY_CONTENT = ""
+_RECORDS = re.compile(r'\s*(\[\s*[{\]"]|\{\s*["}])')
+"""How JSON records begin, and hardly any caption."""
+
+LONGEST = 1 << 18
+"""Characters of a caption that are handled at a time: a longer one comes in parts."""
+
+
+def captions(
+    paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None, joint: str = " "
+) -> Iterator[str]:
+    """All captions of `paths`, files, pipes or folders of files, in the order of `paths` and of the names in a folder.
+
+    A caption of more than `LONGEST` characters comes in parts, cut at a single space between two words; where there is
+    none in that length, anywhere.
+
+    Args:
+        field: field or column to take instead of looking for one.
+        progress: called after each block that was read.
+        joint: what the rest of a caption begins with when it was cut at a space: the space, or "" to leave it out.
+
+    Raises:
+        VocabkitError: no such file, an unknown format, no such field, no text in it, invalid UTF-8, damaged JSON,
+            Parquet or compression.
+    """
+    files = [file for path in paths for file in (_caption_files(path) if path.is_dir() else [path])]
+    sizes = [_size(file) for file in files]
+    formats = [_format(file) for file in files]
+    done, total = 0, sum(sizes)
+    for path, size, kind in zip(files, sizes, formats, strict=True):
+        at, has_no_size = 0, is_stream(path)
+
+        def report(read: int, before: int = done, size: int = size, has_no_size: bool = has_no_size) -> None:
+            nonlocal at, total
+            if has_no_size:
+                total += read - at
+            at = read if has_no_size else min(read, size)
+            if progress:
+                progress(before + at, total)
+
+        with reading(path, pipe=True), _opened(path) as file:
+            for caption in _read(path, file, kind, field, report, joint):
+                yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
+        report(at if has_no_size else size)
+        done += at
+
+
+def is_stream(path: Path) -> bool:
+    """True for standard input and pipes: what can be read only once."""
+    return path == STANDARD_INPUT or path.is_fifo()
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe that fills what is read from it, and counts its bytes as the place in it."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file, self._read = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := self._file.readinto(view[filled:])):
+            filled += count
+        self._read += filled
+        return filled
+
+    def tell(self) -> int:
+        return self._read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _opened(path: Path) -> BufferedReader:
+    if not is_stream(path):
+        return path.open("rb")
+    is_standard_input = path == STANDARD_INPUT
+    return BufferedReader(_Pipe(io.FileIO(0 if is_standard_input else path, closefd=not is_standard_input)))
+
+
+def _caption_files(folder: Path) -> list[Path]:
+    try:
+        visible = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    except OSError as error:
+        raise VocabkitError(f"{folder}: can't read this folder ({error.strerror})") from error
+    found = sorted(file for file in visible if _ending(file) in _ENDINGS)
+    if not found:
+        raise VocabkitError(f"{folder}: no file in this folder ends in {_EXPECTED}")
+    return found
+
+
+def _size(path: Path) -> int:
+    with reading(path, pipe=True):
+        return 0 if is_stream(path) else path.stat().st_size
+
+
+def _format(path: Path) -> str:
+    ending = _ending(path)
+    if is_stream(path):
+        if ending == ".parquet":
+            raise VocabkitError(f"{path}: Parquet is read from its end, which a pipe can't do; write it to a file")
+        return ending if ending in _ENDINGS else _TOLD_BY_CONTENT
+    if ending not in _ENDINGS:
+        raise VocabkitError(f"{path}: unknown format; its name must end in {_EXPECTED}")
+    return ending
+
+
+def _ending(path: Path) -> str:
+    *_, inner, last = "", "", *(suffix.lower() for suffix in path.suffixes)
+    return inner if last in COMPRESSIONS else last
+
+
+def _read(
+    path: Path, file: BufferedReader, kind: str, field: str | None, report: Callable[[int], None], joint: str
+) -> Iterator[str]:
+    if kind == ".parquet":
+        if compression_of(path, file):
+            raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack this one")
+        yield from _parquet(path, file, field, report)
+        return
+    blocks = text_blocks(path, file, report)
+    if kind == _TOLD_BY_CONTENT:
+        first = next(blocks)
+        kind = ".json" if _RECORDS.match(first) else ".txt"
+        blocks = itertools.chain([first], blocks)
+    if kind == ".txt" and field is not None:
+        raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave the field out")
+    if kind == ".txt":
+        yield from _plain(blocks, joint)
+        return
+    for where, record in json_records(path, blocks):
+        yield from _captions(_texts(f"{path}: {where}", record, field))
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def _plain(blocks: Iterable[str], joint: str) -> Iterator[str]:
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        yield from _captions(line.removesuffix("\r") for line in lines)
+        if len(rest) > LONGEST:
+            *parts, rest = _parts(rest.replace(_IMAGE, ""), joint)
+            yield from _captions(parts)
+    yield from _captions([rest.removesuffix("\r")])
+
+
+def _captions(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        caption = text.replace(_IMAGE, "").strip() if _IMAGE in text else text
+        if caption and not caption.isspace():
+            yield caption
+
+
+def _parts(text: str, joint: str) -> Iterator[str]:
+    """`text` in parts of at most `LONGEST` characters; each cut depends on the text from the cut before it only."""
+    start, prefix = 0, ""
+    while len(prefix) + len(text) - start > LONGEST:
+        end = start + LONGEST - len(prefix)
+        at = text.rfind(" ", start + 1, end)
+        while at > start and not (_in_word(text[at - 1]) and _in_word(text[at + 1])):
+            at = text.rfind(" ", start + 1, at)
+        yield prefix + text[start : at if at > start else end]
+        start, prefix = (at + 1, joint) if at > start else (end, "")
+    yield prefix + text[start:]
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+def _texts(where: str, record: Any, field: str | None) -> list[str]:
+    if not isinstance(record, dict):
+        raise VocabkitError(f"{where} is no JSON object; expected a record with a caption")
+    name = _field(where, "field", field, record)
+    value = record[name]
+    if isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value):
+        texts = [turn.get("value") for turn in value if turn["from"] == "gpt"]
+    else:
+        texts = [value] if value is not None else []
+    for text in texts:
+        if not isinstance(text, str):
+            raise VocabkitError(f"{where}: {quote(name)} holds {type(text).__name__}, expected text or conversations")
+        if not is_text(text):
+            raise VocabkitError(f"{where}: {quote(name)} holds half a surrogate pair, which is no text")
+    return texts
+
+
+def _field(where: str, kind: str, field: str | None, names: Iterable[str]) -> str:
+    """The field to read: `field`, or the first of the usual ones in `names`."""
+    found = [name for name in ((field,) if field is not None else _FIELDS) if name in names]
+    if not found:
+        wanted = quote(field) if field is not None else ", ".join(_FIELDS)
+        have = quote(", ".join(names), 120)
+        raise VocabkitError(f"{where} has no {kind} {wanted}; it has {have}: choose one of them")
+    return found[0]
+
+
+# ---- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callable[[int], None]) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    size, rows = path.stat().st_size, 0
+    try:
+        # Page by page: with the defaults a whole row group is held.
+        content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=BLOCK, pre_buffer=False)
+        schema = content.schema_arrow
+        name = _field(str(path), "column", field, schema.names)
+        if not _holds_text(schema.field(name).type):
+            kind = quote(str(schema.field(name).type))
+            raise VocabkitError(f"{path}: column {quote(name)} is {kind}, expected text or conversations")
+        for batch in content.iter_batches(batch_size=512, columns=[name]):
+            for row, value in enumerate(batch.column(0).to_pylist(), rows):
+                yield from _captions(_texts(f"{path}: row {row}", {name: value}, name))
+            rows += len(batch)
+            report(size * rows // max(content.metadata.num_rows, 1))
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise VocabkitError(f"{path}: damaged Parquet file ({quote(str(error), 80)})") from error
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_list(kind) or types.is_large_list(kind):
+        turn = kind.value_type
+        return types.is_struct(turn) and {"from", "value"} <= {field.name for field in turn}
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

@@ -1,0 +1,175 @@
+"""explain: why a token matched between tokenizers, or did not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.segmenter import Piece, spell
+from vocabkit.tokenizer.spelling import ALPHABET, from_alphabet
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(0010[0-9a-fA-F]{4}|000[0-9a-fA-F]{5})|([ntr\\'\"]))")
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """A special or unused id that is spelled like the bytes. It contributes no text, so it is not the same token."""
+
+    id: int
+    kind: str
+    role: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one tokenizer makes of the bytes."""
+
+    name: str
+    id: int | None
+    """Canonical id that contributes these bytes to text, None if no single token does."""
+    kind: str | None
+    """`text` or `byte`."""
+    aliases: tuple[int, ...]
+    """Its other ids of the same bytes."""
+    lookalikes: tuple[Lookalike, ...]
+    pieces: tuple[Piece, ...] | None
+    """How the tokenizer spells the bytes without such a token; None if it has one, or can't."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Bytes that the user may have meant."""
+
+    how: str
+    """How the text was read differently."""
+    token: bytes
+    found_in: tuple[str, ...]
+    """Tokenizers that have a token of these bytes."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a token is shared by all tokenizers, or not."""
+
+    token: bytes
+    findings: tuple[Finding, ...]
+    shared: bool
+    reason: str
+    hints: tuple[Hint, ...]
+
+
+def explain(token: bytes, vocabularies: Sequence[Vocabulary]) -> Explanation:
+    """Look `token` up in each vocabulary and say why it is shared by all of them or not."""
+    findings = tuple(_finding(token, vocabulary) for vocabulary in vocabularies)
+    shared = all(finding.id is not None for finding in findings)
+    return Explanation(token, findings, shared, _reason(findings), () if shared else _hints(token, vocabularies))
+
+
+def parse_token(argument: str, first: Vocabulary) -> bytes:
+    r"""Bytes of a token as people type it: `id:279` for an id of the first tokenizer, or text with escapes: `\x0a` for
+    a byte, `\u00e4` and `\U0001f600` for a character, `\n`, `\t`, `\r`, `\\`, `\'`, `\"`.
+
+    Raises VocabkitError if the id is not a text or byte token of it, or the argument is empty or not Unicode.
+    """
+    if match := re.fullmatch(r"id:([0-9]+)", argument):
+        return _token_of(first, match[1])
+    parts, at = [], 0
+    try:
+        for match in _ESCAPE.finditer(argument):
+            byte, short, long, other = match.groups()
+            parts.append(argument[at : match.start()].encode("utf-8", "surrogateescape"))
+            parts.append(bytes.fromhex(byte) if byte else _character(short or long, other).encode())
+            at = match.end()
+        parts.append(argument[at:].encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise VocabkitError(f"{quote(argument)} is not valid Unicode (half of a surrogate pair)") from error
+    token = b"".join(parts)
+    if not token:
+        raise VocabkitError("an empty token contributes nothing to text; give some text, or id:N")
+    return token
+
+
+def _token_of(vocabulary: Vocabulary, digits: str) -> bytes:
+    name = vocabulary.name
+    if len(digits) > 9 or int(digits) >= len(vocabulary):
+        raise VocabkitError(f"{name} has no id {quote(digits, 20)}; its ids are 0 to {len(vocabulary) - 1}")
+    token_id = int(digits)
+    value = vocabulary.token(token_id) or b""
+    kind = Kind(int(vocabulary.kinds[token_id]))
+    if kind > Kind.BYTE or not value:
+        what = f"{kind.name.lower()} ({quote(value.decode('utf-8', 'replace'))})" if value else "empty"
+        raise VocabkitError(
+            f"{name} id {token_id} is {what} and contributes nothing to text; special tokens match by role, "
+            "see `vocabkit overlap`"
+        )
+    return value
+
+
+def _character(code: str | None, other: str) -> str:
+    return chr(int(code, 16)) if code else _CONTROLS.get(other, other)
+
+
+def _ids(token: bytes, vocabulary: Vocabulary) -> list[int]:
+    """All ids with these bytes or this spelling."""
+    return [token_id for token_id, value in enumerate(vocabulary.tokens.to_pylist()) if value == token]
+
+
+def _finding(token: bytes, vocabulary: Vocabulary) -> Finding:
+    kinds = {i: Kind(int(vocabulary.kinds[i])) for i in _ids(token, vocabulary)}
+    own = [i for i, kind in kinds.items() if kind <= Kind.BYTE]
+    token_id = int(vocabulary.canonical[own[0]]) if own else None
+    role_of = {i: role for role, i in vocabulary.roles.items()}
+    return Finding(
+        name=vocabulary.name,
+        id=token_id,
+        kind=None if token_id is None else kinds[token_id].name.lower(),
+        aliases=tuple(i for i in own if i != token_id),
+        lookalikes=tuple(
+            Lookalike(i, kind.name.lower(), role_of.get(i)) for i, kind in kinds.items() if kind > Kind.BYTE
+        ),
+        pieces=spell(vocabulary, [token])[0] if token_id is None else None,
+    )
+
+
+def _reason(findings: Sequence[Finding]) -> str:
+    missing = [finding for finding in findings if finding.id is None]
+    if not missing:
+        return "shared: one token in each tokenizer contributes exactly these bytes"
+    if len(missing) == len(findings) and not any(finding.lookalikes for finding in findings):
+        return "not shared: none of the tokenizers has one token for these bytes"
+    return "not shared: " + "; ".join(map(_why, missing))
+
+
+def _why(missing: Finding) -> str:
+    if missing.lookalikes:
+        other = missing.lookalikes[0]
+        role = f" (role {other.role})" if other.role else ""
+        return f"{missing.name} has this spelling only as id {other.id}, which is {other.kind}{role} and no text"
+    if missing.pieces:
+        return f"{missing.name} needs {len(missing.pieces)} tokens"
+    return f"{missing.name} has no token for it"
+
+
+def _hints(token: bytes, vocabularies: Sequence[Vocabulary]) -> tuple[Hint, ...]:
+    hints = []
+    for how, candidate in _other_readings(token).items():
+        found_in = [v.name for v in vocabularies if any(v.kinds[i] <= Kind.BYTE for i in _ids(candidate, v))]
+        if found_in and candidate not in (token, b""):
+            hints.append(Hint(how, candidate, tuple(found_in)))
+    return tuple(hints)
+
+
+def _other_readings(token: bytes) -> dict[str, bytes]:
+    readings = {"with a space before it": b" " + token, "without the space before it": token.removeprefix(b" ")}
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return readings
+    readings["with ▁ read as a space"] = text.replace("▁", " ").encode()
+    if set(text) <= set(ALPHABET.values()):
+        readings["read as a byte-level spelling"] = from_alphabet(text)
+    return readings

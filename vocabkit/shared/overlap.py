@@ -1,0 +1,344 @@
+"""Properties of token bytes that reports break down by: script, length, valid UTF-8."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.arrow.values import taken, token_buffers
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.segmenter import Piece, spell, unreachable
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+PARTIAL_UTF8 = "partial UTF-8"
+LENGTHS = ("1", "2", "3", "4", "5-8", "9-16", "17+")
+"""Classes of token lengths in bytes."""
+_LENGTH_STARTS = np.array([2, 3, 4, 5, 9, 17])
+_MAYBE_LETTER = re.compile(r"[^\W\d_]")
+_SCRIPT_OF = {"cjk": "Han", "ideographic": "Han", "modifier": "symbols", "caron": "symbols"}
+_TWO_WORDS = {"canadian", "inscriptional", "meetei", "ol", "old", "tai"}
+"""First words of script names that say nothing alone: Old Persian, Tai Le."""
+
+
+def scripts(tokens: pa.Array) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The script of each token's first letter (`Latin`, `Han`, ...), else `digits`, `whitespace`, `symbols` or
+    `partial UTF-8`: codes (V,) int32, and the names that they index.
+
+    Scripts are told from the first word of the letter's Unicode name, which Python carries. Variants count as the
+    letter that they stand for: a fullwidth or mathematical A is Latin.
+    """
+    numbers: dict[str, int] = {}
+    codes = [numbers.setdefault(_script(token), len(numbers)) for token in tokens.to_pylist()]
+    return np.array(codes, np.int32), tuple(numbers)
+
+
+def length_classes(tokens: pa.Array) -> np.ndarray:
+    """(V,) int64: the index into `LENGTHS` of each token, which must not be empty."""
+    classes: np.ndarray = np.searchsorted(_LENGTH_STARTS, np.diff(token_buffers(tokens)[0]), side="right")
+    return classes
+
+
+def varied(rows: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
+    """`count` of `rows` as examples: the first row of each class, largest class first, then the second, and so on.
+
+    Args:
+        rows: (R,) int64.
+        classes: (R,) int32, the class of each row.
+    """
+    order = np.argsort(classes, kind="stable")
+    _, start, size = np.unique(classes[order], return_index=True, return_counts=True)
+    turn = np.arange(len(rows)) - np.repeat(start, size)
+    chosen: np.ndarray = rows[order][np.lexsort((-np.repeat(size, size), turn))[:count]]
+    return chosen
+
+
+def _script(token: bytes) -> str:
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return PARTIAL_UTF8
+    for match in _MAYBE_LETTER.finditer(text):
+        letter = unicodedata.normalize("NFKC", match[0])[0]
+        if letter.isalpha():
+            return _letter_script(letter)
+    if text.isspace():
+        return "whitespace"
+    return "digits" if any(character.isdigit() for character in text) else "symbols"
+
+
+@cache
+def _letter_script(letter: str) -> str:
+    words = unicodedata.name(letter, "other letters").replace("-", " ").lower().split()
+    if words[0] in _TWO_WORDS:
+        return " ".join(words[:2]).title()
+    return _SCRIPT_OF.get(words[0], words[0].capitalize())
+
+
+# MERGED: What two or more vocabularies have in common, as numbers and examples.
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A token and the pieces that a tokenizer cuts it into; None if it can't spell it, or does not say how."""
+
+    token: bytes
+    pieces: tuple[Piece, ...] | None
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Tokens that every other tokenizer has and this one lacks. With two tokenizers: what only the other has."""
+
+    count: int
+    examples: tuple[Spelled, ...]
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Text tokens that the tokenizer does not make of their own text."""
+
+    count: int
+    shared_by_all: int
+    """Of these, shared by all tokenizers."""
+    examples: tuple[Spelled, ...]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """One byte string with several ids."""
+
+    token: bytes
+    ids: tuple[int, ...]
+    """The canonical id first."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One tokenizer."""
+
+    name: str
+    source: str
+    size: int
+    """Ids, highest id + 1."""
+    kinds: dict[str, int]
+    """Ids per kind: text, byte, special, unused."""
+    distinct: int
+    """Distinct byte strings that one token contributes to text: what can be shared."""
+    partial_utf8: int
+    """Of the distinct tokens, those that are not valid UTF-8."""
+    in_no_other: int
+    """Of the distinct tokens, those that no other tokenizer has."""
+    lacks: Lacking
+    aliases: int
+    """Ids that spell the same bytes as another id of this tokenizer."""
+    alias_examples: tuple[Alias, ...]
+    special_without_role: tuple[str, ...]
+    """Spellings of special tokens that have no role and so never take part in an alignment."""
+    embedding_rows: int | None
+    width: int | None
+    notes: tuple[str, ...]
+    mass_shared_by_all: float | None = None
+    """Share of the corpus, cut with this tokenizer, that tokens shared by all make up; None without a corpus."""
+    unreachable: Unreachable | None = None
+    """None if not asked for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of a breakdown."""
+
+    label: str
+    distinct: tuple[int, ...]
+    """Distinct tokens of this class in each tokenizer."""
+    shared_by_all: int
+
+
+@dataclass(frozen=True)
+class RoleToken:
+    """A special token that has a role."""
+
+    id: int
+    spelling: str
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of special tokens, and who has it in each tokenizer: None where it has no such token."""
+
+    role: str
+    tokens: tuple[RoleToken | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """The overlap of K tokenizers. All numbers count distinct token bytes, special and unused ids left out."""
+
+    tokenizers: tuple[Summary, ...]
+    """K, in the order given; so are rows and columns of the matrices."""
+    shared_by_all: int
+    shared_by_all_partial_utf8: int
+    union: int
+    """Tokens that any of them has."""
+    shared: np.ndarray
+    """(K, K) int64: tokens that both have."""
+    coverage: np.ndarray
+    """(K, K) float64: share of the row's tokens that the column has too."""
+    jaccard: np.ndarray
+    """(K, K) float64: shared / tokens of both together."""
+    mass: np.ndarray | None
+    """(K, K) float64: share of the corpus, cut with the row's tokenizer, in tokens that the column has too. None
+    without a corpus."""
+    by_kind: tuple[Row, ...]
+    by_script: tuple[Row, ...]
+    """Largest first."""
+    by_length: tuple[Row, ...]
+    roles: tuple[Role, ...]
+    """Every role that some tokenizer has."""
+
+
+def overlap(
+    vocabularies: Sequence[Vocabulary],
+    *,
+    examples: int = 8,
+    reachability: bool = False,
+    counts: Mapping[str, np.ndarray] | None = None,
+) -> Overlap:
+    """Compare 2 to 50 vocabularies.
+
+    Args:
+        examples: how many tokens to show of each kind, of different scripts.
+        reachability: also find unreachable tokens (takes seconds per tokenizer).
+        counts: corpus counts (V,) int64 for each tokenizer by name, at canonical ids, for coverage by mass.
+
+    Raises VocabkitError as `align` does; with `reachability`, if a source does not say how text is cut.
+    """
+    union = align(vocabularies, at_least=1)
+    ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
+    has = ids >= 0
+    everywhere = np.all(has, axis=0)
+    owners = has.sum(axis=0)
+    script, script_names = scripts(union.tokens)
+    partial = script == (script_names.index(PARTIAL_UTF8) if PARTIAL_UTF8 in script_names else -1)
+    shared = np.array([(has & row).sum(axis=1) for row in has])  # (K, K)
+    distinct = shared.diagonal()
+    mass, mass_of_all = _mass(union.names, ids, has, everywhere, counts)
+
+    def summary(at: int) -> Summary:
+        v = vocabularies[at]
+        lacking = np.flatnonzero((owners == len(vocabularies) - 1) & ~has[at])
+        lacked = taken(union.tokens, varied(lacking, script[lacking], examples)).to_pylist()
+        kinds = np.bincount(v.kinds, minlength=len(Kind)).tolist()
+        return Summary(
+            name=v.name,
+            source=v.source,
+            size=len(v),
+            kinds={kind.name.lower(): kinds[kind] for kind in Kind},
+            distinct=int(distinct[at]),
+            partial_utf8=int((has[at] & partial).sum()),
+            in_no_other=int((has[at] & (owners == 1)).sum()),
+            lacks=Lacking(len(lacking), _spelled(v, lacked)),
+            aliases=int((v.canonical != np.arange(len(v))).sum()),
+            alias_examples=_alias_examples(v, examples),
+            special_without_role=_special_without_role(v),
+            embedding_rows=v.embedding_rows,
+            width=v.width,
+            notes=v.notes,
+            mass_shared_by_all=None if mass_of_all is None else float(mass_of_all[at]),
+            unreachable=_unreachable(v, ids[at][everywhere], examples) if reachability else None,
+        )
+
+    return Overlap(
+        tokenizers=tuple(summary(at) for at in range(len(vocabularies))),
+        shared_by_all=int(everywhere.sum()),
+        shared_by_all_partial_utf8=int((everywhere & partial).sum()),
+        union=len(union),
+        shared=shared,
+        coverage=shared / np.maximum(distinct[:, None], 1),
+        jaccard=shared / np.maximum(distinct[:, None] + distinct - shared, 1),
+        mass=mass,
+        by_kind=_by_kind(vocabularies, ids, everywhere),
+        by_script=_by_size(_breakdown(script, script_names, has, everywhere)),
+        by_length=_breakdown(length_classes(union.tokens), LENGTHS, has, everywhere),
+        roles=_roles(vocabularies),
+    )
+
+
+def _mass(
+    names: Sequence[str],
+    ids: np.ndarray,
+    has: np.ndarray,
+    everywhere: np.ndarray,
+    counts: Mapping[str, np.ndarray] | None,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Shares of the corpus in shared tokens: (K, K) of each pair, (K,) of all together."""
+    if counts is None:
+        return None, None
+    pairs, together = [], []
+    for name, own, mask in zip(names, ids, has, strict=True):
+        share = np.where(mask, counts[name][own], 0) / max(int(counts[name].sum()), 1)  # (U,)
+        pairs.append([share[row & mask].sum() for row in has])
+        together.append(share[everywhere].sum())
+    return np.array(pairs), np.array(together)
+
+
+def _by_kind(vocabularies: Sequence[Vocabulary], ids: np.ndarray, everywhere: np.ndarray) -> tuple[Row, ...]:
+    """Tokens that are text, and those that are a byte-fallback piece; shared: in one tokenizer at least."""
+    byte = np.stack([(v.kinds[own] == Kind.BYTE) & (own >= 0) for v, own in zip(vocabularies, ids, strict=True)])
+    text = (ids >= 0) & ~byte
+    any_byte = byte.any(axis=0)
+    return (
+        Row("text", tuple(text.sum(axis=1).tolist()), int((everywhere & ~any_byte).sum())),
+        Row("byte", tuple(byte.sum(axis=1).tolist()), int((everywhere & any_byte).sum())),
+    )
+
+
+def _breakdown(codes: np.ndarray, labels: Sequence[str], has: np.ndarray, everywhere: np.ndarray) -> tuple[Row, ...]:
+    distinct = np.stack([np.bincount(codes[mask], minlength=len(labels)) for mask in has])  # (K, classes)
+    shared = np.bincount(codes[everywhere], minlength=len(labels))
+    return tuple(Row(label, tuple(distinct[:, i].tolist()), int(shared[i])) for i, label in enumerate(labels))
+
+
+def _by_size(rows: Sequence[Row]) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: (-max(row.distinct), row.label)))
+
+
+def _spelled(vocabulary: Vocabulary, tokens: Sequence[bytes]) -> tuple[Spelled, ...]:
+    return tuple(map(Spelled, tokens, spell(vocabulary, tokens) if tokens else ()))
+
+
+def _unreachable(vocabulary: Vocabulary, shared_ids: np.ndarray, examples: int) -> Unreachable:
+    ids = unreachable(vocabulary)
+    script, _ = scripts(taken(vocabulary.tokens, ids))
+    shown = [vocabulary.token(i) or b"" for i in varied(ids, script, examples).tolist()]
+    return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), _spelled(vocabulary, shown))
+
+
+def _alias_examples(vocabulary: Vocabulary, examples: int) -> tuple[Alias, ...]:
+    aliases = sorted(vocabulary.aliases().items())[:examples]
+    return tuple(Alias(vocabulary.token(canonical) or b"", (canonical, *others)) for canonical, others in aliases)
+
+
+def _roles(vocabularies: Sequence[Vocabulary]) -> tuple[Role, ...]:
+    every = sorted({role for vocabulary in vocabularies for role in vocabulary.roles})
+    return tuple(Role(role, tuple(_role_token(vocabulary, role) for vocabulary in vocabularies)) for role in every)
+
+
+def _role_token(vocabulary: Vocabulary, role: str) -> RoleToken | None:
+    token_id = vocabulary.roles.get(role)
+    return None if token_id is None else RoleToken(token_id, _spelling(vocabulary, token_id))
+
+
+def _special_without_role(vocabulary: Vocabulary) -> tuple[str, ...]:
+    special = np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist()
+    mapped = set(vocabulary.roles.values())
+    return tuple(_spelling(vocabulary, i) for i in special if i not in mapped)
+
+
+def _spelling(vocabulary: Vocabulary, token_id: int) -> str:
+    return (vocabulary.token(token_id) or b"").decode("utf-8", "replace")

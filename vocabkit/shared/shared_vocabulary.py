@@ -1,0 +1,358 @@
+"""The columns of a shared vocabulary, built from plain numbers and bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from mmap import mmap
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.arrow.arrow_file import json_field, one_chunk, parse_table, read_table, table_bytes, write_table
+from vocabkit.arrow.values import bitmap, filled, number_array, taken, token_buffers, validity
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Vocabulary
+
+
+def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
+    """The columns of a shared vocabulary, from numbers with -1 for null."""
+    offsets, data = token_buffers(tokens)
+    columns = {
+        "token": pa.Array.from_buffers(pa.binary(), len(tokens), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
+        "text": text_column(tokens, has_text),
+        "count": nullable(counts),
+    }
+    return pa.table({**columns, **{f"id:{name}": nullable(column) for name, column in ids.items()}})
+
+
+def nullable(numbers: np.ndarray) -> pa.Array:
+    """A copy of `numbers`, int32 or int64, as a column of their type, -1 as null."""
+    return number_array(np.maximum(numbers, 0), numbers >= 0)
+
+
+def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
+    """(R,) string: tokens as text, null where not `has_text`, (R,) bool.
+
+    No bytes lie under a null: other readers of Arrow check them too.
+    """
+    offsets, data = token_buffers(tokens)
+    if not has_text.all():
+        lengths = np.diff(offsets)
+        data = data[np.repeat(has_text, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths * has_text)]).astype(np.int32)
+    buffers = [bitmap(has_text), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
+
+
+def text_mask(tokens: pa.Array) -> np.ndarray:
+    """(R,) bool: True where the bytes of a token are valid UTF-8."""
+    offsets, data = token_buffers(tokens)
+    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int32)])
+    rows = np.flatnonzero(np.diff(beyond_ascii[offsets]))
+    content = data.tobytes()
+    spans = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
+    valid = np.ones(len(tokens), bool)
+    valid[rows] = [is_utf8(content[start:end]) for start, end in spans]
+    return valid
+
+
+def is_utf8(value: bytes) -> bool:
+    """True if `value` is valid UTF-8."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# MERGED: SharedVocabulary: the Arrow index maps. Row number = index in V_shared = the row order of an adapter's head.
+
+FORMAT = "shared-vocabulary"
+_LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """What a shared vocabulary records of one tokenizer."""
+
+    name: str
+    source: str
+    fingerprint: str
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+    """Ids of the tokenizer, highest id + 1."""
+    embedding_rows: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise VocabkitError(f"{quote(self.name)} can't name a tokenizer; give it a name: NAME=TOKENIZER")
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> TokenizerInfo:
+        """The record of `vocabulary`. Raises VocabkitError if its name is empty or not printable."""
+        v = vocabulary
+        return cls(v.name, v.source, v.fingerprint, len(v), v.embedding_rows)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the rows were selected and ordered."""
+
+    at_least: int
+    """Number of tokenizers that must have a token."""
+    order: str
+    """`id:<name>`: by that tokenizer's ids; `count`: most frequent first; `map`: as in an imported map (`map:<file>` in
+    files of earlier versions); `given`: as the caller of `select` gave them."""
+    corpus: str | None = None
+    """What was counted: file names, and the tokenizer that counted."""
+    corpus_tokens: _Count | None = None
+    """Tokens in that corpus."""
+    mass_kept: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Share of the corpus tokens that are rows, 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedVocabulary:
+    """R tokens shared by K tokenizers. Immutable; made by `align`, `rank` or `open_shared`."""
+
+    table: pa.Table
+    """(R rows) columns `token` binary, `text` string or null, `count` int64 or null, `id:<name>` int32 or null."""
+    tokenizers: tuple[TokenizerInfo, ...]
+    selection: Selection
+    roles: Mapping[str, int]
+    """Role -> row, for rows that stand for special tokens. Their `token` is empty."""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tokenizers, in column order."""
+        return [info.name for info in self.tokenizers]
+
+    @property
+    def tokens(self) -> pa.Array:
+        """(R,) binary: the bytes of each row."""
+        return one_chunk(self.table["token"])
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        """(R,) int64 corpus frequencies, read-only, None if no corpus was counted."""
+        counts = one_chunk(self.table["count"])
+        return None if counts.null_count else filled(counts, np.int64)
+
+    def ids_for(self, name: str) -> np.ndarray:
+        """(R,) int32, read-only: the id of each row in tokenizer `name`, without a copy.
+
+        Raises VocabkitError: `name` is not in the file, or lacks some rows (a union map); `mask_for` tells which,
+        `only_with` leaves them out, `ids_with_gaps` marks them.
+        """
+        missing = self._id_column(name).null_count
+        if missing:
+            raise VocabkitError(
+                f"{name} lacks {missing} of {len(self)} rows of this union; "
+                f"take only_with({name!r}) or mask_for({name!r}) first"
+            )
+        return self.ids_with_gaps(name)
+
+    def ids_with_gaps(self, name: str) -> np.ndarray:
+        """(R,) int32: as `ids_for`, with -1 where tokenizer `name` lacks the token of the row."""
+        return filled(self._id_column(name), np.int32)
+
+    def mask_for(self, name: str) -> np.ndarray:
+        """(R,) bool: True where tokenizer `name` has the token of the row."""
+        return validity(self._id_column(name))
+
+    def only_with(self, *names: str) -> SharedVocabulary:
+        """The rows that every one of `names` has."""
+        mask = np.ones(len(self), bool)
+        for name in names:
+            mask &= self.mask_for(name)
+        return self.select(np.flatnonzero(mask))
+
+    def select(self, rows: Sequence[int] | np.ndarray, selection: Selection | None = None) -> SharedVocabulary:
+        """These rows, in this order.
+
+        Args:
+            rows: (S,) integers, distinct.
+            selection: how they were chosen. Without it, the record tells their order and what they keep of the corpus.
+
+        Raises:
+            VocabkitError: a row is no integer, out of range or given twice.
+        """
+        index = np.asarray(rows)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise VocabkitError(f"rows to select must be a list of row numbers, not {quote(str(index.dtype))}")
+        index = index.astype(np.int64)
+        if len(np.unique(index)) != len(index) or (len(index) and not 0 <= index.min() <= index.max() < len(self)):
+            raise VocabkitError(f"rows to select must be distinct and within 0..{len(self) - 1}")
+        where = {int(old): new for new, old in enumerate(index)}
+        roles = {role: where[row] for role, row in self.roles.items() if row in where}
+        has_text = validity(one_chunk(self.table["text"]))[index]
+        counts = filled(one_chunk(self.table["count"]), np.int64)[index]
+        ids = {name: self.ids_with_gaps(name)[index] for name in self.names}
+        table = shared_table(taken(self.tokens, index), has_text, counts, ids)
+        record = selection or self._selection_of(index)
+        return SharedVocabulary(table, self.tokenizers, record, MappingProxyType(roles))
+
+    def with_counts(self, counts: np.ndarray) -> SharedVocabulary:
+        """The same rows with corpus frequencies, (R,) int64. Raises VocabkitError for another shape or type."""
+        if counts.shape != (len(self),) or counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise VocabkitError(f"counts must be {len(self)} integers from 0, one per row")
+        position = self.table.column_names.index("count")
+        table = self.table.set_column(position, "count", nullable(counts.astype(np.int64)))
+        return dataclasses.replace(self, table=table)
+
+    def look_up(self, vocabulary: Vocabulary) -> np.ndarray:
+        """(R,) int32: the id of each row in `vocabulary`, by bytes and roles; -1 where it lacks the token or role."""
+        ids = vocabulary.ids_of(self.tokens)
+        for role, row in self.roles.items():
+            ids[row] = vocabulary.roles.get(role, -1)
+        return ids
+
+    def extend(self, vocabulary: Vocabulary) -> SharedVocabulary:
+        """The same rows with one more tokenizer: null where it lacks the token or the role.
+
+        Raises VocabkitError if a tokenizer of that name is there already.
+        """
+        if vocabulary.name in self.names:
+            raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
+        info = TokenizerInfo.of(vocabulary)
+        column = nullable(self.look_up(vocabulary))
+        table = self.table.append_column(f"id:{vocabulary.name}", column)
+        return dataclasses.replace(self, table=table, tokenizers=(*self.tokenizers, info))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over rows, ids, counts and records of the tokenizers. Does not depend on machine, compression or
+        the version of any library.
+        """
+        digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
+        digest.update(_json({**self._records(), "rows": len(self)}).encode())
+        offsets, data = token_buffers(self.tokens)
+        counts = filled(one_chunk(self.table["count"]), np.int64)
+        ids = [self.ids_with_gaps(name) for name in self.names]
+        for part in (np.diff(offsets).astype("<i4"), data, counts.astype("<i8"), *(i.astype("<i4") for i in ids)):
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+        return "sha256:" + digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the Arrow file, whole or not at all. Same content, same bytes. Raises VocabkitError."""
+        write_table(path, self._plain_table(), self._metadata(), compression=None)
+
+    def to_bytes(self) -> bytes:
+        """The content of the Arrow file, for keeping inside another file; `parse_shared` reads it."""
+        return bytes(table_bytes(self._plain_table(), self._metadata(), compression=None))
+
+    def _id_column(self, name: str) -> pa.Array:
+        if name not in self.names:
+            raise VocabkitError(f"{name} is not in this shared vocabulary; it holds {', '.join(self.names)}")
+        return one_chunk(self.table[f"id:{name}"])
+
+    def _selection_of(self, rows: np.ndarray) -> Selection:
+        order = self.selection.order if (np.diff(rows) > 0).all() else "given"
+        mass = self.selection.mass_kept
+        if mass is not None and self.counts is not None and self.selection.corpus_tokens:
+            mass = int(self.counts[rows].sum()) / self.selection.corpus_tokens
+        return dataclasses.replace(self.selection, order=order, mass_kept=mass)
+
+    def _plain_table(self) -> pa.Table:
+        """The table with nothing that depends on its history: what lies under nulls, chunks, offsets."""
+        has_text = validity(one_chunk(self.table["text"]))
+        counts = filled(one_chunk(self.table["count"]), np.int64)
+        return shared_table(self.tokens, has_text, counts, {name: self.ids_with_gaps(name) for name in self.names})
+
+    def _records(self) -> dict[str, Any]:
+        return {
+            "tokenizers": [dataclasses.asdict(info) for info in self.tokenizers],
+            "selection": dataclasses.asdict(self.selection),
+            "roles": dict(self.roles),
+        }
+
+    def _metadata(self) -> dict[str, str]:
+        records = {key: _json(value) for key, value in self._records().items()}
+        return {**records, "format": f"{FORMAT}/1", "fingerprint": self.fingerprint}
+
+
+def make_shared(
+    *,
+    tokens: pa.Array,
+    ids: np.ndarray,
+    tokenizers: Sequence[TokenizerInfo],
+    selection: Selection,
+    roles: Mapping[str, int] | None = None,
+) -> SharedVocabulary:
+    """A SharedVocabulary from its parts: tokens (R,) binary, ids (K, R) int32 with -1 for null."""
+    no_counts = np.full(len(tokens), -1, np.int64)
+    named = {info.name: column for info, column in zip(tokenizers, ids, strict=True)}
+    table = shared_table(tokens, text_mask(tokens), no_counts, named)
+    return SharedVocabulary(table, tuple(tokenizers), selection, MappingProxyType(dict(roles or {})))
+
+
+def open_shared(path: Path) -> SharedVocabulary:
+    """Open a shared vocabulary memory-mapped, verified by checksum and fingerprint.
+
+    Raises VocabkitError: missing, damaged, of a newer format, or not a shared vocabulary.
+    """
+    return _checked(str(path), *read_table(path, FORMAT))
+
+
+def parse_shared(content: bytes | mmap | memoryview, where: str) -> SharedVocabulary:
+    """`open_shared` of a file's bytes, as `to_bytes` gives, without copying them. Errors name them `where`."""
+    return _checked(where, *parse_table(content, where, FORMAT))
+
+
+def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> SharedVocabulary:
+    tokenizers = json_field(where, metadata, "tokenizers", tuple[TokenizerInfo, ...])
+    selection = json_field(where, metadata, "selection", Selection)
+    roles = json_field(where, metadata, "roles", dict[str, _Count])
+    columns = [*_LEADING_COLUMNS.items(), *((f"id:{info.name}", pa.int32()) for info in tokenizers)]
+    found = [(field.name, field.type) for field in table.schema]
+    if found != columns:
+        shown = ", ".join(f"{name} {kind}" for name, kind in found)
+        raise VocabkitError(f"{where}: columns {quote(shown, 200)} are not as expected; build it again")
+    shared = SharedVocabulary(table, tokenizers, selection, MappingProxyType(roles))
+    if contradiction := _contradiction(shared):
+        raise VocabkitError(f"{where}: {contradiction}; build it again")
+    if shared.fingerprint != metadata.get("fingerprint"):
+        raise VocabkitError(f"{where}: damaged (its content does not match its fingerprint); build it again")
+    return shared
+
+
+def _contradiction(shared: SharedVocabulary) -> str | None:
+    """What can't be in a file that vocabkit wrote, whatever its fingerprint says."""
+    if len(set(shared.names)) < len(shared.names):
+        return "two of its tokenizers have one name"
+    if not 1 <= shared.selection.at_least <= len(shared.names):
+        return f"at_least is {shared.selection.at_least} for {len(shared.names)} tokenizers"
+    tokens, text, count = (one_chunk(shared.table[column]) for column in _LEADING_COLUMNS)
+    if tokens.null_count:
+        return "column token has nulls"
+    has_text = validity(text)  # where it has, Arrow has checked that it is UTF-8
+    lacking = np.flatnonzero(~has_text).tolist()
+    if not text_column(tokens, has_text).equals(text) or any(is_utf8(tokens[row].as_py()) for row in lacking):
+        return "column text does not match column token"
+    empty_rows = np.flatnonzero(np.diff(token_buffers(tokens)[0]) == 0)
+    if sorted(shared.roles.values()) != empty_rows.tolist():
+        return "its roles do not match its rows without a token"
+    if count.null_count not in (0, len(shared)) or (count.null_count == 0 and (filled(count, np.int64) < 0).any()):
+        return "column count has nulls or negative numbers"
+    for info in shared.tokenizers:
+        ids = shared.ids_with_gaps(info.name)[shared.mask_for(info.name)]
+        if len(ids) and not 0 <= ids.min() <= ids.max() < info.size:
+            return f"column id:{info.name} has ids outside 0..{info.size - 1}"
+    return None
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode()  # a file name need not be valid Unicode

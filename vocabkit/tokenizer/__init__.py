@@ -1,0 +1,1 @@
+"""Tokenizer files read into vocabularies: bytes, kinds and roles of token ids, and how text is cut."""

@@ -1,0 +1,216 @@
+"""The catalog: from what people type to a vocabulary.
+
+An argument is, in this order: a path that exists (folder, tokenizer file, GGUF, snapshot), a name of catalog.toml, or
+a repository on the Hugging Face hub, with or without a revision (owner/name@revision). `NAME=ARGUMENT` gives the result
+a name of the user's choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from vocabkit.errors import VocabkitError, did_you_mean, quote
+from vocabkit.files.atomic import reading
+from vocabkit.hub import Repository, hub_id, why_unreachable
+from vocabkit.tokenizer import snapshot
+from vocabkit.tokenizer import tiktoken as tiktoken_bpe
+from vocabkit.tokenizer.read import FOLDER_FILES, read, tokenizer_file
+from vocabkit.tokenizer.snapshot import Provenance
+from vocabkit.tokenizer.special_tokens import roles
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the catalog."""
+
+    name: str
+    snapshot: str
+    """The snapshot in data/ that holds its vocabulary, without the suffix."""
+    provenance: Provenance
+    family: str | None
+    """Special-token family, for sources that are bare tiktoken ranks."""
+    hub: str | None
+    """Repository on the Hugging Face hub with this tokenizer."""
+    special: tuple[str, ...] = ()
+    """Special tokens that the source file marks as text."""
+    width: int | None = None
+    embedding_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A vocabulary, and in words where it was found."""
+
+    vocabulary: Vocabulary
+    how: str
+    file: Path
+    """The file that was read."""
+
+
+def catalog() -> dict[str, Entry]:
+    """All names of the catalog, in the order of catalog.toml."""
+    tables = _tables()
+    entries = {name: _entry(name, name, table) for name, table in tables["vocabularies"].items()}
+    for alias, name in tables["aliases"].items():
+        entries[alias] = dataclasses.replace(entries[name], name=alias)
+    for name, model in tables["models"].items():
+        table = tables["vocabularies"][model["vocabulary"]]
+        entries[name] = _entry(name, model["vocabulary"], {**table, **model})
+    return entries
+
+
+def resolve(argument: str) -> Resolved:
+    """The vocabulary that `argument` names (see the module's text for the order of places).
+
+    Raises VocabkitError: nothing fits (with near names), or what fits can't be read.
+    """
+    path = _existing(argument)
+    if path is not None:
+        return _from_path(argument, path)
+    name, separator, rest = argument.partition("=")
+    if separator:
+        if not name or not rest:
+            raise VocabkitError(f"{quote(argument)}: expected NAME=TOKENIZER")
+        found = resolve(rest)
+        return dataclasses.replace(found, vocabulary=dataclasses.replace(found.vocabulary, name=name))
+    entries = catalog()
+    if argument.lower() in entries:
+        return _from_catalog(entries[argument.lower()])
+    if hub_id(argument):
+        return _from_hub(argument)
+    advice = did_you_mean(argument.lower(), entries, "`vocabkit catalog` lists the names")
+    raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
+
+
+def without_name(argument: str) -> str:
+    """What stands after `NAME=` in an argument that `resolve` understands; all of it where there is no name."""
+    return argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
+
+
+def snapshot_path(name: str) -> Path:
+    """Path of a shipped snapshot."""
+    spec = importlib.util.find_spec("vocabkit_data")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / f"{name}.arrow"
+
+
+def read_source(entry: Entry, path: Path) -> Vocabulary:
+    """Read the source file of a catalog vocabulary, as its snapshot was made.
+
+    Raises VocabkitError: `path` is not the very file (by sha256) that the catalog names.
+    """
+    provenance = entry.provenance
+    found = sha256(path)
+    if found != provenance.sha256:
+        raise VocabkitError(
+            f"{path}: not the {provenance.file} of {provenance} that {entry.name} was made of (sha256 {found[:12]}…)"
+        )
+    if entry.family is not None:
+        return tiktoken_bpe.read(path, entry.snapshot, entry.family)
+    # a tokenizer serves models of many sizes: the table's size belongs to the models of the catalog
+    vocabulary = dataclasses.replace(read(path, entry.snapshot), width=None, embedding_rows=None)
+    return _with_special(vocabulary, entry.special)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "catalog.toml").read_text("utf-8"))
+
+
+def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
+    provenance = Provenance(
+        file=table["file"],
+        sha256=table["sha256"],
+        package=table["package"],
+        version=table["version"],
+        licence=table["licence"],
+    )
+    return Entry(
+        name=name,
+        snapshot=vocabulary,
+        provenance=provenance,
+        family=table.get("family"),
+        hub=table.get("hub"),
+        special=tuple(table.get("special", ())),
+        width=table.get("width"),
+        embedding_rows=table.get("embedding_rows"),
+    )
+
+
+def _with_special(vocabulary: Vocabulary, spellings: Sequence[str]) -> Vocabulary:
+    """`vocabulary` with the tokens of these spellings special, and with their roles."""
+    tokens = vocabulary.tokens.to_pylist()
+    kinds = vocabulary.kinds.copy()
+    kinds[[tokens.index(spelling.encode()) for spelling in spellings]] = Kind.SPECIAL
+    special = {i: tokens[i].decode() for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
+    found = MappingProxyType(roles(special, kinds, vocabulary.roles))
+    return dataclasses.replace(vocabulary, kinds=kinds, roles=found)
+
+
+def _existing(argument: str) -> Path | None:
+    try:
+        path = Path(argument).expanduser()
+        return path if argument and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a path, a folder that may not be read, an unknown ~user
+        return None
+
+
+def _from_path(argument: str, path: Path) -> Resolved:
+    clash = f"; a path goes before the catalog name {argument}" if argument.lower() in catalog() else ""
+    try:
+        file = tokenizer_file(path) if path.is_dir() else path
+        return Resolved(read(path), f"local file {file}{clash}", file)
+    except VocabkitError as error:
+        raise VocabkitError(f"{error}{clash}") from error
+
+
+def _from_catalog(entry: Entry) -> Resolved:
+    path = snapshot_path(entry.snapshot)
+    vocabulary = snapshot.read(path, entry.name)
+    if entry.embedding_rows is not None:
+        vocabulary = dataclasses.replace(vocabulary, width=entry.width, embedding_rows=entry.embedding_rows)
+    return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}", path)
+
+
+def _from_hub(name: str) -> Resolved:
+    """The tokenizer of a hub repository: its tokenizer files only, never weights."""
+    repository = Repository(name)
+    owner_and_name = repository.id.repository
+    try:
+        for file in FOLDER_FILES:
+            path = repository.file(file)
+            if path is None:
+                continue
+            if file == "tokenizer.json":
+                repository.file("tokenizer_config.json"), repository.file("config.json")
+            commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
+            how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
+            return Resolved(read(path, owner_and_name.split("/")[1]), how, path)
+        looked = f"looked for {', '.join(FOLDER_FILES)}"
+        if repository.reachable:
+            raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")
+        raise VocabkitError(f"{name}: no such path, none in the cache, and {why_unreachable()}")
+    except VocabkitError as error:
+        same = next(
+            (f"; the catalog has its tokenizer: {e.name}" for e in catalog().values() if e.hub == owner_and_name), ""
+        )
+        raise VocabkitError(f"{error}{same}") from error

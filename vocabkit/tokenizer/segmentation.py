@@ -1,0 +1,360 @@
+"""Cutting text: a `tokenizers.Tokenizer` out of a vocabulary and its rules."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from vocabkit.arrow.values import taken
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import reading
+from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step
+from vocabkit.tokenizer.spelling import to_alphabet
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+
+def load_rules(vocabulary: Vocabulary) -> Rules | None:
+    """The rules of a vocabulary's tokenizer; None if its source has none that `Rules` can hold.
+
+    Raises VocabkitError: the source is gone, or its rules contradict its vocabulary.
+    """
+    segmentation = vocabulary.segmentation
+    if segmentation is None:
+        return None
+    with refusing_damaged(vocabulary):
+        if isinstance(segmentation, Path):
+            return rules_from_tokenizer_json(vocabulary, parse(segmentation))
+        return segmentation()
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """The JSON object of a tokenizer.json."""
+    with reading(path):
+        content = path.read_bytes()
+    return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
+
+
+@contextmanager
+def refusing_damaged(vocabulary: Vocabulary) -> Iterator[None]:
+    """Turn what damaged rules raise into a VocabkitError."""
+    try:
+        yield
+    except VocabkitError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
+        raise VocabkitError(
+            f"{vocabulary.name}: {vocabulary.source} has damaged rules for cutting text ({quote(repr(error), 120)})"
+        ) from error
+
+
+def rules_missing(vocabulary: Vocabulary) -> VocabkitError:
+    """The error for a vocabulary without rules."""
+    return VocabkitError(
+        f"{vocabulary.name}: {vocabulary.source} does not say how text is cut into tokens; use its tokenizer.json"
+    )
+
+
+def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenizer:
+    """A `tokenizers.Tokenizer` that cuts text as the vocabulary's own tokenizer does, without special tokens around it.
+
+    Text is text: where it spells a special token, that is cut like any other.
+
+    Args:
+        mid_text: cut as if the text stood inside a longer one: no space is put before its first word, and none is
+            taken off its ends.
+
+    Raises:
+        VocabkitError: the source does not say how its tokenizer cuts text, is gone, or contradicts itself.
+    """
+    if isinstance(vocabulary.segmentation, Path):
+        with refusing_damaged(vocabulary):
+            content = parse(vocabulary.segmentation)
+    else:
+        rules = load_rules(vocabulary)
+        if rules is None:
+            raise rules_missing(vocabulary)
+        with refusing_damaged(vocabulary):
+            content = tokenizer_json(vocabulary, rules, np.arange(len(vocabulary)))
+    return build(vocabulary, content, mid_text=mid_text)
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[Encoding]:
+    """Each text cut alone, on all cores, without special tokens; offsets are not computed.
+
+    Args:
+        name: of the tokenizer, for messages.
+
+    Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
+    """
+    with refusing_failures(f"{name}: its tokenizer can't cut a text"):
+        return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+
+@contextmanager
+def refusing_failures(problem: str) -> Iterator[None]:
+    """Turn whatever `tokenizers` raises into a VocabkitError. Its panics are no Exceptions."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise VocabkitError(f"{problem} ({quote(str(error), 120)})") from error
+
+
+def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
+    """The tokenizer of a parsed tokenizer.json (see `load_tokenizer`)."""
+    from tokenizers import Tokenizer
+
+    content = {**content, "truncation": None, "padding": None, "post_processor": None}
+    with refusing_damaged(vocabulary):
+        _check_sound(content)
+        if mid_text:
+            content["normalizer"] = _inside(content.get("normalizer"))
+            content["pre_tokenizer"] = _inside(content.get("pre_tokenizer"))
+        encoded = msgspec.json.encode(content)
+    with refusing_failures(f"{vocabulary.name}: `tokenizers` does not accept {vocabulary.source}"):
+        tokenizer = Tokenizer.from_buffer(encoded)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _inside(step: Step | None) -> Step | None:
+    """A normalizer or pre-tokenizer without the parts that act on the ends of the text."""
+    if step is None or step["type"] in ("Prepend", "Strip") or step in (STRIP_START, STRIP_END):
+        return None
+    if step["type"] == "Sequence":
+        key = "normalizers" if "normalizers" in step else "pretokenizers"
+        return {**step, key: [part for part in map(_inside, step[key]) if part is not None]}
+    if step["type"] == "Metaspace":
+        return {**step, "prepend_scheme": "never"}
+    if step["type"] == "ByteLevel":
+        return {**step, "add_prefix_space": False}
+    return step
+
+
+def tokenizer_json(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> dict[str, Any]:
+    """The content of a tokenizer.json with the tokens `ids` only. Their positions in `ids` are the ids in it."""
+    spelled = spellings(vocabulary, rules, ids)
+    priority = rules.priority[ids]
+    unk = np.flatnonzero(ids == rules.unk).tolist() if rules.unk is not None else []
+    model: dict[str, Any]
+    if rules.model == "unigram":
+        # Text must not match the spelling of a special token: no space reaches the model, so that one hides it.
+        hidden = (vocabulary.kinds[ids] > Kind.BYTE).tolist()
+        spelled = [f" {piece}" if hide else piece for piece, hide in zip(spelled, hidden, strict=True)]
+        scores = np.where(np.isnan(priority), priority[~np.isnan(priority)].min(), priority).tolist()
+        vocab = [[piece or "", score] for piece, score in zip(spelled, scores, strict=True)]
+        model = {"type": "Unigram", "vocab": vocab, "unk_id": unk[0] if unk else None}
+    else:
+        # Added tokens are pieces too, so that `tokenizers` keeps their ids. Of equal spellings the last counts: one
+        # of the model's own pieces, and the lowest id.
+        order = np.lexsort((-ids, ~np.isnan(priority))).tolist()
+        model = {
+            "type": "BPE",
+            "vocab": {piece: i for i in order if (piece := spelled[i]) is not None},
+            "merges": [[spelled[left], spelled[right]] for left, right in _merges(vocabulary, rules, ids)],
+            "unk_token": spelled[unk[0]] if unk else None,
+        }
+    added = np.flatnonzero(np.isnan(priority) & (vocabulary.kinds[ids] != Kind.BYTE)).tolist()
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            _added_token(vocabulary, rules, int(ids[i]), i, spelled[i] or "") for i in added if spelled[i]
+        ],
+        "normalizer": rules.normalizer,
+        "pre_tokenizer": rules.pre_tokenizer,
+        "decoder": None,
+        "model": {**model, **rules.options},
+    }
+
+
+def _added_token(vocabulary: Vocabulary, rules: Rules, token_id: int, position: int, content: str) -> dict[str, Any]:
+    flags = {flag: token_id in rules.added.get(flag, ()) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
+    if rules.normalizer == LOW_LINES and "▁" in content:
+        flags["normalized"] = True  # found after the normalizer
+    return {"id": position, "content": content, "special": bool(vocabulary.kinds[token_id] != Kind.TEXT), **flags}
+
+
+def _merges(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> Sequence[tuple[int, int]]:
+    """Merges (left, right) among `ids`, as positions in `ids`, in merge order."""
+    values = taken(vocabulary.tokens, ids).to_pylist()
+    if rules.merges is None:
+        return all_merges(values, np.where(vocabulary.kinds[ids] == Kind.TEXT, rules.priority[ids], np.nan))
+    position = np.full(len(vocabulary), -1, np.int64)
+    position[ids] = np.arange(len(ids))
+    pairs = position[rules.merges]
+    known = {values[i] for i in np.flatnonzero(~np.isnan(rules.priority[ids])).tolist()}
+    return [
+        (left, right)
+        for left, right in pairs[(pairs >= 0).all(axis=1)].tolist()
+        if values[left] + values[right] in known
+    ]
+
+
+def all_merges(values: Sequence[bytes | None], priority: np.ndarray) -> list[tuple[int, int]]:
+    """Every way to join two pieces to a piece, in the order of `priority` (NaN: not a piece) of the result.
+
+    This is how tiktoken ranks and SentencePiece scores define merges; among the ways to make one piece, the pair
+    with the lower ids comes first.
+    """
+    pieces = [i for i in np.argsort(priority, kind="stable").tolist() if not np.isnan(priority[i])]
+    ids = {values[i]: i for i in reversed(pieces)}
+    merges: list[tuple[int, int]] = []
+    for piece in pieces:
+        value = values[piece] or b""
+        cuts = ((value[:cut], value[cut:]) for cut in range(1, len(value)))
+        merges += sorted([(ids[left], ids[right]) for left, right in cuts if left in ids and right in ids])
+    return merges
+
+
+def spellings(vocabulary: Vocabulary, rules: Rules, ids: Sequence[int] | np.ndarray) -> list[str | None]:
+    """Spellings of `ids`, None for an id without a token.
+
+    Byte-level pieces in the byte alphabet; SentencePiece pieces with `▁` for a space and `<0xNN>` for byte-fallback;
+    added tokens of byte-level vocabularies and special tokens literally.
+    """
+    index = np.asarray(ids, np.int64)
+    values = taken(vocabulary.tokens, index).to_pylist()
+    kinds = vocabulary.kinds[index].tolist()
+    own = (~np.isnan(rules.priority[index])).tolist()
+    if rules.spelling == "byte-level":
+        return [_byte_level(*each) for each in zip(values, kinds, own, strict=True)]
+    return [_sentencepiece(*each) for each in zip(values, kinds, strict=True)]
+
+
+def _byte_level(value: bytes | None, kind: int, own: bool) -> str | None:
+    if value is None:
+        return None
+    return to_alphabet(value) if own and kind <= Kind.BYTE else value.decode("utf-8", "replace")
+
+
+def _sentencepiece(value: bytes | None, kind: int) -> str | None:
+    if value is None:
+        return None
+    if kind == Kind.BYTE:
+        return f"<0x{value[0]:02X}>"
+    text = value.decode("utf-8", "replace")
+    return text.replace(" ", "▁") if kind == Kind.TEXT else text
+
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_NOT_OPTIONS = ("type", "vocab", "merges", "unk_token", "unk_id")
+
+
+def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]) -> Rules | None:
+    """Rules of a parsed tokenizer.json that `vocabulary` was read from.
+
+    None for what `Rules` can't hold: WordPiece, pieces with a mark for the end of a word.
+
+    Raises KeyError, TypeError, ValueError, AttributeError: the file contradicts itself.
+    """
+    model = content["model"]
+    kind = model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")
+    if kind not in ("BPE", "Unigram"):
+        return None
+    merges = None
+    priority = np.full(len(vocabulary), np.nan, np.float32)
+    if kind == "BPE":
+        vocab: Mapping[str, int] = model["vocab"]
+        pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        if any(left + right not in vocab for left, right in pairs):
+            return None
+        merges = np.array([[vocab[left], vocab[right]] for left, right in pairs], np.int32).reshape(-1, 2)
+        priority[list(vocab.values())] = 0
+        unk = vocab.get(model.get("unk_token") or "")
+    else:
+        vocab = {piece: i for i, (piece, _) in enumerate(model["vocab"])}
+        scores = np.array([score for _, score in model["vocab"]], np.float64)
+        if not (np.abs(scores) <= np.finfo(np.float32).max).all():
+            raise ValueError("a score beyond float32")
+        priority[: len(scores)] = scores
+        unk = model.get("unk_id")
+    added = content.get("added_tokens") or ()
+    priority[[token["id"] for token in added]] = np.nan
+    rules = Rules(
+        model="bpe" if kind == "BPE" else "unigram",
+        spelling="byte-level" if _is_byte_level(content) else "sentencepiece",
+        priority=priority,
+        merges=merges,
+        unk=unk,
+        normalizer=content.get("normalizer"),
+        pre_tokenizer=content.get("pre_tokenizer"),
+        options={key: value for key, value in model.items() if key not in _NOT_OPTIONS},
+        added={flag: ids for flag in _FLAGS if (ids := [token["id"] for token in added if token.get(flag)])},
+    )
+    own = np.flatnonzero(~np.isnan(priority)).tolist()
+    found = [vocab.get(piece or "") for piece in spellings(vocabulary, rules, own)]
+    return rules if found == own else None
+
+
+def _is_byte_level(content: Mapping[str, Any]) -> bool:
+    steps = [*_parts_of(content.get("pre_tokenizer"), "pretokenizers"), *_parts_of(content.get("decoder"), "decoders")]
+    return any(step["type"] == "ByteLevel" for step in steps)
+
+
+def _parts_of(step: Step | None, key: str) -> list[Step]:
+    if step is None:
+        return []
+    return [inner for part in step[key] for inner in _parts_of(part, key)] if step["type"] == "Sequence" else [step]
+
+
+_UNITS = 256
+"""A trie is made of blocks of so many units, one for each byte that may follow."""
+
+
+def _check_sound(content: Mapping[str, Any]) -> None:
+    """Raises ValueError, TypeError, LookupError, AttributeError: merges of what is no piece, or a character map that
+    leads out of itself.
+    """
+    model = content["model"]
+    if model.get("type", "BPE") == "BPE" and model.get("merges"):
+        _check_merges(model)
+    for step in _steps(content.get("normalizer")):
+        if step["type"] == "Precompiled":
+            _check_charsmap(base64.b64decode(step["precompiled_charsmap"], validate=True))
+
+
+def _check_merges(model: Mapping[str, Any]) -> None:
+    vocab, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
+    for merge in model["merges"]:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        if not (left in vocab and right in vocab and left + right[len(prefix) :] in vocab):
+            raise ValueError(f"merge of {left!r} and {right!r}, which makes no piece")
+
+
+def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    if step is not None:
+        yield step
+        for inner in step["normalizers"] if step["type"] == "Sequence" else ():
+            yield from _steps(inner)
+
+
+def _check_charsmap(content: bytes) -> None:
+    """SentencePiece's precompiled character map: the bytes of a trie as uint32, the trie, texts that end with NUL.
+
+    A unit of the trie (darts-clone, include/darts.h) is a leaf, whose bit 31 is set and whose other bits are the place
+    of a text; or it leads to a block of units, at its own place exclusive-or its offset, as the first one always does.
+    """
+    size = int.from_bytes(content[:4], "little")
+    texts = content[4 + size :]
+    texts.decode()
+    if len(content) < 4 + size or size == 0 or size % (4 * _UNITS):
+        raise ValueError(f"a character map with a trie of {size} bytes")
+    units = np.frombuffer(content, "<u4", size // 4, offset=4).astype(np.int64)
+    inner = np.flatnonzero((units >> 31 == 0) | (np.arange(len(units)) == 0))
+    targets = inner ^ ((units[inner] >> 10) << ((units[inner] & 0x200) >> 6))
+    if (targets >= len(units)).any():
+        raise ValueError("a character map whose trie leads out of itself")
+    leaves = units[targets[(units[inner] & 0x100) != 0]] & 0x7FFFFFFF
+    starts = np.flatnonzero((np.frombuffer(texts, np.uint8) & 0xC0) != 0x80)
+    if not np.isin(leaves, starts).all():
+        raise ValueError("a character map that leads to no text")

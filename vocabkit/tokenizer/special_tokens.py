@@ -1,0 +1,101 @@
+"""Special tokens: which ids carry which role, and which are reserved."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocabkit.tokenizer.vocabulary import Kind
+
+_RESERVED = re.compile(
+    r"<\|(\w+_)?reserved_special_token_\d+\|>|<SPECIAL_\d+>|<unused_?\d+>|\[unused\d+\]|<\|extra_\d+\|>|<reserved_?\d+>|\[control_\d+\]"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The special tokens of one tokenizer family, for file formats that do not hold them."""
+
+    name: str
+    ranks: int | None
+    """Number of base tokens that the tiktoken file must have."""
+    tokens: tuple[str, ...]
+    """In id order, after the ranks."""
+    text: frozenset[str]
+    """Added tokens that are ordinary text (`special: false`)."""
+    roles: Mapping[str, str]
+    """Roles that the spelling alone does not tell: role -> spelling."""
+    pretokenizer: str | None
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "special_tokens.toml").read_text("utf-8"))
+
+
+def families() -> list[str]:
+    """Names that `family` knows."""
+    return sorted(_tables()["families"])
+
+
+@cache
+def family(name: str) -> Family:
+    """The family called `name`. Raises KeyError if there is none."""
+    entry = _tables()["families"][name]
+    tokens: list[str] = []
+    for item in entry["tokens"]:
+        if isinstance(item, str):
+            tokens.append(item)
+        else:
+            tokens.extend(item["run"].format(i) for i in range(item["first"], item["last"] + 1))
+    text = frozenset(entry.get("text", ()))
+    return Family(name, entry.get("ranks"), tuple(tokens), text, entry.get("roles", {}), entry.get("pretokenizer"))
+
+
+def is_reserved(spelling: str) -> bool:
+    """True for the spellings of special tokens that models keep free, such as `<|reserved_special_token_5|>`."""
+    return _RESERVED.fullmatch(spelling) is not None
+
+
+def special_kind(spelling: str) -> Kind:
+    """Kind of an id that its file marks as special."""
+    return Kind.UNUSED if is_reserved(spelling) else Kind.SPECIAL
+
+
+def roles(spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Role -> id for the special tokens of one tokenizer, sorted by role.
+
+    Only ids of kind `special` get a role: Qwen has ordinary text pieces spelled `<s>`. What the file declares
+    goes before what a spelling suggests; of several ids with a fitting spelling, the order of the table decides.
+
+    Args:
+        spellings: id -> spelling of the special tokens.
+        kinds: (V,) uint8.
+        declared: role -> id as told by the tokenizer file.
+    """
+    ids = {spelling: i for i, spelling in spellings.items() if kinds[i] == Kind.SPECIAL}
+    found: dict[str, int] = {}
+    for role, candidates in _tables()["spellings"].items():
+        match = next((ids[c] for c in candidates if c in ids), None)
+        if match is not None:
+            found[role] = match
+    for role, token_id in (declared or {}).items():
+        if 0 <= token_id < len(kinds) and kinds[token_id] == Kind.SPECIAL:
+            found[role] = token_id
+    return dict(sorted(found.items()))
+
+
+def append_special(
+    tokens: list[bytes | None], kinds: list[int], added: Sequence[str], text: frozenset[str] = frozenset()
+) -> None:
+    """Append `added` to `tokens` and `kinds`, as text where `text` names them and as special otherwise."""
+    for spelling in added:
+        tokens.append(spelling.encode())
+        kinds.append(Kind.TEXT if spelling in text else special_kind(spelling))

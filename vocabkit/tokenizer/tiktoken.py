@@ -1,0 +1,181 @@
+"""tiktoken rank files: one line per token, base64 of its bytes, a space, its rank (openai/tiktoken, load.py).
+
+Rank = token id = merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of
+special_tokens.toml, if the caller names one.
+"""
+
+from __future__ import annotations
+
+import binascii
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import decode_json
+from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers
+from vocabkit.tokenizer.special_tokens import Family, append_special, families, family, roles
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Vocabulary, check_highest_id, make_vocabulary
+
+
+def read(path: Path, name: str | None = None, family_name: str | None = None) -> Vocabulary:
+    """Read a rank file, with the special tokens of `family_name` after the ranks if given.
+
+    Raises VocabkitError: a line that is not `base64 rank`, ranks out of range or twice, a number of ranks that the
+    family does not have.
+    """
+    with reading(path):
+        lines = path.read_bytes().split(b"\n")
+    ranks: dict[int, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            encoded, rank_text = line.split()
+            token, rank = binascii.a2b_base64(encoded, strict_mode=True), _rank(rank_text)
+        except ValueError as error:
+            raise VocabkitError(
+                f"{path}: line {number} is {quote(line[:80].decode('latin-1'))}, expected base64 and a rank"
+            ) from error
+        if not 0 <= rank < MAX_TOKENS or rank in ranks:
+            raise VocabkitError(f"{path}: line {number} has rank {quote(str(rank))}, out of range or used before")
+        ranks[rank] = token
+    if not ranks:
+        raise VocabkitError(f"{path}: no tokens in it; expected lines of base64 and a rank")
+
+    check_highest_id(path, max(ranks), len(ranks))
+    size = max(ranks) + 1
+    tokens: list[bytes | None] = [ranks.get(i) for i in range(size)]
+    kinds: list[int] = [Kind.TEXT] * size
+    declared: dict[str, int] = {}
+    pretokenizer = None
+    if family_name is not None:
+        known = _family(path, family_name, size)
+        append_special(tokens, kinds, known.tokens, known.text)
+        declared = {role: size + known.tokens.index(spelling) for role, spelling in known.roles.items()}
+        pretokenizer = known.pretokenizer
+    kind_array = np.array(kinds, np.uint8)
+    spellings = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens))}
+    return make_vocabulary(
+        name=name or path.stem,
+        source=path.name,
+        tokens=tokens,
+        kinds=kind_array,
+        added=np.arange(len(tokens)) >= size,
+        roles=roles(spellings, kind_array, declared),
+        notes=() if family_name else (_no_family_note(size),),
+        segmentation=partial(_rules, size, len(tokens), pretokenizer) if pretokenizer else None,
+    )
+
+
+def _rank(text: bytes) -> int:
+    if not text.removeprefix(b"-").isdigit():  # int() would take 1_0, too
+        raise ValueError("not a number")
+    return int(text)
+
+
+def _family(path: Path, name: str, size: int) -> Family:
+    of_ranks = [each for each in families() if family(each).ranks is not None]
+    if name not in of_ranks:
+        raise VocabkitError(f"{path}: no special-token family {quote(name)}; known: {', '.join(of_ranks)}")
+    known = family(name)
+    if known.ranks != size:
+        raise VocabkitError(f"{path}: {size} ranks, but the family {name} has {known.ranks}; choose another family")
+    return known
+
+
+def _no_family_note(size: int) -> str:
+    fitting = [name for name in families() if family(name).ranks == size]
+    advice = f"; use the catalog name {' or '.join(fitting)} for those of its family" if fitting else ""
+    return f"a rank file holds no special tokens{advice}"
+
+
+def _rules(ranks: int, size: int, pretokenizer: str) -> Rules:
+    priority = np.full(size, np.nan, np.float32)
+    priority[:ranks] = np.arange(ranks, dtype=np.float32)
+    return byte_level_rules(priority, **pretokenizers()[pretokenizer])
+
+
+# MERGED: Mistral's tekken.json (mistral_common/tokens/tokenizers/tekken.py).
+# MERGED:
+# MERGED: The first `default_num_special_tokens` ids are special; the text token of rank r has id r + that number. Only as many
+# MERGED: ranks count as fit into `default_vocab_size`, although the file holds more.
+
+MAX_SPECIAL = 1 << 14
+"""Published files have 1,000. They need not be listed, so that a few bytes of a hostile file could ask for millions."""
+
+
+class Config(msgspec.Struct):
+    """The part of "config" that matters here."""
+
+    pattern: str
+    default_vocab_size: int
+    default_num_special_tokens: int
+
+
+class RankedToken(msgspec.Struct):
+    """An entry of "vocab"."""
+
+    rank: int
+    token_bytes: bytes
+    """base64 in the file"""
+
+
+class SpecialToken(msgspec.Struct):
+    """An entry of "special_tokens"."""
+
+    rank: int
+    token_str: str
+
+
+class File(msgspec.Struct):
+    """The part of a tekken.json that tells tokens."""
+
+    config: Config
+    vocab: list[RankedToken]
+    special_tokens: list[SpecialToken] | None = None
+
+
+def read_tekken(path: Path, name: str | None = None) -> Vocabulary:
+    """Read a tekken.json. Raises VocabkitError if its config, special tokens or ranks are not as expected."""
+    file = decode_json(path, File, "a tekken.json")
+    n_special, size = file.config.default_num_special_tokens, file.config.default_vocab_size
+    if not 0 <= n_special < size <= MAX_TOKENS or len(file.vocab) < size - n_special:
+        raise VocabkitError(
+            f"{path}: {len(file.vocab)} ranks and {quote(str(n_special))} special tokens do not make a vocabulary of "
+            f"{quote(str(size))} ids"
+        )
+    if n_special > MAX_SPECIAL:
+        raise VocabkitError(f"{path}: {n_special} special tokens; expected up to {MAX_SPECIAL}")
+    ranked = file.vocab[: size - n_special]
+    for expected, token in enumerate(ranked):
+        if token.rank != expected:
+            raise VocabkitError(f"{path}: rank {quote(str(token.rank))} stands where rank {expected} is expected")
+
+    named = dict(enumerate(family("tekken").tokens))
+    if file.special_tokens is not None:
+        named = {token.rank: token.token_str for token in file.special_tokens}
+        if len(named) < len(file.special_tokens):
+            raise VocabkitError(f"{path}: two special tokens have the same rank")
+    special = [named.get(i, f"<SPECIAL_{i}>") for i in range(n_special)]
+    tokens: list[bytes | None] = []
+    kinds: list[int] = []
+    append_special(tokens, kinds, special)
+    kind_array = np.array(kinds + [int(Kind.TEXT)] * len(ranked), np.uint8)
+    return make_vocabulary(
+        name=name or path.stem,
+        source=path.name,
+        tokens=tokens + [token.token_bytes for token in ranked],
+        kinds=kind_array,
+        roles=roles(dict(enumerate(special)), kind_array),
+        segmentation=partial(_tekken_rules, n_special, size, file.config.pattern),
+    )
+
+
+def _tekken_rules(n_special: int, size: int, pattern: str) -> Rules:
+    priority = np.full(size, np.nan, np.float32)
+    priority[n_special:] = np.arange(size - n_special, dtype=np.float32)
+    return byte_level_rules(priority, pattern=pattern, ignore_merges=True)

@@ -1,0 +1,184 @@
+"""Vocabulary: what the token ids of one tokenizer mean, as bytes."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.arrow.values import binary_array, token_buffers, validity
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.rules import Rules
+
+MAX_TOKENS = 1 << 24
+"""Largest id accepted. No tokenizer comes near it; a file that claims more is damaged or hostile."""
+
+
+def check_highest_id(path: Path, highest: int, count: int) -> None:
+    """Raises VocabkitError if `count` tokens can't have the id `highest`: a few bytes of a damaged or hostile file must
+    not make gigabytes of holes.
+    """
+    limit = min(MAX_TOKENS, 2 * count + 65536) - 1
+    if highest > limit:
+        raise VocabkitError(f"{path}: id {quote(str(highest))} with {count} tokens; expected ids up to {limit}")
+
+
+class Kind(enum.IntEnum):
+    """What an id is for."""
+
+    TEXT = 0
+    """Contributes its bytes to decoded text."""
+    BYTE = 1
+    """A byte-fallback piece such as `<0x0A>`: contributes exactly one byte."""
+    SPECIAL = 2
+    """Control token. It has a role, not a text, and is never matched by its spelling."""
+    UNUSED = 3
+    """Reserved, or a hole in the id range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """id -> token bytes for one tokenizer. V ids, numbered from 0. Immutable; build it with `make_vocabulary`.
+
+    Two tokens are the same if they contribute the same bytes to decoded text. How a file spells those bytes
+    (`Ġ`, `▁`, `<0xNN>`, `##`) is known to its reader only.
+    """
+
+    name: str
+    source: str
+    """What was read, without machine-specific paths: file name, or package and version."""
+    tokens: pa.Array
+    """(V,) binary. Text and byte tokens: their bytes in decoded text. Special and unused: their spelling, as
+    UTF-8. Null: the id has no token."""
+    kinds: np.ndarray
+    """(V,) uint8, values of `Kind`."""
+    canonical: np.ndarray
+    """(V,) int32. The id that stands for this id's bytes: itself, or another id when this one is an alias."""
+    roles: Mapping[str, int]
+    """Role of a special token (`bos`, `eos`, `turn_end`, ...) -> id. One id may have several roles."""
+    embedding_rows: int | None = None
+    """Rows of the model's embedding table, when known. May exceed V (padding rows)."""
+    width: int | None = None
+    """Width of the model's embedding table, when known."""
+    notes: tuple[str, ...] = ()
+    """What a user must know about this tokenizer, for example that it is lossy."""
+    segmentation: Path | Callable[[], Rules] | None = field(default=None, repr=False)
+    """How to cut text into these tokens: a tokenizer.json, or a function that loads the rules."""
+
+    def __post_init__(self) -> None:
+        for part in (self.kinds, self.canonical):
+            part.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def alignable(self) -> np.ndarray:
+        """(V,) bool. Canonical ids that contribute at least one byte to text: what an alignment may match."""
+        lengths = np.diff(token_buffers(self.tokens)[0])
+        mask: np.ndarray = (self.kinds <= Kind.BYTE) & (lengths > 0) & (self.canonical == np.arange(len(self)))
+        return mask
+
+    def token(self, token_id: int) -> bytes | None:
+        """Bytes of one id (see `tokens`). Raises IndexError outside 0..V-1."""
+        if not 0 <= token_id < len(self):
+            raise IndexError(f"token id {token_id} is outside 0..{len(self) - 1} of {self.name}")
+        value = self.tokens[token_id].as_py()
+        return value if value is None else bytes(value)
+
+    def ids_of(self, tokens: pa.Array) -> np.ndarray:
+        """(R,) int32: the canonical id that contributes each of `tokens`, (R,) binary, to text; -1 where none does."""
+        alignable = self.alignable
+        own = itertools.compress(self.tokens.to_pylist(), alignable.tolist())
+        ids = dict(zip(own, np.flatnonzero(alignable).tolist(), strict=True))
+        return np.fromiter(map(ids.get, tokens.to_pylist(), itertools.repeat(-1)), np.int32, len(tokens))
+
+    def aliases(self) -> dict[int, list[int]]:
+        """Canonical id -> the other ids that spell the same bytes, lowest first."""
+        others = np.flatnonzero(self.canonical != np.arange(len(self), dtype=np.int32))
+        result: dict[int, list[int]] = {}
+        for alias in others.tolist():
+            result.setdefault(int(self.canonical[alias]), []).append(alias)
+        return result
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over tokens, kinds, aliases and roles: equal for equal vocabularies, whatever file they came
+        from. Does not cover the name, the source or the model's embedding table.
+        """
+        digest = hashlib.sha256(b"vocabkit vocabulary 1\n")
+        offsets, data = token_buffers(self.tokens)
+        lengths = np.where(validity(self.tokens), np.diff(offsets), -1)
+        for part in (lengths.astype("<i4"), data, self.kinds.astype("u1"), self.canonical.astype("<i4")):
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+        for role, token_id in sorted(self.roles.items()):
+            digest.update(f"{role}={token_id}\n".encode())
+        return "sha256:" + digest.hexdigest()
+
+
+def make_vocabulary(
+    *,
+    name: str,
+    source: str,
+    tokens: Sequence[bytes | None] | pa.Array,
+    kinds: np.ndarray,
+    added: np.ndarray | None = None,
+    roles: Mapping[str, int] | None = None,
+    embedding_rows: int | None = None,
+    width: int | None = None,
+    notes: tuple[str, ...] = (),
+    segmentation: Path | Callable[[], Rules] | None = None,
+) -> Vocabulary:
+    """A Vocabulary with its aliases resolved.
+
+    Where several ids contribute the same bytes, the tokenizer's own piece stands before a byte-fallback piece,
+    and that before an added token; then the lowest id.
+
+    Args:
+        tokens: (V,) bytes per id, None for holes.
+        kinds: (V,) uint8.
+        added: (V,) bool, True for tokens that were added on top of the tokenizer's own pieces.
+
+    Raises:
+        VocabkitError: no tokens at all, or more than `MAX_TOKENS`.
+    """
+    array = tokens if isinstance(tokens, pa.Array) else binary_array(tokens)
+    if not 0 < len(array) <= MAX_TOKENS:
+        raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
+    kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)
+    canonical = _canonical_ids(array, kinds, added)
+    return Vocabulary(
+        name=name,
+        source=source,
+        tokens=array,
+        kinds=kinds,
+        canonical=canonical,
+        roles=MappingProxyType(dict(roles or {})),
+        embedding_rows=embedding_rows,
+        width=width,
+        notes=notes,
+        segmentation=segmentation,
+    )
+
+
+def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+    canonical = np.arange(len(tokens), dtype=np.int32)
+    ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
+    values = list(itertools.compress(tokens.to_pylist(), (kinds <= Kind.BYTE).tolist()))
+    if len(set(values)) == len(values):
+        return canonical
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
+    precedence = np.where(added[ids], 2, kinds[ids]) if added is not None else kinds[ids]
+    order = np.lexsort((ids, precedence, codes))
+    first_of_code = order[np.searchsorted(codes[order], np.arange(len(numbers)))]
+    canonical[ids] = ids[first_of_code][codes]
+    return canonical

@@ -1,0 +1,138 @@
+"""The batches of a training: which samples a step takes, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vocabkit.data.samples import Picture, Sample
+from vocabkit.errors import VocabkitError
+from vocabkit.llm.lvlm import Batch, collate
+from vocabkit.llm.prompts import Prompt, Template, encode_sample
+from vocabkit.train.word_loss import CaptionWords
+from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.features import Features
+
+Images = Features | VisionEncoder
+"""Where the images of samples come from: the cache, or pixels for an encoder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """What one process handles at a time."""
+
+    batch: Batch
+    words: list[dict[int, float]]
+    """For each image, the rows of V_shared that its caption is about."""
+    skipped: list[str]
+    """What was wrong with samples that others took the place of, each time that one was met."""
+
+    def to(self, device: torch.device) -> Item:
+        """The same on `device`."""
+        return replace(self, batch=self.batch.to(device))
+
+
+class CaptionData(Dataset[Item]):
+    """Micro-batches of one process, in order. The same recipe gives the same ones, wherever a training resumes."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        images: Images,
+        tokenizer: Any,
+        template: Template,
+        *,
+        longest: int,
+        words: CaptionWords | None,
+        plan: Sequence[np.ndarray],
+    ) -> None:
+        """Samples in batches.
+
+        Args:
+            longest: token ids that are kept of a sample.
+            words: for the word loss.
+            plan: the numbers of the samples of each micro-batch.
+        """
+        self._samples, self._images, self._plan = samples, images, plan
+        self._tokenizer, self._template, self._longest, self._words = tokenizer, template, longest, words
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, number: int) -> Item:
+        prompts, images, words = [], [], []
+        skipped: list[str] = []
+        for wanted in self._plan[number]:
+            sample, prompt, found = self._usable(int(wanted), skipped)
+            prompts.append(prompt)
+            images += found
+            if self._words is not None:
+                words += [self._words.weights(answer_ids(self._tokenizer, sample))] * len(found)
+        return Item(collate(prompts, images, width=self._images.width), words, skipped)
+
+    def _usable(self, wanted: int, skipped: list[str]) -> tuple[Sample, Prompt, list[Tensor]]:
+        """The sample `wanted`, or the first after it that can be used."""
+        for number in range(wanted, wanted + len(self._samples)):
+            sample = self._samples[number % len(self._samples)]
+            try:
+                images = [image_tensor(self._images, picture) for picture in sample.images]
+                prompt = encode_sample(
+                    self._tokenizer, sample.turns, self._template, self._images.tokens, longest=self._longest
+                )
+            except VocabkitError as error:
+                skipped.append(f"{sample.id}: {error}")
+                continue
+            return sample, prompt, images
+        raise VocabkitError(f"none of the {len(self._samples)} samples can be used; the last one: {skipped[-1]}")
+
+
+def image_tensor(images: Images, picture: Picture) -> Tensor:
+    """(N, Dv) features or (3, H, W) pixels. Raises VocabkitError: not in the cache, or as `VisionEncoder` says."""
+    return images[picture.key] if isinstance(images, Features) else images.pixels_of(picture)
+
+
+def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
+    """Token ids of all answers, each as it stands after a space."""
+    return [i for turn in sample.turns for i in tokenizer.encode(f" {turn.answer}", add_special_tokens=False)]
+
+
+def count_words(samples: Sequence[Sample], tokenizer: Any, ids: Sequence[int]) -> CaptionWords:
+    """How rare each row of V_shared is in the captions of `samples`."""
+    return CaptionWords((answer_ids(tokenizer, sample) for sample in samples), ids)
+
+
+def plan(
+    samples: int, batch: int, steps: int, seed: int, *, process: int, processes: int, micro: int
+) -> list[np.ndarray]:
+    """The numbers of the samples of each micro-batch of one process: step after step, `batch / processes / micro` each.
+
+    All processes together see, step for step, the samples that one alone would see: a permutation per epoch.
+
+    Raises VocabkitError: a batch that can't be divided so.
+    """
+    share = batch // processes
+    if batch % processes or share % micro:
+        raise VocabkitError(
+            f"a batch of {batch} can't be divided into micro-batches of {micro} on {processes} processes"
+        )
+    orders: dict[int, np.ndarray] = {}
+
+    def order(epoch: int) -> np.ndarray:
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(samples)
+        return orders[epoch]
+
+    found = []
+    for step in range(steps):
+        first = step * batch + process * share
+        for start in range(first, first + share, micro):
+            numbers = range(start, start + micro)
+            found.append(np.array([order(n // samples)[n % samples] for n in numbers]))
+    return found

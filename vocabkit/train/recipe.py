@@ -1,0 +1,228 @@
+"""A recipe: everything that decides the outcome of a training, as plain data in a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from vocabkit.errors import VocabkitError, did_you_mean, quote
+from vocabkit.files.atomic import reading
+from vocabkit.llm.prompts import Template
+
+_VALUES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple[str, ...]: 'a list of texts, as in ["a", "b"]',
+    tuple[int, int]: "two whole numbers, as in [4, 4]",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter, or an LLM with it, is trained. Fields without a default must be given."""
+
+    data: tuple[str, ...]
+    """Files in the LLaVA JSON format, and data sets of Hugging Face: folders or hub ids."""
+    llm: str
+    """The LLM that reads the visual tokens: a model folder, a GGUF, a catalog model or a hub id."""
+
+    images: str | None = None
+    """Folder that the image paths in files of `data` start from; by default the folder of each file."""
+    split: str = "train"
+    """Of data sets."""
+    image_column: str = "image"
+    """Of data sets: an image or a list of them."""
+    text_column: str = "text"
+    """Of data sets: a caption, or a conversation in LLaVA's form."""
+    features: str | None = None
+    """Folder of `vocabkit features`. Without it, `vision` computes features while training."""
+    vision: str | None = None
+    """Vision model: `efficientnet-lite0`, a folder or a hub id."""
+    vision_layer: int = -2
+    """Hidden states that `vision` gives, as transformers counts them."""
+    vision_pool: tuple[int, int] | None = None
+    """Rows and columns that the patch grid is averaged to."""
+    template: Template = "plain"
+    """How question and answer become text."""
+    max_tokens: int = 2048
+    """Of a sample, its visual tokens included; what is beyond is cut off."""
+
+    connector: Literal["linear", "softmax", "mlp"] = "softmax"
+    """The head of a new adapter, or the MLP baseline. The default is the head that other LLMs read best."""
+    shared: str | None = None
+    """The shared vocabulary of a new adapter, of `vocabkit build-shared`."""
+    hidden_width: int = 1024
+    """Of a new adapter's MLP."""
+    temperature: float = 1.0
+    """Of a softmax head: scores are divided by it."""
+    start_from_embeddings: bool = False
+    """Whether a softmax head starts at the LLM's own embeddings."""
+    adapter: str | None = None
+    """An adapter to go on from, instead of a new one."""
+
+    train_adapter: bool = True
+    """Whether the adapter is trained, or stays as it is."""
+    train_llm: Literal["no", "lora", "full"] = "no"
+    """Whether the LLM is, too (`finetune`): by LoRA weights beside its linear layers, or all of it."""
+    lora_rank: int = 16
+    """Of these weights."""
+
+    word_steps: int | None = None
+    """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss. By default 1,500 for a new
+    softmax head, else 0."""
+    word_batch: int = 128
+    """`batch` of these steps."""
+    word_learning_rate: float = 1e-3
+    """`learning_rate` of these steps."""
+    word_weight: float = 0.0
+    """Of the word loss beside the caption loss."""
+    word_entropy: float = 0.3
+    """Of the entropy of a patch's coefficients in the word loss."""
+
+    steps: int = 0
+    """Optimizer steps on the caption loss; 0 for as many as `epochs` need."""
+    epochs: float = 1.0
+    """Over the data, where `steps` is 0. With 0 here, too, an adapter is trained on the word loss alone."""
+    batch: int = 32
+    """Samples of a step, over all processes."""
+    micro_batch: int | None = None
+    """Samples that one process handles at a time; by default its whole share."""
+    learning_rate: float = 1e-3
+    """The highest, of AdamW on the caption loss."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; then it falls as a cosine."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are cut to it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in. Weights that are trained stay float32."""
+    checkpoint_activations: bool = False
+    """Whether the LLM's activations are computed again in the backward pass, for want of memory."""
+    seed: int = 0
+    """Of new weights and the order of samples. The same recipe gives the same result."""
+
+    checkpoint_every: int = 500
+    """Steps between saves of the training state, from which a training goes on after it was stopped."""
+    keep_adapters: bool = False
+    """Whether the adapter of each save is kept."""
+    workers: int = 0
+    """Processes that prepare batches ahead."""
+    tracker: str | None = None
+    """A tracker of accelerate, such as tensorboard or wandb."""
+
+    def __post_init__(self) -> None:
+        positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "temperature"}
+        positive |= {"max_tokens", "learning_rate", "word_learning_rate", "max_gradient_norm"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in positive and not 0 < value < math.inf:
+                raise VocabkitError(f"{field.name} is {value}: must be positive")
+            number = isinstance(value, int | float) and field.name != "vision_layer"
+            if number and not value >= 0:
+                raise VocabkitError(f"{field.name} is {value}: must not be negative")
+            if value == math.inf:
+                raise VocabkitError(f"{field.name} is {value}: must be finite")
+        if not (self.steps or self.epochs or self.steps_on_words):
+            raise VocabkitError("steps, epochs and word_steps are all 0: there is nothing to do")
+        if self.warmup > 1:
+            raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
+        if not self.data:
+            raise VocabkitError("data is empty; name a file in the LLaVA JSON format, or a data set")
+        if self.features is None and self.vision is None:
+            raise VocabkitError("give features (of `vocabkit features`) or vision (a vision model)")
+        if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch:
+            raise VocabkitError(f"micro_batch is {self.micro_batch}: must be between 1 and batch, {self.batch}")
+        if (self.steps_on_words or self.word_weight) and self.connector != "softmax" and self.adapter is None:
+            raise VocabkitError(f"the word loss needs a softmax head; the connector is {self.connector}")
+        if (self.steps_on_words or self.word_weight) and not self.train_adapter:
+            raise VocabkitError("the word loss trains the adapter; set train_adapter too")
+        if self.steps_on_words and self.train_llm != "no":
+            raise VocabkitError(f"word_steps train no LLM, but train_llm is {self.train_llm}; do one after the other")
+        if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
+            raise VocabkitError("start_from_embeddings: only a new adapter with a softmax head can")
+        if self.connector != "softmax" and self.temperature != 1.0:
+            raise VocabkitError(f"temperature is {self.temperature}: must be 1 without a softmax head")
+        if self.adapter is None and self.connector != "mlp" and self.shared is None:
+            raise VocabkitError("a new adapter needs its shared vocabulary: shared = FILE of `vocabkit build-shared`")
+        if not (self.train_adapter or self.train_llm != "no"):
+            raise VocabkitError("nothing is trained: set train_adapter or train_llm")
+
+    @property
+    def steps_on_words(self) -> int:
+        """`word_steps`, or its default."""
+        if self.word_steps is not None:
+            return self.word_steps
+        return 1500 if self.connector == "softmax" and self.adapter is None else 0
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, with NAME=VALUE settings in place of its own.
+
+    Raises VocabkitError: missing, no TOML, an unknown name, or a value of the wrong kind.
+    """
+    with reading(path):
+        try:
+            content = tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise VocabkitError(f"{path}: not TOML ({quote(str(error), 120)})") from error
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    given = dict(_setting(text, known) for text in settings)
+    content |= given
+    if unknown := sorted(content.keys() - known):
+        raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; {_near(unknown[0], known)}")
+    try:
+        return msgspec.convert(content, type=Recipe)
+    except msgspec.ValidationError as error:
+        problem = str(error.__cause__ or _misfit(content, str(error)))
+        place = "--set" if problem.partition(" ")[0] in given else path
+        raise VocabkitError(f"{place}: {problem}") from error
+
+
+def value_of(name: str) -> str:
+    """What a field of a recipe holds, as readers of TOML say it."""
+    hint = get_type_hints(Recipe)[name]
+    if get_origin(hint) is UnionType:  # with None, which TOML has not
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        *most, last = map(str, get_args(hint))
+        return f"{', '.join(most)} or {last}"
+    return _VALUES[hint]
+
+
+def _misfit(content: Mapping[str, Any], problem: str) -> str:
+    """What is wrong with a field, which msgspec names as `$.name`; or that one is missing."""
+    place = re.search(r"`\$\.(\w+)", problem)
+    if place is None:
+        return f"{problem}; add it to the file, or with --set"
+    name = place[1]
+    value = quote(json.dumps(content[name], default=str), 60)[1:-1]
+    return f"{name} is {value}: must be {value_of(name)}"
+
+
+def _near(name: str, known: set[str]) -> str:
+    return did_you_mean(name, sorted(known), f"names are {', '.join(sorted(known))}")
+
+
+def _setting(text: str, known: set[str]) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise VocabkitError(f"--set {quote(text)}: must be NAME=VALUE")
+    if name not in known:
+        raise VocabkitError(f"--set {quote(text)}: no recipe has {quote(name)}; {_near(name, known)}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value  # text needs no quotes

@@ -1,0 +1,96 @@
+"""The file that a training goes on from: what is trained, and the optimizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_canonicalize_names
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from vocabkit.adapter.tensors import read_torch, write_torch
+from vocabkit.errors import VocabkitError
+
+_KEYS = {"recipe", "step", "skipped", "model", "optimizer"}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A training that was stopped."""
+
+    step: int
+    """The last one that was done."""
+    skipped: int
+    model: dict[str, Any]
+    """The tensors that are trained."""
+    optimizer: dict[str, Any]
+
+
+class State:
+    """The file at `path` of a training by `recipe`."""
+
+    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+        """See the class."""
+        self._path, self._recipe = path, json.dumps(recipe, sort_keys=True)
+
+    def read(self) -> Saved | None:
+        """The content, or None if there is none yet. Raises VocabkitError: damaged, or of another recipe."""
+        if not self._path.exists():
+            return None
+        content = read_torch(self._path)
+        if not (isinstance(content, dict) and content.keys() == _KEYS):
+            raise VocabkitError(f"{self._path}: not the state of a training; remove it, or choose another --out")
+        if content.pop("recipe") != self._recipe:
+            raise VocabkitError(
+                f"{self._path}: is the state of a training by another recipe; choose another --out, or take its own"
+            )
+        return Saved(**content)
+
+    def save(self, accelerator: Accelerator, model: nn.Module, optimizer: Any, step: int, skipped: int) -> None:
+        """Write it, by the first of all processes."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        names = trained_names(model)
+        content = {
+            "recipe": self._recipe,
+            "step": step,
+            "skipped": skipped,
+            "model": {name: tensor for name, tensor in whole_tensors(model, frozen=False).items() if name in names},
+            "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
+        }
+        if accelerator.is_main_process:
+            write_torch(self._path, content)
+
+    def restore(self, found: Saved, model: nn.Module, optimizer: Any) -> None:
+        """Put `found` into what is trained. Raises VocabkitError: it is of other tensors."""
+        if found.model.keys() != trained_names(model):
+            raise VocabkitError(f"{self._path}: holds other tensors than this training has; choose another --out")
+        set_model_state_dict(model, found.model, options=StateDictOptions(full_state_dict=True, strict=False))
+        set_optimizer_state_dict(model, optimizer, found.optimizer, options=StateDictOptions(full_state_dict=True))
+
+
+def trained_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that are trained, without what DDP, FSDP2 and checkpointing put into them."""
+    named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
+    return set(fsdp2_canonicalize_names(named))
+
+
+def whole_tensors(module: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
+    """Parameters and buffers by name, gathered from all processes, each of which must call it, on the CPU of the first;
+    the others get none.
+
+    Args:
+        frozen: with parameters that are not trained.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
+    found = get_model_state_dict(module, options=options)
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}

@@ -1,0 +1,335 @@
+"""From a recipe to what is trained, on which batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.data.samples import Sample
+from vocabkit.data.sources import Columns, samples_of
+from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.files.atomic import claiming, make_folder, new_folder, write_text
+from vocabkit.llm.load import LLM, load_llm
+from vocabkit.llm.lvlm import LVLM
+from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer.catalog import without_name
+from vocabkit.train.dataset import CaptionData, Images, count_words, plan
+from vocabkit.train.loop import Phase, Step, run
+from vocabkit.train.objective import Objective, head_of
+from vocabkit.train.recipe import Recipe
+from vocabkit.train.state import State, whole_tensors
+from vocabkit.vision.encoder import EncoderInfo
+from vocabkit.vision.features import Features, open_features
+from vocabkit.vision.open_vision import check_vision, open_vision
+
+
+def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
+    """All samples whose images have features, where these come from, and how many were left out.
+
+    Args:
+        device: for a vision encoder, if there are no features.
+
+    Raises VocabkitError: no data, no features, or none of them for any sample.
+    """
+    folder = None if recipe.images is None else Path(recipe.images)
+    columns = Columns(recipe.split, recipe.image_column, recipe.text_column)
+    samples = [sample for source in recipe.data for sample in samples_of(source, folder, columns)]
+    if not samples:
+        raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
+    if recipe.features is None:
+        assert recipe.vision is not None
+        vision = open_vision(recipe.vision, layer=recipe.vision_layer, pool=recipe.vision_pool, device=device)
+        return samples, vision, 0
+    features = open_features(Path(recipe.features))
+    usable = [sample for sample in samples if all(picture.key in features for picture in sample.images)]
+    if not usable:
+        raise VocabkitError(f"{recipe.features}: has features of none of the {len(samples)} samples of the data")
+    return usable, features, len(samples) - len(usable)
+
+
+def open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
+    """The adapter to go on from, or a new one, with weights of float32; trained or not, as the recipe says.
+
+    Raises VocabkitError: not found, or for other features.
+    """
+    if recipe.adapter is None:
+        connector = _new_connector(recipe, images, llm)
+    else:
+        connector = load_adapter(recipe.adapter)
+        check_vision(connector, _info(images), recipe.features or recipe.vision or "")
+    for parameter in connector.parameters():
+        parameter.data = parameter.data.float()  # steps of half precision would be lost
+    return connector.requires_grad_(recipe.train_adapter)
+
+
+def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
+    info = _info(images)
+    known: dict[str, Any] = {
+        "llm": llm.vocabulary.name,
+        "vision_width": info["width"],
+        "hidden_width": recipe.hidden_width,
+        "vision_model": info["name"],
+        "vision_layer": info["layer"],
+        "vision_keep_cls": info["keep_cls"],
+        "vision_pool": info["pool"],
+    }
+    if recipe.connector == "mlp":
+        return MLPProjector(MLPConfig(llm_width=llm.width, **known))
+    assert recipe.shared is not None
+    shared = open_shared(Path(recipe.shared))
+    config = AdapterConfig.of(shared, head=recipe.connector, temperature=recipe.temperature, **known)
+    adapter = LangBridgeAdapter(config, shared)
+    if recipe.start_from_embeddings:
+        adapter.initialise_from_embeddings(llm.rows(shared))
+    return adapter
+
+
+def _info(images: Images) -> EncoderInfo:
+    return images.encoder if isinstance(images, Features) else images.info
+
+
+def to_be_trained(model: Any, recipe: Recipe) -> Any:
+    """The LLM with LoRA weights, or with all its own to be trained, or frozen."""
+    if recipe.checkpoint_activations:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name in transformers 5.0
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    if recipe.train_llm == "lora":
+        with needs_extra("train", "LoRA"):
+            from peft import LoraConfig, get_peft_model
+        config = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_rank, target_modules="all-linear")
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
+            return get_peft_model(model, config)
+    return model.requires_grad_(recipe.train_llm == "full")
+
+
+def plan_phases(
+    recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
+) -> list[tuple[Phase, CaptionData]]:
+    """The stretches of steps, each with the batches of this process: first those on words alone, if any.
+
+    Raises VocabkitError: a batch that can't be divided so, or the word loss for an adapter without a softmax head.
+    """
+    words, pictured = None, [sample for sample in samples if sample.images]
+    if recipe.steps_on_words or recipe.word_weight:
+        ids = head_of(lvlm).shared.look_up(llm.vocabulary)  # not of the LLM that the adapter began with
+        words = count_words(pictured, llm.tokenizer, ids.tolist())
+    steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
+    first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
+    second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)
+    phases = [(first, pictured, recipe.word_batch, None), (second, samples, recipe.batch, recipe.micro_batch)]
+    found = []
+    for number, (phase, chosen, batch, micro) in enumerate(phases):
+        if not phase.steps:
+            continue
+        share = max(1, batch // accelerator.num_processes)
+        batches = plan(
+            len(chosen),
+            batch,
+            phase.steps,
+            recipe.seed + number,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+            micro=micro or share,
+        )
+        data = CaptionData(
+            chosen, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens,
+            words=words if phase.words else None, plan=batches,
+        )  # fmt: skip
+        found.append((phase, data))
+    return found
+
+
+# MERGED: What a training writes: adapters, an LLM, and metrics.
+
+
+def save_adapter(accelerator: Accelerator, connector: Adapter, folder: Path) -> None:
+    """Write the adapter as it is, by the first of all processes; sharded weights are gathered from all."""
+    tensors = whole_tensors(connector)
+    if accelerator.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        type(connector).from_parts(folder, connector.config, tensors, connector.shared).save(folder)
+    accelerator.wait_for_everyone()
+
+
+def save_llm(accelerator: Accelerator, llm: LLM, source: str, folder: Path) -> Path:
+    """Write the LLM as `load_llm` reads it, or its LoRA weights and where the LLM is that they belong to."""
+    tensors = whole_tensors(llm.model)
+    if accelerator.is_main_process:
+        options = {}
+        if hasattr(llm.model, "peft_config"):
+            llm.model.peft_config["default"].base_model_name_or_path = without_name(source)
+            options = {"save_embedding_layers": False}
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_folder(folder) as temporary, quiet_transformers():
+            llm.model.save_pretrained(temporary, state_dict=tensors, **options)
+            llm.tokenizer.save_pretrained(temporary)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+class Metrics:
+    """metrics.jsonl, of the main process, and the tracker."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, done: int) -> None:
+        """Go on after step `done`: what a stopped training wrote beyond it is dropped."""
+        self._accelerator, self._path = accelerator, path
+        self._losses: dict[str, list[float]] = {"caption_loss": [], "word_loss": []}
+        self.last: dict[str, Any] = {}
+        if accelerator.log_with:
+            accelerator.init_trackers("vocabkit")
+        if accelerator.is_main_process:
+            kept = path.read_text("utf-8").splitlines(keepends=True)[:done] if path.exists() else []
+            write_text(path, "".join(kept))
+            for line in kept:
+                self._remember(json.loads(line))
+
+    def add(self, measured: Step) -> None:
+        """Of the next step."""
+        values = dataclasses.asdict(measured)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        self._accelerator.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=measured.step)
+        self._remember(values)
+
+    def _remember(self, values: dict[str, Any]) -> None:
+        self.last = values
+        for name, losses in self._losses.items():
+            if values[name] is not None:
+                losses.append(values[name])
+
+    def last_loss(self, name: str) -> float | None:
+        """The mean of caption_loss or word_loss over the last tenth of the steps that had one."""
+        losses = self._losses[name]
+        last = losses[-max(1, len(losses) // 10) :]
+        return sum(last) / len(last) if last else None
+
+
+# MERGED: From a recipe to a trained adapter.
+
+ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
+"""What a training writes into its folder."""
+NAMED = 5
+"""Samples that can't be used and are named."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out."""
+
+    folder: Path
+    adapter: Path
+    llm: Path | None
+    """The tuned LLM, or its LoRA weights."""
+    steps: int
+    samples: int
+    left_out: int
+    """Samples without features."""
+    skipped: int
+    """How often a sample that can't be used was met and passed over; the same one counts each time."""
+    first_skipped: tuple[str, ...]
+    """What is wrong with the first few of them that the first process met since it started, each named once."""
+    caption_loss: float | None
+    """Nats per answer token of the training data, mean of the last tenth of the steps that had one."""
+    word_loss: float | None
+    """Nats per image, likewise."""
+
+
+def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambda step: None) -> Trained:
+    """Train by `recipe` into the folder `out`; where a training by the same recipe was stopped there, go on with it.
+
+    Start it with `accelerate launch` for many processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
+    step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
+
+    Raises VocabkitError: parts that do not fit together, a damaged state, another recipe in `out` or a training at work
+    there, a loss that is not finite.
+    """
+    accelerator = _accelerator(recipe, out)
+    make_folder(out)
+    with claiming(out) if accelerator.is_main_process else nullcontext():
+        return _train(accelerator, recipe, out, progress)
+
+
+def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callable[[Step], None]) -> Trained:
+    state = State(out / STATE, dataclasses.asdict(recipe))
+    found = state.read()
+    samples, images, left_out = read_samples(recipe, accelerator.device)
+    keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
+    llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
+    torch.manual_seed(recipe.seed)
+    connector = open_connector(recipe, images, llm)
+    llm = dataclasses.replace(llm, model=to_be_trained(llm.model, recipe))
+    lvlm = LVLM(llm, connector)
+    objective = Objective(lvlm, images, entropy=recipe.word_entropy)
+    phases = plan_phases(recipe, samples, images, llm, lvlm, accelerator)
+    metrics = Metrics(accelerator, out / METRICS, found.step if found else 0)
+    reasons: list[str] = []
+    if accelerator.is_main_process:
+        write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+    def step(measured: Step) -> None:
+        metrics.add(measured)
+        progress(measured)
+
+    def before_save(number: int) -> None:
+        if recipe.keep_adapters:
+            save_adapter(accelerator, connector, out / f"step-{number:06d}" / ADAPTER)
+
+    def skipped(reason: str) -> None:
+        if len(reasons) < NAMED and reason not in reasons:
+            reasons.append(reason)
+
+    run(accelerator, objective, phases, recipe, state, found, before_save=before_save, progress=step, skipped=skipped)
+    save_adapter(accelerator, connector, out / ADAPTER)
+    tuned = None if recipe.train_llm == "no" else save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
+    accelerator.end_training()
+    return Trained(
+        out,
+        out / ADAPTER,
+        tuned,
+        steps=sum(phase.steps for phase, _ in phases),
+        samples=len(samples),
+        left_out=left_out,
+        skipped=metrics.last.get("skipped", 0),
+        first_skipped=tuple(reasons),
+        caption_loss=metrics.last_loss("caption_loss"),
+        word_loss=metrics.last_loss("word_loss"),
+    )
+
+
+def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
+    if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
+        names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
+        raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; there are: {names}")
+    AcceleratorState._reset_state()  # the precision of an earlier training in this process
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+        log_with=recipe.tracker,
+        project_dir=out if recipe.tracker else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
+        raise VocabkitError(
+            "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
+        )
+    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses, too
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return accelerator

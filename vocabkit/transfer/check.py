@@ -1,0 +1,232 @@
+"""check_transfer: a transferred adapter against Eq. 5-6 evaluated in float64 from the original parts.
+
+The reference takes the adapter as it was before the transfer and the target's embedding table, looks every token up
+again by its bytes, and shares no code with `transfer`, `mix` or `fold`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.transfer.transfer import Target
+
+EXACT = 1e-9
+"""Largest relative error allowed where both sides are computed in float64."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""The same for visual tokens as the LLM gets them, by the dtype of the LLM, beside what `_ROUNDINGS` allows."""
+_ROUNDINGS = 8
+"""How many times the error that rounding the hidden layer and the coefficients alone makes: some weights amplify it."""
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of visual tokens."""
+
+    name: str
+    patches: int
+    error: float
+    """Largest over the patches of |ours - reference| / |reference|, Euclidean norms."""
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit; NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `check_transfer` found."""
+
+    target: str
+    rows: int
+    checks: tuple[Check, ...]
+    problems: tuple[str, ...]
+    """Fingerprints that do not belong together, weights or rows that are not those they should be; empty if none."""
+    scale: float = 1.0
+    """The factor on visual tokens that the result records; both sides are multiplied by it."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and all(check.passed for check in self.checks)
+
+
+@torch.no_grad()
+def check_transfer(
+    result: LangBridgeAdapter,
+    original: LangBridgeAdapter,
+    target: Target,
+    *,
+    features: Tensor | None = None,
+    folded: MLPProjector | None = None,
+    patches: int = 64,
+    seed: int = 0,
+) -> Proof:
+    """Compare `result` with the visual tokens that Eq. 5-6 give in float64.
+
+    Args:
+        original: the adapter before the transfer.
+        features: (N, Dv) real patch features, checked beside random ones.
+        folded: the projector that `fold(result, torch.float64)` gave, checked as well.
+        patches: how many random patches, standard normal.
+    """
+    if result.embeddings is None:
+        raise VocabkitError("the adapter was not transferred: it has no embedding rows to check")
+    ids, problems = _expected_ids(result, original, target)
+    if problems:
+        return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale)
+    problems = _differences(result, original, ids, target)
+    width = original.config.vision_width
+    inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
+    if features is not None:
+        if features.ndim != 2 or features.shape[1] != width or not len(features):
+            raise VocabkitError(f"features are {tuple(features.shape)}; expected (N, {width}), N > 0")
+        inputs["real features"] = features.float()
+    exact = _in_float64(result)
+    coarse = max((original.linear_1.weight.dtype, result.embeddings.dtype), key=TOLERANCE.__getitem__)
+    checks = []
+    for name, values in inputs.items():
+        values = values.to(original.linear_1.weight.dtype)
+        reference = _reference(original, values.double(), ids, target, result.scale)
+        rounded = _reference(original, values.double(), ids, target, result.scale, rounding=coarse)
+        limit = TOLERANCE[coarse] + _ROUNDINGS * _error(rounded, reference)
+        checks.append(Check(f"{name}, in float64", len(values), _error(exact(values.double()), reference), EXACT))
+        checks.append(Check(f"{name}, as run", len(values), _error(result(values), reference), limit))
+        if folded is not None:
+            ours = folded(values.to(folded.linear_1.weight.dtype))
+            limit = TOLERANCE[folded.linear_1.weight.dtype]
+            checks.append(
+                Check(
+                    f"{name}, folded, in {str(folded.linear_1.weight.dtype).removeprefix('torch.')}",
+                    len(values),
+                    _error(ours, reference),
+                    limit,
+                )
+            )
+    return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale)
+
+
+def _in_float64(result: LangBridgeAdapter) -> LangBridgeAdapter:
+    tensors = {name: tensor.double() for name, tensor in result.state_dict().items()}
+    return LangBridgeAdapter.from_parts(Path(result.llm), result.config, tensors, result.shared)
+
+
+def _expected_ids(
+    result: LangBridgeAdapter, original: LangBridgeAdapter, target: Target
+) -> tuple[list[list[int]], list[str]]:
+    """For each row of `original` the target's ids whose mean embedding it gets ([] if it was dropped), and problems."""
+    problems = []
+    vocabulary, moved = target.vocabulary, result.config.transfer
+    assert moved is not None
+    if moved.source_fingerprint != original.shared.fingerprint:
+        problems.append("the result was made from an adapter with another shared vocabulary")
+    recorded = {info.name: info.fingerprint for info in result.shared.tokenizers}
+    if recorded.get(result.llm) != vocabulary.fingerprint:
+        problems.append(f"the result was made for another tokenizer than {vocabulary.source}")
+    if result.llm_width != target.embeddings.width:
+        problems.append(f"width {result.llm_width}, but the target's is {target.embeddings.width}")
+    if problems:
+        return [], problems
+    values = vocabulary.tokens.to_pylist()
+    id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
+    role_of = {row: role for role, row in original.shared.roles.items()}
+    segmenter = Segmenter(vocabulary) if moved.missing == "compose" else None
+    ids: list[list[int]] = []
+    for row, token in enumerate(original.shared.tokens.to_pylist()):
+        found = vocabulary.roles.get(role_of[row]) if row in role_of else id_of.get(token)
+        if found is not None:
+            ids.append([found])
+        else:
+            ids.append((segmenter.ids(token) or []) if segmenter and row not in role_of else [])
+    kept = [row for row, parts in enumerate(ids) if parts]
+    if len(kept) != result.config.rows:
+        problems.append(f"{result.config.rows} rows, but the target has {len(kept)} of the adapter's")
+    elif moved.missing == "error" and len(kept) < len(ids):
+        problems.append(f"rows are missing although none was allowed to be ({len(ids) - len(kept)})")
+    return ids, problems
+
+
+def _differences(
+    result: LangBridgeAdapter, original: LangBridgeAdapter, ids: list[list[int]], target: Target
+) -> list[str]:
+    """Weights that are not the adapter's, and the first row that is not the target's: visual tokens of a few patches
+    do not show a row that these patches have no use for.
+    """
+    kept = [row for row, parts in enumerate(ids) if parts]
+    assert result.embeddings is not None
+    stored, found = result.state_dict(), []
+    for name, tensor in original.state_dict().items():
+        expected = tensor[kept] if name.startswith("head.") else tensor
+        if not torch.equal(stored[name].to(expected.dtype), expected):
+            found.append(f"{name} is not that of the adapter")
+    if len(found) == len(original.state_dict()):
+        found = ["none of its weights is that of the adapter: it was made from another one, or trained since"]
+    for start in range(0, len(kept), _BLOCK):
+        rows = kept[start : start + _BLOCK]
+        parts = [ids[row] for row in rows]
+        expected = _mean_rows(parts, target)
+        mean = torch.tensor([len(each) > 1 for each in parts])
+        limits = torch.where(mean, TOLERANCE[target.embeddings.dtype], 0.0).double()
+        difference = (result.embeddings[start : start + _BLOCK].double() - expected).norm(dim=1)
+        wrong = ~(difference <= limits * expected.norm(dim=1))
+        if wrong.any():
+            row = rows[int(wrong.nonzero()[0])]
+            token = original.shared.tokens[row].as_py().decode("utf-8", "backslashreplace")
+            found.append(f"row {row} is not the target's embedding of {quote(token)}")
+            break
+    return found
+
+
+def _reference(
+    original: LangBridgeAdapter,
+    features: Tensor,
+    ids: list[list[int]],
+    target: Target,
+    scale: float,
+    rounding: torch.dtype = torch.float64,
+) -> Tensor:
+    """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows.
+
+    Args:
+        rounding: what hidden layer and coefficients are rounded to on the way, to learn how much that alone matters.
+    """
+    weight = {name: tensor.double() for name, tensor in original.state_dict().items() if "head" not in name}
+    hidden = features @ weight["linear_1.weight"].T + weight["linear_1.bias"]
+    hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+    hidden = (hidden @ weight["linear_2.weight"].T + weight["linear_2.bias"]).to(rounding).double()
+    kept = torch.tensor([row for row, parts in enumerate(ids) if parts])
+    head, bias = original.head.weight, original.head.bias
+    scores = torch.cat([hidden @ head[rows].double().T + bias[rows].double() for rows in kept.split(_BLOCK)], dim=1)
+    if original.config.head == "softmax":
+        scores = torch.softmax(scores / original.config.temperature, dim=1)
+    p = scores.to(rounding).double()  # (N, R)
+    tokens = torch.zeros(len(features), target.embeddings.width, dtype=torch.float64)
+    for start in range(0, len(kept), _BLOCK):
+        parts = [ids[row] for row in kept[start : start + _BLOCK].tolist()]
+        tokens += p[:, start : start + _BLOCK] @ _mean_rows(parts, target)  # (N, B) @ (B, D) -> (N, D)
+    return scale * tokens
+
+
+def _mean_rows(parts: list[list[int]], target: Target) -> Tensor:
+    """(B, D) float64: the mean of the target's rows for each list of ids, rounded to the dtype of the target."""
+    sizes = torch.tensor([len(each) for each in parts])
+    table = target.embeddings
+    rows = table.rows(np.array([i for each in parts for i in each], np.int64)).double()
+    owner = torch.repeat_interleave(torch.arange(len(parts)), sizes)
+    means = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64).index_add_(0, owner, rows) / sizes[:, None]
+    return means.to(table.dtype).double()
+
+
+def _error(ours: Tensor, reference: Tensor) -> float:
+    difference = (ours.double() - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-300)
+    return float(difference.max())

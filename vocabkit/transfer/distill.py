@@ -1,0 +1,251 @@
+"""Distillation: a stock two-layer projector that imitates a transferred adapter which does not fold into one.
+
+A softmax does not fold (see `fold`). A linear head does, into as many hidden units as its adapter has, which may be
+more than a Llava projector can hold. For one LLM, a projector `linear_1`, GELU, `linear_2` can be fitted to the visual
+tokens instead: only approximately, and for pictures like those it saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, mse_loss
+
+from vocabkit.adapter.config import DistilledFrom, MLPConfig, vision_of
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.errors import VocabkitError
+from vocabkit.transfer.fold import why_not_foldable
+from vocabkit.vision.features import Features
+from vocabkit.vision.open_vision import check_vision
+
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+"""Share of the pictures that the error is measured on, and how many of them at most."""
+PATCHES = 1024
+"""Of a step."""
+LEARNING_RATE, WARMUP = 2e-3, 0.05
+NOISE = 0.5
+"""Standard deviation of what is added to standardised features; the adapter says what is right for them, too. It keeps
+a projector from learning its pictures by heart."""
+FLOOR = 0.1
+"""The least deviation that a feature is divided by, as a share of that of all together. One that hardly varies where
+deviations are measured would outweigh all others in the first picture where it does."""
+RIDGE = 1e-3
+"""On the weights of the first `linear_2`, relative to the mean square of a hidden unit."""
+_PER_UNIT = 16
+"""Patches for each hidden unit that the first `linear_2` is solved on."""
+_SAMPLE = 8 * PATCHES
+"""Patches that means and deviations are measured on."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a projector was fitted, and how well."""
+
+    llm: str
+    """The LLM that it gives visual tokens for."""
+    pictures: int
+    """Different ones that it was fitted on."""
+    held_out: int
+    """Different ones that it was not fitted on, and that the error is measured on."""
+    relative_error: float
+    """Squared error of the visual tokens of the held-out pictures, relative to that of one token for all, the mean of
+    the other pictures: 0 is perfect, 1 is what the mean token would do."""
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with it, if it is no better than one visual token for everything."""
+        if self.relative_error < 1:
+            return None
+        return (
+            f"relative error {self.relative_error:.3f}: no better than the mean token for every patch; do not use this "
+            "projector, but fit one on more pictures, like those that it is for"
+        )
+
+
+def distil(
+    transferred: LangBridgeAdapter,
+    features: Features,
+    *,
+    keys: Iterable[str] | None = None,
+    steps: int = 2000,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[MLPProjector, Distillation]:
+    """Fit a projector with as many hidden units as the LLM is wide, as Llava has it, to the tokens of `transferred`.
+
+    It starts with hidden units of the adapter itself, and for them the `linear_2` of least squared error, in closed
+    form. Then AdamW (a short warm-up, then a cosine) lowers the mean squared error of both layers. All on patches drawn
+    at random, with noise. Equal pictures are taken once, so none of the held-out ones is among the others. Same
+    arguments, same result.
+
+    Args:
+        keys: of the pictures in `features`; by default all of them.
+        progress: called with (what, number done, number in total), of the batches of the start and of the steps.
+
+    Returns the projector in the dtype of the adapter's embeddings, with `config.distilled_from`, and the figures.
+
+    Raises VocabkitError: an adapter that folds, features of another width or not in the cache, fewer than two different
+    pictures, visual tokens that are all equal, or a fit that diverges.
+    """
+    _check(transferred, features)
+    generator = torch.Generator().manual_seed(seed)
+    held, seen = _split(features, sorted(set(features.keys if keys is None else keys)), generator)
+    moved = transferred.config.transfer
+    assert moved is not None
+    tensors = {name: tensor.to(device, torch.float32) for name, tensor in transferred.state_dict().items()}
+    teacher = LangBridgeAdapter.from_parts(Path(moved.target), transferred.config, tensors, transferred.shared)
+    config = MLPConfig(
+        vision_width=features.width,
+        hidden_width=moved.target_width,
+        llm_width=moved.target_width,
+        llm=moved.target,
+        **vision_of(transferred.config),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = MLPProjector(config).to(device)
+    mean = _fit(student, teacher, features, seen, steps, generator, progress)
+    student = student.to(transferred.state_dict()["embeddings"].dtype)
+    error = _relative_error(student, teacher, features, held, mean)
+    distilled = DistilledFrom(transferred.fingerprint(), transferred.config.llm, error)
+    student = MLPProjector.from_parts(
+        Path(config.llm), replace(config, distilled_from=distilled), student.cpu().state_dict(), None
+    )
+    return student, Distillation(config.llm, len(seen), len(held), error)
+
+
+def _check(transferred: LangBridgeAdapter, features: Features) -> None:
+    adapter, width = transferred.config, transferred.llm_width
+    if width is None:
+        raise VocabkitError("the adapter was not transferred: `vocabkit transfer` it first")
+    if why_not_foldable(adapter.head) is None and adapter.hidden_width <= width:
+        raise VocabkitError(
+            f"a {adapter.head} head whose {adapter.hidden_width} hidden units are no more than the LLM's width {width} "
+            "folds exactly, nothing is to be distilled: `vocabkit export`"
+        )
+    check_vision(transferred, features.encoder, features.folder)
+
+
+def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:
+    """A key of each different picture, at random: those that are held out, and the others."""
+    distinct = {features[key].data_ptr(): key for key in reversed(keys)}  # equal pictures share a row in memory
+    if len(distinct) < 2:
+        raise VocabkitError(f"{features.folder}: {len(distinct)} different pictures to fit a projector on; give more")
+    ordered = sorted(distinct.values())
+    order = [ordered[number] for number in torch.randperm(len(ordered), generator=generator).tolist()]
+    count = min(max(1, round(HELD_OUT * len(order))), MOST_HELD_OUT)
+    return order[:count], order[count:]
+
+
+def _drawn(features: Features, keys: Sequence[str], count: int, generator: torch.Generator) -> Tensor:
+    """(count, Dv) patches of these pictures, float32."""
+    pictures = torch.randint(len(keys), (count,), generator=generator).tolist()
+    patches = torch.randint(features.tokens, (count,), generator=generator).tolist()
+    return torch.stack([features[keys[p]][n] for p, n in zip(pictures, patches, strict=True)]).float()
+
+
+def _fit(
+    student: MLPProjector,
+    teacher: LangBridgeAdapter,
+    features: Features,
+    keys: Sequence[str],
+    steps: int,
+    generator: torch.Generator,
+    progress: Callable[[str, int, int], None],
+) -> Tensor:
+    """In place; gives back the mean token (D,).
+
+    Inputs and targets are standardised meanwhile, which afterwards goes into the weights.
+    """
+    device = teacher.linear_1.weight.device
+    sample = _drawn(features, keys, _SAMPLE, generator).to(device)
+    with torch.no_grad():
+        tokens = torch.cat([teacher(part) for part in sample.split(PATCHES)])  # (S, Dv) -> (S, D)
+    shift, deviation = sample.mean(dim=0), sample.std(dim=0)  # (Dv,), (Dv,)
+    spread = torch.maximum(deviation, FLOOR * deviation.square().mean().sqrt().clamp_min(1e-6))
+    centre = tokens.mean(dim=0)  # (D,)
+    size = (tokens - centre).square().mean().sqrt()
+    if size <= 1e-5 * tokens.square().mean().sqrt():  # which is rounding
+        raise VocabkitError(f"{features.folder}: the adapter gives all patches the same visual token; nothing to fit")
+
+    def draw() -> tuple[Tensor, Tensor]:
+        """(PATCHES, Dv) with noise, and what the adapter makes of them, (PATCHES, D)."""
+        drawn = _drawn(features, keys, PATCHES, generator).to(device)
+        drawn += NOISE * deviation * torch.randn(drawn.shape, generator=generator).to(device)
+        with torch.no_grad():
+            return (drawn - shift) / spread, (teacher(drawn) - centre) / size
+
+    _start(student, teacher, draw, sample, shift, spread, progress)
+    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
+    warmup = max(1.0, WARMUP * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    for step in range(steps):
+        shown, wanted = draw()
+        loss = mse_loss(student(shown), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress("steps", step + 1, steps)
+    if not math.isfinite(loss.item()):
+        raise VocabkitError("the fit diverged; are the features those of the adapter's vision model?")
+    with torch.no_grad():
+        student.linear_1.weight /= spread
+        student.linear_1.bias.sub_(student.linear_1.weight @ shift)  # (H, Dv) @ (Dv,) -> (H,)
+        student.linear_2.weight *= size
+        student.linear_2.bias.mul_(size).add_(centre)
+    return centre
+
+
+@torch.no_grad()
+def _start(
+    student: MLPProjector,
+    teacher: LangBridgeAdapter,
+    draw: Callable[[], tuple[Tensor, Tensor]],
+    sample: Tensor,
+    shift: Tensor,
+    spread: Tensor,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """`linear_1` gets the units of the adapter's own that matter most, as far as it has room; `linear_2` is solved."""
+    first, second, width = teacher.linear_1, teacher.linear_2, student.config.hidden_width
+    effect = gelu(first(sample)).std(dim=0) * second.weight.norm(dim=0)  # (H',) of each unit on what follows
+    units = effect.topk(min(len(effect), width)).indices
+    student.linear_1.weight[: len(units)] = first.weight[units] * spread
+    student.linear_1.bias[: len(units)] = first.bias[units] + first.weight[units] @ shift
+    squares = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=sample.device)
+    products = torch.zeros(width + 1, student.config.llm_width, dtype=torch.float64, device=sample.device)
+    batches = math.ceil(_PER_UNIT * width / PATCHES)
+    for batch in range(batches):
+        shown, wanted = draw()
+        hidden = gelu(student.linear_1(shown)).double()  # (PATCHES, H)
+        hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+        squares += hidden.T @ hidden
+        products += hidden.T @ wanted.double()
+        progress("start", batch + 1, batches)
+    squares.diagonal().add_(RIDGE * squares.diagonal().mean())
+    solved = torch.linalg.solve(squares, products)  # (H + 1, D)
+    student.linear_2.weight.copy_(solved[:-1].T)
+    student.linear_2.bias.copy_(solved[-1])
+
+
+@torch.no_grad()
+def _relative_error(
+    student: MLPProjector, teacher: LangBridgeAdapter, features: Features, keys: Sequence[str], mean: Tensor
+) -> float:
+    squared = of_mean = 0.0
+    for key in keys:
+        shown = features[key].to(mean.device)
+        wanted = teacher(shown.float()).double()  # (N, Dv) -> (N, D)
+        found = student(shown.to(student.linear_1.weight.dtype)).double()
+        squared += float((found - wanted).square().sum())
+        of_mean += float((wanted - mean).square().sum())
+    return squared / max(of_mean, torch.finfo(torch.float64).tiny)

@@ -1,0 +1,134 @@
+"""fold: a transferred linear adapter is exactly a two-layer projector, with no cost for V_shared at run time.
+
+After a transfer the head's weight W3 and the embedding rows E are both constant. With g = GELU(linear_1(v)), the visual
+token is scale * ((g W2.T + b2) W3.T + b3) E, so linear_2 of the projector is g -> g W2.T M + b2 M + b3 E with
+M = scale * W3.T E. Nothing is approximated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocabkit.adapter.config import AdapterConfig, MLPConfig, vision_of
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.errors import VocabkitError
+
+BLOCK = 8192
+"""Rows of V_shared that are in float32 at a time."""
+
+
+def why_not_foldable(head: str) -> str | None:
+    """None if an adapter with this head folds, else the reason that it does not."""
+    if head == "linear":
+        return None
+    return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
+
+
+def check_folds(head: str) -> None:
+    """Raises VocabkitError: an adapter with this head does not fold."""
+    if reason := why_not_foldable(head):
+        raise VocabkitError(
+            f"a {head} head does not fold: {reason}; transfer it without an export, then make a projector of it with "
+            "`vocabkit distill`, which `vocabkit export` writes"
+        )
+
+
+@torch.no_grad()
+def fold(transferred: LangBridgeAdapter, dtype: torch.dtype | None = None) -> MLPProjector:
+    """The projector `linear_1` (Dv -> H), GELU, `linear_2` (H -> D) that computes what `transferred` does.
+
+    Products are accumulated in float32 (in float64 for an adapter or a result of that dtype) and rounded once.
+
+    Args:
+        dtype: of the result; by default that of the target's embeddings.
+
+    Raises VocabkitError: the head is not linear, or the result is beyond `dtype`.
+    """
+    check_folds(transferred.config.head)
+    adapter, embeddings, scale = transferred, transferred.embeddings, transferred.scale
+    if embeddings is None:
+        raise VocabkitError("the adapter was not transferred: it has no embedding rows to fold")
+    wide = functools.reduce(torch.promote_types, (adapter.head.weight.dtype, dtype or embeddings.dtype, torch.float32))
+    mixed, bias = _head_times_rows(adapter.head, embeddings, wide)  # (H, D), (D,)
+    middle = adapter.linear_2
+    weight = mixed.T @ middle.weight.to(wide)  # (D, H) @ (H, H) -> (D, H)
+    bias = bias + middle.bias.to(wide) @ mixed  # (H,) @ (H, D) -> (D,)
+    tensors = {
+        "linear_1.weight": adapter.linear_1.weight,
+        "linear_1.bias": adapter.linear_1.bias,
+        "linear_2.weight": weight * scale,
+        "linear_2.bias": bias * scale,
+    }
+    tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise VocabkitError(f"the folded projector is beyond {dtype or embeddings.dtype}; fold it to float32")
+    return _projector(folded_config(transferred.config), tensors)
+
+
+def folded_config(config: AdapterConfig) -> MLPConfig:
+    """The config of the projector that such an adapter folds into."""
+    moved = config.transfer
+    assert moved is not None
+    return MLPConfig(
+        vision_width=config.vision_width,
+        hidden_width=config.hidden_width,
+        llm_width=moved.target_width,
+        llm=moved.target,
+        **vision_of(config),
+    )
+
+
+def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """W3.T E (H, D) and b3 E (D,), a block of rows at a time."""
+    mixed = torch.zeros(head.weight.shape[1], embeddings.shape[1], dtype=dtype)
+    bias = torch.zeros(embeddings.shape[1], dtype=dtype)
+    for start in range(0, len(embeddings), BLOCK):
+        rows = slice(start, start + BLOCK)
+        block = embeddings[rows].to(dtype)
+        mixed.addmm_(head.weight[rows].to(dtype).T, block)  # (H, B) @ (B, D) -> (H, D)
+        bias += head.bias[rows].to(dtype) @ block  # (B,) @ (B, D) -> (D,)
+    return mixed, bias
+
+
+def check_padding(hidden: int, width: int) -> None:
+    """Raises VocabkitError: a hidden layer of that many units can't be padded to `width`."""
+    if hidden > width:
+        raise VocabkitError(
+            f"the adapter's hidden layer has {hidden:,} units, more than the target's width {width:,}, which a stock "
+            "Llava projector can't hold; export mmproj (llama.cpp) or projector, or fit one that it can hold to the "
+            "transferred adapter with `vocabkit distill`"
+        )
+
+
+@torch.no_grad()
+def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
+    """`projector` with its hidden layer padded to `width` by units of zero weight: GELU(0) = 0, so nothing changes.
+
+    One whose hidden layer has that width is given back as it is.
+
+    Raises VocabkitError if its hidden layer is wider than that.
+    """
+    hidden = len(projector.linear_1.weight)
+    check_padding(hidden, width)
+    if hidden == width:
+        return projector
+    more = width - hidden
+    state = projector.state_dict()
+    tensors = {
+        "linear_1.weight": functional.pad(state["linear_1.weight"], (0, 0, 0, more)),  # (H, Dv) -> (width, Dv)
+        "linear_1.bias": functional.pad(state["linear_1.bias"], (0, more)),
+        "linear_2.weight": functional.pad(state["linear_2.weight"], (0, more)),  # (D, H) -> (D, width)
+        "linear_2.bias": state["linear_2.bias"].clone(),
+    }
+    return _projector(dataclasses.replace(projector.config, hidden_width=width), tensors)
+
+
+def _projector(config: MLPConfig, tensors: dict[str, Tensor]) -> MLPProjector:
+    tensors = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    return MLPProjector.from_parts(Path(config.llm), config, tensors, None)

@@ -1,0 +1,161 @@
+"""The published weights: LLaVA's `mm_projector.bin`, as LangBridge's code writes it too, or the checkpoint that has it.
+
+A dict of `<prefix>mm_projector.<layer>.{weight,bias}`. Layers 0 and 2 are an MLP with a GELU between them; LangBridge
+has layer 3, the head, too. The prefix depends on how the model was wrapped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.destination import check_destination
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.tensors import check_tensors, owned, read_torch, write_torch
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import decode_json
+from vocabkit.llm.weight_files import read_index, weights_file
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.transfer.fold import pad_hidden
+
+LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
+"""Published layer -> ours."""
+_KEY = re.compile(r"((?:.*\.)?mm_projector\.)([0-9]+)\.(weight|bias)")
+
+
+def import_published(
+    weights: Path, shared: SharedVocabulary, llm: str, *, vision: str | None = None, layer: int | None = None
+) -> LangBridgeAdapter:
+    """The LangBridge adapter of an `mm_projector.bin`, whose head is linear. Dtypes are kept.
+
+    Args:
+        weights: the file, or the folder of a whole checkpoint in one file or in shards, of safetensors or torch.save.
+            Of a checkpoint, nothing is read but what has `mm_projector.` in its name.
+        shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
+        llm: the name in `shared` of the tokenizer that it was trained with.
+        vision, layer: the vision model and the hidden states that it was trained with, to be recorded. Where a
+            checkpoint's config.json says so, None takes them from there.
+
+    Raises:
+        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows than
+            the index map.
+    """
+    tensors = _read_layers(weights)
+    first, head = tensors["linear_1.weight"], tensors["head.weight"]
+    if first.ndim != 2 or head.ndim != 2:
+        raise VocabkitError(f"{weights}: layers 0 and 3 are not matrices")
+    if len(head) != len(shared):
+        raise VocabkitError(
+            f"{weights}: its head has {len(head)} rows, but the index map has {len(shared)}; give the map that it was "
+            "trained with"
+        )
+    recorded = _recorded_vision(weights)
+    given = {"vision_model": vision, "vision_layer": layer}
+    recorded |= {name: value for name, value in given.items() if value is not None}
+    config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0], **recorded)
+    return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
+
+
+def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]:
+    """The tensors of `mm_projector.bin`, for `torch.save`: keys `model.mm_projector.{0,2,3}.{weight,bias}`.
+
+    Raises VocabkitError: a softmax head, which that layout can't tell from a linear one.
+    """
+    if isinstance(adapter, LangBridgeAdapter) and adapter.config.head != "linear":
+        raise VocabkitError("mm_projector.bin can't say that a head is softmax; use save() instead")
+    state = adapter.state_dict()
+    return {
+        f"model.mm_projector.{layer}.{part}": state[f"{name}.{part}"]
+        for layer, name in LAYERS.items()
+        for part in ("weight", "bias")
+        if f"{name}.{part}" in state
+    }
+
+
+def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> None:
+    """Write an `mm_projector.bin` that LLaVA's code loads, whole or not at all.
+
+    For an MLP, that code expects a hidden layer as wide as the LLM; `export_mm_projector` pads it.
+
+    Raises VocabkitError: a softmax head, or can't write here.
+    """
+    write_torch(path, {key: owned(tensor) for key, tensor in to_published(adapter).items()})
+
+
+def _recorded_vision(weights: Path) -> dict[str, Any]:
+    """What LLaVA's config.json beside the weights says of the features, as fields of an AdapterConfig."""
+    file = (weights if weights.is_dir() else weights.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    content = decode_json(file, dict[str, Any], "a model's config.json")
+    model, layer = content.get("mm_vision_tower"), content.get("mm_vision_select_layer")
+    if not isinstance(model, str) or not isinstance(layer, int):
+        return {}
+    kept = {"patch": False, "cls_patch": True}.get(str(content.get("mm_vision_select_feature")))
+    return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept}
+
+
+def _read_layers(path: Path) -> dict[str, Tensor]:
+    content = _contents(path)
+    matches = [match for key in content if isinstance(key, str) and (match := _KEY.fullmatch(key))]
+    prefixes = sorted({match[1] for match in matches})
+    if not matches:
+        raise VocabkitError(
+            f"{path}: no mm_projector layers in it; give an mm_projector.bin, or the folder of a checkpoint"
+        )
+    if len(prefixes) > 1:
+        raise VocabkitError(f"{path}: two projectors, {quote(prefixes[0])} and {quote(prefixes[1])}; give one of them")
+    layers = {match[2] for match in matches}
+    if layers == {"0", "2"}:
+        raise VocabkitError(f"{path}: a plain LLaVA projector (layers 0 and 2), without LangBridge's head (layer 3)")
+    if not layers <= LAYERS.keys():
+        raise VocabkitError(
+            f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but LangBridge's are 0, 2 and 3"
+        )
+    tensors = {f"{LAYERS[match[2]]}.{match[3]}": content[match.group()] for match in matches}
+    check_tensors(path, tensors)
+    lacking = [
+        f"mm_projector.{k}.{part}"
+        for k, name in LAYERS.items()
+        for part in ("weight", "bias")
+        if f"{name}.{part}" not in tensors
+    ]
+    if lacking:
+        raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
+    return tensors
+
+
+def _contents(path: Path) -> Mapping[Any, Any]:
+    """The layers of a projector, and whatever else is in a file of torch.save."""
+    if path.is_dir():
+        single = path / "mm_projector.bin"
+        path = single if single.is_file() else weights_file(path)
+    if path.name.endswith(".index.json"):
+        shards = read_index(path)
+        names = sorted({shard for name, shard in shards.items() if _KEY.fullmatch(name)})
+        return {key: tensor for name in names for key, tensor in _contents(path.parent / name).items()}
+    if path.suffix != ".safetensors":
+        content = read_torch(path)
+        return content if isinstance(content, dict) else {}
+    with reading(path):
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if _KEY.fullmatch(name)}  # noqa: SIM118
+        except SafetensorError as error:
+            raise VocabkitError(f"{path}: damaged ({quote(str(error), 80)}); download it again") from error
+
+
+def export_mm_projector(projector: MLPProjector, out: Path) -> None:
+    """Write a folded adapter or an MLP as `mlp2x_gelu`, whose hidden layer is as wide as the LLM: padded with zeros.
+
+    Raises VocabkitError: the hidden layer is wider than the LLM, something else is there, or can't write here.
+    """
+    check_destination(out, "mm_projector")
+    save_published(pad_hidden(projector, projector.config.llm_width), out)

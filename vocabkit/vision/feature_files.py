@@ -1,0 +1,227 @@
+"""Files of cached features.
+
+A folder holds shards, `<hash>.safetensors`, and `index.json`, which is written last. A shard has the tensor `features`
+(M, N, Dv) and, as JSON under `vocabkit` in its metadata: what made the features, a digest of the pixels of each row,
+and for each key the digest of its picture, whose row stands in this shard or in another one. So keys with the same
+picture share a row, and the shards alone say all that it takes to go on after an interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vocabkit.adapter.tensors import check_tensors
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import make_folder, reading, replacing
+from vocabkit.vision.encoder import EncoderInfo
+
+FORMAT, INDEX = "vocabkit-features/1", "index.json"
+SHARD_BYTES, SHARD_PICTURES = 2**27, 256
+"""A shard is full with so many bytes of features or so many keys: the work that an interruption can cost."""
+_AGAIN = "remove it and run `vocabkit features` again"
+_SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
+
+
+class FeatureInfo(EncoderInfo):
+    """What a folder holds: features of an encoder, and how they are stored."""
+
+    dtype: str
+    """float16 or float32."""
+
+
+class Index(msgspec.Struct, frozen=True):
+    """index.json."""
+
+    format: str
+    encoder: FeatureInfo
+    shards: list[str]
+    keys: dict[str, tuple[int, int]]
+    """Key -> number of its shard, row in it."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """The metadata of a shard."""
+
+    format: str
+    encoder: FeatureInfo
+    rows: list[str]
+    keys: dict[str, str]
+
+
+_Parsed = TypeVar("_Parsed", Index, _Header)
+
+
+class FeatureWriter:
+    """The shards in a folder, and what comes into the next one."""
+
+    def __init__(self, folder: Path, encoder: FeatureInfo) -> None:
+        """Read the headers of the shards that are there. Raises VocabkitError: see `cache_features`."""
+        self.folder, self._encoder = folder, encoder
+        self.keys: dict[str, str] = {}
+        """Key -> digest of its picture."""
+        self._shards: list[str] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._new_keys: dict[str, str] = {}
+        self._new_rows: dict[str, Tensor] = {}
+        self._bytes = 0
+        make_folder(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            header = _read_header(file)
+            _check_same(folder, header.encoder, encoder)
+            self._add_shard(file.name, list(header.rows), header.keys)
+
+    def has(self, digest: str) -> bool:
+        """Whether the picture with these pixels has its features."""
+        return digest in self._places or digest in self._new_rows
+
+    def add(self, rows: dict[str, Tensor], keys: dict[str, str]) -> None:
+        """Features (N, Dv) by digest, and digests by key; a full shard is written."""
+        self._new_rows |= rows
+        self._new_keys |= keys
+        self._bytes += sum(features.nbytes for features in rows.values())
+        if self._bytes >= SHARD_BYTES or len(self._new_keys) >= SHARD_PICTURES:
+            self._write_shard()
+
+    def finish(self) -> None:
+        """Write what is left, and the index."""
+        if self._new_keys:
+            self._write_shard()
+        places = {key: self._places[digest] for key, digest in self.keys.items()}
+        index = msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places))
+        with replacing(self.folder / INDEX) as temporary:
+            temporary.write_bytes(index)
+
+    def _write_shard(self) -> None:
+        digests = list(self._new_rows)
+        header = msgspec.json.encode(_Header(FORMAT, self._encoder, digests, self._new_keys))
+        shape, dtype = (0, self._encoder["tokens"], self._encoder["width"]), getattr(torch, self._encoder["dtype"])
+        features = torch.stack(list(self._new_rows.values())) if digests else torch.empty(shape, dtype=dtype)
+        content = safetensors.torch.save({"features": features}, {"vocabkit": header.decode()})
+        name = f"{hashlib.blake2b(header, digest_size=16).hexdigest()}.safetensors"
+        with replacing(self.folder / name) as temporary:
+            temporary.write_bytes(content)
+        self._add_shard(name, digests, self._new_keys)
+        self._new_keys, self._new_rows, self._bytes = {}, {}, 0
+
+    def _add_shard(self, name: str, digests: Sequence[str], keys: dict[str, str]) -> None:
+        self._places |= {digest: (len(self._shards), row) for row, digest in enumerate(digests)}
+        self._shards.append(name)
+        self.keys |= keys
+
+
+def read_index(folder: Path) -> Index:
+    """index.json, checked. Raises VocabkitError: missing, damaged, or of another format."""
+    file = folder / INDEX
+    if not file.exists():
+        raise VocabkitError(f"{folder}: no {INDEX}: no cached features, or unfinished; run `vocabkit features` (again)")
+    with reading(file):
+        index = _parsed(file, file.read_bytes(), Index)
+    if not all(_SHARD_NAME.fullmatch(name) for name in index.shards):
+        raise VocabkitError(f"{file}: damaged: it names files that are no shards")
+    if not all(0 <= shard < len(index.shards) and row >= 0 for shard, row in index.keys.values()):
+        raise VocabkitError(f"{file}: damaged: a key is in no shard")
+    return index
+
+
+def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
+    """(M, N, Dv), memory-mapped. Raises VocabkitError: missing, damaged, or not of the shape of `encoder`."""
+    features = _stored(file)
+    shape = (encoder["tokens"], encoder["width"])
+    if features is None or features.shape[1:] != shape or str(features.dtype) != f"torch.{encoder['dtype']}":
+        raise VocabkitError(f"{file}: holds no {encoder['dtype']} features of {shape[0]} x {shape[1]}, as {INDEX} says")
+    return features
+
+
+def read_features(path: Path, *, width: int | None = None, limit: int = 4096) -> Tensor:
+    """(N, Dv) patch features, N <= `limit`, evenly spaced: of the tensor `features` of a safetensors file, its leading
+    dimensions flattened; or of the first pictures in a folder of `vocabkit features`.
+
+    Args:
+        width: Dv that is expected.
+
+    Raises VocabkitError: missing, damaged, no such tensor, another width, or numbers that are not finite.
+    """
+    found: list[Tensor] = []
+    for features in _tensors_of(path):
+        if width is not None and features.shape[-1] != width:
+            raise VocabkitError(
+                f"{path}: has features of width {features.shape[-1]}, but the adapter takes {width}; give those of the "
+                "vision model that it was trained with"
+            )
+        patches = features.reshape(-1, features.shape[-1])
+        lacking = limit - sum(map(len, found))
+        found.append(patches[:: max(1, len(patches) // max(1, lacking))][:lacking])
+        if lacking <= len(patches):
+            break
+    if not any(map(len, found)):
+        raise VocabkitError(f"{path}: holds no features of any picture")
+    patches = torch.cat(found)
+    check_tensors(path, {"features": patches}, advice="compute them again")
+    return patches
+
+
+def _tensors_of(path: Path) -> Iterator[Tensor]:
+    """(..., Dv) of each shard of a folder, or of a file, memory-mapped."""
+    if path.is_dir():
+        index = read_index(path)
+        yield from (read_shard(path / name, index.encoder) for name in index.shards)
+        return
+    features = _stored(path, "is it a safetensors file?")
+    if features is None or features.ndim < 2:
+        raise VocabkitError(f"{path}: no tensor `features` of patch features (N, Dv) in it")
+    yield features
+
+
+def _stored(file: Path, advice: str = _AGAIN) -> Tensor | None:
+    """The tensor `features` of a safetensors file, memory-mapped; None if it has none."""
+    with reading(file):
+        try:
+            return safetensors.torch.load_file(file).get("features")
+        except SafetensorError as error:
+            raise _damaged(file, error, advice) from error
+
+
+def _read_header(file: Path) -> _Header:
+    with reading(file):
+        try:
+            with safe_open(file, "pt") as opened:
+                metadata = opened.metadata() or {}
+        except SafetensorError as error:
+            raise _damaged(file, error) from error
+    if "vocabkit" not in metadata:
+        raise VocabkitError(f"{file}: not written by `vocabkit features`; choose a folder of its own for features")
+    return _parsed(file, metadata["vocabkit"], _Header)
+
+
+def _parsed(file: Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
+    try:
+        found = msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _damaged(file, error) from error
+    if found.format != FORMAT:
+        raise VocabkitError(f"{file}: format {quote(found.format)}; this vocabkit reads {FORMAT}")
+    return found
+
+
+def _damaged(file: Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
+    return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); {advice}")
+
+
+def _check_same(folder: Path, found: FeatureInfo, wanted: FeatureInfo) -> None:
+    old, new = dict[str, Any](found), dict[str, Any](wanted)
+    for field in new:
+        if field != "name" and old[field] != new[field]:  # weights have a fingerprint, so the name does not matter
+            raise VocabkitError(
+                f"{folder}: holds features of {quote(found['name'])} with {field} {old[field]}, not {new[field]}; "
+                "choose another folder, or remove this one"
+            )

