@@ -214,7 +214,7 @@ LONGEST = 20_000
 
 def fingerprints() -> dict[str, Any]:
     """Of all vocabularies of the catalog."""
-    from vocabkit.catalog import catalog, resolve
+    from vocabkit.tokenizer.catalog import catalog, resolve
 
     found = {name: resolve(name).vocabulary for name in catalog()}
     return {name: {"ids": len(each), "fingerprint": each.fingerprint} for name, each in found.items()}
