@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -96,7 +98,7 @@ def main() -> None:
             sys.exit(2)
         problem = one_line(_usage(error))
     except VocabkitError as error:
-        problem = str(error)
+        problem = _with_options(str(error), sys.argv[1:2])
     except MemoryError:
         problem = "not enough memory"
     except ModuleNotFoundError as error:
@@ -115,3 +117,15 @@ def _usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = "vocabkit" if context is None else context.command_path
     return f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`"
+
+
+def _with_options(message: str, words: Sequence[str]) -> str:
+    """`message` with each parameter that the library names in backticks as the option or argument of the command."""
+    command = next((found for found in app.registered_commands if found.name in words), None)
+    if command is None or command.callback is None:
+        return message
+    names = {}
+    for parameter in typer.main.get_params_convertors_ctx_param_name_from_function(command.callback)[0]:
+        options = [option for option in parameter.opts if option.startswith("--")]
+        names[parameter.name] = options[0] if options else str(parameter.name).upper()
+    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
