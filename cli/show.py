@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.progress import TaskID
+
+    from vocabkit.files.progress import Progress
     from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 
@@ -65,45 +68,52 @@ def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
 
 
 @contextmanager
-def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over bytes, once there are some. Yields the callback (bytes done, bytes in total) that moves it."""
+def show_progress() -> Iterator[Progress]:
+    """Show a bar for each step that the yielded callback reports: on stderr, and only on a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from vocabkit.errors import one_line
-
-    label = TextColumn("{task.description}", markup=False)
-    columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(one_line(title), visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-
-
-@contextmanager
-def count_progress(unit: str | None = None) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar for each thing that is counted, with how many of `unit` a second, if that is given. Yields the callback
-    (what, number done, number in total if known) that moves it.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
     from rich.text import Text
 
     from vocabkit.errors import one_line
 
-    class Rate(ProgressColumn):
-        """How many a second."""
+    class Count(ProgressColumn):
+        """How many are done, and how many a second."""
 
         def render(self, task: Task) -> Text:
-            return Text("" if unit is None or task.speed is None else f"{task.speed:,.0f} {unit}/s")
+            total = "?" if task.total is None else _short(task.total)
+            rate = "" if task.speed is None else f", {_short(task.speed)}/s"
+            return Text(f"{_short(task.completed)}/{total}{rate}")
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(), Remaining())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        tasks: dict[str, Any] = {}
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        tasks: dict[str, TaskID] = {}
 
         def move(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(one_line(what), total=total)
-            progress.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(one_line(what), total=total)
+            bars.update(tasks[what], completed=done, total=total)
 
         yield move
+
+
+def _short(number: float) -> str:
+    """A number of pictures or bytes: whole, and with a unit prefix if it has more than five digits."""
+    for prefix, size in (("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {prefix}"
+    return f"{number:,.0f}"
+
+
+@contextmanager
+def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """`show_progress` of one step."""
+    with show_progress() as progress:
+        yield lambda done, total: progress(title, done, total)
+
+
+@contextmanager
+def count_progress(unit: str | None = None) -> Iterator[Progress]:
+    """`show_progress`."""
+    with show_progress() as progress:
+        yield progress
