@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, Html, check_page, write_page
+from .options import AsJson, Device, Html, check_page, write_page
 from .show import byte_progress, count_progress, note, say, show, show_json
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ def distill(
     ] = None,
     steps: Annotated[int, typer.Option(help="Of 1,024 patches each.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of initial weights, patches and noise.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Fit a stock two-layer projector to a transferred adapter that does not fold into one.

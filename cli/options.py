@@ -29,6 +29,7 @@ Corpus = Annotated[
     ),
 ]
 
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 Split = Annotated[str, typer.Option(help="Of a data set.")]
 ImageColumn = Annotated[str, typer.Option(help="Of a data set.")]
 TextColumn = Annotated[str, typer.Option(help="Of a data set: captions, or conversations in LLaVA's form.")]

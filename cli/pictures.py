@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Html, ImageColumn, Split, check_page, grid_size, write_page
+from .options import AsJson, Device, Html, ImageColumn, Split, check_page, grid_size, write_page
 from .show import count_progress, note_broken, say, show, show_json
 
 
@@ -73,9 +73,7 @@ def infer(
             help="Of models and visual tokens. [default: bfloat16 on a GPU, else float32]", show_default=False
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ... [default: cuda, if there is one]", show_default=False)
-    ] = None,
+    device: Device = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     json: AsJson = False,
 ) -> None:

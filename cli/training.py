@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DATA, AsJson, ImageColumn, Split, TextColumn, check_output, grid_size, named_paths
+from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_output, grid_size, named_paths
 from .show import count_progress, note, note_broken, say, show, show_json
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def validate(
         int | None, typer.Option(help="Samples of each file, from its start.", min=1, show_default=False)
     ] = None,
     batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     answers: Annotated[
         bool, typer.Option("--answers", help="Also ask for names, yes or no, and counts (scenes).")
     ] = False,
@@ -334,7 +334,7 @@ def calibrate(
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
     limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Choose the factor on the visual tokens of a transferred adapter by caption loss.

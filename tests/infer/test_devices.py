@@ -25,26 +25,26 @@ def commands(world: InferWorld) -> dict[str, list[str | Path]]:
 
 
 @pytest.mark.parametrize("command", ["infer", "validate", "calibrate"])
-def test_a_device_that_is_not_there_is_refused_before_any_work(world: InferWorld, tmp_path: Path, command: str) -> None:
+def test_missing_device_raises_before_any_work(world: InferWorld, tmp_path: Path, command: str) -> None:
     names = ["toaster"] if torch.cuda.is_available() else ["toaster", "cuda", "cuda:1"]
     for name in names:
         problem = error_of(vocabkit_here(tmp_path, *commands(world)[command], "--device", name))
         assert problem.startswith(f"--device '{name}': can't be used here (")
-        assert problem.endswith("use --device cpu")
+        assert problem.endswith("use auto or cpu")
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_name_a_gpu_comes_first() -> None:
+def test_auto_device_prefers_a_gpu() -> None:
     assert open_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert open_device("cpu").type == "cpu"
 
 
-@pytest.mark.parametrize(("batch", "advice"), [(32, "use --batch 16"), (1, "use a smaller model")])
-def test_memory_that_is_too_small_ends_in_the_setting_to_try(batch: int, advice: str) -> None:
-    with pytest.raises(VocabkitError, match=f"out of memory with --batch {batch}; {advice}"), fitting_memory(batch):
+@pytest.mark.parametrize(("batch", "advice"), [(32, "use `batch` 16"), (1, "use a smaller model")])
+def test_out_of_memory_suggests_a_smaller_batch(batch: int, advice: str) -> None:
+    with pytest.raises(VocabkitError, match=f"out of memory with `batch` {batch}; {advice}"), fitting_memory(batch):
         torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_other_errors_of_torch_stay_what_they_are() -> None:
+def test_other_torch_errors_pass_through() -> None:
     with pytest.raises(RuntimeError, match="must match"), fitting_memory(2):
         torch.ones(2) + torch.ones(3)

@@ -132,7 +132,7 @@ def validate_files(
     template: str = "plain",
     limit: int | None = None,
     batch: int = 32,
-    device: str = "cpu",
+    device: str = "auto",
     answers: bool = False,
     progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
 ) -> dict[str, Result]:
@@ -183,7 +183,7 @@ def calibrate_file(
     template: str = "plain",
     limit: int = 100,
     batch: int = 32,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
 ) -> Calibration:
     """`calibrate` the adapter in a folder or file, and write it with that scale to `out`.

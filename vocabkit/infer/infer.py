@@ -320,7 +320,7 @@ def infer_files(
     split: str = "train",
     image_column: str = "image",
     batch: int = 32,
-    device: str | None = None,
+    device: str = "auto",
     dtype: torch.dtype | None = None,
     progress: Callable[[str, int, int | None], None] = lambda what, done, total: None,
 ) -> Run:
@@ -330,7 +330,7 @@ def infer_files(
         adapter: a checkpoint folder, a `.pt` file or a hub id.
         llm: NAME=SOURCE; needed for captions, and for the visual tokens of an adapter that was not transferred.
         vision, keep_cls, pool: as for `encoder_of`; by default what the adapter was trained with.
-        device: by default cuda, if there is one.
+        device: as torch names it, or `auto`.
         dtype: of weights, visual tokens and arithmetic; by default bfloat16 on a GPU and float32 on a CPU.
 
     Raises VocabkitError: anything that can't be found or does not fit.
