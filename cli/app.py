@@ -5,12 +5,13 @@ Each command parses, calls one library function and shows its value: data on std
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -91,7 +92,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:
-        sys.exit(app(sys.argv[1:], "vocabkit", standalone_mode=False))
+        sys.exit(_command()(sys.argv[1:], "vocabkit", standalone_mode=False))
     except TyperException as error:
         if len(sys.argv) < 2:
             print(error.format_message(), file=sys.stderr)  # the help
@@ -119,13 +120,19 @@ def _usage(error: TyperException) -> str:
     return f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`"
 
 
+@functools.cache
+def _command() -> Any:
+    """The command line as a click group, built once: building takes longer than most commands."""
+    return typer.main.get_command(app)
+
+
 def _with_options(message: str, words: Sequence[str]) -> str:
-    """`message` with each parameter that the library names in backticks as the option or argument of the command."""
-    command = next((found for found in app.registered_commands if found.name in words), None)
-    if command is None or command.callback is None:
+    """Replace each `parameter` that the library names in backticks by the running command's option or argument."""
+    command = next((_command().commands[word] for word in words if word in _command().commands), None)
+    if command is None:
         return message
     names = {}
-    for parameter in typer.main.get_params_convertors_ctx_param_name_from_function(command.callback)[0]:
+    for parameter in command.params:
         options = [option for option in parameter.opts if option.startswith("--")]
-        names[parameter.name] = options[0] if options else str(parameter.name).upper()
+        names[parameter.name] = options[0] if options else parameter.name.upper()
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)

@@ -11,15 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
-import typer
-
 from vocabkit_cli import app
 
 PROGRAM = Path(sys.executable).parent / "vocabkit"
 TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
-COMMAND = typer.main.get_command(app.app)
-"""Built once: that takes longer than most runs."""
 _LEAN = """
 import sys
 class Refused:
@@ -73,7 +69,6 @@ def vocabkit_here(folder: Path, *words: str | Path) -> Done:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", arguments),
-        mock.patch.object(app, "app", COMMAND),
     ):
         try:
             app.main()
