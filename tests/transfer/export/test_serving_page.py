@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from small_models import llm, projector
 from vision_models import clip, images
 
+from vocabkit.llm.model_folders import quiet_transformers
 from vocabkit.transfer.export.llava import export_llava
 
 PAGE = Path(__file__).parents[3] / "docs/serving.md"
@@ -43,5 +44,7 @@ def code() -> str:
 
 
 def run(folder: Path, code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout
+    """What it prints, run in `folder`."""
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out, quiet_transformers():
+        exec(compile(code, PAGE, "exec"), {})
+    return out.getvalue()
