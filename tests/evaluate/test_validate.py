@@ -348,7 +348,7 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
         ),
         (["nowhere.json"], "nowhere.json: no such file"),
         (["--images", "nowhere"], "nowhere: no such folder"),
-        (["--adapter", "x=MLP"], "visual tokens of width 24, but the embeddings of two="),
+        (["--adapter", "x=MLP"], "visual tokens of width 24 for one"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

@@ -428,6 +428,6 @@ def test_an_adapter_of_another_vision_encoder_is_refused(world: InferWorld, tmp_
 def test_an_llm_of_other_tokens_is_refused(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.langbridge, world.pictures, "--out", "out", "--llm")
     source = world.small.two.partition("=")[2]
-    assert "is it another?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))
+    assert "is it another LLM?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))
     assert "columns of one, two, none of three" in error_of(vocabkit_here(tmp_path, *words, f"three={source}"))
     assert open_target(world.small.two)[0].vocabulary.name == "two"

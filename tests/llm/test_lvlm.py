@@ -330,12 +330,12 @@ def test_logits_loss_and_words_are_those_of_the_exported_llava_checkpoint(world:
 # ---- what does not fit -------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_for_another_width_is_refused(llm: LLM) -> None:
-    with pytest.raises(VocabkitError, match=r"visual tokens of width 32, but the embeddings of one=.* have 24"):
+def test_adapter_of_another_width_raises(llm: LLM) -> None:
+    with pytest.raises(VocabkitError, match=r"one=.*: its embeddings have width 24, but .* visual tokens of width 32 for two"):
         LVLM(llm, MLPProjector(MLPConfig(VISION, 16, 32, "two")))
 
 
-def test_an_adapter_of_other_token_ids_is_refused(world: World) -> None:
+def test_adapter_with_other_token_ids_raises(world: World) -> None:
     target, _ = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
     impostor = load_llm(f"two={without_name(world.one)}")

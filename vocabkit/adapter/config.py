@@ -93,6 +93,16 @@ class AdapterConfig:
         }
 
     @property
+    def output_llm(self) -> str:
+        """The LLM that visual tokens are for: the target of a transfer, else the LLM of the training."""
+        return self.llm if self.transfer is None else self.transfer.target
+
+    @property
+    def output_width(self) -> int | None:
+        """D of the visual tokens; None before a transfer, when the adapter takes the rows of any LLM."""
+        return None if self.transfer is None else self.transfer.target_width
+
+    @property
     def kind(self) -> str:
         """`adapter_type` on disk."""
         return "langbridge" if self.transfer is None else "transferred"
@@ -160,6 +170,16 @@ class MLPConfig:
             **_linear("linear_1", self.vision_width, self.hidden_width),
             **_linear("linear_2", self.hidden_width, self.llm_width),
         }
+
+    @property
+    def output_llm(self) -> str:
+        """The LLM that visual tokens are for."""
+        return self.llm
+
+    @property
+    def output_width(self) -> int:
+        """D of the visual tokens."""
+        return self.llm_width
 
     @property
     def kind(self) -> str:

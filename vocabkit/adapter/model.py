@@ -18,8 +18,9 @@ from vocabkit.adapter.checkpoint import KINDS, kind_of, read_checkpoint
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.mixing.mix import coefficients, mix
 from vocabkit.adapter.mixing.top import top_coefficients
+from vocabkit.adapter.partners import check_shared
 from vocabkit.adapter.pretrained import Pretrained, locate
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 INITIAL_SCALE = 0.1
@@ -46,7 +47,7 @@ class LangBridgeAdapter(Pretrained):
         column of the target.
         """
         super().__init__()
-        _check_belongs(config, shared)
+        check_shared(config, shared)
         self.config = config
         self.shared = shared
         self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
@@ -58,12 +59,12 @@ class LangBridgeAdapter(Pretrained):
     @property
     def llm(self) -> str:
         """The LLM that it was transferred to, or else trained with."""
-        return self.config.llm if self.config.transfer is None else self.config.transfer.target
+        return self.config.output_llm
 
     @property
     def llm_width(self) -> int | None:
         """D of its visual tokens; None for an adapter that was not transferred, which takes the rows of any LLM."""
-        return None if self.config.transfer is None else self.config.transfer.target_width
+        return self.config.output_width
 
     @property
     def scale(self) -> float:
@@ -215,21 +216,6 @@ def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:
     features = features.to(linear_1.weight.dtype)
     hidden: Tensor = linear_2(functional.gelu(linear_1(features)))  # (..., Dv) -> (..., H) -> (..., H)
     return hidden
-
-
-def _check_belongs(config: AdapterConfig, shared: SharedVocabulary | None) -> None:
-    if shared is None:
-        raise VocabkitError("its shared vocabulary is missing, without which the head's rows have no meaning")
-    if shared.fingerprint != config.shared_fingerprint:
-        raise VocabkitError(
-            f"the shared vocabulary is {quote(shared.fingerprint[:19])}…, but the head was trained on "
-            f"{quote(config.shared_fingerprint[:19])}…; give the one it was trained on"
-        )
-    if len(shared) != config.rows:
-        raise VocabkitError(f"the head has {config.rows} rows, but the shared vocabulary has {len(shared)}")
-    shared.ids_for(config.llm)  # raises if the column is missing, or has gaps
-    if config.transfer is not None and config.transfer.target not in shared.names:
-        raise VocabkitError(f"the shared vocabulary has no column of the target {config.transfer.target}")
 
 
 def _fit_width(rows: Tensor, width: int) -> Tensor:

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.data.samples import Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.losses import Estimate, Losses, VisualTokens, difference, measure, prepare, shown_by
@@ -16,7 +17,6 @@ from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.llm.prompts import Template
 from vocabkit.vision.features import Features
-from vocabkit.vision.open_vision import check_vision
 
 FACTORS = tuple(2 ** (power / 2) for power in range(-10, 7))
 """Tried, from 1/32 to 8, each beside the scale that the adapter has."""
@@ -55,7 +55,7 @@ def calibrate(
     Raises VocabkitError: other features than in training, no sample that can be used, or the scale to be chosen is the
     first or last.
     """
-    check_vision(transferred, features.encoder, features.folder)
+    check_encoder(transferred.config, features.encoder, features.folder)
     held, kept = prepare(llm, samples, features, template)
     visual = shown_by(LVLM(llm, transferred), held)
     found: dict[float, Losses] = {}

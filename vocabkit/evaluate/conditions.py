@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, MLPProjector
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.losses import HeldOut, VisualTokens, shown_by
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM
-from vocabkit.vision.open_vision import check_vision
 
 _PENALTIES = torch.logspace(-6, 1, 8, dtype=torch.float64)
 """Of ridge, in units of the mean variance."""
@@ -134,7 +134,7 @@ def conditions(
 
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
-        check_vision(adapter, held.features.encoder, held.features.folder)
+        check_encoder(adapter.config, held.features.encoder, held.features.folder)
         lvlm = LVLM(llm, adapter)
         show = shown_by(lvlm, held)
         add(name, show)
@@ -143,7 +143,7 @@ def conditions(
         if not isinstance(adapter, MLPProjector):
             add(f"{name} {RANDOM_VOCABULARY}", random_vocabulary(lvlm, held, seed))
     if rival is not None:
-        check_vision(rival.mlp, held.features.encoder, held.features.folder)
+        check_encoder(rival.mlp.config, held.features.encoder, held.features.folder)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
             raise VocabkitError(
                 f"the MLP of the other LLM gives visual tokens of width {rival.mlp.config.llm_width}, but that LLM's "

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter.partners import llm_ids
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError
@@ -18,7 +19,6 @@ from vocabkit.evaluate.losses import Estimate, Losses, difference, mean_loss, me
 from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.prompts import Template, parse_template
-from vocabkit.shared.verify import checked_ids
 from vocabkit.transfer.target import open_target
 from vocabkit.transfer.transfer import with_scale
 from vocabkit.vision.features import Features, open_features
@@ -210,5 +210,5 @@ def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM
         raise VocabkitError("--rival needs an --adapter with a shared vocabulary, on whose rows the maps are fitted")
     found, _ = open_target(llm)
     shared = shared.only_with(found.vocabulary.name, target.vocabulary.name)
-    rows = found.embeddings.rows(checked_ids(shared, found.vocabulary, llm), tokens=found.vocabulary)
+    rows = found.embeddings.rows(llm_ids(shared, found.vocabulary, llm), tokens=found.vocabulary)
     return Rival(mlp, rows.float(), target.rows(shared).float().cpu())

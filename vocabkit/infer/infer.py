@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, load_adapter
+from vocabkit.adapter.partners import llm_ids
 from vocabkit.data.llava import is_llava
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
@@ -26,7 +27,6 @@ from vocabkit.infer.result_files import ResultFolder, Results
 from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM
-from vocabkit.shared.verify import checked_ids
 from vocabkit.transfer.target import open_target
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
@@ -399,7 +399,7 @@ def _reader(connector: Adapter, wanted: Wanted, llm: str | None, dtype: torch.dt
             )
         return _Reader(own, 0)
     target, _ = open_target(llm)
-    ids = checked_ids(connector.shared, target.vocabulary, llm)
+    ids = llm_ids(connector.shared, target.vocabulary, llm)
     rows = target.embeddings.rows(ids, tokens=target.vocabulary)
     return _Reader(target.vocabulary.name, target.embeddings.width, rows)
 

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter.partners import check_llm
 from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.interpret.nearest import HeadReading, nearest_tokens, read_head, searched_ids
 from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading, Token, as_word, object_words
-from vocabkit.shared.verify import wrong_rows
 from vocabkit.tokenizer.vocabulary import Kind
 from vocabkit.transfer.target import open_target
 from vocabkit.transfer.transfer import Target, head_rows, transfer
@@ -149,7 +149,8 @@ def _for_target(connectors: Mapping[str, Adapter], target: Target) -> dict[str, 
     first: LangBridgeAdapter | None = None
     for label, connector in connectors.items():
         if not isinstance(connector, LangBridgeAdapter) or connector.embeddings is not None:
-            _check_target(connector, target)
+            name, width = target.vocabulary.name, target.embeddings.width
+            check_llm(connector.config, connector.shared, target.vocabulary, width, name)
             moved[label] = connector
         elif first is None:
             moved[label] = first = transfer(connector, target, missing="drop")[0]
@@ -170,21 +171,6 @@ def _moved_as(first: LangBridgeAdapter, adapter: LangBridgeAdapter, target: Targ
     assert first.embeddings is not None
     tensors = {**head, "embeddings": first.embeddings}
     return LangBridgeAdapter.from_parts(Path(name), config, tensors, first.shared)
-
-
-def _check_target(connector: Adapter, target: Target) -> None:
-    """Raises VocabkitError: it makes visual tokens of another LLM."""
-    name = target.vocabulary.name
-    llm, width, other_way = connector.llm, connector.llm_width, ""
-    if connector.shared is not None:
-        other_way = ", or give the adapter as it was before the transfer"
-        if width == target.embeddings.width and len(wrong_rows(connector.shared, llm, target.vocabulary)):
-            raise VocabkitError(f"{name}: its tokenizer has other ids than {llm}, which the adapter was moved to")
-    if width != target.embeddings.width:
-        raise VocabkitError(
-            f"this adapter is of {llm} alone, width {width}, not of {name}, width {target.embeddings.width}; "
-            f"leave --llm {name} out{other_way}"
-        )
 
 
 @torch.no_grad()

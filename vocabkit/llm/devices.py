@@ -12,7 +12,6 @@ import torch
 
 from vocabkit.errors import VocabkitError, quote
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
 

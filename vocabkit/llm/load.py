@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vocabkit.adapter.partners import llm_ids
 from vocabkit.errors import VocabkitError, needs_extra
 from vocabkit.files.atomic import reading
 from vocabkit.llm.model_folders import downloaded, first_line, quiet_transformers
 from vocabkit.llm.weight_files import LORA_CONFIG
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
-from vocabkit.shared.verify import check_ids, checked_ids
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
@@ -187,7 +187,7 @@ class LLM:
 
         Raises VocabkitError: `shared` has no column of this LLM, one with gaps, or one of other ids.
         """
-        ids = checked_ids(shared, self.vocabulary, self.source)
+        ids = llm_ids(shared, self.vocabulary, self.source)
         return torch.from_numpy(ids.astype("int64")).to(self.model.device)
 
     @torch.no_grad()
@@ -195,10 +195,6 @@ class LLM:
         """(V, D) its embeddings of the tokens of `shared`. Raises VocabkitError, as `ids`."""
         rows: Tensor = self.model.get_input_embeddings()(self.ids(shared))
         return rows
-
-    def check_ids(self, shared: SharedVocabulary, name: str) -> None:
-        """Raises VocabkitError: the column `name` of `shared` has other ids than its tokenizer."""
-        check_ids(shared, name, self.vocabulary, self.source)
 
 
 def load_llm(source: str, dtype: torch.dtype = torch.float32) -> LLM:

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter
+from vocabkit.adapter.partners import check_llm
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import LLM
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template
@@ -84,21 +85,14 @@ class LVLM(nn.Module):
         super().__init__()
         self.llm = llm.model
         self.connector = connector
+        check_llm(connector.config, connector.shared, llm.vocabulary, llm.width, llm.source)
         ids = rows = None
-        if isinstance(connector, LangBridgeAdapter) and connector.embeddings is not None:
-            llm.check_ids(connector.shared, connector.llm)
-        elif isinstance(connector, LangBridgeAdapter):
+        if isinstance(connector, LangBridgeAdapter) and connector.embeddings is None:
             ids = llm.ids(connector.shared)
             if not llm.model.get_input_embeddings().weight.requires_grad:
                 rows = llm.model.get_input_embeddings()(ids)
         self.register_buffer("shared_ids", ids, persistent=False)
         self.register_buffer("embeddings", rows, persistent=False)
-        found = connector.llm_width
-        if found is not None and found != llm.width:
-            raise VocabkitError(
-                f"the adapter gives visual tokens of width {found}, but the embeddings of {llm.source} have "
-                f"{llm.width}; transfer it to this LLM first"
-            )
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """(I, N, Dv) -> (I, N, D), in the dtype of the adapter's embeddings or weights."""

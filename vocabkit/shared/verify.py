@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vocabkit.arrow.values import taken, token_buffers
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -43,39 +43,6 @@ def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> n
     if _all_are(shared, vocabulary, recorded):
         return np.empty(0, np.int64)
     return np.flatnonzero(shared.look_up(vocabulary) != recorded)
-
-
-def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> str | None:
-    """In words, that `vocabulary` is not the tokenizer of column `name`; None if all its ids are the same."""
-    wrong = wrong_rows(shared, name, vocabulary)
-    if not len(wrong):
-        return None
-    token = quote(shared.tokens[int(wrong[0])].as_py().decode("utf-8", "backslashreplace"))
-    return (
-        f"its tokenizer has other ids than {name} has in the shared vocabulary for {len(wrong)} of {len(shared)} "
-        f"tokens, the first is {token}"
-    )
-
-
-def check_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary, source: str) -> None:
-    """Raises VocabkitError: column `name` is not of `vocabulary`, the tokenizer of the LLM that `source` names."""
-    if difference := other_ids(shared, name, vocabulary):
-        raise VocabkitError(f"{source}: {difference}; is it another?")
-
-
-def checked_ids(shared: SharedVocabulary, vocabulary: Vocabulary, source: str) -> np.ndarray:
-    """(R,) int32: the ids that the column called after `vocabulary`, the tokenizer of `source`, has in each row.
-
-    Raises VocabkitError: no such column, one with gaps, or one of other ids.
-    """
-    name = vocabulary.name
-    if name not in shared.names:
-        raise VocabkitError(
-            f"{source}: the shared vocabulary has columns of {', '.join(shared.names)}, none of {name}; name the LLM "
-            "as there: NAME=SOURCE"
-        )
-    check_ids(shared, name, vocabulary, source)
-    return shared.ids_for(name)
 
 
 def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:

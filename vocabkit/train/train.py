@@ -22,6 +22,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter.partners import EncoderInfo, check_encoder
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
@@ -36,9 +37,8 @@ from vocabkit.train.loop import Phase, Step, run
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import Recipe
 from vocabkit.train.state import State, whole_tensors
-from vocabkit.vision.encoder import EncoderInfo
 from vocabkit.vision.features import Features, open_features
-from vocabkit.vision.open_vision import check_vision, open_vision
+from vocabkit.vision.open_vision import open_vision
 
 
 def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
@@ -74,7 +74,7 @@ def open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         connector = _new_connector(recipe, images, llm)
     else:
         connector = load_adapter(recipe.adapter)
-        check_vision(connector, _info(images), recipe.features or recipe.vision or "")
+        check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # steps of half precision would be lost
     return connector.requires_grad_(recipe.train_adapter)

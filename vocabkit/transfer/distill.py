@@ -18,10 +18,10 @@ from torch.nn.functional import gelu, mse_loss
 
 from vocabkit.adapter.config import DistilledFrom, MLPConfig, vision_of
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError
 from vocabkit.transfer.fold import why_not_foldable
 from vocabkit.vision.features import Features
-from vocabkit.vision.open_vision import check_vision
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 """Share of the pictures that the error is measured on, and how many of them at most."""
@@ -129,7 +129,7 @@ def _check(transferred: LangBridgeAdapter, features: Features) -> None:
             f"a {adapter.head} head whose {adapter.hidden_width} hidden units are no more than the LLM's width {width} "
             "folds exactly, nothing is to be distilled: `vocabkit export`"
         )
-    check_vision(transferred, features.encoder, features.folder)
+    check_encoder(transferred.config, features.encoder, features.folder)
 
 
 def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:

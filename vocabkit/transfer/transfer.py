@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vocabkit.adapter.config import Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.partners import other_ids
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.embeddings import EmbeddingTable
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
-from vocabkit.shared.verify import other_ids
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.fold import why_not_foldable

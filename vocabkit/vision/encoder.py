@@ -6,13 +6,14 @@ Sizes: B pictures of H x W pixels; P patches in a grid; C class and register tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.adapter.tensors import hashed
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
@@ -46,25 +47,6 @@ class PatchModel(Protocol):
     def weights(self) -> Mapping[str, Tensor]:
         """What features depend on."""
         ...
-
-
-class EncoderInfo(TypedDict):
-    """What features are and what made them. Encoders of equal info give equal features, up to rounding."""
-
-    name: str
-    layer: int | None
-    keep_cls: bool
-    pool: tuple[int, int] | None
-    grid: tuple[int, int]
-    """Rows and columns of patches, after pooling."""
-    tokens: int
-    """N."""
-    width: int
-    """Dv."""
-    precision: str
-    """The dtype that the encoder computes in."""
-    fingerprint: str
-    """Of its weights and of how it prepares pictures."""
 
 
 class VisionEncoder:

@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.adapter.tensors import check_tensors
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import make_folder, reading, replacing
-from vocabkit.vision.encoder import EncoderInfo
 
 FORMAT, INDEX = "vocabkit-features/1", "index.json"
 SHARD_BYTES, SHARD_PICTURES = 2**27, 256

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vocabkit.adapter.model import Adapter
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError
 from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
-from vocabkit.vision.encoder import EncoderInfo, VisionEncoder
+from vocabkit.vision.encoder import VisionEncoder
 
 LAYER = -2
 """The hidden states that LLaVA takes: those before the last layer."""
@@ -65,7 +65,7 @@ def encoder_of(
         vision: as for `open_vision`, where it stands elsewhere now, or the adapter's config does not say.
         layer, keep_cls, pool: as for `open_vision`, where the config does not say.
 
-    Raises VocabkitError: nobody says which encoder, or as `check_vision` and `open_vision`.
+    Raises VocabkitError: nobody says which encoder, or as `check_encoder` and `open_vision`.
     """
     config = connector.config
     source = vision or config.vision_model
@@ -81,30 +81,5 @@ def encoder_of(
         device=device,
         dtype=dtype,
     )
-    check_vision(connector, encoder.info, source)
+    check_encoder(config, encoder.info, source)
     return encoder
-
-
-def check_vision(connector: Adapter, info: EncoderInfo, source: str | Path) -> None:
-    """Raises VocabkitError: these features, of `source`, are others than the adapter's config says that it takes."""
-    config = connector.config
-    if info["width"] != config.vision_width:
-        raise VocabkitError(
-            f"{source}: gives features of width {info['width']}, but the adapter takes {config.vision_width}; use the "
-            "vision model that it was trained with"
-        )
-    known: dict[str, tuple[object, object]] = {}
-    if config.vision_layer is not None:
-        known["layer"] = config.vision_layer, info["layer"]
-    if config.vision_keep_cls is not None:
-        known |= {"keep_cls": (config.vision_keep_cls, info["keep_cls"]), "pool": (config.vision_pool, info["pool"])}
-    for name, (wanted, found) in known.items():
-        if wanted != found:
-            raise VocabkitError(
-                f"{source}: gives features with {name} {_shown(found)}, but the adapter was trained with {name} "
-                f"{_shown(wanted)}; use the same"
-            )
-
-
-def _shown(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
