@@ -380,7 +380,7 @@ def test_the_results_of_other_settings_or_pictures_are_left_alone(world: InferWo
         return error_of(vocabkit_here(copies, "infer", *words, "--out", "out", "--device", "cpu"))
 
     assert "out: holds results with adapter" in refused(world.transferred, "pictures")
-    assert "with dtype '\"float32\"', not '\"bfloat16\"'; choose another" in refused(
+    assert 'with dtype "float32", not "bfloat16"; choose another' in refused(
         world.mlp, "pictures", "--dtype", "bfloat16"
     )
     assert "holds results of other pictures" in refused(world.mlp, world.pictures)

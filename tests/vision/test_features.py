@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from vision_models import PATCHES, VISION, clip, siglip
 
+from vocabkit.data import shards as shard_files
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
@@ -207,7 +208,7 @@ def test_a_key_of_two_pictures_is_refused(encoder: VisionEncoder, tmp_path: Path
 def test_other_pictures_under_the_old_keys_are_refused(encoder: VisionEncoder, tmp_path: Path, finished: bool) -> None:
     cache_features(encoder, painted(tmp_path / "images", 20), tmp_path / "out")
     if not finished:
-        (tmp_path / "out" / feature_files.INDEX).unlink()
+        (tmp_path / "out" / shard_files.INDEX).unlink()
     pictures = painted(tmp_path / "images", 25, seed=1)
     with pytest.raises(VocabkitError, match=r"out: '0\.png' is another picture now"):
         cache_features(encoder, pictures, tmp_path / "out")
@@ -356,18 +357,18 @@ def test_another_encoder_or_setting_in_the_same_folder_is_refused(
 ) -> None:
     pictures, out, source = painted(tmp_path / "images", 2), tmp_path / "out", str(model)
     cache_features(encoder, pictures, out)
-    (out / feature_files.INDEX).unlink()  # also while it is unfinished
+    (out / shard_files.INDEX).unlink()  # also while it is unfinished
     others = {
         "layer -2, not -1": open_vision(source, layer=-1),
-        "keep_cls False, not True": open_vision(source, keep_cls=True),
-        r"pool None, not \(2, 2\)": open_vision(source, pool=(2, 2)),
-        "precision float32, not bfloat16": open_vision(source, dtype=torch.bfloat16),
-        "fingerprint sha256:.*, not sha256:": open_vision(str(siglip(tmp_path / "siglip"))),
+        "keep_cls false, not true": open_vision(source, keep_cls=True),
+        r"pool null, not \[2, 2\]": open_vision(source, pool=(2, 2)),
+        'precision "float32", not "bfloat16"': open_vision(source, dtype=torch.bfloat16),
+        'fingerprint "sha256:.*, not "sha256:': open_vision(str(siglip(tmp_path / "siglip"))),
     }
     for difference, other in others.items():
-        with pytest.raises(VocabkitError, match=f"out: holds features of .* with {difference}.*choose another folder"):
+        with pytest.raises(VocabkitError, match=f"out: holds features with {difference}.*choose another folder"):
             cache_features(other, pictures, out)
-    with pytest.raises(VocabkitError, match="with dtype float16, not float32"):
+    with pytest.raises(VocabkitError, match='with dtype "float16", not "float32"'):
         cache_features(encoder, pictures, out, dtype=torch.float32)
 
 
@@ -400,7 +401,7 @@ def test_a_folder_of_other_files_is_refused(encoder: VisionEncoder, model: Path,
 
 
 def edited(out: Path, old: str, new: str) -> None:
-    index = out / feature_files.INDEX
+    index = out / shard_files.INDEX
     text = index.read_text()
     assert old in text
     index.write_text(text.replace(old, new))
@@ -413,7 +414,7 @@ def test_damaged_caches_are_refused_in_one_line(encoder: VisionEncoder, tmp_path
     damages = {
         "damaged": ('"0.png":[0,0]', '"0.png":[0,'),
         "Expected `array`": ('"0.png":[0,0]', '"0.png":"0"'),
-        "names files that are no shards": (name, "../../secret.safetensors"),
+        "names files that are not shards": (name, "../../secret.safetensors"),
         "a key is in no shard": ('"0.png":[0,0]', '"0.png":[1,0]'),
         "this vocabkit reads": ("vocabkit-features/1", "vocabkit-features/2"),
         "is beyond its shard": ('"0.png":[0,0]', '"0.png":[0,2]'),

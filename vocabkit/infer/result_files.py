@@ -1,21 +1,21 @@
-"""What `vocabkit infer` writes: a folder of numbered shards, and `index.json` when all of them are there.
+"""Result files of `vocabkit infer`: a folder of numbered shards, with `index.json` when all are there.
 
 `NNNNN.arrow` is an Arrow IPC file (see `arrow_file`, format `inference/1`) with a row for each picture of the shard:
 
-- `image` string: its key, the path or name that it was given by.
+- `image` string: the key of the picture, the path or name that it was given by.
 - `caption` string, if captions were asked for.
-- of the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
-  `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where that lacks the
+- for the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
+  `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where it lacks the
   token; `token` binary, a dictionary of the bytes.
 
 `NNNNN.safetensors`, if visual tokens were asked for, holds the tensor `visual_tokens` (M, N, D) of the M pictures in
 the same order and, under `vocabkit` in its metadata, JSON with their keys as `images` and the `settings`.
 
-Patches stand row by row; `settings`, also in the metadata of the Arrow file and in `index.json`, holds the `grid` (rows
-and columns of patches, N = rows x columns) and all that results depend on. Pictures that are broken are in no table:
+Patches are in row-major order. `settings`, also in the metadata of the Arrow file and in `index.json`, holds the `grid`
+(rows and columns of patches, N = rows x columns) and all that results depend on. Broken pictures are in no table:
 `broken`, in the metadata and in `index.json`, maps their keys to what is wrong with them. A shard's table is written
-last. A shard holds the results of consecutive pictures, so many as settings say, and an interrupted run is taken up
-after the last shard that is complete: the files are the same, byte for byte, as without the interruption.
+last. A shard holds the results of consecutive pictures, as many as settings say, and an interrupted run resumes after
+the last complete shard: the files are the same, byte for byte, as without the interruption.
 """
 
 from __future__ import annotations
@@ -28,34 +28,31 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from vocabkit.arrow.arrow_file import json_field, read_table, write_table
-from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import make_folder, replacing, write_text
+from vocabkit.arrow.arrow_file import json_field, read_table
+from vocabkit.data.shards import ShardFolder
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
-FORMAT, INDEX = "inference", "index.json"
+FORMAT = "inference"
 SHARD_BYTES, SHARD_PICTURES = 2**28, 256
-"""A shard is of at most so many bytes and pictures: the work that an interruption can cost."""
+"""A shard has at most so many bytes and pictures: the most work that an interruption can cost."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Of M pictures, on the CPU."""
+    """The results of M pictures, on the CPU."""
 
     images: Sequence[str]
     """Their keys."""
     tensors: Mapping[str, Tensor]
-    """Those that were asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first, and their
-    `row` (M, N, K) int32."""
+    """As asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first; `row` (M, N, K) int32."""
     captions: Sequence[str] | None
 
     @classmethod
     def joined(cls, parts: Sequence[Results]) -> Results:
-        """The results of all `parts`; of none, no tensors."""
+        """Concatenate `parts`; no parts give no tensors."""
         if len(parts) < 2:
             return parts[0] if parts else cls([], {}, None)
         images = [image for part in parts for image in part.images]
@@ -67,7 +64,7 @@ class Results:
 
 
 class ResultFolder:
-    """The shards in a folder."""
+    """The result shards in a folder."""
 
     def __init__(
         self,
@@ -78,76 +75,66 @@ class ResultFolder:
         shared: SharedVocabulary | None = None,
         llm: str | None = None,
     ) -> None:
-        """Make the folder, if it is not there.
+        """Make the folder unless it exists.
 
         Args:
-            settings: plain JSON; results of others are refused.
+            settings: plain JSON; results with other settings are refused.
             picture_bytes: size of the results of a picture.
             shared, llm: the tokens, and the column of the ids, of rows.
 
-        Raises VocabkitError: can't make it, or no such column.
+        Raises VocabkitError: can't make the folder, or no such column.
         """
-        self.folder = folder
         self.per_shard = 1 << (min(max(SHARD_BYTES // picture_bytes, 1), SHARD_PICTURES).bit_length() - 1)
         """Pictures of a shard: a power of two, so that batches fill it."""
-        self._settings = {**json.loads(json.dumps(settings)), "per_shard": self.per_shard}
+        self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard})
         self._tokens = None if shared is None else shared.tokens
         self._ids = None if shared is None or llm is None else shared.ids_with_gaps(llm)
-        make_folder(folder)
 
     def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
-        """Which of `images` are broken, and why, by the shard that is there; None if it is not.
+        """Return which of `images` are broken, and why, as shard `number` recorded; None if there is no such shard.
 
         Raises VocabkitError: it is damaged, or of other pictures or settings.
         """
-        file = self.folder / f"{number:05d}.arrow"
+        file = self._file(number)
         if not file.exists():
             return None
         table, metadata = read_table(file, FORMAT, ["image"])
-        found = json_field(str(file), metadata, "settings", dict[str, Any])
-        for name, wanted in self._settings.items():
-            if found.get(name) != wanted:
-                shown, asked = (quote(json.dumps(value), 80) for value in (found.get(name), wanted))
-                raise VocabkitError(
-                    f"{self.folder}: holds results with {name} {shown}, not {asked}; choose another folder, or remove "
-                    "this one"
-                )
+        self._shards.check(json_field(str(file), metadata, "settings", dict[str, Any]))
         broken: dict[str, str] = json_field(str(file), metadata, "broken", dict[str, str])
-        if [image for image in images if image not in broken] != table["image"].to_pylist() or set(broken) - set(
-            images
-        ):
-            raise VocabkitError(f"{file}: holds results of other pictures; choose another folder, or remove this one")
+        usable = [image for image in images if image not in broken]
+        if usable != table["image"].to_pylist() or set(broken) - set(images):
+            raise self._shards.refusal("results of other pictures")
         return broken
 
     def write(self, number: int, results: Results, broken: Mapping[str, str]) -> None:
         """Write a shard. Raises VocabkitError: can't write."""
-        images, name = list(results.images), f"{number:05d}"
+        images, name, settings = list(results.images), _name(number), self._shards.settings
         if "visual_tokens" in results.tensors:
-            header = _text({"images": images, "settings": self._settings})
             tensors = {"visual_tokens": results.tensors["visual_tokens"]}
-            with replacing(self.folder / f"{name}.safetensors") as temporary:
-                temporary.write_bytes(safetensors.torch.save(tensors, {"vocabkit": header}))
+            self._shards.write_tensors(name, tensors, _text({"images": images, "settings": settings}))
         columns = {"image": pa.array(images, pa.string())}
         if results.captions is not None:
             columns["caption"] = pa.array(results.captions, pa.string())
         if "row" in results.tensors:
             columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy())
-        metadata = {"format": f"{FORMAT}/1", "settings": _text(self._settings), "broken": _text(dict(broken))}
-        write_table(self.folder / f"{name}.arrow", pa.table(columns), metadata, None)
+        metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
+        self._shards.write_table(name, pa.table(columns), metadata)
 
     def finish(self, shards: int, images: int, broken: Mapping[str, str]) -> None:
         """Write the index. Raises VocabkitError: can't write, or there are more shards, of other pictures."""
-        extra = self.folder / f"{shards:05d}.arrow"
-        if extra.exists():
-            raise VocabkitError(f"{extra}: holds results of other pictures; choose another folder, or remove this one")
+        if self._file(shards).exists():
+            raise self._shards.refusal("results of other pictures")
         content = {
             "format": f"{FORMAT}/1",
-            "settings": self._settings,
-            "shards": [f"{number:05d}" for number in range(shards)],
+            "settings": self._shards.settings,
+            "shards": [_name(number) for number in range(shards)],
             "images": images,
             "broken": broken,
         }
-        write_text(self.folder / INDEX, json.dumps(content, indent=2) + "\n")
+        self._shards.finish((json.dumps(content, indent=2) + "\n").encode())
+
+    def _file(self, number: int) -> Path:
+        return self._shards.folder / f"{_name(number)}.arrow"
 
     def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray) -> dict[str, pa.Array]:
         assert self._tokens is not None
@@ -162,6 +149,10 @@ class ResultFolder:
             "token": tokens,
         }
         return {name: _nested(values, rows.shape) for name, values in columns.items()}
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}"
 
 
 def _nested(values: pa.Array, shape: tuple[int, ...]) -> pa.Array:

@@ -2,8 +2,8 @@
 
 A folder holds shards, `<hash>.safetensors`, and `index.json`, which is written last. A shard has the tensor `features`
 (M, N, Dv) and, as JSON under `vocabkit` in its metadata: what made the features, a digest of the pixels of each row,
-and for each key the digest of its picture, whose row stands in this shard or in another one. So keys with the same
-picture share a row, and the shards alone say all that it takes to go on after an interruption.
+and for each key the digest of its picture, whose row may be in another shard. So keys with the same picture share a
+row, and the shards alone say all that it takes to resume after an interruption.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import safetensors.torch
@@ -22,18 +22,19 @@ from torch import Tensor
 
 from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.adapter.tensors import check_tensors
+from vocabkit.data.shards import INDEX, ShardFolder
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import make_folder, reading, replacing
+from vocabkit.files.atomic import reading
 
-FORMAT, INDEX = "vocabkit-features/1", "index.json"
+FORMAT = "vocabkit-features/1"
 SHARD_BYTES, SHARD_PICTURES = 2**27, 256
-"""A shard is full with so many bytes of features or so many keys: the work that an interruption can cost."""
+"""A shard is full with so many bytes of features or so many keys: the most work that an interruption can cost."""
 _AGAIN = "remove it and run `vocabkit features` again"
 _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
 class FeatureInfo(EncoderInfo):
-    """What a folder holds: features of an encoder, and how they are stored."""
+    """The features in a folder: of which encoder, and how they are stored."""
 
     dtype: str
     """float16 or float32."""
@@ -62,11 +63,14 @@ _Parsed = TypeVar("_Parsed", Index, _Header)
 
 
 class FeatureWriter:
-    """The shards in a folder, and what comes into the next one."""
+    """The shards in a folder, and the rows of the next one."""
 
     def __init__(self, folder: Path, encoder: FeatureInfo) -> None:
-        """Read the headers of the shards that are there. Raises VocabkitError: see `cache_features`."""
-        self.folder, self._encoder = folder, encoder
+        """Read the headers of the shards in the folder. Raises VocabkitError: see `cache_features`."""
+        self._encoder = encoder
+        # weights have a fingerprint, so the name does not matter: a model may have moved
+        settings = {name: value for name, value in encoder.items() if name != "name"}
+        self._folder = ShardFolder(folder, "features", settings)
         self.keys: dict[str, str] = {}
         """Key -> digest of its picture."""
         self._shards: list[str] = []
@@ -74,18 +78,17 @@ class FeatureWriter:
         self._new_keys: dict[str, str] = {}
         self._new_rows: dict[str, Tensor] = {}
         self._bytes = 0
-        make_folder(folder)
         for file in sorted(folder.glob("*.safetensors")):
             header = _read_header(file)
-            _check_same(folder, header.encoder, encoder)
-            self._add_shard(file.name, list(header.rows), header.keys)
+            self._folder.check(header.encoder)
+            self._add_shard(file.name, header.rows, header.keys)
 
     def has(self, digest: str) -> bool:
-        """Whether the picture with these pixels has its features."""
+        """Whether the picture with these pixels has features already."""
         return digest in self._places or digest in self._new_rows
 
     def add(self, rows: dict[str, Tensor], keys: dict[str, str]) -> None:
-        """Features (N, Dv) by digest, and digests by key; a full shard is written."""
+        """Add features (N, Dv) by digest and digests by key; a full shard is written."""
         self._new_rows |= rows
         self._new_keys |= keys
         self._bytes += sum(features.nbytes for features in rows.values())
@@ -93,24 +96,20 @@ class FeatureWriter:
             self._write_shard()
 
     def finish(self) -> None:
-        """Write what is left, and the index."""
+        """Write the last shard and the index."""
         if self._new_keys:
             self._write_shard()
         places = {key: self._places[digest] for key, digest in self.keys.items()}
-        index = msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places))
-        with replacing(self.folder / INDEX) as temporary:
-            temporary.write_bytes(index)
+        self._folder.finish(msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places)))
 
     def _write_shard(self) -> None:
         digests = list(self._new_rows)
         header = msgspec.json.encode(_Header(FORMAT, self._encoder, digests, self._new_keys))
         shape, dtype = (0, self._encoder["tokens"], self._encoder["width"]), getattr(torch, self._encoder["dtype"])
         features = torch.stack(list(self._new_rows.values())) if digests else torch.empty(shape, dtype=dtype)
-        content = safetensors.torch.save({"features": features}, {"vocabkit": header.decode()})
-        name = f"{hashlib.blake2b(header, digest_size=16).hexdigest()}.safetensors"
-        with replacing(self.folder / name) as temporary:
-            temporary.write_bytes(content)
-        self._add_shard(name, digests, self._new_keys)
+        name = hashlib.blake2b(header, digest_size=16).hexdigest()
+        self._folder.write_tensors(name, {"features": features}, header.decode())
+        self._add_shard(f"{name}.safetensors", digests, self._new_keys)
         self._new_keys, self._new_rows, self._bytes = {}, {}, 0
 
     def _add_shard(self, name: str, digests: Sequence[str], keys: dict[str, str]) -> None:
@@ -120,21 +119,21 @@ class FeatureWriter:
 
 
 def read_index(folder: Path) -> Index:
-    """index.json, checked. Raises VocabkitError: missing, damaged, or of another format."""
+    """Read and check index.json. Raises VocabkitError: missing, damaged, or of another format."""
     file = folder / INDEX
     if not file.exists():
         raise VocabkitError(f"{folder}: no {INDEX}: no cached features, or unfinished; run `vocabkit features` (again)")
     with reading(file):
         index = _parsed(file, file.read_bytes(), Index)
     if not all(_SHARD_NAME.fullmatch(name) for name in index.shards):
-        raise VocabkitError(f"{file}: damaged: it names files that are no shards")
+        raise VocabkitError(f"{file}: damaged: it names files that are not shards")
     if not all(0 <= shard < len(index.shards) and row >= 0 for shard, row in index.keys.values()):
         raise VocabkitError(f"{file}: damaged: a key is in no shard")
     return index
 
 
 def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
-    """(M, N, Dv), memory-mapped. Raises VocabkitError: missing, damaged, or not of the shape of `encoder`."""
+    """Return (M, N, Dv), memory-mapped. Raises VocabkitError: missing, damaged, or not of the shape of `encoder`."""
     features = _stored(file)
     shape = (encoder["tokens"], encoder["width"])
     if features is None or features.shape[1:] != shape or str(features.dtype) != f"torch.{encoder['dtype']}":
@@ -142,15 +141,17 @@ def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
     return features
 
 
-def read_features(path: Path, *, width: int | None = None, limit: int = 4096) -> Tensor:
-    """(N, Dv) patch features, N <= `limit`, evenly spaced: of the tensor `features` of a safetensors file, its leading
-    dimensions flattened; or of the first pictures in a folder of `vocabkit features`.
+def read_features(path: str | Path, *, width: int | None = None, limit: int = 4096) -> Tensor:
+    """Return (N, Dv) patch features, N <= `limit`, evenly spaced.
 
     Args:
-        width: Dv that is expected.
+        path: a safetensors file with the tensor `features`, whose leading dimensions are flattened; or a folder of
+            `vocabkit features`, from whose first pictures they are taken.
+        width: the expected Dv.
 
     Raises VocabkitError: missing, damaged, no such tensor, another width, or numbers that are not finite.
     """
+    path = Path(path)
     found: list[Tensor] = []
     for features in _tensors_of(path):
         if width is not None and features.shape[-1] != width:
@@ -215,13 +216,3 @@ def _parsed(file: Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
 
 def _damaged(file: Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
     return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); {advice}")
-
-
-def _check_same(folder: Path, found: FeatureInfo, wanted: FeatureInfo) -> None:
-    old, new = dict[str, Any](found), dict[str, Any](wanted)
-    for field in new:
-        if field != "name" and old[field] != new[field]:  # weights have a fingerprint, so the name does not matter
-            raise VocabkitError(
-                f"{folder}: holds features of {quote(found['name'])} with {field} {old[field]}, not {new[field]}; "
-                "choose another folder, or remove this one"
-            )

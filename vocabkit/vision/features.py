@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
+from vocabkit.data.shards import INDEX
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.feature_files import (
-    INDEX,
     SHARD_PICTURES,
     FeatureInfo,
     FeatureWriter,

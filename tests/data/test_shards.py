@@ -1,0 +1,60 @@
+"""shards: a folder of files with equal settings, each whole, the index last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors import safe_open
+
+from vocabkit.data.shards import INDEX, ShardFolder
+from vocabkit.errors import VocabkitError
+
+
+def test_tensors_carry_their_header(tmp_path: Path) -> None:
+    ShardFolder(tmp_path / "out", "results", {}).write_tensors("0", {"x": torch.ones(2)}, '{"a": 1}')
+    with safe_open(tmp_path / "out" / "0.safetensors", "pt") as opened:
+        assert opened.metadata() == {"vocabkit": '{"a": 1}'}
+        assert opened.get_tensor("x").tolist() == [1, 1]
+
+
+def test_index_comes_last_and_failed_writes_leave_nothing(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path, "results", {})
+    folder.write_table("0", pa.table({"x": [1]}), {"format": "inference/1"})
+    assert [file.name for file in tmp_path.iterdir()] == ["0.arrow"]
+    (tmp_path / "1.safetensors").mkdir()
+    with pytest.raises(VocabkitError, match=r"1\.safetensors: is a folder"):
+        folder.write_tensors("1", {"x": torch.ones(2)}, "{}")
+    folder.finish(b"{}")
+    assert (tmp_path / INDEX).read_bytes() == b"{}"
+    assert not list(tmp_path.glob(".vocabkit-*"))
+
+
+def test_equal_settings_pass_whatever_their_type(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path, "features", {"pool": (2, 2), "layer": -2})
+    folder.check({"pool": [2, 2], "layer": -2, "name": "moved"})
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"pool": None, "layer": -2}, r"holds features with pool null, not \[2, 2\]; choose another folder"),
+        ({"pool": [2, 2]}, "with layer null, not -2"),
+        ({"pool": "x" * 1000, "layer": -2}, 'with pool "x{78}…, not'),
+        ({"pool": "a\nb", "layer": -2}, r'with pool "a\\nb", not'),
+    ],
+)
+def test_other_settings_raise_in_one_line(tmp_path: Path, found: dict[str, object], message: str) -> None:
+    folder = ShardFolder(tmp_path, "features", json.loads('{"pool": [2, 2], "layer": -2}'))
+    with pytest.raises(VocabkitError, match=message) as caught:
+        folder.check(found)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_in_place_of_the_folder_raises(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VocabkitError, match="can't make this folder"):
+        ShardFolder(tmp_path / "file", "results", {})
