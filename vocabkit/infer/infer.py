@@ -1,57 +1,199 @@
-"""The pictures that people name: files, folders, LLaVA JSON and Hugging Face data sets."""
+"""Inference: pictures through a vision encoder, an adapter and an LLM, into a folder of results.
+
+From top to bottom: the options, `infer`, what it opens, the loop that keeps decoding, device and disk busy at once, one
+batch through the models, and the clock.
+
+Sizes: B pictures, N patches each, Dv width of the features, D width of the LLM, V rows of the shared vocabulary.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.model import Adapter, load_adapter
-from vocabkit.adapter.partners import llm_ids
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.data.llava import is_llava
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
-from vocabkit.data.samples import Picture
+from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.data.sources import Columns, pictures_of
 from vocabkit.errors import VocabkitError
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import is_hub_id
-from vocabkit.infer.batch import Models, Pending, Profile, Stopwatch, Wanted, starter
 from vocabkit.infer.result_files import ResultFolder, Results
 from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
-from vocabkit.llm.lvlm import LVLM
+from vocabkit.llm.lvlm import LVLM, write_answers
+from vocabkit.llm.prompts import encode_question, parse_template
+from vocabkit.shared.verify import checked_ids
 from vocabkit.transfer.target import open_target
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
+_AHEAD = 3
+"""Batches decoded ahead: enough to hide a slow picture, and a bound on memory."""
+_NAMED = 5
+"""Captions and broken pictures that a report names."""
+Stage = Literal["waiting for pictures", "vision encoder", "adapter", "LLM", "writing"]
+_ON_DEVICE: tuple[Stage, ...] = ("vision encoder", "adapter", "LLM")
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What to compute of each picture, and with what."""
+
+    visual_tokens: bool | None = None
+    """Write the visual tokens. By default only if neither `top` nor `captions` is set."""
+    top: int | None = None
+    """K: write the tokens with the K largest coefficients of each patch."""
+    captions: bool = False
+    """Have the LLM caption the pictures."""
+    question: str = PLACEHOLDER
+    """The prompt of a caption, with one placeholder for the picture."""
+    template: str = "plain"
+    """plain, completion or chat."""
+    max_new_tokens: int = 64
+    """Maximum tokens of a caption."""
+    llm: str | None = None
+    """NAME=SOURCE of the LLM; needed for captions, and for visual tokens of an adapter that was not transferred."""
+    vision: str | None = None
+    """The vision model, as for `open_vision`. By default the one that the adapter was trained with, as for the next
+    two."""
+    keep_cls: bool | None = None
+    pool: tuple[int, int] | None = None
+    """(rows, columns)."""
+    images: str | Path | None = None
+    """Folder of the images of LLaVA files. By default the folder of each file."""
+    split: str = "train"
+    """Dataset split."""
+    image_column: str = "image"
+    """Dataset column with the images."""
+    batch: int = 32
+    """Pictures per batch. Another size can change the last bits of the results."""
+    device: str = "auto"
+    """As torch calls it; auto is cuda if available, else cpu."""
+    dtype: str = "auto"
+    """float32 or bfloat16, of weights, visual tokens and arithmetic; auto is bfloat16 on a GPU and float32 on a CPU."""
+
+    @property
+    def writes_visual_tokens(self) -> bool:
+        """Whether the results hold visual tokens."""
+        return self.visual_tokens if self.visual_tokens is not None else not (self.top or self.captions)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts and times of a run."""
+
+    pictures: int
+    """In the inputs."""
+    present: int
+    """Those with results from an earlier run."""
+    computed: int
+    broken: int
+    """Missing or not decodable."""
+    first_broken: tuple[str, ...]
+    """What is wrong with the first few, one line each."""
+    first_captions: Mapping[str, str]
+    """Of the first few pictures that were computed."""
+    per_second: float
+    """Computed pictures per second of wall time."""
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A finished run."""
+
+    folder: Path
+    device: str
+    settings: dict[str, Any]
+    """Everything that the results depend on."""
+    report: Report
+
+
+def infer(
+    adapter: str | Path, inputs: Sequence[str | Path], out: str | Path, *, progress: Progress = no_progress, **options: Any
+) -> Inference:
+    """Compute visual tokens, largest coefficients or captions of pictures: `infer("moved", ["photos/"], "seen", top=3)`.
+
+    Safe to kill: the next run resumes and writes the same bytes. Broken and missing pictures are left out, and tried
+    again by the next run.
+
+    Args:
+        adapter: a checkpoint folder, a `.pt` file or a hub id.
+        inputs: as for `open_inputs`.
+        out: folder for the results, in the format of `result_files`.
+        options: the fields of `InferOptions`.
+
+    Raises:
+        VocabkitError: anything not found, parts that do not fit together, `out` with results of other settings, or no
+            usable picture.
+    """
+    wanted = InferOptions(**options)
+    if wanted.batch < 1:
+        raise VocabkitError(f"`batch` {wanted.batch}: must be at least 1")
+    device = open_device(wanted.device)
+    dtype = _dtype(wanted.dtype, device)
+    pictures, total = open_inputs(
+        inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column
+    )
+    connector = load_adapter(adapter)
+    reader = _open_reader(connector, wanted, dtype)
+    encoder = encoder_of(
+        connector, wanted.vision, keep_cls=wanted.keep_cls, pool=wanted.pool, device=device, dtype=dtype
+    )
+    settings = _settings(wanted, connector, reader, encoder, dtype)
+    values = encoder.tokens * (reader.width if wanted.writes_visual_tokens else 0)
+    folder = ResultFolder(
+        Path(out),
+        settings,
+        picture_bytes=values * dtype.itemsize + encoder.tokens * 16 * (wanted.top or 0) + 1,
+        shared=connector.shared,
+        llm=reader.name,
+    )
+    models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
+    report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
+    return Inference(Path(out), str(device), settings, report)
+
+
+# ---- what is named: pictures, dtype, LLM -------------------------------------------------------------------------
 
 
 def open_inputs(
-    inputs: Sequence[str], *, images: Path | None = None, split: str = "train", image_column: str = "image"
+    inputs: Sequence[str | Path],
+    *,
+    images: str | Path | None = None,
+    split: str = "train",
+    image_column: str = "image",
 ) -> tuple[Iterable[Picture], int | None]:
-    """The pictures of all `inputs` in order, each once, and how many; None if there is a data set, which is streamed.
+    """The pictures of all `inputs` in order, each once, and their number; None with a dataset, which is streamed.
 
-    The key of a picture is its path as it was given, in a folder the folder's path and its own; of LLaVA's records,
-    what stands under `image`; of a data set, `SPLIT/ROW/NUMBER`.
+    The key of a picture is its path as given; in a folder, the folder's path and its own; in LLaVA records, the value
+    of `image`; in a dataset, `SPLIT/ROW/NUMBER`.
 
     Args:
-        inputs: each an image file; a folder, whose images are taken with those in the folders below, in the order of
-            their paths; LLaVA's JSON or JSONL, plain or packed; or, if it is a folder without images or a hub id, a
-            data set of `datasets`.
-        images: folder of the images in LLaVA's files. By default that of each file.
-        split, image_column: of data sets.
+        inputs: each an image; a folder, searched recursively for images, sorted by path; LLaVA JSON or JSONL, plain or
+            compressed; or a dataset: a folder without images, or a hub id.
+        images: folder of the images of LLaVA files. By default the folder of each file.
+        split, image_column: of datasets.
 
-    Raises VocabkitError: none of these, damaged records, or two pictures with the same key.
+    Raises VocabkitError: an input that is none of these, damaged records, or two pictures with the same key.
     """
-    found = [_pictures(source, images, split, image_column) for source in inputs]
+    folder = None if images is None else Path(images)
+    found = [_pictures(str(source), folder, split, image_column) for source in inputs]
     once = each_once(chain.from_iterable(found), "give them in two runs")
     if all(isinstance(each, list) for each in found):
         pictures = list(once)
@@ -67,74 +209,139 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
             return [Picture(_key(file), file) for file in files]
     elif is_llava(path):
         return pictures_of(source, images)
-    elif path.exists() or _IMAGE.fullmatch(path.name):  # one that is missing is counted as broken
+    elif path.exists() or _IMAGE.fullmatch(path.name):  # a missing image counts as broken
         return [Picture(_key(path), path)]
     elif not is_hub_id(source):
-        raise VocabkitError(f"{source}: no such file or folder, and no hub id of a data set (owner/name)")
+        raise VocabkitError(f"{source}: not found: not a file, a folder or the hub id of a dataset (owner/name)")
     return pictures_of(source, columns=Columns(split, image_column))
 
 
 def _key(path: Path) -> str:
-    """The path, with what is not UTF-8 in it escaped."""
+    """The path, with bytes that are not UTF-8 escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-# MERGED: Pictures through models into files: decoded ahead by threads, in batches, and taken up where a run was stopped.
-
-_AHEAD = 3
-"""Batches that are decoded before they are needed."""
-_NAMED = 5
-"""Captions and broken pictures that a report shows."""
-
-
-@dataclass(frozen=True)
-class Inferred:
-    """What a run did."""
-
-    pictures: int
-    """That were given."""
-    present: int
-    """Of these: have results from before."""
-    computed: int
-    broken: int
-    """Are missing or can't be decoded."""
-    first_broken: tuple[str, ...]
-    """What is wrong with the first few, a line each."""
-    first_captions: Mapping[str, str]
-    """Of the first few that were computed, if asked for."""
-    per_second: float
-    """Pictures that were computed, by wall time."""
-    profile: Profile
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name not in ("float32", "bfloat16"):
+        raise VocabkitError(f"`dtype` {name}: must be auto, float32 or bfloat16")
+    dtype: torch.dtype = getattr(torch, name)
+    check_dtype(device, dtype)
+    return dtype
 
 
-def infer(
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """The LLM that the visual tokens are for."""
+
+    name: str
+    """Its column in the adapter's shared vocabulary, if there is one."""
+    width: int
+    """D; 0 where it does not matter."""
+    rows: Tensor | None = None
+    """(V, D) its embeddings of the shared vocabulary, for an adapter without rows of its own."""
+    llm: LLM | None = None
+    """For captions."""
+
+
+def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -> _Reader:
+    own, llm = connector.llm, wanted.llm
+    if wanted.captions:
+        if llm is None:
+            raise VocabkitError("`captions`: need the LLM that writes them; give `llm` as NAME=SOURCE")
+        loaded = load_llm(llm, dtype)
+        rows = LVLM(loaded, connector).embeddings
+        return _Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
+    if connector.shared is None or connector.embeddings is not None:
+        if llm is not None:
+            raise VocabkitError(f"`llm`: only for captions; the adapter itself gives visual tokens of {own}")
+        return _Reader(own, connector.llm_width or 0)
+    if llm is None:
+        if wanted.writes_visual_tokens:
+            raise VocabkitError(
+                "visual tokens of this adapter are sums of an LLM's embeddings: give `llm` as NAME=SOURCE, or transfer "
+                "the adapter first"
+            )
+        return _Reader(own, 0)
+    target, _ = open_target(llm)
+    ids = checked_ids(connector.shared, target.vocabulary, llm)
+    rows = target.embeddings.rows(ids, tokens=target.vocabulary)
+    return _Reader(target.vocabulary.name, target.embeddings.width, rows)
+
+
+def _settings(
+    wanted: InferOptions, connector: Adapter, reader: _Reader, encoder: VisionEncoder, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Everything that the results depend on: a run resumes only over results of the same settings."""
+    tensors = {}
+    if reader.rows is not None:
+        tensors["rows"] = reader.rows
+    if reader.llm is not None:  # its embeddings stand for all of its weights, which take too long to hash
+        tensors["llm"] = reader.llm.model.get_input_embeddings().weight
+    vision = dict(encoder.info)
+    del vision["name"]  # the encoder may have moved since
+    captions = None
+    if wanted.captions:
+        captions = {name: getattr(wanted, name) for name in ("question", "template", "max_new_tokens")}
+    return {
+        "adapter": connector.fingerprint(tensors),
+        "llm": reader.name,
+        "dtype": str(dtype).partition(".")[2],
+        **{key: value for key, value in vision.items() if key != "fingerprint"},
+        "vision": vision["fingerprint"],
+        "visual_tokens": wanted.writes_visual_tokens,
+        "top": wanted.top,
+        "captions": captions,
+    }
+
+
+# ---- the loop: decode ahead, compute, write behind ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """All models of a run, on one device and in one dtype."""
+
+    encoder: VisionEncoder
+    connector: Adapter
+    rows: Tensor | None
+    """(V, D) embeddings of the LLM, for a LangBridgeAdapter without rows of its own."""
+    llm: LLM | None
+    """For captions."""
+    device: torch.device
+    dtype: torch.dtype
+
+    def on_device(self) -> Models:
+        """The same models, moved to `device` and, but for the LLM, to `dtype`."""
+        rows = None if self.rows is None else self.rows.to(self.device, self.dtype)
+        if self.llm is not None:
+            self.llm.model.to(self.device)
+        return dataclasses.replace(self, connector=self.connector.to(self.device, self.dtype), rows=rows)
+
+
+def run(
     models: Models,
-    wanted: Wanted,
+    wanted: InferOptions,
     pictures: Iterable[Picture],
     folder: ResultFolder,
-    *,
-    batch: int = 32,
     progress: Callable[[int], None] = lambda done: None,
-) -> Inferred:
-    """Compute what `wanted` says of those `pictures` that `folder` lacks. Killed at any moment, the next call goes on.
-
-    Missing and broken pictures are left out; the next call tries them again. Equal calls on one machine write equal
-    bytes, however often they were interrupted; another `batch` can change the last bits of numbers.
+) -> Report:
+    """Compute the results that `folder` lacks, with models that are on their device.
 
     Args:
-        models: on their device.
-        pictures: with different keys.
-        progress: called with the number of pictures that are done.
+        pictures: with distinct keys.
+        progress: called with the number of pictures done.
 
-    Raises VocabkitError: what does not fit together, a folder of other results, no picture that can be used, can't
-    write.
+    Raises VocabkitError: as `infer`.
     """
     watch = Stopwatch(models.device)
-    start = starter(models, wanted, watch)
+    step = make_step(models, wanted, watch)
     counts, shard = _Counts(progress), list[_Started]()
     with decoding_threads() as threads, _Writer(folder, watch) as writer:
-        prepared = ahead(_work(models.encoder, pictures, folder, batch, threads, counts), _AHEAD)
-        for done in ahead((_started(each, start, watch) for each in prepared), 1):  # a GPU is given the next one first
+        prepared = ahead(_batches(models.encoder, pictures, folder, wanted.batch, threads, counts), _AHEAD)
+        # one step ahead: a GPU gets the next batch before this thread waits for the results of the last
+        for done in ahead((_start(each, step, watch) for each in prepared), 1):
             done.wait()
             counts.add(done)
             shard.append(done)
@@ -146,7 +353,7 @@ def infer(
         raise VocabkitError(f"none of {counts.pictures} pictures can be used; the first: {first}")
     folder.finish(counts.shards, counts.pictures - len(counts.broken), counts.broken)
     profile = watch.read()
-    return Inferred(
+    return Report(
         counts.pictures,
         counts.present,
         counts.computed,
@@ -160,7 +367,7 @@ def infer(
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Pictures of one shard, and the pixels that threads make of them."""
+    """Pictures of one shard, and their pixels, which threads are preparing."""
 
     shard: int
     ends_shard: bool
@@ -168,27 +375,71 @@ class _Batch:
     pixels: Sequence[Future[Tensor]]
 
 
+def _batches(
+    encoder: VisionEncoder,
+    pictures: Iterable[Picture],
+    folder: ResultFolder,
+    batch: int,
+    threads: ThreadPoolExecutor,
+    counts: _Counts,
+) -> Iterator[_Batch]:
+    """The batches of all missing shards, and of shards with a broken picture that has been repaired since."""
+    remaining = iter(pictures)
+    while block := list(islice(remaining, folder.per_shard)):
+        number = counts.shards
+        counts.shards, counts.pictures = number + 1, counts.pictures + len(block)
+        broken = folder.broken_of(number, [picture.key for picture in block])
+        if broken is not None and not any(_is_usable(encoder, each) for each in block if each.key in broken):
+            counts.skip(block, broken)
+            continue
+        for at in range(0, len(block), batch):
+            part = block[at : at + batch]
+            pixels = [threads.submit(encoder.pixels_of, picture) for picture in part]
+            yield _Batch(number, at + batch >= len(block), part, pixels)
+
+
+def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
+    try:
+        encoder.pixels_of(picture)
+    except BrokenImage:
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class _Started:
-    """A batch that the device computes, or has computed."""
+    """A batch on the device, and its results once they have arrived."""
 
     batch: _Batch
     images: list[str]
-    """Keys of its pictures that are not broken."""
+    """Keys of the pictures that are not broken."""
     broken: dict[str, str]
     pending: Pending | None
     """None if all are broken."""
     results: Results | None = None
 
     def wait(self) -> None:
-        """Until its results are here."""
+        """Wait for the results."""
         if self.pending is not None:
             self.results = self.pending.results(self.images)
 
 
+def _start(batch: _Batch, step: Callable[[Tensor], Pending], watch: Stopwatch) -> _Started:
+    images, pixels = [], []
+    broken: dict[str, str] = {}
+    with watch.host("waiting for pictures"):
+        for picture, prepared in zip(batch.pictures, batch.pixels, strict=True):
+            try:
+                pixels.append(prepared.result())
+                images.append(picture.key)
+            except BrokenImage as error:
+                broken[picture.key] = str(error)
+    return _Started(batch, images, broken, step(torch.stack(pixels)) if pixels else None)
+
+
 @dataclass(eq=False)
 class _Counts:
-    """Of the run so far."""
+    """What has been done so far."""
 
     progress: Callable[[int], None]
     shards: int = 0
@@ -207,7 +458,7 @@ class _Counts:
         self._show()
 
     def skip(self, block: Sequence[Picture], broken: Mapping[str, str]) -> None:
-        """Count a shard that is there."""
+        """Count a shard of an earlier run."""
         self.present += len(block) - len(broken)
         self.broken |= broken
         self._show()
@@ -216,52 +467,8 @@ class _Counts:
         self.progress(self.present + self.computed + len(self.broken))
 
 
-def _work(
-    encoder: VisionEncoder,
-    pictures: Iterable[Picture],
-    folder: ResultFolder,
-    batch: int,
-    threads: ThreadPoolExecutor,
-    counts: _Counts,
-) -> Iterator[_Batch]:
-    """The batches of all shards that are not there."""
-    remaining = iter(pictures)
-    while block := list(islice(remaining, folder.per_shard)):
-        number = counts.shards
-        counts.shards, counts.pictures = number + 1, counts.pictures + len(block)
-        broken = folder.broken_of(number, [picture.key for picture in block])
-        if broken is not None and not any(_is_usable(encoder, each) for each in block if each.key in broken):
-            counts.skip(block, broken)
-            continue
-        for at in range(0, len(block), batch):
-            part = block[at : at + batch]
-            pixels = [threads.submit(encoder.pixels_of, picture) for picture in part]
-            yield _Batch(number, at + batch >= len(block), part, pixels)
-
-
-def _started(batch: _Batch, start: Callable[[Tensor], Pending], watch: Stopwatch) -> _Started:
-    images, pixels = [], []
-    broken: dict[str, str] = {}
-    with watch.host("waiting for pictures"):
-        for picture, prepared in zip(batch.pictures, batch.pixels, strict=True):
-            try:
-                pixels.append(prepared.result())
-                images.append(picture.key)
-            except BrokenImage as error:
-                broken[picture.key] = str(error)
-    return _Started(batch, images, broken, start(torch.stack(pixels)) if pixels else None)
-
-
-def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
-    try:
-        encoder.pixels_of(picture)
-    except BrokenImage:
-        return False
-    return True
-
-
 class _Writer:
-    """Writes shards in a thread of its own, one at a time."""
+    """Writes shards in a thread, one at a time."""
 
     def __init__(self, folder: ResultFolder, watch: Stopwatch) -> None:
         self._folder, self._watch = folder, watch
@@ -269,7 +476,7 @@ class _Writer:
         self._last: Future[None] | None = None
 
     def write(self, number: int, shard: Sequence[_Started]) -> None:
-        """Begin with a shard when the one before is done."""
+        """Start on a shard once the one before is written, so that at most two are in memory."""
         with self._watch.host("writing"):
             self._wait()
         self._last = self._thread.submit(_write, self._folder, number, shard)
@@ -292,123 +499,135 @@ def _write(folder: ResultFolder, number: int, shard: Sequence[_Started]) -> None
     folder.write(number, Results.joined([each.results for each in shard if each.results is not None]), broken)
 
 
-# MERGED: Inference from files: an adapter, models and pictures by name.
+# ---- one batch through the models --------------------------------------------------------------------------------
+
+
+def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callable[[Tensor], Pending]:
+    """A function from pixels (B, 3, H, W) on the CPU to results. On a GPU it does not wait, except for captions.
+
+    Raises VocabkitError: models that do not fit together, or `top` of an adapter without coefficients.
+    """
+    connector, k = models.connector, wanted.top
+    mixer = connector if isinstance(connector, LangBridgeAdapter) else None
+    if k is not None and mixer is None:
+        raise VocabkitError("`top`: an MLP projector has no coefficients; give an adapter with a shared vocabulary")
+    if k is not None and mixer is not None and not 1 <= k <= mixer.config.rows:
+        raise VocabkitError(f"`top` {k}: must be from 1 to {mixer.config.rows:,}, the rows of the adapter")
+    caption = _make_captioner(models, wanted) if wanted.captions else None
+
+    @torch.inference_mode()
+    def step(pixels: Tensor) -> Pending:
+        if models.device.type == "cuda":
+            pixels = pixels.pin_memory().to(models.device, non_blocking=True)
+        with watch.models("vision encoder"):
+            features = models.encoder(pixels).to(models.dtype)  # (B, 3, H, W) -> (B, N, Dv)
+        tensors = {}
+        with watch.models("adapter"):
+            if wanted.writes_visual_tokens or caption:
+                rows = () if mixer is None else (models.rows,)
+                tensors["visual_tokens"] = connector(features, *rows)  # (B, N, Dv) -> (B, N, D)
+            if k is not None and mixer is not None:
+                coefficients, top = mixer.top_coefficients(features, k)  # (B, N, K)
+                tensors |= {"coefficient": coefficients.float(), "row": top.int()}
+        captions = None
+        if caption is not None:
+            with watch.models("LLM"):
+                captions = caption(tensors["visual_tokens"])
+        if not wanted.writes_visual_tokens:
+            tensors.pop("visual_tokens", None)
+        return Pending(tensors, captions)
+
+    return step
+
+
+def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor], list[str]]:
+    """A function from visual tokens (B, N, D) to a caption of each picture."""
+    llm, template = models.llm, parse_template(wanted.template)
+    assert llm is not None
+    if wanted.question.count(PLACEHOLDER) != 1:
+        raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
+    ids = encode_question(llm.tokenizer, [Turn(wanted.question, "")], template, models.encoder.tokens)
+    return lambda visual: write_answers(
+        llm, [ids] * len(visual), visual, template=template, max_new_tokens=wanted.max_new_tokens
+    )
+
+
+class Pending:
+    """Results on their way from the device."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], captions: list[str] | None) -> None:
+        self._tensors = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
+        self._captions = captions
+        self._arrived = None
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def results(self, images: Sequence[str]) -> Results:
+        """Wait for the results, of the pictures with these keys."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return Results(images, self._tensors, self._captions)
+
+
+# ---- where the time goes -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was computed, with what."""
+class Profile:
+    """Shares of the wall time of a run."""
 
-    folder: Path
-    device: str
-    settings: dict[str, Any]
-    """That the results depend on."""
-    report: Inferred
-
-
-def infer_files(
-    adapter: str,
-    inputs: Sequence[str],
-    out: Path,
-    wanted: Wanted,
-    *,
-    llm: str | None = None,
-    vision: str | None = None,
-    keep_cls: bool | None = None,
-    pool: tuple[int, int] | None = None,
-    images: Path | None = None,
-    split: str = "train",
-    image_column: str = "image",
-    batch: int = 32,
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    progress: Callable[[str, int, int | None], None] = lambda what, done, total: None,
-) -> Run:
-    """`infer` with an adapter, an LLM and a vision encoder by name. Inputs are those of `open_inputs`.
-
-    Args:
-        adapter: a checkpoint folder, a `.pt` file or a hub id.
-        llm: NAME=SOURCE; needed for captions, and for the visual tokens of an adapter that was not transferred.
-        vision, keep_cls, pool: as for `encoder_of`; by default what the adapter was trained with.
-        device: as torch names it, or `auto`.
-        dtype: of weights, visual tokens and arithmetic; by default bfloat16 on a GPU and float32 on a CPU.
-
-    Raises VocabkitError: anything that can't be found or does not fit.
-    """
-    place = open_device(device)
-    chosen = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    check_dtype(place, chosen)
-    pictures, total = open_inputs(inputs, images=images, split=split, image_column=image_column)
-    connector = load_adapter(adapter)
-    reader = _reader(connector, wanted, llm, chosen)
-    settings: dict[str, Any] = {
-        "adapter": _fingerprint(connector, reader),
-        "llm": reader.name,
-        "dtype": str(chosen).partition(".")[2],
-    }
-    encoder = encoder_of(connector, vision, keep_cls=keep_cls, pool=pool, device=place, dtype=chosen)
-    models = Models(encoder, connector, reader.rows, reader.llm, place, chosen).moved()
-    settings |= encoder.info
-    del settings["name"]  # of the encoder, which may have moved
-    settings["vision"] = settings.pop("fingerprint")
-    settings |= dataclasses.asdict(wanted)
-    values = encoder.tokens * (reader.width if wanted.visual_tokens else 0)
-    folder = ResultFolder(
-        out,
-        settings,
-        picture_bytes=values * chosen.itemsize + encoder.tokens * 16 * (wanted.top or 0) + 1,
-        shared=connector.shared,
-        llm=reader.name,
-    )
-    report = infer(
-        models, wanted, pictures, folder, batch=batch, progress=lambda done: progress(encoder.name, done, total)
-    )
-    return Run(out, str(place), settings, report)
+    seconds: float
+    """From the first picture to the last result on disk."""
+    shares: dict[str, float]
+    """By stage. On a CPU they add up to at most 1. On a GPU the shares of models are by its own clock, while this
+    thread waits for pictures and writes beside it."""
+    busy: float | None
+    """Share of the time that models kept a GPU busy, including gaps between the kernels of one stage; None on a CPU."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Reader:
-    """The LLM that visual tokens are for."""
+class Stopwatch:
+    """Times the stages of a run on `device`."""
 
-    name: str
-    """Of its column in the adapter's shared vocabulary, if there is one."""
-    width: int
-    """D; 0 where it does not matter."""
-    rows: Tensor | None = None
-    """(V, D) its embeddings of the shared vocabulary, for an adapter without."""
-    llm: LLM | None = None
-    """For captions."""
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._start = time.perf_counter()
 
+    @contextmanager
+    def host(self, stage: Stage) -> Iterator[None]:
+        """Time what this thread waits for."""
+        start = time.perf_counter()
+        yield
+        self._seconds[stage] += time.perf_counter() - start
 
-def _reader(connector: Adapter, wanted: Wanted, llm: str | None, dtype: torch.dtype) -> _Reader:
-    own = connector.llm
-    if wanted.captions is not None:
-        if llm is None:
-            raise VocabkitError("--captions needs the LLM that writes them: add --llm NAME=SOURCE")
-        loaded = load_llm(llm, dtype)
-        rows = LVLM(loaded, connector).embeddings
-        return _Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
-    if connector.shared is None or connector.embeddings is not None:
-        if llm is not None:
-            raise VocabkitError(f"--llm: the adapter gives visual tokens of {own} without it; it is for --captions")
-        return _Reader(own, connector.llm_width or 0)
-    if llm is None:
-        if wanted.visual_tokens:
-            raise VocabkitError(
-                "visual tokens of this adapter are sums of embeddings of an LLM: add --llm NAME=SOURCE, or transfer it"
-            )
-        return _Reader(own, 0)
-    target, _ = open_target(llm)
-    ids = llm_ids(connector.shared, target.vocabulary, llm)
-    rows = target.embeddings.rows(ids, tokens=target.vocabulary)
-    return _Reader(target.vocabulary.name, target.embeddings.width, rows)
+    @contextmanager
+    def models(self, stage: Stage) -> Iterator[None]:
+        """Time what the device computes: on a GPU between two events in its stream, so that nothing waits."""
+        if not self._cuda:
+            with self.host(stage):
+                yield
+            return
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        yield
+        end.record()
+        self._events.append((stage, begin, end))
+        while self._events and self._events[0][2].query():
+            self._count()
 
+    def read(self) -> Profile:
+        """The shares since the start."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        while self._events:
+            self._count()
+        seconds = time.perf_counter() - self._start
+        shares = {stage: spent / seconds for stage, spent in self._seconds.items()}
+        busy = sum(shares.get(stage, 0.0) for stage in _ON_DEVICE) if self._cuda else None
+        return Profile(seconds, shares, busy)
 
-def _fingerprint(connector: Adapter, reader: _Reader) -> str:
-    """Of all numbers that visual tokens depend on, and of the embeddings of the LLM that writes captions."""
-    tensors = {}
-    if reader.rows is not None:
-        tensors["rows"] = reader.rows
-    if reader.llm is not None:
-        tensors["llm"] = reader.llm.model.get_input_embeddings().weight
-    return connector.fingerprint(tensors)
+    def _count(self) -> None:
+        stage, begin, end = self._events.popleft()
+        self._seconds[stage] += begin.elapsed_time(end) / 1000  # milliseconds to seconds
