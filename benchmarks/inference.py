@@ -31,8 +31,7 @@ from vocabkit.adapter.config import AdapterConfig, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
-from vocabkit.infer.batch import Models, Profile, Stopwatch, Wanted, starter
-from vocabkit.infer.infer import infer
+from vocabkit.infer.infer import InferOptions, Models, Profile, Stopwatch, make_step, run
 from vocabkit.infer.result_files import ResultFolder
 from vocabkit.llm.devices import open_device
 from vocabkit.report.as_json import write_json
@@ -71,8 +70,8 @@ def main() -> None:
         work = Path(temporary)
         models = make_models(work, device)
         pictures = make_pictures(work / "pictures", count)
-        cases = [measure(work, models, pictures, "visual tokens", Wanted())]
-        cases.append(measure(work, models, pictures, f"top {TOP}", Wanted(visual_tokens=False, top=TOP)))
+        cases = [measure(work, models, pictures, "visual tokens", InferOptions(batch=BATCH))]
+        cases.append(measure(work, models, pictures, f"top {TOP}", InferOptions(top=TOP, batch=BATCH)))
     about = {
         "device": name,
         "cores": os.cpu_count(),
@@ -96,9 +95,9 @@ def main() -> None:
         print(f"  {shares}{busy}")
 
 
-def measure(work: Path, models: Models, pictures: list[Picture], name: str, wanted: Wanted) -> Case:
+def measure(work: Path, models: Models, pictures: list[Picture], name: str, wanted: InferOptions) -> Case:
     """Models alone, then all of it."""
-    start = starter(models, wanted, Stopwatch(models.device))
+    step = make_step(models, wanted, Stopwatch(models.device))
     some = [models.encoder.pixels(load_image(picture)) for picture in pictures[:BATCH]]
     pixels = torch.stack(some).to(models.device)
     batches = max(len(pictures) // BATCH, 1)
@@ -106,16 +105,16 @@ def measure(work: Path, models: Models, pictures: list[Picture], name: str, want
     def alone() -> float:
         begin = time.perf_counter()
         for _ in range(batches):
-            pending = start(pixels)
+            pending = step(pixels)
         pending.results([])
         return time.perf_counter() - begin
 
-    start(pixels).results([])  # kernels are chosen and memory is reserved
+    step(pixels).results([])  # kernels are chosen and memory is reserved
     peer = batches * BATCH / alone()
-    size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.visual_tokens else 16 * TOP)
+    size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.writes_visual_tokens else 16 * TOP)
     adapter = models.connector
     folder = ResultFolder(work / name, {}, picture_bytes=size, shared=adapter.shared, llm=adapter.llm)
-    report = infer(models, wanted, pictures, folder, batch=BATCH)
+    report = run(models, wanted, pictures, folder)
     return Case(name, report.per_second, peer, report.per_second / peer, report.profile)
 
 
@@ -133,7 +132,7 @@ def make_models(work: Path, device: torch.device) -> Models:
     config = dataclasses.replace(inner, transfer=moved)
     adapter = LangBridgeAdapter(config, shared).eval().requires_grad_(False)
     adapter.embeddings.normal_()
-    return Models(encoder, adapter, None, None, device, dtype).moved()
+    return Models(encoder, adapter, None, None, device, dtype).on_device()
 
 
 def make_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VisionEncoder:

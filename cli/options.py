@@ -30,10 +30,23 @@ Corpus = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
-Split = Annotated[str, typer.Option(help="Of a data set.")]
-ImageColumn = Annotated[str, typer.Option(help="Of a data set.")]
-TextColumn = Annotated[str, typer.Option(help="Of a data set: captions, or conversations in LLaVA's form.")]
-DATA = "LLaVA JSON or JSONL files, or data sets of Hugging Face (folder or hub id)"
+Vision = Annotated[str | None, typer.Option(help="The vision model. [default: as in training]", show_default=False)]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROWSxCOLUMNS",
+        help="Pool the grid of patches to this size. [default: as in training]",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the images of LLaVA files. [default: that of each file]", show_default=False),
+]
+Split = Annotated[str, typer.Option(help="Dataset split.")]
+ImageColumn = Annotated[str, typer.Option(help="Dataset column with the images.")]
+TextColumn = Annotated[str, typer.Option(help="Dataset column with captions, or with conversations in LLaVA's form.")]
+DATA = "LLaVA JSON or JSONL files, or Hugging Face datasets (folder or hub id)"
 
 
 def resolve_one(argument: str) -> Resolved:
@@ -83,13 +96,15 @@ def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def grid_size(pool: str) -> tuple[int, int]:
-    """Rows and columns of --pool. Raises VocabkitError: another form."""
+def grid_size(pool: str | None) -> tuple[int, int] | None:
+    """Rows and columns of --pool. Raise VocabkitError for another form."""
     from vocabkit.errors import VocabkitError, quote
 
+    if pool is None:
+        return None
     rows, _, columns = pool.partition("x")
     if not (rows.isdecimal() and columns.isdecimal()):
-        raise VocabkitError(f"--pool {quote(pool)} is not of the form ROWSxCOLUMNS, as in 4x4")
+        raise VocabkitError(f"--pool {quote(pool)} is not of the form ROWSxCOLUMNS, such as 4x4")
     return int(rows), int(columns)
 
 

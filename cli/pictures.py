@@ -1,4 +1,4 @@
-"""infer: visual tokens, coefficients and captions of pictures."""
+"""Commands about pictures: infer and interpret."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Device, Html, ImageColumn, Split, check_page, grid_size, write_page
-from .show import count_progress, note_broken, say, show, show_json
+from .options import (
+    AsJson,
+    Device,
+    Html,
+    ImageColumn,
+    Images,
+    Pool,
+    Split,
+    Vision,
+    check_page,
+    grid_size,
+    write_page,
+)
+from .show import note_broken, say, show, show_json, show_progress
 
 
-class Arithmetic(enum.StrEnum):
-    """What models compute in."""
+class Dtype(enum.StrEnum):
+    """The arithmetic of the models."""
 
+    auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -27,11 +40,11 @@ def infer(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Images, folders of images, LLaVA JSON, or data sets of Hugging Face (folder or hub id).",
+            help="Images, folders of images, LLaVA JSON, or Hugging Face datasets (folder or hub id).",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
     llm: Annotated[
         str | None,
         typer.Option(
@@ -40,73 +53,56 @@ def infer(
             show_default=False,
         ),
     ] = None,
-    vision: Annotated[
-        str | None, typer.Option(help="The vision model. [default: as in training]", show_default=False)
-    ] = None,
+    vision: Vision = None,
     keep_cls: Annotated[
         bool, typer.Option("--keep-cls", help="Keep class and register tokens, if the adapter does not say.")
     ] = False,
-    pool: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROWSxCOLUMNS", help="Pool the grid of patches, if the adapter does not say.", show_default=False
-        ),
-    ] = None,
+    pool: Pool = None,
     top: Annotated[
         int | None,
         typer.Option(metavar="K", min=1, help="Write the K tokens of each patch with the largest coefficients."),
     ] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Have the LLM caption the pictures.")] = False,
     visual_tokens: Annotated[
-        bool, typer.Option("--visual-tokens", help="Write visual tokens, too, beside --top or --captions.")
+        bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top or --captions.")
     ] = False,
-    question: Annotated[str, typer.Option(help="What a caption answers.")] = "<image>",
+    question: Annotated[str, typer.Option(help="Prompt of the captions.")] = "<image>",
     template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a caption.")] = 64,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images in LLaVA JSON.", show_default=False)] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum caption tokens.")] = 64,
+    images: Images = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 32,
     dtype: Annotated[
-        Arithmetic | None,
-        typer.Option(
-            help="Of models and visual tokens. [default: bfloat16 on a GPU, else float32]", show_default=False
-        ),
-    ] = None,
+        Dtype, typer.Option(help="Of models and visual tokens; auto is bfloat16 on a GPU, else float32.")
+    ] = Dtype.auto,
     device: Device = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Compute the visual tokens of pictures, or with --top and --captions what is in them.
+    """Compute visual tokens, largest coefficients or captions of pictures.
 
-    An interrupted run goes on where it was. Missing and broken pictures are reported and left out.
+    Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
-    import torch
-
-    from vocabkit.infer.batch import Captioning, Wanted
-    from vocabkit.infer.infer import infer_files
+    import vocabkit.infer.infer as library
     from vocabkit.llm.devices import fitting_memory, keep_freed_memory
-    from vocabkit.llm.prompts import parse_template
 
     keep_freed_memory()
-    wanted = Wanted(
-        visual_tokens or not (top or captions),
-        top,
-        Captioning(question, parse_template(template), max_new_tokens) if captions else None,
-    )
-    with fitting_memory(batch), count_progress("pictures") as progress:
-        run = infer_files(
-            adapter, inputs, out, wanted, llm=llm, vision=vision, keep_cls=keep_cls or None,
-            pool=None if pool is None else grid_size(pool), images=images, split=split, image_column=image_column,
-            batch=batch, device=device, dtype=None if dtype is None else getattr(torch, dtype.value), progress=progress,
+    with fitting_memory(batch), show_progress() as progress:
+        found = library.infer(
+            adapter, inputs, out, llm=llm, vision=vision, keep_cls=keep_cls or None, pool=grid_size(pool), top=top,
+            captions=captions, visual_tokens=visual_tokens or None, question=question, template=template,
+            max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column, batch=batch,
+            dtype=dtype.value, device=device, progress=progress,
         )  # fmt: skip
-    report = run.report
+    report = found.report
     if json:
-        show_json(run)
+        show_json(found)
         return
     say(
         f"{out}: results of {report.pictures - report.broken:,} pictures; {report.present:,} were there, "
-        f"{report.computed:,} computed on {run.device} in {run.settings['dtype']}, {report.per_second:,.1f} a second"
+        f"{report.computed:,} computed on {found.device} in {found.settings['dtype']}, "
+        f"{report.per_second:,.1f} a second"
     )
     for picture, caption in report.first_captions.items():
         say(f"  {picture}: {caption}")
@@ -119,16 +115,13 @@ def infer(
             say(f"  {report.profile.busy:6.1%}  GPU busy")
 
 
-# MERGED: interpret: what images become in words.
-
-
 def interpret(
     adapter: Annotated[str, typer.Argument(help="An adapter: folder, .pt or hub id.", show_default=False)],
     pictures: Annotated[
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="Pictures, or LLaVA JSON or JSONL files, which also say what theirs show.",
+            help="Images, or LLaVA JSON or JSONL files, which also say what theirs show.",
             show_default=False,
         ),
     ],
@@ -136,53 +129,43 @@ def interpret(
         list[str] | None,
         typer.Option(
             metavar="NAME=SOURCE",
-            help="An LLM whose words are asked for, by a model folder, GGUF, catalog model or hub id; may be repeated. "
+            help="An LLM to take the words of: a model folder, GGUF, catalog model or hub id; may be repeated. "
             "[default: the adapter's own]",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="Tokens of each patch.", min=1, max=100)] = 5,
+    top: Annotated[int, typer.Option(help="Tokens per patch.", min=1, max=100)] = 5,
     checkpoints: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the adapter's training with keep_adapters, which holds step-*/adapter.",
-            show_default=False,
+            help="Output folder of a training with keep_adapters, which holds step-*/adapter.", show_default=False
         ),
     ] = None,
-    vision: Annotated[
-        str | None, typer.Option(help="The vision model. [default: that of the training]", show_default=False)
-    ] = None,
+    vision: Vision = None,
     layer: Annotated[
-        int | None, typer.Option(help="Hidden states of it. [default: those of the training]", show_default=False)
+        int | None, typer.Option(help="Its hidden states. [default: as in training]", show_default=False)
     ] = None,
-    pool: Annotated[
-        str | None,
-        typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in training.", show_default=False),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the pictures of data. [default: that of each file]", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Pictures of each file of data, from its start.", min=1)] = 10,
+    pool: Pool = None,
+    images: Images = None,
+    limit: Annotated[int, typer.Option(help="Images from the start of each LLaVA file.", min=1)] = 10,
     html: Html = None,
-    json: Annotated[bool, typer.Option("--json/--terminal", help="Print JSON, or show it in the terminal.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Show what images become in words: the vocabulary tokens that their visual tokens stand for.
 
-    Of each patch the tokens nearest by cosine similarity, among the LLM's whole vocabulary, and the largest
-    coefficients of the head; of each image the tokens with the most mass; over checkpoints the development. No LLM is
-    loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
+    For each patch, the nearest tokens by cosine similarity among the LLM's whole vocabulary, and the largest
+    coefficients of the head; for each image, the tokens with the most mass; over checkpoints, how these develop. No
+    LLM is loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
     """
-    from vocabkit.interpret.interpret import interpret_files
+    import vocabkit.interpret.interpret as library
     from vocabkit.llm.devices import keep_freed_memory
 
     check_page(html, pictures)
     keep_freed_memory()
-    size = None if pool is None else grid_size(pool)
-    with count_progress() as progress:
-        found = interpret_files(
-            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=size,
-            image_folder=images, limit=limit, top=top, checkpoints=checkpoints, progress=progress,
+    with show_progress() as progress:
+        found = library.interpret(
+            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=grid_size(pool), images=images,
+            limit=limit, top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:

@@ -92,7 +92,7 @@ def test_an_adapter_that_was_not_transferred_gets_the_rows_of_its_llm(
     expected = lvlm.visual_tokens(features(encoder, file)[None])[0].detach()
     assert_close(visual_tokens(tmp_path / "out")[str(file)], expected)
     refused = vocabkit_here(tmp_path, "infer", world.langbridge, file, "--out", "other")
-    assert "add --llm NAME=SOURCE" in error_of(refused)
+    assert "give --llm as NAME=SOURCE" in error_of(refused)
 
 
 def test_an_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder
     assert isinstance(mlp, MLPProjector)
     assert_close(visual_tokens(tmp_path / "out")[str(file)], mlp(features(encoder, file)).detach())
     refused = vocabkit_here(tmp_path, "infer", world.mlp, file, "--out", "other", "--llm", world.small.one)
-    assert error_of(refused).startswith("--llm: the adapter gives visual tokens of one without it")
+    assert error_of(refused).startswith("--llm: only for captions; the adapter itself gives visual tokens of one")
 
 
 def test_bfloat16_is_computed_and_stored_on_request(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_mlp_projector_has_no_coefficients(world: InferWorld, tmp_path: Path)
     refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, *words, "3")
     assert error_of(refused).startswith("--top: an MLP projector has no coefficients")
     refused = vocabkit_here(tmp_path, "infer", world.transferred, world.pictures, *words, "3000")
-    assert "give a number from 1 to the 256 rows" in error_of(refused)
+    assert "--top 3000: must be from 1 to 256" in error_of(refused)
 
 
 def test_tokens_of_real_pictures_name_what_they_show(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_captions_are_what_the_llm_writes_greedily(
 
 def test_captions_need_an_llm_that_the_adapter_fits(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.transferred, world.pictures, "--out", "out", "--captions")
-    assert "add --llm NAME=SOURCE" in error_of(vocabkit_here(tmp_path, *words))
+    assert "give --llm as NAME=SOURCE" in error_of(vocabkit_here(tmp_path, *words))
     assert "other ids than two has" in error_of(vocabkit_here(tmp_path, *words, "--llm", world.small.one))
     words = (*words, "--llm", world.small.two)
-    assert "needs <image> once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
+    assert "needs <image> exactly once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
     assert "choose plain, completion or chat" in error_of(vocabkit_here(tmp_path, *words, "--template", "x"))
 
 
@@ -291,7 +291,7 @@ def test_a_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) 
 
 def test_inputs_that_are_nothing_are_refused(world: InferWorld, tmp_path: Path) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, "nothing here", "--out", "out")
-    assert error_of(refused).startswith("nothing here: no such file or folder, and no hub id")
+    assert error_of(refused).startswith("nothing here: not found: not a file, a folder or the hub id")
     llava = tmp_path / "data.json"
     shutil.copy(world.small.data, llava)
     words = (world.mlp, llava, world.small.data, "--images", world.pictures, "--out", "out")
@@ -339,17 +339,13 @@ def test_without_a_single_usable_picture_the_command_fails(world: InferWorld, tm
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
-import torch
 from vocabkit.infer import result_files
-from vocabkit.infer.result_files import ResultFolder, Results
-from vocabkit.infer.batch import Wanted
-from vocabkit.infer.infer import infer_files
+from vocabkit.infer.infer import infer
 result_files.SHARD_PICTURES = 2
 def killed(what, done, total):
     if done >= 8:
         os.kill(os.getpid(), signal.SIGKILL)
-infer_files({adapter!r}, ["pictures"], Path("out"), Wanted(top=3), batch=2, progress=killed, device="cpu")
+infer({adapter!r}, ["pictures"], "out", top=3, visual_tokens=True, batch=2, progress=killed, device="cpu")
 """
 
 

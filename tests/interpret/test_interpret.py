@@ -19,7 +19,7 @@ from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
-from vocabkit.interpret.interpret import interpret, interpret_files
+from vocabkit.interpret.interpret import interpret, interpret_features
 from vocabkit.interpret.results import ImageInfo, Interpretation, Reading
 from vocabkit.report.as_json import to_json
 from vocabkit.shared.align import align
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("head", ["softmax", "linear"])
 def test_a_visual_token_made_of_one_token_is_that_token_in_every_llm(world: World, tmp_path: Path, head: Head) -> None:
     saying(world, b"q", head).save(tmp_path / "adapter")
-    found = interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.two, world.one], limit=3, top=4)
+    found = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.two, world.one], limit=3, top=4)
 
     assert found.llms == ("one", "two")  # its own first
     assert found.head == head
@@ -59,7 +59,7 @@ def test_a_visual_token_made_of_one_token_is_that_token_in_every_llm(world: Worl
 
 def test_an_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: Path) -> None:
     projecting(world, b"z").save(tmp_path / "mlp.pt")
-    found = interpret_files(str(tmp_path / "mlp.pt"), [world.data], llms=[world.one], limit=1)
+    found = interpret(str(tmp_path / "mlp.pt"), [world.data], llms=[world.one], limit=1)
 
     (reading,) = found.readings
     assert {found.tokens["one"][token].token for token in reading.nearest[:, 0].tolist()} == {b"z"}
@@ -73,10 +73,10 @@ def test_an_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: P
 def test_a_transferred_adapter_speaks_the_words_of_its_target(world: World, tmp_path: Path) -> None:
     moved, _ = transfer(saying(world, b"k"), open_target(world.two)[0])
     moved.save(tmp_path / "moved")
-    found = interpret_files(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
+    found = interpret(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
     assert {found.tokens["two"][token].token for token in found.readings[0].nearest[:, 0].tolist()} == {b"k"}
     with pytest.raises(VocabkitError, match="one: its tokenizer has other ids than two has .* is it another LLM"):
-        interpret_files(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
+        interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
 
 
 def test_the_shipped_adapter_names_what_it_sees_in_words_of_an_llm_that_never_saw_it(shipped: Interpretation) -> None:
@@ -118,13 +118,13 @@ def test_without_an_llm_the_adapters_own_is_asked(world: World, tmp_path: Path) 
     """Which here has a name that no catalog knows."""
     saying(world, b"q").save(tmp_path / "adapter")
     with pytest.raises(VocabkitError, match="one"):
-        interpret_files(str(tmp_path / "adapter"), [world.data])
+        interpret(str(tmp_path / "adapter"), [world.data])
 
 
 def test_checkpoints_come_in_the_order_of_training_and_before_the_adapter(world: World, tmp_path: Path) -> None:
     for step, letter in (("step-000010", b"b"), ("step-000002", b"a"), ("adapter", b"c")):
         saying(world, letter).save(tmp_path / "run" / step / ("adapter" if step != "adapter" else ""))
-    found = interpret_files(
+    found = interpret(
         str(tmp_path / "run/adapter"), [world.data], llms=[world.one], limit=2, checkpoints=tmp_path / "run"
     )
     assert found.checkpoints == ("step 2", "step 10", "adapter")
@@ -141,7 +141,7 @@ def test_over_a_training_with_the_word_loss_patches_come_nearer_to_a_token_and_c
         epochs=0, checkpoint_every=20, keep_adapters=True,
     )  # fmt: skip
     train(recipe, tmp_path / "run")
-    found = interpret_files(
+    found = interpret(
         str(tmp_path / "run/adapter"), [world.data], llms=[world.one], limit=4, checkpoints=tmp_path / "run"
     )
     assert found.checkpoints[:2] == ("step 20", "step 40")
@@ -160,7 +160,7 @@ def test_rows_of_the_llm_are_read_once_for_all_checkpoints(world: World, tmp_pat
     def read(*letters: bytes) -> tuple[int, list[bytes]]:
         table.stored.read = 0
         series = {letter.decode(): saying(world, letter) for letter in letters}
-        found = interpret(series, replace(target, embeddings=table), [picture], features, 1)
+        found = interpret_features(series, replace(target, embeddings=table), [picture], features, 1)
         return table.stored.read, [found.tokens[int(each.nearest[0, 0])].token for each in found.readings]
 
     assert read(b"a", b"b", b"c") == (read(b"a")[0], [b"a", b"b", b"c"])
@@ -179,7 +179,7 @@ def test_checkpoints_lack_the_same_rows_that_the_llm_lacks(tmp_path: Path) -> No
         series[label] = adapter
     rows = torch.tensor([[1.0, 0], [0, 1]])
     image = ImageInfo("a.png", tmp_path, (9, 9), (0, 0, 1, 1), None, (), ())
-    found = interpret(series, Target(other, table(rows)), [image], torch.zeros(1, 1, 2), 5)
+    found = interpret_features(series, Target(other, table(rows)), [image], torch.zeros(1, 1, 2), 5)
     assert [each.coefficients.tolist() for each in found.readings if each.coefficients is not None] == [[[1]], [[2]]]
     assert found.rows == {0: b"c"}
 
@@ -187,7 +187,7 @@ def test_checkpoints_lack_the_same_rows_that_the_llm_lacks(tmp_path: Path) -> No
 def test_pictures_are_interpreted_without_any_data_about_them(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     picture = world.data.parent / "0.png"
-    found = interpret_files(str(tmp_path / "adapter"), [picture, picture], llms=[world.one])
+    found = interpret(str(tmp_path / "adapter"), [picture, picture], llms=[world.one])
     (image,) = found.images
     assert (image.path, image.size, image.caption, image.words) == (picture, (30, 30), None, ())
     assert found.readings[0].names_object is None
@@ -196,13 +196,13 @@ def test_pictures_are_interpreted_without_any_data_about_them(world: World, tmp_
 
 def test_what_the_data_says_of_a_picture_is_kept(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
-    first = interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1).images[0]
+    first = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1).images[0]
     assert (first.key, first.caption, first.objects) == ("0.png", "a red thing.", ("red",))
 
 
 def test_an_interpretation_is_plain_json(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
-    found = json.loads(to_json(interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)))
+    found = json.loads(to_json(interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)))
     token = str(found["readings"][0]["nearest"][0][0])
     assert found["tokens"]["one"][token] == {"token": {"hex": "71", "text": "q"}, "kind": "text"}
 
@@ -211,11 +211,11 @@ def test_patches_are_pooled_as_in_training_and_class_tokens_left_aside(world: Wo
     adapter = saying(world, b"q")
     adapter.config = replace(adapter.config, vision_keep_cls=True, vision_pool=(2, 2))
     adapter.save(tmp_path / "adapter")
-    found = interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)
+    found = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)
     assert found.grid == (2, 2)
     assert found.readings[0].nearest.shape[0] == 4
     with pytest.raises(VocabkitError, match="with pool 3x3, but the adapter was trained with pool 2x2"):
-        interpret_files(str(tmp_path / "adapter"), [world.data], llms=[world.one], pool=(3, 3))
+        interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], pool=(3, 3))
 
 
 def test_broken_and_missing_pictures_are_left_out_and_named(world: World, tmp_path: Path) -> None:
@@ -224,12 +224,12 @@ def test_broken_and_missing_pictures_are_left_out_and_named(world: World, tmp_pa
     Image.new("RGB", (5000, 1)).save(tmp_path / "thin.png")
     good = [world.data.parent / f"{number}.png" for number in range(9)]
     some = [tmp_path / "broken.png", *good, tmp_path / "thin.png", tmp_path / "absent.png"]
-    found = interpret_files(str(tmp_path / "adapter"), some, llms=[world.one])
+    found = interpret(str(tmp_path / "adapter"), some, llms=[world.one])
     assert [image.path for image in found.images] == good
     assert [problem.partition(": ")[0] for problem in found.broken] == [
         str(tmp_path / name) for name in ("broken.png", "thin.png", "absent.png")
     ]
-    alone = interpret_files(str(tmp_path / "adapter"), good, llms=[world.one])
+    alone = interpret(str(tmp_path / "adapter"), good, llms=[world.one])
     for one, other in zip(found.readings, alone.readings, strict=True):
         np.testing.assert_allclose(one.cosines, other.cosines, atol=1e-6)
 
@@ -243,11 +243,11 @@ def test_what_does_not_fit_together_is_refused_in_a_line(world: World, tmp_path:
 
     def refused(match: str, pictures: list[Path], **options: Any) -> None:
         with pytest.raises(VocabkitError, match=match):
-            interpret_files(str(good), pictures, **{"llms": [world.one], **options})
+            interpret(str(good), pictures, **{"llms": [world.one], **options})
 
     refused("no step-.*/adapter in it", [world.data], checkpoints=tmp_path / "none")
-    refused("step-000001.*another type", [world.data], checkpoints=tmp_path / "run")
-    refused("there is a one before", [world.data], llms=[world.one, world.one])
+    refused("step-000001.*not the same type", [world.data], checkpoints=tmp_path / "run")
+    refused("`llm` .*: one is already given", [world.data], llms=[world.one, world.one])
     refused("features of width 1280, but the adapter takes 32", [world.data], vision="efficientnet-lite0")
     refused("none of 1 pictures can be used; the first: .*broken.png: not an image", [tmp_path / "broken.png"])
     refused("no such file", [tmp_path / "absent.json"])

@@ -37,14 +37,14 @@ def test_it_finds_what_one_product_after_the_other_finds(dtype: torch.dtype) -> 
 def test_tokens_in_different_blocks_of_rows_and_queries_compete() -> None:
     rows, queries = normal(20_000, 5), normal(1_500, 5, seed=1)
     cosines = torch.nn.functional.normalize(queries.double()) @ torch.nn.functional.normalize(rows.double()).T
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[str, int, int | None]] = []
 
-    ids, found = nearest_tokens(queries, table(rows), np.arange(20_000), 9, lambda *step: steps.append(step))
+    ids, found = nearest_tokens(queries, table(rows), np.arange(20_000), 9, progress=lambda *step: steps.append(step))
 
     torch.testing.assert_close(found.double(), cosines.topk(9).values, rtol=0, atol=1e-6)
     torch.testing.assert_close(cosines.gather(1, ids), found.double(), rtol=0, atol=1e-6)
-    assert steps[-1] == (20_000, 20_000)
-    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert steps[-1] == ("tokens", 20_000, 20_000)
+    assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
 
 
 @settings(deadline=None, max_examples=60)

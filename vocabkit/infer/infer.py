@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
+from vocabkit.adapter.partners import llm_ids
 from vocabkit.data.llava import is_llava
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
@@ -36,7 +37,6 @@ from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import encode_question, parse_template
-from vocabkit.shared.verify import checked_ids
 from vocabkit.transfer.target import open_target
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
@@ -125,9 +125,14 @@ class Inference:
 
 
 def infer(
-    adapter: str | Path, inputs: Sequence[str | Path], out: str | Path, *, progress: Progress = no_progress, **options: Any
+    adapter: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    progress: Progress = no_progress,
+    **options: Any,
 ) -> Inference:
-    """Compute visual tokens, largest coefficients or captions of pictures: `infer("moved", ["photos/"], "seen", top=3)`.
+    """Compute visual tokens, largest coefficients or captions: `infer("moved", ["photos/"], "seen", top=3)`.
 
     Safe to kill: the next run resumes and writes the same bytes. Broken and missing pictures are left out, and tried
     again by the next run.
@@ -147,9 +152,7 @@ def infer(
         raise VocabkitError(f"`batch` {wanted.batch}: must be at least 1")
     device = open_device(wanted.device)
     dtype = _dtype(wanted.dtype, device)
-    pictures, total = open_inputs(
-        inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column
-    )
+    pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
     reader = _open_reader(connector, wanted, dtype)
     encoder = encoder_of(
@@ -249,7 +252,7 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
     own, llm = connector.llm, wanted.llm
     if wanted.captions:
         if llm is None:
-            raise VocabkitError("`captions`: need the LLM that writes them; give `llm` as NAME=SOURCE")
+            raise VocabkitError("`captions`: also give `llm` as NAME=SOURCE, the LLM that writes them")
         loaded = load_llm(llm, dtype)
         rows = LVLM(loaded, connector).embeddings
         return _Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
@@ -265,7 +268,7 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
             )
         return _Reader(own, 0)
     target, _ = open_target(llm)
-    ids = checked_ids(connector.shared, target.vocabulary, llm)
+    ids = llm_ids(connector.shared, target.vocabulary, llm)
     rows = target.embeddings.rows(ids, tokens=target.vocabulary)
     return _Reader(target.vocabulary.name, target.embeddings.width, rows)
 

@@ -1,4 +1,11 @@
-"""Which part of a picture a vision encoder sees."""
+"""Interpretation: the visual tokens of images as vocabulary tokens of an LLM.
+
+From top to bottom: the options, `interpret`, the adapters, LLMs and images that it opens, `interpret_features` for one
+LLM, and the part of a picture that an encoder sees.
+
+Sizes: C checkpoints, I images of N patches, Dv width of the vision encoder, D width of the LLM; k tokens kept of each
+patch and m of each image.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,60 +28,199 @@ from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.errors import VocabkitError
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.interpret.nearest import HeadReading, nearest_tokens, read_head, searched_ids
-from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading, Token, as_word, object_words
+from vocabkit.interpret.results import (
+    Development,
+    ImageInfo,
+    Interpretation,
+    Part,
+    Reading,
+    Token,
+    as_word,
+    object_words,
+)
 from vocabkit.tokenizer.vocabulary import Kind
 from vocabkit.transfer.target import open_target
 from vocabkit.transfer.transfer import Target, head_rows, transfer
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
 
-Part = tuple[float, float, float, float]
-"""Left, top, right and bottom, as shares of width and height from the left and from the top."""
+IMAGE_TOKENS = 20
+"""m: more than the ten or so that reports show."""
+_STEP = re.compile(r"step-(\d+)")
+_BATCH = 8
+"""Pictures per batch of the encoder: few enough for a laptop; a command reads tens of pictures, not thousands."""
 
 
-def seen_part(pixels: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Part:
-    """What `pixels` takes of a picture of `size` (width, height); outside of 0 to 1 is padding.
+@dataclass(frozen=True)
+class InterpretOptions:
+    """What to read, and in which words."""
 
-    It is measured, for image processors do not tell: of a picture whose red grows from left to right and whose green
-    grows from top to bottom, the colours that come out say from where each pixel was taken.
+    llms: Sequence[str] = ()
+    """Each as for `open_target`. By default the LLM that the adapter was trained with or moved to."""
+    top: int = 5
+    """k."""
+    limit: int = 10
+    """Images from the start of each LLaVA file."""
+    checkpoints: str | Path | None = None
+    """Output folder of a training with `keep_adapters`, which holds `step-*/adapter`, read before `adapter`."""
+    vision: str | None = None
+    """The vision model, as for `open_vision`. By default what the adapter was trained with, as for the next two."""
+    layer: int | None = None
+    pool: tuple[int, int] | None = None
+    """(rows, columns)."""
+    images: str | Path | None = None
+    """Folder of the images of LLaVA files. By default the folder of each file."""
+
+
+def interpret(
+    adapter: str | Path, pictures: Sequence[str | Path], *, progress: Progress = no_progress, **options: Any
+) -> Interpretation:
+    """Read the visual tokens of pictures in the words of one or more LLMs: `interpret("moved", ["photo.jpg"])`.
+
+    Missing and broken pictures are left out.
 
     Args:
-        pixels: RGB -> (3, H, W), by scaling, cutting, padding and a linear change of each channel: that of an encoder.
+        adapter: a checkpoint folder, a `.pt` file or a hub id, of any kind of adapter.
+        pictures: images, and LLaVA JSON or JSONL files, which also say what their images show.
+        options: the fields of `InterpretOptions`.
+
+    Raises VocabkitError: anything not found, parts that do not fit together, or no usable picture.
     """
-    width, height = size
-    ramps = np.zeros((height, width, 3), np.uint8)
-    ramps[..., 0] = np.round(255 * (np.arange(width) + 0.5) / width)
-    ramps[..., 1] = np.round(255 * (np.arange(height) + 0.5) / height)[:, None]
-    black, white = (Image.new("RGB", size, (level,) * 3) for level in (0, 255))
-    dark, light, found = (pixels(image).numpy() for image in (black, white, Image.fromarray(ramps)))
-    row, column = (side // 2 for side in found.shape[1:])
-    left, right = _ends(dark[0, row], light[0, row], found[0, row])
-    top, bottom = _ends(dark[1, :, column], light[1, :, column], found[1, :, column])
-    return left, top, right, bottom
+    wanted = InterpretOptions(**options)
+    series = _series(adapter, wanted.checkpoints)
+    own = series["adapter"]
+    targets = _targets(wanted.llms, own.llm, progress)
+    encoder = encoder_of(own, wanted.vision, layer=wanted.layer, pool=wanted.pool)
+    images, features, broken = _read(encoder, list(_named(pictures, wanted)), progress)
+    parts = {
+        name: interpret_features(series, target, images, features, wanted.top, progress)
+        for name, target in targets.items()
+    }
+    return Interpretation(
+        adapter=str(adapter),
+        head=None if isinstance(own, MLPProjector) else own.config.head,
+        vision=encoder.name,
+        grid=encoder.grid,
+        top=wanted.top,
+        llms=tuple(targets),
+        vocabularies={name: part.searched for name, part in parts.items()},
+        checkpoints=tuple(series),
+        images=tuple(images),
+        broken=tuple(broken),
+        readings=tuple(reading for part in parts.values() for reading in part.readings),
+        development=tuple(entry for part in parts.values() for entry in part.development),
+        tokens={name: part.tokens for name, part in parts.items()},
+        rows={name: part.rows for name, part in parts.items()},
+    )
 
 
-def _ends(dark: np.ndarray, light: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Where a line of pixels begins and ends: a straight line through its middle half, but for padding."""
-    places = np.arange(len(found) // 4, len(found) - len(found) // 4)
-    places = places[light[places] != dark[places]]
-    shares = (found[places] - dark[places]) / (light[places] - dark[places])
-    slope, start = np.polyfit(places + 0.5, shares, 1)
-    return tuple(round(float(start + slope * at), 3) for at in (0, len(found)))  # type: ignore[return-value]
+# ---- what is named: adapters, LLMs, pictures ---------------------------------------------------------------------
 
 
-# MERGED: interpret: the visual tokens of images as vocabulary tokens of an LLM.
-# MERGED:
-# MERGED: Sizes: C checkpoints, I images of N patches, Dv width of the vision encoder, D width of the LLM; k tokens kept of each
-# MERGED: patch and m of each image.
+def _series(adapter: str | Path, checkpoints: str | Path | None) -> dict[str, Adapter]:
+    """Label -> adapter, in the order of training."""
+    steps: dict[str, Path] = {}
+    if checkpoints is not None:
+        folder = Path(checkpoints)
+        found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))]
+        steps = {f"step {step}": path / "adapter" for step, path in sorted(found)}
+        if not steps:
+            raise VocabkitError(f"{folder}: no step-*/adapter in it; train with keep_adapters = true")
+    series = {label: load_adapter(path) for label, path in steps.items()} | {"adapter": load_adapter(adapter)}
+    for label, connector in series.items():
+        config, own = connector.config, series["adapter"].config
+        if config.kind != own.kind or config.vision_width != own.vision_width:
+            raise VocabkitError(f"{steps[label]}: not the same type of adapter or vision width as {adapter}")
+    return series
 
-IMAGE_TOKENS = 20
-"""m."""
+
+def _targets(llms: Sequence[str], own: str, progress: Progress) -> dict[str, Target]:
+    """Name -> LLM; the adapter's own first, if it is among them."""
+    targets = {}
+    for llm in llms or [own]:
+
+        def downloaded(done: int, total: int, llm: str = llm) -> None:
+            progress(f"{llm}: bytes", done, total)
+
+        target = open_target(llm, progress=downloaded)[0]
+        if target.vocabulary.name in targets:
+            raise VocabkitError(f"`llm` {llm}: {target.vocabulary.name} is already given; rename one with NAME=SOURCE")
+        targets[target.vocabulary.name] = target
+    return dict(sorted(targets.items(), key=lambda item: item[0] != own))
+
+
+def _named(paths: Sequence[str | Path], wanted: InterpretOptions) -> Iterator[tuple[Picture, Sample | None]]:
+    """Each picture, with the sample that it comes from."""
+    folder = None if wanted.images is None else Path(wanted.images)
+    for path in dict.fromkeys(map(Path, paths)):
+        if is_llava(path):
+            pairs = ((picture, sample) for sample in read_llava(path, folder) for picture in sample.images)
+            yield from islice(pairs, wanted.limit)
+        else:
+            yield Picture(str(path), path), None
+
+
+def _read(
+    encoder: VisionEncoder,
+    pictures: Sequence[tuple[Picture, Sample | None]],
+    progress: Progress,
+) -> tuple[list[ImageInfo], Tensor, list[str]]:
+    """What is known of the images, their features (I, N, Dv) float32, and what is wrong with the broken ones."""
+    if not pictures:
+        raise VocabkitError("`pictures`: the files hold no pictures")
+    images: list[ImageInfo] = []
+    features, broken, parts = [], [], {}
+    batch: list[Tensor] = []
+    for number, (picture, sample) in enumerate(pictures):
+        try:
+            image, pixels = _opened(encoder, picture)
+        except BrokenImage as error:
+            broken.append(str(error))
+        else:
+            batch.append(pixels)
+            if image.size not in parts:
+                parts[image.size] = seen_part(encoder.pixels, image.size)
+            images.append(_info(picture, sample, image.size, parts[image.size]))
+        if batch and (len(batch) == _BATCH or number == len(pictures) - 1):
+            states = encoder(torch.stack(batch)).float().cpu()
+            features.append(
+                states[:, -encoder.grid[0] * encoder.grid[1] :]
+            )  # without class and register tokens, which come first
+            batch = []
+        progress("pictures", number + 1, len(pictures))
+    if not images:
+        raise VocabkitError(f"none of {len(pictures)} pictures can be used; the first: {broken[0]}")
+    return images, torch.cat(features), broken
+
+
+def _opened(encoder: VisionEncoder, picture: Picture) -> tuple[Image.Image, Tensor]:
+    """The picture and its pixels. Raises BrokenImage, like `encoder.pixels_of`."""
+    image = load_image(picture)
+    try:
+        return image, encoder.pixels(image)
+    except VocabkitError as error:
+        raise BrokenImage(f"{picture.key}: {error}") from error
+
+
+def _info(picture: Picture, sample: Sample | None, size: tuple[int, int], seen: Part) -> ImageInfo:
+    assert isinstance(picture.source, Path)
+    objects: tuple[str, ...] = ()
+    caption = None
+    if sample is not None:
+        named = sample.extra.get("objects")
+        objects = tuple(name for name in named if isinstance(name, str)) if isinstance(named, list) else ()
+        caption = " ".join(turn.answer for turn in sample.turns)
+    return ImageInfo(picture.key, picture.source, size, seen, caption, objects, object_words(objects, caption))
+
+
+# ---- features in the words of one LLM ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class InOneLLM:
-    """The part of an `Interpretation` that is about one LLM; its fields are those of the same name there."""
+    """The part of an `Interpretation` about one LLM, with fields of the same names."""
 
     searched: int
     """Tokens of its vocabulary."""
@@ -83,35 +230,36 @@ class InOneLLM:
     rows: Mapping[int, bytes]
 
 
-def interpret(
+def interpret_features(
     checkpoints: Mapping[str, Adapter],
     target: Target,
     images: Sequence[ImageInfo],
     features: Tensor,
     top: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> InOneLLM:
-    """What the visual tokens of images stand for in the LLM `target`.
+    """Read the visual tokens of images in the words of the LLM `target`.
 
-    A LangBridgeAdapter is put onto the target's embedding rows first, without the rows of its V_shared that the target
-    lacks. These rows are read once, and the vocabulary is searched once, for all checkpoints and images.
+    A LangBridgeAdapter is transferred to the target first, without the rows of its V_shared that the target lacks.
+    These rows are read once, and the vocabulary is searched once, for all checkpoints and images.
 
     Args:
-        checkpoints: adapters by their labels, of one type and, if they have one, one V_shared.
+        checkpoints: label -> adapter; all of one type and, if they have one, one V_shared.
         features: (I, N, Dv) of `images`.
         top: k; fewer are kept if the head has fewer rows.
-        progress: called with (rows searched, rows in total).
+        progress: counts the rows searched.
 
-    Raises VocabkitError: parts that do not fit together, nothing shared at all, damaged rows.
+    Raises VocabkitError: parts that do not fit together, no shared token, or damaged rows.
     """
     if len({None if c.shared is None else c.shared.fingerprint for c in checkpoints.values()}) > 1:
         raise VocabkitError(
-            f"{', '.join(checkpoints)}: adapters with different shared vocabularies; give those of one training"
+            f"{', '.join(checkpoints)}: adapters with different shared vocabularies; give checkpoints of one training"
         )
     moved = _for_target(checkpoints, target)
     visual = torch.cat([_visual_tokens(connector, features) for connector in moved.values()])  # (C I, N, D)
+    step = f"{target.vocabulary.name}: tokens"
     ids = searched_ids(target.vocabulary, target.embeddings)
-    found, best = nearest_tokens(visual.flatten(0, 1), target.embeddings, ids, min(top, len(ids)), progress)
+    found, best = nearest_tokens(visual.flatten(0, 1), target.embeddings, ids, min(top, len(ids)), step, progress)
     found = found[:, : int((found[0] >= 0).sum())]  # rows of zeros are never found
     nearest = found.view(len(moved), *features.shape[:2], -1).numpy().astype(np.int32)  # (C, I, N, k)
     cosines = best[:, : found.shape[1]].reshape(nearest.shape).numpy()
@@ -160,7 +308,7 @@ def _for_target(connectors: Mapping[str, Adapter], target: Target) -> dict[str, 
 
 
 def _moved_as(first: LangBridgeAdapter, adapter: LangBridgeAdapter, target: Target) -> LangBridgeAdapter:
-    """As `transfer` of another adapter with the same V_shared gives it, on the rows that were read for `first`."""
+    """Transfer another adapter with the same V_shared, reusing the rows that were read for `first`."""
     name = target.vocabulary.name
     shared = adapter.shared if name in adapter.shared.names else adapter.shared.extend(target.vocabulary)
     head = head_rows(adapter, np.flatnonzero(shared.mask_for(name)))
@@ -181,7 +329,7 @@ def _visual_tokens(connector: Adapter, features: Tensor) -> Tensor:
 
 
 def _of_head(connector: Adapter, features: Tensor, top: int) -> dict[str, np.ndarray | None]:
-    """The fields of a `Reading` that are about the head, of the (N, Dv) features of one image."""
+    """The fields of a `Reading` about the head, for the (N, Dv) features of one image."""
     if isinstance(connector, MLPProjector):
         return dict.fromkeys(HeadReading._fields)
     k, m = min(top, connector.config.rows), min(IMAGE_TOKENS, connector.config.rows)
@@ -197,7 +345,7 @@ def _summed(nearest: np.ndarray, cosines: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _names(numbers: np.ndarray, words: Mapping[int, str | None], wanted: Sequence[str]) -> np.ndarray | None:
-    """(N, k) tokens or rows -> (N,) bool: one of them is a word that is wanted; None if no word is."""
+    """(N, k) tokens or rows -> (N,) bool: whether one of them is a wanted word; None if no word is wanted."""
     if not wanted:
         return None
     naming = [number for number, word in words.items() if word in wanted]
@@ -231,157 +379,35 @@ def _token(target: Target, token_id: int) -> Token:
     return Token(b"" if spelled is None else spelled, Kind(target.vocabulary.kinds[token_id]).name.lower())
 
 
-# MERGED: An interpretation from files: adapter, LLMs, pictures and checkpoints by name.
-
-_STEP = re.compile(r"step-(\d+)")
-_BATCH = 8
-"""Pictures at a time."""
+# ---- the part of a picture that an encoder sees ------------------------------------------------------------------
 
 
-def interpret_files(
-    adapter: str,
-    pictures: Sequence[Path],
-    *,
-    llms: Sequence[str] = (),
-    vision: str | None = None,
-    layer: int | None = None,
-    pool: tuple[int, int] | None = None,
-    image_folder: Path | None = None,
-    limit: int = 10,
-    top: int = 5,
-    checkpoints: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Interpretation:
-    """What the pictures become in the words of each LLM. Missing and broken pictures are left out.
+def seen_part(pixels: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Part:
+    """The part of a picture of `size` (width, height) that `pixels` keeps; outside 0 to 1 is padding.
+
+    Measured, because image processors do not say: in a picture whose red grows from left to right and whose green grows
+    from top to bottom, the colours of the output tell where each pixel was taken from.
 
     Args:
-        adapter: a folder, a .pt or a hub id, of any type.
-        pictures: image files, and data in LLaVA's format, which also say what their images show.
-        llms: each as for `vocabkit.transfer.target.open_target`; none: the LLM that the adapter was trained with or moved to.
-        vision, layer: as for `open_vision`; None: what the adapter was trained with.
-        image_folder: of the data.
-        limit: images of each file of data, from its start.
-        checkpoints: a folder of a training with `keep_adapters`, holding `step-*/adapter`; these come before `adapter`.
-
-    Raises VocabkitError: anything that can't be found or does not fit, no picture that can be used.
+        pixels: RGB -> (3, H, W), by scaling, cropping, padding and a linear change of each channel, as
+            `VisionEncoder.pixels`.
     """
-    series = _series(adapter, checkpoints)
-    own = series["adapter"]
-    targets = _targets(llms, own.llm, progress)
-    encoder = encoder_of(own, vision, layer=layer, pool=pool)
-    images, features, broken = _images(encoder, list(_named(pictures, image_folder, limit)), progress)
-    parts = {}
-    for name, target in targets.items():
-
-        def searched(done: int, total: int, name: str = name) -> None:
-            progress(f"{name}: tokens", done, total)
-
-        parts[name] = interpret(series, target, images, features, top, searched)
-    return Interpretation(
-        adapter=adapter,
-        head=None if isinstance(own, MLPProjector) else own.config.head,
-        vision=encoder.name,
-        grid=encoder.grid,
-        top=top,
-        llms=tuple(targets),
-        vocabularies={name: part.searched for name, part in parts.items()},
-        checkpoints=tuple(series),
-        images=tuple(images),
-        broken=tuple(broken),
-        readings=tuple(reading for part in parts.values() for reading in part.readings),
-        development=tuple(entry for part in parts.values() for entry in part.development),
-        tokens={name: part.tokens for name, part in parts.items()},
-        rows={name: part.rows for name, part in parts.items()},
-    )
+    width, height = size
+    ramps = np.zeros((height, width, 3), np.uint8)
+    ramps[..., 0] = np.round(255 * (np.arange(width) + 0.5) / width)
+    ramps[..., 1] = np.round(255 * (np.arange(height) + 0.5) / height)[:, None]
+    black, white = (Image.new("RGB", size, (level,) * 3) for level in (0, 255))
+    dark, light, found = (pixels(image).numpy() for image in (black, white, Image.fromarray(ramps)))
+    row, column = (side // 2 for side in found.shape[1:])
+    left, right = _ends(dark[0, row], light[0, row], found[0, row])
+    top, bottom = _ends(dark[1, :, column], light[1, :, column], found[1, :, column])
+    return left, top, right, bottom
 
 
-def _series(adapter: str, folder: Path | None) -> dict[str, Adapter]:
-    """Label -> adapter, in the order of training."""
-    steps: dict[str, Path] = {}
-    if folder is not None:
-        found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))]
-        steps = {f"step {step}": path / "adapter" for step, path in sorted(found)}
-        if not steps:
-            raise VocabkitError(f"{folder}: no step-*/adapter in it; train with keep_adapters = true")
-    series = {label: load_adapter(path) for label, path in steps.items()} | {"adapter": load_adapter(adapter)}
-    for label, connector in series.items():
-        config, own = connector.config, series["adapter"].config
-        if config.kind != own.kind or config.vision_width != own.vision_width:
-            raise VocabkitError(f"{steps[label]}: an adapter of another type or vision encoder than {adapter}")
-    return series
-
-
-def _targets(llms: Sequence[str], own: str, progress: Callable[[str, int, int], None]) -> dict[str, Target]:
-    """Name -> LLM; the adapter's own first, if it is among them."""
-    targets = {}
-    for llm in llms or [own]:
-
-        def downloaded(done: int, total: int, llm: str = llm) -> None:
-            progress(f"{llm}: bytes", done, total)
-
-        target = open_target(llm, progress=downloaded)[0]
-        if target.vocabulary.name in targets:
-            raise VocabkitError(f"--llm {llm}: there is a {target.vocabulary.name} before; give NAME=SOURCE")
-        targets[target.vocabulary.name] = target
-    return dict(sorted(targets.items(), key=lambda item: item[0] != own))
-
-
-def _named(paths: Sequence[Path], image_folder: Path | None, limit: int) -> Iterator[tuple[Picture, Sample | None]]:
-    """Each picture, and the sample that it is from."""
-    for path in dict.fromkeys(paths):
-        if is_llava(path):
-            pairs = ((picture, sample) for sample in read_llava(path, image_folder) for picture in sample.images)
-            yield from islice(pairs, limit)
-        else:
-            yield Picture(str(path), path), None
-
-
-def _images(
-    encoder: VisionEncoder,
-    pictures: Sequence[tuple[Picture, Sample | None]],
-    progress: Callable[[str, int, int], None],
-) -> tuple[list[ImageInfo], Tensor, list[str]]:
-    """What is known of the images, their features (I, N, Dv) float32, and what is wrong with those left out."""
-    if not pictures:
-        raise VocabkitError("no pictures in the data")
-    images: list[ImageInfo] = []
-    features, broken, parts = [], [], {}
-    batch: list[Tensor] = []
-    for number, (picture, sample) in enumerate(pictures):
-        try:
-            image, pixels = _opened(encoder, picture)
-        except BrokenImage as error:
-            broken.append(str(error))
-        else:
-            batch.append(pixels)
-            if image.size not in parts:
-                parts[image.size] = seen_part(encoder.pixels, image.size)
-            images.append(_info(picture, sample, image.size, parts[image.size]))
-        if batch and (len(batch) == _BATCH or number == len(pictures) - 1):
-            states = encoder(torch.stack(batch)).float().cpu()
-            features.append(states[:, -encoder.grid[0] * encoder.grid[1] :])  # without class and register tokens
-            batch = []
-        progress("pictures", number + 1, len(pictures))
-    if not images:
-        raise VocabkitError(f"none of {len(pictures)} pictures can be used; the first: {broken[0]}")
-    return images, torch.cat(features), broken
-
-
-def _opened(encoder: VisionEncoder, picture: Picture) -> tuple[Image.Image, Tensor]:
-    """The picture and its pixels. Raises BrokenImage as `encoder.pixels_of`."""
-    image = load_image(picture)
-    try:
-        return image, encoder.pixels(image)
-    except VocabkitError as error:
-        raise BrokenImage(f"{picture.key}: {error}") from error
-
-
-def _info(picture: Picture, sample: Sample | None, size: tuple[int, int], seen: Part) -> ImageInfo:
-    assert isinstance(picture.source, Path)
-    objects: tuple[str, ...] = ()
-    caption = None
-    if sample is not None:
-        named = sample.extra.get("objects")
-        objects = tuple(name for name in named if isinstance(name, str)) if isinstance(named, list) else ()
-        caption = " ".join(turn.answer for turn in sample.turns)
-    return ImageInfo(picture.key, picture.source, size, seen, caption, objects, object_words(objects, caption))
+def _ends(dark: np.ndarray, light: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """Where a line of pixels begins and ends: a straight line fitted to its middle half, without padding."""
+    places = np.arange(len(found) // 4, len(found) - len(found) // 4)
+    places = places[light[places] != dark[places]]
+    shares = (found[places] - dark[places]) / (light[places] - dark[places])
+    slope, start = np.polyfit(places + 0.5, shares, 1)
+    return tuple(round(float(start + slope * at), 3) for at in (0, len(found)))  # type: ignore[return-value]

@@ -1,11 +1,10 @@
-"""What the head of an adapter says of images: its largest coefficients, and where their mass is.
+"""Tokens of visual tokens: the largest coefficients of a head, and the nearest rows of a whole embedding table.
 
-Sizes: N patches of an image, Dv width of features, V rows of the head; k and m kept.
+Sizes: N patches of an image, Dv width of features, V rows of the head or of the table, Q queries of width D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +15,20 @@ from torch.nn import functional
 from vocabkit.adapter.mixing.top import largest
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 _COEFFICIENTS = 2**23
-"""In memory at a time: 32 MiB in float32."""
+"""Coefficients in memory at a time: 32 MiB in float32."""
+_ROWS = 8192
+"""Rows of the table at a time."""
+_QUERIES = 1024
+"""Queries at a time; times the rows, 32 MiB of cosines."""
 
 
 class HeadReading(NamedTuple):
-    """The fields of a `Reading` that are about the head."""
+    """The fields of a `Reading` about the head."""
 
     rows: np.ndarray
     coefficients: np.ndarray
@@ -35,9 +39,9 @@ class HeadReading(NamedTuple):
 
 @torch.no_grad()
 def read_head(adapter: LangBridgeAdapter, features: Tensor, k: int, m: int) -> HeadReading:
-    """Read the (N, Dv) features of one image. The (N, V) coefficients are never in memory at once unless they are few.
+    """Read the (N, Dv) features of one image, in blocks: the (N, V) coefficients are not in memory at once.
 
-    k and m are at most V.
+    k and m are at most V, the rows of the head.
     """
     softmax = adapter.config.head == "softmax"
     sums = torch.zeros(adapter.config.rows)
@@ -57,18 +61,8 @@ def read_head(adapter: LangBridgeAdapter, features: Tensor, k: int, m: int) -> H
     return HeadReading(*found, torch.cat(entropy).numpy(), mass_rows.int().numpy(), mass.numpy())
 
 
-# MERGED: The nearest rows of a whole embedding table, by cosine similarity: exact, in blocks, without loading a model.
-# MERGED:
-# MERGED: Sizes: Q queries of width D; V rows that are searched; k kept of each query.
-
-_ROWS = 8192
-"""Rows of the table at a time."""
-_QUERIES = 1024
-"""Queries at a time: with the rows 32 MiB of cosines."""
-
-
 def searched_ids(vocabulary: Vocabulary, table: EmbeddingTable) -> np.ndarray:
-    """(V,) int64, ascending: the ids with a token and a row. Left out are reserved ids, holes and padding rows."""
+    """(V,) int64, ascending: the ids with both a token and a row. Reserved ids, holes and padding rows have none."""
     return np.flatnonzero(vocabulary.kinds[: table.num_rows] != Kind.UNUSED).astype(np.int64)
 
 
@@ -77,25 +71,25 @@ def nearest_tokens(
     table: EmbeddingTable,
     ids: np.ndarray,
     k: int,
-    progress: Callable[[int, int], None] | None = None,
+    step: str = "tokens",
+    progress: Progress = no_progress,
 ) -> tuple[Tensor, Tensor]:
-    """The k of `ids` whose embeddings have the largest cosine with each query, in float32 throughout.
+    """The k of `ids` whose embeddings have the largest cosine with each query, exactly and in float32.
 
-    Every row is read once and its norm computed once, however many queries there are; never in memory at once are the
-    table and the Q x V cosines. A row of zeros has no direction and is never found; a query of zeros has cosine 0 with
-    all rows.
+    Each row is read once, however many queries there are. Neither the table nor all Q x V cosines are in memory.
+    A row of zeros has no direction and is never found; a query of zeros has cosine 0 with all rows.
 
     Args:
         queries: (Q, D) floating point.
-        ids: (V,) ascending token ids with a row, of `searched_ids`.
-        progress: called with (rows done, rows in total).
+        ids: (V,) ascending token ids, from `searched_ids`.
+        progress: counts the rows searched, under the name `step`.
 
     Returns:
-        ids (Q, k) int64 and cosines (Q, k) float32, largest first. Which of several equal cosines come first, or are
-        kept at all, is not specified. With fewer than k rows that are not zero, ids are -1 and cosines -inf at the end.
+        ids (Q, k) int64 and cosines (Q, k) float32, largest first. The order of equal cosines, and which of
+        them are kept, is unspecified. With fewer than k nonzero rows, the last ids are -1 and the last cosines -inf.
 
     Raises:
-        VocabkitError: queries of another width, not finite, k < 1, or rows that can't be read.
+        VocabkitError: queries of another width or not finite, k < 1, or rows that can't be read.
     """
     if queries.ndim != 2 or queries.shape[1] != table.width:
         raise VocabkitError(f"{table.source}: visual tokens are {tuple(queries.shape)}; expected (Q, {table.width})")
@@ -121,13 +115,12 @@ def nearest_tokens(
             names = torch.cat([found[part], torch.from_numpy(block)[places]], dim=1)
             best[part], order = candidates.topk(k, dim=1)
             found[part] = names.gather(1, order)
-        if progress:
-            progress(start + len(block), len(ids))
+        progress(step, start + len(block), len(ids))
     found[best == -torch.inf] = -1
     return found, best.clamp_(max=1.0)
 
 
 def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
-    """Left @ right.T in `buffer`, without new memory."""
+    """Compute `left @ right.T` in `buffer`: the same memory for every block."""
     shape = len(left), len(right)
     return torch.mm(left, right.T, out=buffer[: shape[0] * shape[1]].view(shape))

@@ -1,4 +1,7 @@
-"""Which words name what an image shows."""
+"""Interpretations as plain data, and the words that name what an image shows. Imports no torch.
+
+Sizes: N patches of an image, in rows and columns; k tokens kept of each patch, m of each image.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,128 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+Part = tuple[float, float, float, float]
+"""Left, top, right and bottom edge of a part of a picture, as shares of its width and height."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The token of an id."""
+
+    token: bytes
+    """Its bytes in decoded text; for a special token, its spelling. Show it with `report.layout.show_token`."""
+    kind: str
+    """text, byte or special, as in `tokenizer.vocabulary.Kind`."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """A picture, and what is known to be in it."""
+
+    key: str
+    """Its name in the data, or its path."""
+    path: Path
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    seen: Part
+    """The part that the vision encoder sees, and that the grid of patches covers; (0, 0, 1, 1) is all of it."""
+    caption: str | None
+    objects: tuple[str, ...]
+    """Names of what it shows (`extra["objects"]` of its sample); empty if unknown."""
+    words: tuple[str, ...]
+    """Words that name what it shows, as `object_words` gives them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The visual tokens of one image in the words of one LLM, by one checkpoint. Patches are row by row."""
+
+    image: int
+    """Index into `Interpretation.images`."""
+    llm: str
+    checkpoint: str
+    nearest: np.ndarray
+    """(N, k) int32: ids of the tokens nearest to each visual token in the LLM's whole vocabulary, nearest first."""
+    cosines: np.ndarray
+    """(N, k) float32: their cosine similarities."""
+    names_object: np.ndarray | None
+    """(N,) bool: whether one of the k nearest names an object of the image. None if its objects are unknown."""
+    rows: np.ndarray | None
+    """(N, k) int32: rows of the head with the largest coefficients, largest first. None for an MLP, which has none."""
+    coefficients: np.ndarray | None
+    """(N, k) float32: these coefficients. Shares of 1 for a softmax head, any numbers for a linear one."""
+    entropy: np.ndarray | None
+    """(N,) float32 in nats: entropy of the coefficients of each patch. Like mass, only for a softmax head, whose
+    coefficients are a distribution."""
+    image_nearest: np.ndarray
+    """(m,) int32: the tokens with the largest sums of cosines over the patches that have them among their k nearest."""
+    image_cosines: np.ndarray
+    """(m,) float32: these sums divided by N, largest first."""
+    image_rows: np.ndarray | None
+    """(m,) int32: rows of a softmax head with the most mass."""
+    image_mass: np.ndarray | None
+    """(m,) float32: their mean coefficients over the patches, largest first. The means of all rows sum to 1."""
+
+
+@dataclass(frozen=True)
+class Development:
+    """Averages over the patches of all images, for one checkpoint and one LLM."""
+
+    llm: str
+    checkpoint: str
+    mean_best_cosine: float
+    """Between each visual token and its nearest vocabulary token."""
+    named: float | None
+    """Share of the patches with an object named by one of the k nearest tokens, over images with known objects. None if
+    there are none."""
+    named_by_head: float | None
+    """The same for the k largest coefficients. Also None for an MLP."""
+    mean_entropy: float | None
+    """Mean of `Reading.entropy`, in nats. None unless the head is softmax."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interpretation:
+    """What images become in words."""
+
+    adapter: str
+    """As given."""
+    head: str | None
+    """linear or softmax; None for an MLP projector."""
+    vision: str
+    grid: tuple[int, int]
+    """Rows and columns of patches: N is their product."""
+    top: int
+    """k."""
+    llms: tuple[str, ...]
+    """The LLMs; the first is the one that the adapter was trained with or moved to, if that is among them."""
+    vocabularies: Mapping[str, int]
+    """LLM -> number of tokens searched."""
+    checkpoints: tuple[str, ...]
+    """Labels in the order of training; a single one without a series."""
+    images: tuple[ImageInfo, ...]
+    broken: tuple[str, ...]
+    """What is wrong with each picture that was left out, one line each."""
+    readings: tuple[Reading, ...]
+    """One for each image, LLM and checkpoint."""
+    development: tuple[Development, ...]
+    """One for each LLM and checkpoint."""
+    tokens: Mapping[str, Mapping[int, Token]]
+    """LLM -> token id -> token, for all ids in the readings."""
+    rows: Mapping[str, Mapping[int, bytes]]
+    """LLM -> row of the head -> bytes of its token (empty for a role), for all rows in the readings. Rows whose token
+    the LLM lacks are dropped first, so a token can have different rows in two LLMs."""
+
+    def reading(self, image: int, llm: str, checkpoint: str) -> Reading:
+        """The reading of this image, LLM and checkpoint. Raises KeyError if there is none."""
+        for reading in self.readings:
+            if (reading.image, reading.llm, reading.checkpoint) == (image, llm, checkpoint):
+                return reading
+        raise KeyError((image, llm, checkpoint))
+
+
+# ---- words that name what an image shows -------------------------------------------------------------------------
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _FORM = """
@@ -23,9 +148,9 @@ us very was we were what when where which while who with would you your backgrou
 def object_words(objects: Sequence[str], caption: str | None) -> tuple[str, ...]:
     """The words that name what an image shows, in lower case, sorted.
 
-    Words have two letters or more and do not only shape a sentence (`with`, `picture`). If its `objects` are known:
-    the words of their names, and those words of the caption that begin with one of them (`owls`, of an owl). Else the
-    words of the caption. Empty if neither is known.
+    If its `objects` are known: the words of their names, and words of the caption that begin with one of these (`owls`
+    for an owl). Otherwise all words of the caption. Words of one letter and words that only shape a sentence (`with`,
+    `picture`) never count.
     """
     said = _words(caption or "")
     if not objects:
@@ -35,10 +160,10 @@ def object_words(objects: Sequence[str], caption: str | None) -> tuple[str, ...]
 
 
 def as_word(token: bytes) -> str | None:
-    """A token in lower case, without white space around it; it names an object if that is one of its `object_words`.
+    """A token in lower case, without surrounding white space; None if it is not UTF-8.
 
-    None if it is no text. Pieces of words name nothing, so that a name of which a vocabulary has only pieces is never
-    found.
+    It names an object if it is one of the `object_words`. Pieces of words name nothing, so a name that a vocabulary has
+    only in pieces is never found.
     """
     try:
         return token.decode().strip().lower()
@@ -48,125 +173,3 @@ def as_word(token: bytes) -> str | None:
 
 def _words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower())) - set(_FORM.split())
-
-
-# MERGED: Interpretations as plain data, without torch.
-# MERGED:
-# MERGED: Sizes: N patches of an image, in rows and columns; k tokens kept of each patch; m tokens kept of each image.
-
-
-@dataclass(frozen=True)
-class Token:
-    """What a token id stands for."""
-
-    token: bytes
-    """Its bytes in decoded text; of a special token, its spelling. Show it with `report.layout.show_token`."""
-    kind: str
-    """text, byte or special, as in `vocabulary.Kind`."""
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """A picture, and what is known to be in it."""
-
-    key: str
-    """Its name in the data, or its path."""
-    path: Path
-    size: tuple[int, int]
-    """Width and height in pixels."""
-    seen: tuple[float, float, float, float]
-    """The part that the vision encoder sees, and that the grid of patches covers: left, top, right and bottom as shares
-    of width and height, (0, 0, 1, 1) for all of it."""
-    caption: str | None
-    objects: tuple[str, ...]
-    """Names of what it shows (`extra["objects"]` of its sample); empty if unknown."""
-    words: tuple[str, ...]
-    """What names an object here, in lower case: see `naming.object_words`. Empty if nothing is known of it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What the visual tokens of one image stand for in one LLM, by one checkpoint. Patches are row by row."""
-
-    image: int
-    """Index into `Interpretation.images`."""
-    llm: str
-    checkpoint: str
-    nearest: np.ndarray
-    """(N, k) int32: token ids nearest to each visual token among the LLM's whole vocabulary, nearest first."""
-    cosines: np.ndarray
-    """(N, k) float32: their cosine similarities."""
-    names_object: np.ndarray | None
-    """(N,) bool: one of the k nearest names an object of the image. None if nothing is known of the image."""
-    rows: np.ndarray | None
-    """(N, k) int32: rows of the head with the largest coefficients, largest first. None for an MLP, which has none."""
-    coefficients: np.ndarray | None
-    """(N, k) float32: theirs. Of a softmax head, shares of 1; of a linear head any numbers, largest by value."""
-    entropy: np.ndarray | None
-    """(N,) float32 in nats: of each patch's coefficients. Of a softmax head only, as mass is: the coefficients of a
-    linear head are no shares of 1."""
-    image_nearest: np.ndarray
-    """(m,) int32: token ids with the largest sums of cosines over the patches of which they are among the k nearest."""
-    image_cosines: np.ndarray
-    """(m,) float32: these sums over N, largest first."""
-    image_rows: np.ndarray | None
-    """(m,) int32: rows of a softmax head with the most mass."""
-    image_mass: np.ndarray | None
-    """(m,) float32: their mean coefficients over the patches, largest first; over all rows these sum to 1."""
-
-
-@dataclass(frozen=True)
-class Development:
-    """One checkpoint in one LLM, over the patches of all images."""
-
-    llm: str
-    checkpoint: str
-    mean_best_cosine: float
-    """Of each visual token with its nearest vocabulary token."""
-    named: float | None
-    """Share of patches of which one of the k nearest tokens names an object of the image, among the patches of images
-    of which something is known. None if nothing is known of any."""
-    named_by_head: float | None
-    """The same of the k largest coefficients. None for an MLP, too."""
-    mean_entropy: float | None
-    """In nats: mean over patches of `Reading.entropy`. None but for a softmax head."""
-
-
-@dataclass(frozen=True, eq=False)
-class Interpretation:
-    """What images become in words."""
-
-    adapter: str
-    """As it was named."""
-    head: str | None
-    """linear or softmax; None for an MLP projector."""
-    vision: str
-    grid: tuple[int, int]
-    """Rows and columns of patches: N is their product."""
-    top: int
-    """k."""
-    llms: tuple[str, ...]
-    """The LLMs; the first is the one that the adapter was trained with or moved to, if that is among them."""
-    vocabularies: Mapping[str, int]
-    """LLM -> how many tokens were searched."""
-    checkpoints: tuple[str, ...]
-    """In the order of training; one if there is no series."""
-    images: tuple[ImageInfo, ...]
-    broken: tuple[str, ...]
-    """What is wrong with each picture that was left out, a line each."""
-    readings: tuple[Reading, ...]
-    """Of each image, LLM and checkpoint."""
-    development: tuple[Development, ...]
-    """Of each LLM and checkpoint."""
-    tokens: Mapping[str, Mapping[int, Token]]
-    """LLM -> token id -> what it is, for all ids in the readings."""
-    rows: Mapping[str, Mapping[int, bytes]]
-    """LLM -> row of the head -> the bytes of its token (empty: it stands for a role), for all rows in the readings.
-    Rows whose token an LLM lacks are left out before, so that numbers of rows may differ between LLMs."""
-
-    def reading(self, image: int, llm: str, checkpoint: str) -> Reading:
-        """The one of this image, LLM and checkpoint. Raises KeyError: there is none."""
-        for reading in self.readings:
-            if (reading.image, reading.llm, reading.checkpoint) == (image, llm, checkpoint):
-                return reading
-        raise KeyError((image, llm, checkpoint))
