@@ -75,7 +75,7 @@ def test_a_transferred_adapter_speaks_the_words_of_its_target(world: World, tmp_
     moved.save(tmp_path / "moved")
     found = interpret(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
     assert {found.tokens["two"][token].token for token in found.readings[0].nearest[:, 0].tolist()} == {b"k"}
-    with pytest.raises(VocabkitError, match="one: its tokenizer has other ids than two has .* is it another LLM"):
+    with pytest.raises(VocabkitError, match=r"one: its tokenizer has other ids than two has .* is it another LLM"):
         interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
 
 
