@@ -1,4 +1,4 @@
-"""What each command does, run as users run it: data on stdout, everything else on stderr."""
+"""What each alignment command prints and writes: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from command_line import error_of, vocabkit
+from command_line import error_of, vocabkit_here
 from index_map_files import LLAMA_MAP, QWEN_MAP, written
 from tokenizer_files import bpe_json, real_file, write_json
 
@@ -51,7 +51,7 @@ COMMANDS = [
 
 def output_of(folder: Path, *words: str | Path, code: int = 0) -> str:
     """What a command prints on stdout."""
-    done = vocabkit(folder, *words)
+    done = vocabkit_here(folder, *words)
     assert done.returncode == code, done
     assert not re.search("^(error|Traceback)", done.stderr, re.MULTILINE)
     return done.stdout
@@ -83,7 +83,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
 
 
 def test_without_a_command_the_help_is_shown_as_an_error(tmp_path: Path) -> None:
-    done = vocabkit(tmp_path)
+    done = vocabkit_here(tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == output_of(tmp_path, "--help")
@@ -102,7 +102,7 @@ def test_every_command_explains_all_it_takes_in_80_columns(tmp_path: Path, comma
 
 
 def test_build_shared_writes_the_file_says_what_is_in_it_and_what_was_used(tmp_path: Path) -> None:
-    done = vocabkit(tmp_path, "build-shared", "qwen2.5", "llama3")
+    done = vocabkit_here(tmp_path, "build-shared", "qwen2.5", "llama3")
     shared = open_shared(tmp_path / "qwen2.5-llama3.arrow")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -180,7 +180,7 @@ def test_check_looks_catalog_names_up_and_no_other(small: Path) -> None:
     output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
     assert "x.arrow: all " in output_of(small, "check", "x.arrow")
     output_of(small, "build-shared", "left", "right", "--out", "y.arrow")
-    assert error_of(vocabkit(small, "check", "y.arrow")).endswith(
+    assert error_of(vocabkit_here(small, "check", "y.arrow")).endswith(
         "'left', 'right' are no catalog names; add --tokenizer 'left'=SOURCE --tokenizer 'right'=SOURCE"
     )
 
@@ -206,7 +206,7 @@ def test_rank_by_orders_by_the_corpus_and_top_keeps_the_first(small: Path) -> No
 def test_count_with_names_the_tokenizer_that_counts_and_field_the_field(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"alt": "a dog on a mat"}\n{"alt": "a dog"}\n')
     words = ["build-shared", "smollm2", "qwen2", "--rank-by", "captions.jsonl", "--field", "alt", "--top", "3"]
-    done = vocabkit(tmp_path, *words, "--count-with", "qwen2")
+    done = vocabkit_here(tmp_path, *words, "--count-with", "qwen2")
     assert done.returncode == 0, done
     shared = open_shared(tmp_path / "smollm2-qwen2.arrow")
     assert shared.tokens.to_pylist()[:2] == [b"a", b" dog"]
@@ -274,7 +274,9 @@ def test_import_map_proves_published_rows_and_keeps_their_order(tmp_path: Path) 
 
 def test_import_map_refuses_a_map_of_another_tokenizer_and_writes_nothing(tmp_path: Path) -> None:
     written(tmp_path, QWEN_MAP, "qwen.json")
-    assert "rows are not gemma3's tokens" in error_of(vocabkit(tmp_path, "import-map", "qwen.json", "gemma3", "llama3"))
+    assert "rows are not gemma3's tokens" in error_of(
+        vocabkit_here(tmp_path, "import-map", "qwen.json", "gemma3", "llama3")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["qwen.json"]
 
 

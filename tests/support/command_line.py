@@ -60,12 +60,13 @@ def vocabkit_lean(folder: Path, *words: str, without: Collection[str] = ()) -> D
     )
 
 
-def vocabkit_here(folder: Path, *words: str | Path) -> Done:
-    """As `vocabkit`, without a process of its own."""
+def vocabkit_here(folder: Path, *words: str | Path, **environment: str) -> Done:
+    """Run it in this process, which saves the imports; what the process itself does at its end is not tested so."""
     arguments = ["vocabkit", *map(str, words)]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="surrogateescape") for _ in range(2))
     with (
         contextlib.chdir(folder),
+        mock.patch.dict(os.environ, {"COLUMNS": "80", **environment}),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", arguments),

@@ -35,8 +35,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "support")]
 
-from faults.attempts import Ended, attempt, finished, import_all, started  # noqa: E402
-from faults.cases import CASES, Case, Content, is_litter, make_inputs  # noqa: E402
+from faults.attempts import Ended, attempt, finished, import_all, started
+from faults.cases import CASES, Case, Content, is_litter, make_inputs
 
 SHARES = (0.3, 0.0, 0.6, 0.9)
 """Free space of a full disk, as shares of what the result needs."""
