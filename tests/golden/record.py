@@ -461,7 +461,7 @@ def main() -> int:
         recorded: dict[str, Any] = (
             {"catalog vocabularies": fingerprints()} if wanted.search("catalog vocabularies") else {}
         )
-        with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
             for name, found in pool.imap(run, tasks):
                 print(f"{name}: exit {found['exit']}", file=sys.stderr)
                 recorded[name] = found

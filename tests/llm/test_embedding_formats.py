@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -74,34 +73,3 @@ def test_only_the_rows_asked_for_are_read_out_of_safetensors(tmp_path: Path) -> 
     before = bytes_read()
     table.rows(torch.arange(0, 4000, 40))
     assert 100 * 2048 <= bytes_read() - before < 100 * 2048 + 4096
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts memory with /proc")
-@pytest.mark.parametrize(
-    ("save", "kinds"),
-    [
-        ("save_file", ("RssAnon", "RssFile")),
-        ("torch.save", ("RssAnon",)),
-    ],  # a mapped file's pages are the system's cache
-)
-def test_a_large_table_never_comes_into_memory(save: str, kinds: tuple[str, ...], tmp_path: Path) -> None:
-    write_config(tmp_path)
-    weight = random_table(32768, 1024)  # 128 MiB
-    if save == "save_file":
-        safetensors_folder(tmp_path, {NAME: weight})
-    else:
-        torch.save({NAME: weight}, tmp_path / "pytorch_model.bin")
-    code = f"""
-from pathlib import Path
-from vocabkit.llm.embeddings import open_embeddings
-def memory(*kinds):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(kinds))
-kinds = {kinds}
-before = memory(*kinds)
-table = open_embeddings({str(tmp_path)!r})
-rows = table.rows(range(0, 32768, 512))
-print(memory(*kinds) - before)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 32 * 1024  # KiB; imports of the readers themselves are a few MiB

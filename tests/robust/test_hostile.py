@@ -1,4 +1,4 @@
-"""Files made to break a reader, and paths that lead to no file: one line about each, and nothing written."""
+"""Files made to break a reader and paths that are not files: each is refused in one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def is_one_line_about(path: Path, message: str) -> bool:
 # ---- the files ---------------------------------------------------------------------------------------------------
 
 
-def test_make_writes_these_files_to_the_byte() -> None:
+def test_make_writes_the_committed_bytes() -> None:
     made = dict(files())
     assert sorted(made) == [path.name for path in FILES]
     assert [path.name for path in FILES if path.read_bytes() != made[path.name]] == []
 
 
 @pytest.mark.parametrize("kind", OPENERS)
-def test_every_hostile_file_is_refused_in_one_line_or_opens_for_a_reason(kind: str) -> None:
+def test_hostile_file_is_refused_in_one_line_or_opens_for_a_listed_reason(kind: str) -> None:
     problems = {}
     for path in FILES:
         try:
@@ -105,13 +105,13 @@ def test_every_hostile_file_is_refused_in_one_line_or_opens_for_a_reason(kind: s
     assert {path.name for path in FILES if path not in problems} == set(OPENS[kind])
 
 
-def test_nothing_hostile_needs_much_memory_or_time() -> None:
+def test_hostile_files_stay_within_memory_and_time() -> None:
     # the process may map 200 MB more than it has mapped after its imports
     program = """
 import resource
 from pathlib import Path
 from test_hostile import FILES, OPENERS, OPENS, VocabkitError
-import vocabkit.tokenizer.gguf, vocabkit.tokenizer.sentencepiece, vocabkit.tokenizer.snapshot, vocabkit.tokenizer.tiktoken
+import vocabkit.tokenizer.gguf, vocabkit.tokenizer.sentencepiece, vocabkit.tokenizer.snapshot
 import vocabkit.tokenizer.tiktoken, vocabkit.tokenizer.tokenizer_json
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + (200 << 20)
@@ -130,13 +130,13 @@ for kind, opener in OPENERS.items():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_snapshot_that_asks_to_be_unpickled_is_not(tmp_path: Path) -> None:
+def test_pickle_in_a_snapshot_is_never_loaded(tmp_path: Path) -> None:
     assert b"arrow.py_extension_type" in (FOLDER / "snapshot-pickle.arrow").read_bytes()
     with pytest.raises(VocabkitError):  # and not SystemExit, which its pickle raises
         read(FOLDER / "snapshot-pickle.arrow")
 
 
-def test_an_arrow_file_that_names_one_batch_a_thousand_times_is_refused(tmp_path: Path) -> None:
+def test_arrow_file_repeating_one_batch_a_thousand_times_raises(tmp_path: Path) -> None:
     sink, schema = pa.BufferOutputStream(), pa.schema({"token": pa.binary()})
     with pa.ipc.new_file(sink, schema) as writer:
         for value in [bytes(1 << 17), *[b""] * 999]:
@@ -150,7 +150,7 @@ def test_an_arrow_file_that_names_one_batch_a_thousand_times_is_refused(tmp_path
         read(tmp_path / "x.arrow")
 
 
-def test_text_is_cut_by_the_rules_of_a_hostile_file_or_they_are_refused_and_no_library_prints(
+def test_hostile_segmentation_rules_work_or_raise_and_print_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     problems = {}
@@ -170,9 +170,7 @@ def test_text_is_cut_by_the_rules_of_a_hostile_file_or_they_are_refused_and_no_l
 
 
 @pytest.mark.parametrize("companion", ["tokenizer_config.json", "config.json"])
-def test_a_sound_tokenizer_beside_a_hostile_config_is_refused_by_the_configs_name_or_read(
-    tmp_path: Path, companion: str
-) -> None:
+def test_hostile_config_is_ignored_or_named_in_one_line(tmp_path: Path, companion: str) -> None:
     write_json(tmp_path / "tokenizer.json", bpe_json(["a", "b"]))
     problems = []
     for path in FILES:
@@ -186,7 +184,7 @@ def test_a_sound_tokenizer_beside_a_hostile_config_is_refused_by_the_configs_nam
 
 
 @pytest.mark.parametrize("value", ["many", -1, 0, 1.5, True, None, [7], {"a": 7}, 10**30, 1 << 31])
-def test_a_table_size_that_is_none_is_not_taken_from_a_config(tmp_path: Path, value: object) -> None:
+def test_invalid_table_size_in_config_is_ignored(tmp_path: Path, value: object) -> None:
     write_json(tmp_path / "tokenizer.json", bpe_json(["a", "b"]))
     for config in ({"vocab_size": value, "hidden_size": value}, {"text_config": {"vocab_size": value}}):
         write_json(tmp_path / "config.json", config)
@@ -216,9 +214,7 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_line_answers_every_hostile_file_with_one_line_and_writes_nothing(
-    command: str, tmp_path: Path
-) -> None:
+def test_command_refuses_hostile_file_in_one_line_and_writes_nothing(command: str, tmp_path: Path) -> None:
     refused = 0
     for path in FILES:
         words = [path if word == "FILE" else word for word in COMMANDS[command]]
@@ -252,7 +248,7 @@ SAMPLE += [
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_the_program_itself_does_so(tmp_path: Path, name: str) -> None:
+def test_program_refuses_hostile_file_in_one_line(tmp_path: Path, name: str) -> None:
     assert name in error_of(vocabkit(tmp_path, "build-shared", FOLDER / name, SOUND, "--out", "new.arrow"))
     assert list(tmp_path.iterdir()) == []
 
@@ -275,7 +271,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
-def test_a_name_can_not_break_the_message_about_its_file(tmp_path: Path, name: str) -> None:
+def test_odd_file_name_stays_on_one_line(tmp_path: Path, name: str) -> None:
     for suffix, content in [
         (".json", b"{"),
         (".arrow", b"ARROW1\0\0"),
@@ -291,7 +287,7 @@ def test_a_name_can_not_break_the_message_about_its_file(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", ODD_NAMES[:-1], ids=ascii)
-def test_a_folder_of_any_name_is_read(tmp_path: Path, name: str) -> None:
+def test_folder_with_odd_name_is_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(VocabkitError) as refused:
         read(tmp_path / name)
@@ -356,7 +352,7 @@ NO_FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", OPENERS)
-def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_device_or_pipe_raises(kind: str, tmp_path: Path) -> None:
     paths = []
     for number, make in enumerate(NO_FILES.values()):
         (tmp_path / str(number)).mkdir()

@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tiktoken
-from caption_files import CAPTIONS, FORMATS, compressed, write_text
+from caption_files import CAPTIONS, FORMATS, write_text
 from sentencepiece import SentencePieceProcessor
 from tiktoken.load import load_tiktoken_bpe
 from tokenizer_files import (
@@ -300,52 +298,3 @@ def test_two_processes_rank_to_the_same_bytes(tmp_path: Path) -> None:
         command = [sys.executable, "-c", RANK, str(tmp_path / "a.txt"), str(tmp_path / f"{seed}.arrow")]
         subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed})
     assert (tmp_path / "1.arrow").read_bytes() == (tmp_path / "2.arrow").read_bytes()
-
-
-# ---- constant memory ---------------------------------------------------------------------------------------------
-
-PEAK = """
-import sys
-from pathlib import Path
-from vocabkit.shared import rank as ranking
-from vocabkit.tokenizer.catalog import resolve
-ranking.PENDING_PIECES = 1 << 13
-ranking.count_tokens(resolve("smollm2").vocabulary, [Path(sys.argv[1])])
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-"""
-"""Prints the largest resident set in kB. (getrusage would tell the parent's, where that is larger.)"""
-CAPTION = "A photograph of a dog that runs after a ball on a green meadow under a blue sky. " * 3
-
-
-def distinct_words(line: int) -> str:
-    return " ".join(f"{word:08x}" for word in range(25 * line, 25 * line + 25))
-
-
-LARGE: dict[str, Callable[[int], Iterable[str]]] = {
-    "lines.txt": lambda count: (f"{CAPTION}\n" for _ in range(count)),
-    "one-line.txt": lambda count: (CAPTION for _ in range(count)),
-    "distinct-words.txt": lambda count: (f"{distinct_words(i)}\n" for i in range(count // 8)),  # slow
-    "array.json": lambda count: (f'{"," if i else "["}{{"caption": "{CAPTION}"}}' for i in range(count)),
-}
-
-
-def write_large(path: Path, count: int) -> Path:
-    if path.suffix == ".parquet":
-        table = pa.table({"text": [CAPTION] * count})
-        pq.write_table(table, path, row_group_size=count, use_dictionary=False, compression="none")
-        return path
-    with path.open("w") as file:
-        file.writelines(LARGE[path.name](count))
-        file.write("]" if path.suffix == ".json" else "")
-    return compressed(path, ".zst")
-
-
-@pytest.mark.parametrize("name", [*LARGE, "row-group.parquet"])
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, name: str) -> None:
-    def peak(count: int) -> int:
-        path = write_large(tmp_path / name, count)
-        done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
-        return int(done.stdout) // 1024
-
-    few, many = peak(40_000), peak(200_000)  # both fill every buffer
-    assert many < few + 20  # of 38 MB of text more

@@ -1,4 +1,4 @@
-"""A few of the faults of `python -m tests.robust.faults.harness`, which kills every command hundreds of times."""
+"""A few kills per command; `python -m tests.robust.faults.harness` makes hundreds."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def reports() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_killed_command_leaves_the_old_result_or_a_whole_new_one_and_the_next_run_succeeds(
-    reports: dict[str, Any], name: str
-) -> None:
+def test_killed_command_leaves_old_or_complete_result_and_next_run_succeeds(reports: dict[str, Any], name: str) -> None:
     report = reports[name]
     assert report["problems"] == []
     assert report["kills"] == sum(report["found"].values()) == 2

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing: python -m tests.robust.fuzz.run READER [READER ...] --minutes 10. Needs `pip install atheris`.
+"""Coverage-guided fuzzing: python -m tests.robust.fuzz.run READER ... --minutes 10. Needs `pip install atheris`.
 
 Each reader runs in a process of its own, with a limit on its address space and a watch on its time. An input that ends
 in anything but a value or one line of refusal is kept under findings/, and the process is started again.

@@ -1,5 +1,6 @@
-"""Whatever stands in a file, its reader returns a value or refuses it in one line. `python -m tests.robust.fuzz.run` goes on
-for as long as one likes.
+"""A reader returns a value or refuses in one line, whatever the file holds.
+
+`python -m tests.robust.fuzz.run` searches for counterexamples as long as one likes.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def reader(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_the_files_that_fuzzing_starts_from_are_sound(reader: str, tmp_path: Path) -> None:
+def test_seed_files_are_valid(reader: str, tmp_path: Path) -> None:
     for number, content in enumerate(seeds(reader)):
         path = READERS[reader].prepare(tmp_path / str(number))
         path.write_bytes(content)
         READERS[reader].read(path)
 
 
-def test_what_fuzzing_found_stays_mended(reader: str, tmp_path: Path) -> None:
+def test_past_findings_stay_fixed(reader: str, tmp_path: Path) -> None:
     path = READERS[reader].prepare(tmp_path / "here")
     for content in seeds(reader):  # imports what is imported on first use
         examine(READERS[reader].read, path, content)
@@ -58,7 +59,7 @@ def test_what_fuzzing_found_stays_mended(reader: str, tmp_path: Path) -> None:
         assert examine(READERS[reader].read, path, content) is None
 
 
-def test_an_edited_file_is_read_or_refused_in_one_line(reader: str, tmp_path: Path) -> None:
+def test_edited_file_is_read_or_refused_in_one_line(reader: str, tmp_path: Path) -> None:
     path = READERS[reader].prepare(tmp_path / "here")
     for content in seeds(reader):  # imports what is imported on first use
         examine(READERS[reader].read, path, content)
@@ -71,7 +72,7 @@ def test_an_edited_file_is_read_or_refused_in_one_line(reader: str, tmp_path: Pa
     check()
 
 
-def test_a_file_that_ends_early_is_read_or_refused_in_one_line(reader: str, tmp_path: Path) -> None:
+def test_truncated_file_is_read_or_refused_in_one_line(reader: str, tmp_path: Path) -> None:
     path = READERS[reader].prepare(tmp_path / "here")
     for content in seeds(reader):
         step = max(1, len(content) // 25)

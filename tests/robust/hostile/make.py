@@ -1,4 +1,4 @@
-"""Writes the files of this folder: python tests/robust/hostile/make.py. They are kept, so that their bytes stay the same."""
+"""Write the files of this folder: python tests/robust/hostile/make.py. They are committed to keep their bytes."""
 
 from __future__ import annotations
 

@@ -356,47 +356,6 @@ def test_the_library_says_nothing(
     assert not caplog.records
 
 
-def test_memory_stays_far_below_twice_the_llm(tmp_path: Path) -> None:
-    code = f"""
-import resource, sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-sys.path[:0] = {[str(HERE.parents[1] / "support")]!r}
-from small_models import llama, llm, projector, byte_tokenizer
-from vision_models import clip
-from transformers import AutoModelForCausalLM
-from vocabkit.transfer.export.llava import export_llava
-here = Path({str(tmp_path)!r})
-vision, small, large = clip(here / "vision"), llm(here / "llm"), here / "large"
-large.mkdir()
-config = llama(vocab_size=100_000, hidden_size=512, intermediate_size=4096, num_hidden_layers=16, head_dim=128)
-config.architectures, config.dtype = ["LlamaForCausalLM"], torch.bfloat16
-config.save_pretrained(large)
-byte_tokenizer().save_pretrained(large)
-with torch.device("meta"):
-    shapes = {{key: value.shape for key, value in AutoModelForCausalLM.from_config(config).state_dict().items()}}
-index = {{}}
-for number, key in enumerate(shapes):
-    name = f"model-{{number:05d}}.safetensors"
-    save_file({{key: torch.rand(shapes[key]).bfloat16()}}, large / name)
-    index[key] = name
-import json
-(large / "model.safetensors.index.json").write_text(json.dumps({{"weight_map": index}}))
-export_llava(projector(), vision, small, here / "warm")
-def peak():
-    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
-open("/proc/self/clear_refs", "w").write("5")
-before = peak()
-export_llava(projector(512), vision, large, here / "out")
-print(peak() - before, sum(file.stat().st_size for file in large.glob("*.safetensors")))
-"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    grown, size = map(int, said.split())
-    assert size > 300e6
-    assert grown < 0.75 * size
-
-
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 

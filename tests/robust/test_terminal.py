@@ -1,4 +1,4 @@
-"""Commands in a real terminal of 80 columns, a pseudo-terminal, and the same piped."""
+"""Commands in a pseudo-terminal of 80 columns and in a pipe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEEDS_TORCH = {"transfer", "check-transfer", "interpret", "validate"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where commands run: with an adapter for the small world that says something else of each picture, and moved."""
+    """Where commands run, with an adapter that tells pictures apart and its transfer to another LLM."""
     folder = tmp_path_factory.mktemp("terminal")
     try:
         import torch
@@ -71,7 +71,7 @@ def words(command: str) -> list[str]:
 
 
 def in_terminal(folder: Path, *words: str) -> tuple[int, str, str]:
-    """Exit code, and what is written to a terminal of 80 columns on stdout and to another on stderr."""
+    """Exit code, stdout and stderr of a command whose streams are two terminals of 80 columns."""
     ends = [pty.openpty() for _ in range(2)]
     for _, program_end in ends:
         fcntl.ioctl(program_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
@@ -100,7 +100,7 @@ def in_terminal(folder: Path, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_line_is_wider_than_the_terminal_and_a_pipe_gets_the_same_without_codes(folder: Path, command: str) -> None:
+def test_lines_fit_the_terminal_and_a_pipe_gets_the_same_text(folder: Path, command: str) -> None:
     code, out, err = in_terminal(folder, *words(command))
     assert code == 0, err
     for line in CODE.sub("", out).splitlines():

@@ -1,4 +1,4 @@
-"""Two real LLMs, against transformers loading the same file: minutes of work for what takes us a moment."""
+"""Embedding tables of two real LLMs, row by row against transformers, which loads the whole model for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {"smollm2": (49152, 576), "gemma3": (262144, 640)}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_llm_is_its_own(name: str, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_equals_that_of_transformers(name: str, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = sources / FILES[name]
     monkeypatch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # which transformers opens twice
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
