@@ -1,10 +1,10 @@
-# make demo, make test: each sets up what it needs. Python 3.11 or newer and a network that reaches PyPI are enough.
+# make demo, make test: each installs what it needs. Requires Python 3.11 or newer and access to PyPI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light test-browser ecosystem release check docs snapshots benchmark clean
+.PHONY: demo test test-light test-robust test-browser golden ecosystem release check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 WORDS := 'The words harp, barn: a harp and a barn. The words kettle, windmill: a kettle and a windmill. The words <image>:'
@@ -13,11 +13,11 @@ demo: $(VENV)/.installed
 	rm -rf demo && mkdir demo
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out demo/qwen2-llama3.arrow
 	$(BIN)/vocabkit overlap qwen2 llama3
-	@echo; echo "Fetching torch and Gemma 3 270M, to move an adapter that was trained with SmolLM2-135M ..."
+	@echo; echo "Downloading torch and Gemma 3 270M to transfer an adapter trained with SmolLM2-135M ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out demo/adapter
 	$(BIN)/vocabkit check-transfer demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
-	@echo; echo "Gemma 3 270M, which never saw the adapter, about pictures that training never had ..."
+	@echo; echo "Gemma 3 270M, which never saw the adapter, captions pictures that training never had ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
 	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions \
 	  --captions --llm gemma3=$(GEMMA) --template completion --question $(WORDS) --max-new-tokens 12
@@ -25,31 +25,44 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit validate demo/scenes/combination.json --features demo/features --limit 60 --out demo/validation.json \
 	  --llm gemma3=$(GEMMA) --template completion --adapter transferred=demo/adapter
 
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
+
+# The specification: every behaviour, on small inputs. Five minutes.
 test: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/robust
+	$(BIN)/python $(PYTEST) --ignore tests/browser --ignore tests/robust
+
+# The alignment half without torch and transformers, in an environment of its own. Only the tests that could differ there:
+# imports, commands and what they read, write and print; `make test` has the rest.
+test-light: .sources/.complete
+	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
+	! .venv-light/bin/python -c 'import torch' 2>/dev/null
+	.venv-light/bin/python $(PYTEST) $(LIGHT)
+LIGHT := tests/test_imports.py tests/cli tests/arrow tests/files tests/report tests/shared tests/tokenizer/test_catalog.py
+
+# Killed commands, full disks, hostile and fuzzed files, real terminals, bounded memory, whole models. Five minutes.
+test-robust: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python $(PYTEST) tests/robust
 
 # HTML reports in a real browser: Debian's chromium, driven by Playwright.
 test-browser: $(VENV)/.installed-dev .sources/.complete
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; }
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python $(PYTEST) tests/browser
 
-# The library, the alignment commands and their tests without torch and transformers: an environment of its own.
-test-light: .sources/.complete
-	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
-	! .venv-light/bin/python -c 'import torch' 2>/dev/null
-	.venv-light/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser --ignore tests/robust
+# What every command printed and wrote when tests/golden/expected.json was recorded.
+golden: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python tests/golden/record.py --compare tests/golden/expected.json
 
-# Exported checkpoints in the programs that are to take them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
+# Exported checkpoints in the programs that read them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
 ecosystem: .venv-ecosystem/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
 
-# sdist and wheel of the last commit in dist/, the same bytes each time, tried in empty environments of each Python at hand.
-# A quarter of an hour for each.
+# sdist and wheel of the last commit in dist/, byte for byte the same each time, tried in an empty environment of each
+# installed Python. Fifteen minutes per Python.
 release: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python tests/release/distributions.py dist
 	RELEASE_FOLDER=dist $(BIN)/python -m pytest tests/release
 
-# Formatting, lint, types, the direction of imports, and whether generated docs are up to date.
+# Format, lint, types, import direction, and whether generated docs and transcripts are up to date.
 check: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,11 +70,11 @@ check: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-# Write again what docs take from the program: docs/cli.md and the transcripts.
+# Regenerate docs/cli.md and rerun the transcripts in docs.
 docs: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python docs/generate.py
 
-# Build data/*.arrow again from the publishers' files.
+# Rebuild data/*.arrow from the publishers' files.
 snapshots: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python data/build.py .sources
 
@@ -95,7 +108,7 @@ SITE_PACKAGES = import site; print(site.getsitepackages()[0])
 	.venv-ecosystem/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .venv-ecosystem/plugin
 	touch $@
 
-# Real tokenizers and models for tests and snapshots: the publishers' own packages, without their dependencies.
+# Real tokenizers and models for tests and snapshots: the publishers' packages without their dependencies.
 .sources/.complete: tests/sources.txt | $(VENV)/.created
 	rm -rf .sources
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .sources --requirement tests/sources.txt
