@@ -111,7 +111,7 @@ def transfer(
     from vocabkit.llm.devices import return_freed_memory
 
     return_freed_memory()
-    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import preflight_report
     from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
@@ -240,7 +240,7 @@ def import_adapter(
 
     The result carries its shared vocabulary and can be given to `vocabkit transfer`.
     """
-    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.transfer.published import import_published
 
@@ -297,7 +297,7 @@ def _export_size(export: Export, config: MLPConfig, target: Target, vision: str 
 
 def check_export(export: Export | None, out: Path | None, vision: str | None, *, keep_cls: bool) -> None:
     """Before the work. Raises VocabkitError: options that do not go together, or a place that is taken."""
-    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.errors import VocabkitError
 
     if export in (Export.llava, Export.mmproj) and vision is None:
@@ -390,7 +390,7 @@ def distill(
     only approximates the adapter: the error on held-out pictures is reported and recorded. What it costs in caption
     loss is told by `vocabkit validate`; `vocabkit export` writes it for other programs.
     """
-    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.adapter.model import LangBridgeAdapter
     from vocabkit.data.llava import read_llava
     from vocabkit.llm.devices import keep_freed_memory, open_device

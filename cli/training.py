@@ -342,7 +342,7 @@ def calibrate(
     It is recorded in the adapter, which keeps its own where no other is certainly better. Visual
     tokens of a linear head can be far longer than the embeddings of the target.
     """
-    from vocabkit.adapter.destination import check_destination
+    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.data.sources import Columns
     from vocabkit.evaluate.validate import calibrate_file
     from vocabkit.llm.devices import fitting_memory, keep_freed_memory

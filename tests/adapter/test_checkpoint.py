@@ -43,7 +43,7 @@ def refusal(source: str | Path, load: Callable[[Any], Any] = load_adapter) -> st
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("place", PLACES)
-def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path, place: str, dtype: torch.dtype) -> None:
+def test_adapter_round_trips_bit_for_bit(tmp_path: Path, place: str, dtype: torch.dtype) -> None:
     adapter = langbridge("softmax", dtype=dtype, temperature=0.5, vision_model="openai/clip", vision_layer=-2)
     adapter.save(tmp_path / place)
     found = load_adapter(tmp_path / place)
@@ -56,7 +56,7 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path, place: str, dtype: to
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_projector_comes_back_bit_for_bit(tmp_path: Path, place: str) -> None:
+def test_projector_round_trips_bit_for_bit(tmp_path: Path, place: str) -> None:
     module = projector(dtype=torch.bfloat16)
     module.save(tmp_path / place)
     found = load_adapter(tmp_path / place)
@@ -67,7 +67,7 @@ def test_a_projector_comes_back_bit_for_bit(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_loaded_adapter_computes_trains_and_saves_over_itself(tmp_path: Path, place: str) -> None:
+def test_loaded_adapter_computes_trains_and_saves_over_itself(tmp_path: Path, place: str) -> None:
     adapter, path = langbridge("softmax"), tmp_path / place
     adapter.save(path)
     found = load_adapter(path)
@@ -81,14 +81,14 @@ def test_a_loaded_adapter_computes_trains_and_saves_over_itself(tmp_path: Path, 
     assert_same_state(load_adapter(path), found)
 
 
-def test_mixed_dtypes_are_kept(tmp_path: Path) -> None:
+def test_mixed_dtypes_round_trip(tmp_path: Path) -> None:
     adapter = langbridge()
     adapter.head.to(torch.bfloat16)
     adapter.save(tmp_path / "a.pt")
     assert_same_state(load_adapter(tmp_path / "a.pt"), adapter)
 
 
-def test_two_saves_give_the_same_bytes(tmp_path: Path) -> None:
+def test_two_saves_give_equal_bytes(tmp_path: Path) -> None:
     for number in "12":
         langbridge().save(tmp_path / f"folder{number}")
         langbridge().save(tmp_path / f"adapter{number}.pt")
@@ -99,7 +99,7 @@ def test_two_saves_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "adapter1.pt").read_bytes() == (tmp_path / "adapter2.pt").read_bytes()
 
 
-def test_a_slice_of_a_large_tensor_is_saved_alone(tmp_path: Path) -> None:
+def test_view_is_saved_without_its_storage(tmp_path: Path) -> None:
     adapter = langbridge()
     adapter.head.weight = torch.nn.Parameter(normal(ROWS * 1000, HIDDEN)[:ROWS])
     adapter.save(tmp_path / "a.pt")
@@ -107,7 +107,7 @@ def test_a_slice_of_a_large_tensor_is_saved_alone(tmp_path: Path) -> None:
     assert_same_state(load_adapter(tmp_path / "a.pt"), adapter)
 
 
-def test_the_folder_opens_with_the_plain_libraries(tmp_path: Path) -> None:
+def test_folder_opens_with_plain_safetensors_and_json(tmp_path: Path) -> None:
     adapter = langbridge()
     adapter.save_pretrained(tmp_path / "folder")
     assert safetensors.torch.load_file(tmp_path / "folder/model.safetensors").keys() == adapter.state_dict().keys()
@@ -117,7 +117,7 @@ def test_the_folder_opens_with_the_plain_libraries(tmp_path: Path) -> None:
     assert config["rows"] == ROWS
 
 
-def test_the_card_states_what_the_config_says(tmp_path: Path) -> None:
+def test_card_states_the_config(tmp_path: Path) -> None:
     adapter = langbridge("softmax", temperature=0.25, vision_model="a|b`c\nd", vision_layer=-2)
     adapter.save_pretrained(tmp_path / "folder")
     card = huggingface_hub.ModelCard.load(tmp_path / "folder/README.md")
@@ -129,7 +129,7 @@ def test_the_card_states_what_the_config_says(tmp_path: Path) -> None:
     assert "can't be moved" in (tmp_path / "mlp/README.md").read_text()
 
 
-def test_a_card_shows_names_of_models_but_no_paths(tmp_path: Path) -> None:
+def test_card_shows_model_names_without_paths(tmp_path: Path) -> None:
     for number, (given, shown) in enumerate(
         [("openai/clip", "openai/clip"), ("/tmp/xyz/clip", "clip"), ("./clip", "clip"), ("a/b/clip", "clip")]
     ):
@@ -138,7 +138,7 @@ def test_a_card_shows_names_of_models_but_no_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int) -> None:
+def test_file_modes_follow_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         langbridge().save(tmp_path / "folder")
@@ -152,16 +152,16 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int) -> 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_adapter_takes_the_place_of_one_of_its_kind_only(tmp_path: Path, place: str) -> None:
+def test_save_replaces_only_the_same_kind(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     langbridge(seed=1).save(path)
     langbridge("softmax", seed=2).save(path)
-    assert "is there and is not an MLP projector" in refusal(path, projector().save)
+    assert "exists and is not an MLP projector" in refusal(path, projector().save)
     assert_same_state(load_adapter(path), langbridge(seed=2))
 
 
 @pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors", "photo.jpg", "notes/a.txt"])
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_save_over_another_folder_raises(tmp_path: Path, name: str) -> None:
     file = tmp_path / "folder" / name
     file.parent.mkdir(parents=True)
     if name.endswith("safetensors"):
@@ -169,12 +169,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> 
     else:
         file.write_text("{}")
     before = file.read_bytes()
-    assert "is there and is not a LangBridge adapter" in refusal(tmp_path / "folder", langbridge().save)
+    assert "exists and is not a LangBridge adapter" in refusal(tmp_path / "folder", langbridge().save)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
     assert file.read_bytes() == before
 
 
-def test_an_empty_folder_and_one_with_hidden_files_only_are_free(tmp_path: Path) -> None:
+def test_save_into_empty_folder_or_hidden_files_works(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "clone/.git").mkdir(parents=True)
     for name in ("empty", "clone"):
@@ -183,18 +183,18 @@ def test_an_empty_folder_and_one_with_hidden_files_only_are_free(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"text", b""])
-def test_a_pt_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_save_over_another_pt_file_raises(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(content)
-    assert "is there and is not" in refusal(path, langbridge().save)
+    assert "exists and is not" in refusal(path, langbridge().save)
     assert path.read_bytes() == content
     path.unlink()
     torch.save({"model": torch.ones(1)}, path)
-    assert "is there and is not" in refusal(path, langbridge().save)
+    assert "exists and is not" in refusal(path, langbridge().save)
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.bin", "a.PT", "a.gguf", "a.json"])
-def test_a_name_of_another_format_is_refused(tmp_path: Path, name: str) -> None:
+def test_suffix_of_another_format_raises(tmp_path: Path, name: str) -> None:
     assert "one file named *.pt" in refusal(tmp_path / name, langbridge().save)
     langbridge().save(tmp_path / "llava-v1.5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llava-v1.5"]
@@ -203,7 +203,7 @@ def test_a_name_of_another_format_is_refused(tmp_path: Path, name: str) -> None:
 # ---- the hub -----------------------------------------------------------------------------------------------------
 
 
-def test_a_hub_repository_in_the_cache_is_found_offline(tmp_path: Path) -> None:
+def test_cached_hub_repository_loads_offline(tmp_path: Path) -> None:
     adapter = langbridge()
     repository = tmp_path / "models--someone--adapter"
     adapter.save_pretrained(repository / "snapshots" / ("0" * 40))
@@ -213,7 +213,7 @@ def test_a_hub_repository_in_the_cache_is_found_offline(tmp_path: Path) -> None:
     assert_same_state(found, adapter)
 
 
-def test_what_is_neither_here_nor_on_the_hub_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_missing_source_raises(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "missing")
     assert "no such file or folder" in refusal(tmp_path / "missing.pt")
     with pytest.raises(VocabkitError, match=r"nobody/nothing: .*cache"):
@@ -266,7 +266,7 @@ for name, new in (("one.pt", other), ("retrained", retrained), ("other", other),
 """
 
 
-def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_nothing(tmp_path: Path) -> None:
+def test_killed_save_leaves_old_new_or_unfinished(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parents[1] / "support")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
@@ -278,7 +278,7 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_nothing(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_disk_that_fills_up_leaves_the_old_checkpoint(tmp_path: Path, place: str) -> None:
+def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     langbridge(seed=1).save(path)
     with files_of_at_most(1000):
@@ -289,17 +289,17 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(tmp_path: Path, place: s
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+def test_unwritable_place_raises(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     assert "can't write" in refusal(tmp_path / "file" / place, langbridge().save)
 
 
-def test_a_folder_is_not_called_pt(tmp_path: Path) -> None:
+def test_save_pretrained_to_pt_name_raises(tmp_path: Path) -> None:
     assert "writes a folder" in refusal(tmp_path / "a.pt", langbridge().save_pretrained)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_diverged_adapter_is_not_saved(tmp_path: Path, value: float) -> None:
+def test_nonfinite_weights_are_not_saved(tmp_path: Path, value: float) -> None:
     adapter = langbridge()
     with torch.no_grad():
         adapter.head.weight[3, 2] = value
@@ -320,7 +320,7 @@ def flip_a_bit_of_the_weights(file: Path, tensor: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_flipped_bit_of_the_weights_is_found(tmp_path: Path, place: str) -> None:
+def test_flipped_weight_bit_raises(tmp_path: Path, place: str) -> None:
     adapter, path = langbridge(), tmp_path / place
     adapter.save(path)
     file = path / "model.safetensors" if path.is_dir() else path
@@ -328,7 +328,7 @@ def test_a_flipped_bit_of_the_weights_is_found(tmp_path: Path, place: str) -> No
     assert f"{file}: damaged: its weights are not those that were saved" in refusal(path)
 
 
-def test_names_and_dtypes_of_the_weights_are_covered_too(tmp_path: Path) -> None:
+def test_fingerprint_covers_names_and_dtypes(tmp_path: Path) -> None:
     langbridge().save(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     weight = content["tensors"]["head.weight"]
@@ -339,7 +339,7 @@ def test_names_and_dtypes_of_the_weights_are_covered_too(tmp_path: Path) -> None
         assert "not those that were saved" in refusal(tmp_path / "b.pt")
 
 
-def test_checkpoints_from_before_weights_had_a_fingerprint_are_read(tmp_path: Path) -> None:
+def test_checkpoint_without_fingerprint_loads(tmp_path: Path) -> None:
     adapter = langbridge()
     adapter.save(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
@@ -373,7 +373,7 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "shared_vocabulary.arrow"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_missing_file_raises(folder: Path, name: str) -> None:
     (folder / name).unlink()
     words = {"shared_vocabulary.arrow": "shared vocabulary is missing"}.get(name, name)
     assert words in refusal(folder)
@@ -381,14 +381,14 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "shared_vocabulary.arrow"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_file_is_refused(folder: Path, name: str, share: float) -> None:
+def test_truncated_file_raises(folder: Path, name: str, share: float) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(len(content) * share)])
     assert name in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "shared_vocabulary.arrow"])
-def test_a_folder_in_place_of_a_file_is_refused(folder: Path, name: str) -> None:
+def test_folder_in_place_of_a_file_raises(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).mkdir()
     assert name in refusal(folder)
@@ -408,7 +408,7 @@ def test_a_folder_in_place_of_a_file_is_refused(folder: Path, name: str) -> None
         (b'{"format": "vocabkit-adapter/1", "adapter_type": "langbridge"}', "vision_width"),
     ],
 )
-def test_a_config_that_is_none_is_refused(folder: Path, text: bytes, words: str) -> None:
+def test_unreadable_config_raises(folder: Path, text: bytes, words: str) -> None:
     (folder / "config.json").write_bytes(text)
     assert words in refusal(folder)
 
@@ -431,12 +431,12 @@ def test_a_config_that_is_none_is_refused(folder: Path, text: bytes, words: str)
         ({"adapter_type": "mlp"}, "llm_width"),
     ],
 )
-def test_a_wrong_config_is_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
+def test_wrong_config_raises(folder: Path, changes: dict[str, Any], words: str) -> None:
     change_config(folder, **changes)
     assert words in refusal(folder)
 
 
-def test_another_shared_vocabulary_in_the_folder_is_refused(folder: Path) -> None:
+def test_other_shared_vocabulary_raises(folder: Path) -> None:
     langbridge().shared.select(range(ROWS - 1, -1, -1)).save(folder / "shared_vocabulary.arrow")
     assert "trained on" in refusal(folder)
 
@@ -455,14 +455,12 @@ def test_another_shared_vocabulary_in_the_folder_is_refused(folder: Path) -> Non
         (lambda t: t.clear(), "lacks"),
     ],
 )
-def test_wrong_tensors_are_refused(
-    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], words: str
-) -> None:
+def test_wrong_tensors_raise(folder: Path, change: Callable[[dict[str, torch.Tensor]], object], words: str) -> None:
     change_tensors(folder, change)
     assert words in refusal(folder)
 
 
-def test_an_adapter_of_the_other_type_is_refused(folder: Path) -> None:
+def test_adapter_of_another_type_raises(folder: Path) -> None:
     assert "holds a LangBridge adapter, not an MLP projector" in refusal(folder, MLPProjector.from_pretrained)
 
 
@@ -492,7 +490,7 @@ class Trap:
         return os.system, (f"touch {self.victim}",)
 
 
-def test_a_malicious_pickle_is_not_executed(file: Path, tmp_path: Path) -> None:
+def test_malicious_pickle_is_not_executed(file: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     change_file(file, lambda content: content["tensors"].update(trap=Trap(victim)))
     assert "more than plain tensors" in refusal(file)
@@ -512,13 +510,13 @@ def test_a_malicious_pickle_is_not_executed(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_pt_file_is_refused(file: Path, share: float) -> None:
+def test_truncated_pt_file_raises(file: Path, share: float) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * share)])
     assert "truncated" in refusal(file)
 
 
-def test_a_compressed_pt_file_is_refused(file: Path, tmp_path: Path) -> None:
+def test_compressed_pt_file_raises(file: Path, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(file) as plain, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in plain.infolist():
@@ -551,12 +549,12 @@ def test_a_compressed_pt_file_is_refused(file: Path, tmp_path: Path) -> None:
         (lambda c: c["shared_vocabulary"][999].bitwise_xor_(1), "damaged"),
     ],
 )
-def test_a_wrong_pt_file_is_refused(file: Path, change: Callable[[dict[str, Any]], object], words: str) -> None:
+def test_wrong_pt_file_raises(file: Path, change: Callable[[dict[str, Any]], object], words: str) -> None:
     change_file(file, change)
     assert words in refusal(file)
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_raise(tmp_path: Path) -> None:
     for name, content in (("a.pt", 5), ("b.pt", [torch.ones(1)]), ("c.pt", {"weight": torch.ones(1)})):
         torch.save(content, tmp_path / name)
         assert "not an adapter" in refusal(tmp_path / name)

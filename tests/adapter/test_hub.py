@@ -77,9 +77,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
         yield Client(hub, tmp_path / "home")
 
 
-def test_an_adapter_that_was_pushed_is_loaded_from_the_hub_with_the_same_weights(
-    client: Client, tmp_path: Path
-) -> None:
+def test_pushed_adapter_loads_with_the_same_weights(client: Client, tmp_path: Path) -> None:
     adapters: dict[str, Any] = {"linear": langbridge(), "softmax": langbridge("softmax"), "mlp": projector()}
     for name, adapter in adapters.items():
         adapter.save(tmp_path / f"{name}.pt")
@@ -94,7 +92,7 @@ def test_an_adapter_that_was_pushed_is_loaded_from_the_hub_with_the_same_weights
         assert repository.commits == {commit: {f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}}
 
 
-def test_weights_and_shared_vocabulary_go_through_the_storage_for_large_files(client: Client, tmp_path: Path) -> None:
+def test_large_files_are_uploaded_to_lfs(client: Client, tmp_path: Path) -> None:
     langbridge().save(tmp_path / "adapter")
     client.do(("push", "someone/adapter", tmp_path / "adapter"))
     assert client.hub.repositories["someone/adapter"].sent_in_commits == {CARD, CONFIG}
@@ -102,7 +100,7 @@ def test_weights_and_shared_vocabulary_go_through_the_storage_for_large_files(cl
     assert client.hub.storage.keys() == stored
 
 
-def test_each_revision_gives_its_own_weights(client: Client, tmp_path: Path) -> None:
+def test_revision_selects_its_own_weights(client: Client, tmp_path: Path) -> None:
     old, new = langbridge(seed=1), langbridge(seed=2)
     old.save(tmp_path / "old")
     new.save(tmp_path / "new")
@@ -121,9 +119,7 @@ def test_each_revision_gives_its_own_weights(client: Client, tmp_path: Path) -> 
         assert_same_state(load_adapter(tmp_path / f"at-{revision}"), adapter)
 
 
-def test_the_files_of_a_checkpoint_alone_are_downloaded_and_then_found_without_the_hub(
-    client: Client, tmp_path: Path
-) -> None:
+def test_download_takes_only_checkpoint_files_and_then_works_offline(client: Client, tmp_path: Path) -> None:
     langbridge().save(tmp_path / "adapter")
     (commit,) = client.do(("push", "someone/adapter", tmp_path / "adapter"))
     client.hub.repositories["someone/adapter"].commits[commit]["optimizer.bin"] = b"large"
@@ -135,7 +131,7 @@ def test_the_files_of_a_checkpoint_alone_are_downloaded_and_then_found_without_t
     assert {path.name for path in snapshot.iterdir()} == set(FOLDER_FILES)
 
 
-def test_transfer_takes_an_adapter_of_the_hub_at_a_revision(client: Client, tmp_path: Path) -> None:
+def test_transfer_accepts_a_hub_adapter_at_a_revision(client: Client, tmp_path: Path) -> None:
     old, new = langbridge(seed=1), langbridge(seed=2)
     old.save(tmp_path / "old")
     new.save(tmp_path / "new")
@@ -148,7 +144,7 @@ def test_transfer_takes_an_adapter_of_the_hub_at_a_revision(client: Client, tmp_
     )
 
 
-def test_a_push_that_is_refused_says_what_to_do_in_one_line(client: Client, tmp_path: Path) -> None:
+def test_refused_push_raises_in_one_line(client: Client, tmp_path: Path) -> None:
     langbridge().save(tmp_path / "adapter")
     (answer,) = client.do(("push", "someone/adapter", tmp_path / "adapter"), HF_TOKEN="hf_of_someone_else")
     assert answer.startswith("someone/adapter: ")
@@ -156,6 +152,6 @@ def test_a_push_that_is_refused_says_what_to_do_in_one_line(client: Client, tmp_
     assert client.hub.repositories == {}
 
 
-def test_a_revision_is_named_once() -> None:
-    with pytest.raises(VocabkitError, match="someone/adapter@v1: names a revision"):
+def test_two_revisions_raise() -> None:
+    with pytest.raises(VocabkitError, match="someone/adapter@v1: names one revision and `revision` another"):
         LangBridgeAdapter.from_pretrained("someone/adapter@v1", revision="v2")

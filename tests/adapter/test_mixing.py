@@ -80,7 +80,7 @@ def softmax(o: Operands, temperature: float = 1.0, **options: Any) -> Tensor:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_softmax_agrees_with_the_reference(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_softmax_matches_the_reference(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     o = operands(*shape).to(dtype)
     found = softmax(o, temperature=0.7)
     assert found.dtype == dtype
@@ -90,7 +90,7 @@ def test_softmax_agrees_with_the_reference(path: str, shape: tuple[int, ...], dt
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_linear_agrees_with_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_linear_matches_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     o = operands(*shape).to(dtype)
     found = mix(o.hidden, o.weight, o.embeddings, bias=o.bias, head="linear")
     assert found.dtype == dtype
@@ -98,7 +98,7 @@ def test_linear_agrees_with_the_reference(shape: tuple[int, ...], dtype: torch.d
     assert relative_error(found, reference(o, "linear")) < TOLERANCES[dtype]
 
 
-def test_both_associations_of_the_linear_head_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     o = operands(19, 61, 5, 7)
     for name in ("unfused", "fused"):
         want(monkeypatch, name)
@@ -119,14 +119,14 @@ def test_half_precision_logits_keep_their_last_digits(path: str) -> None:
     assert relative_error(softmax(o), reference(o, "softmax")) < 1e-2
 
 
-def test_rows_can_be_shut_out_by_an_infinite_bias(path: str) -> None:
+def test_infinite_bias_excludes_rows(path: str) -> None:
     o = operands(6, 300, 5, 3).to(torch.float32)
     o.bias[:150] = -torch.inf  # the first blocks hold nothing else
     kept = Operands(o.hidden, o.weight[150:], o.embeddings[150:], o.bias[150:])
     torch.testing.assert_close(softmax(o), reference(kept, "softmax").float())
 
 
-def test_coefficients_of_softmax_are_shares() -> None:
+def test_softmax_coefficients_sum_to_one() -> None:
     o = operands(4, 50, 5, 3).to(torch.bfloat16)
     p = coefficients(o.hidden, o.weight, head="softmax", bias=o.bias, temperature=2.0)
     assert p.dtype == torch.float32
@@ -136,7 +136,7 @@ def test_coefficients_of_softmax_are_shares() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_gradients_are_right_in_float64(path: str, head: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_match_numerical_ones(path: str, head: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if head == "linear":
         want(monkeypatch, {"dense": "unfused", "streamed": "fused"}[path])
     small_blocks(monkeypatch, 4)
@@ -153,7 +153,7 @@ def test_gradients_are_right_in_float64(path: str, head: str, with_bias: bool, m
 
 
 @pytest.mark.parametrize("only", ["hidden", "weight", "embeddings", "bias"])
-def test_a_gradient_that_is_asked_for_alone_is_the_same(path: str, only: str) -> None:
+def test_single_gradient_equals_the_joint_one(path: str, only: str) -> None:
     o = operands(5, 130, 6, 4)
     together = Operands(*(tensor.clone().requires_grad_() for tensor in o))
     softmax(together).square().sum().backward()
@@ -174,7 +174,7 @@ def test_half_precision_gradients_are_close(path: str) -> None:
         assert relative_error(found.grad, expected.grad) < 1e-2
 
 
-def test_a_float32_head_trains_against_bfloat16_embeddings(path: str) -> None:
+def test_float32_head_trains_with_bfloat16_embeddings(path: str) -> None:
     o = operands(8, 300, 6, 4).to(torch.float32)
     o = o._replace(embeddings=o.embeddings.bfloat16(), weight=o.weight.requires_grad_())
     found = softmax(o)
@@ -186,7 +186,7 @@ def test_a_float32_head_trains_against_bfloat16_embeddings(path: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])
-def test_autocast_has_no_influence(head: Any) -> None:
+def test_autocast_has_no_effect(head: Any) -> None:
     hidden, weight, embeddings, bias = operands(8, 300, 6, 4).to(torch.float32)
     plain = mix(hidden, weight, embeddings, bias=bias, head=head)
     with torch.autocast("cpu", torch.bfloat16):
@@ -203,7 +203,7 @@ def test_leading_dimensions_are_kept(head: Any) -> None:
     torch.testing.assert_close(one, flat[0])
 
 
-def test_the_operands_are_left_as_they_were(path: str) -> None:
+def test_operands_are_unchanged(path: str) -> None:
     o = operands(5, 130, 6, 4)
     before = Operands(*(tensor.clone() for tensor in o))
     softmax(o, temperature=1.0)
@@ -211,7 +211,7 @@ def test_the_operands_are_left_as_they_were(path: str) -> None:
         assert torch.equal(tensor, copy)
 
 
-def test_no_tensor_of_all_coefficients_exists_in_the_streamed_path() -> None:
+def test_streamed_path_never_holds_all_coefficients() -> None:
     n, t = 1024, 16 * 1024
     leaves = [torch.randn(n, 8), torch.randn(t, 8), torch.randn(t, 8)]
     largest = 0
@@ -238,7 +238,7 @@ def chosen(*sizes: int, head: Any = "softmax", dtype: torch.dtype = torch.float3
     return found
 
 
-def test_the_choice_follows_size_and_precision_and_says_why() -> None:
+def test_choice_follows_size_and_precision() -> None:
     assert chosen(16, 4000, 64, 64).path == "dense"
     assert chosen(576, 109_566, 1024, 4096).path == "streamed"
     assert chosen(16, 4000, 64, 64, dtype=torch.bfloat16).path == "streamed"
@@ -247,7 +247,7 @@ def test_the_choice_follows_size_and_precision_and_says_why() -> None:
     assert "copied a block at a time to float32" in chosen(16, 4000, 64, 64, dtype=torch.bfloat16).reason
 
 
-def test_on_a_gpu_the_choice_names_kernels_products_and_what_stands_in_their_way(
+def test_choice_on_a_gpu_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = (18_432, 109_566, 1024, 4096)
@@ -279,7 +279,7 @@ def test_on_a_gpu_the_choice_names_kernels_products_and_what_stands_in_their_way
         ({"hidden": torch.zeros(())}, "hidden ()"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(change: dict[str, Tensor], words: str) -> None:
+def test_mismatched_shapes_raise(change: dict[str, Tensor], words: str) -> None:
     o = operands(2, 11, 5, 3)._replace(**change)
     with pytest.raises(VocabkitError) as caught:
         softmax(o)
@@ -289,7 +289,7 @@ def test_shapes_that_do_not_fit_are_named(change: dict[str, Tensor], words: str)
 @pytest.mark.parametrize(
     ("head", "temperature"), [("softmax", 0.0), ("softmax", float("nan")), ("linear", 2.0), ("hard", 1)]
 )
-def test_other_heads_and_temperatures_are_refused(head: Any, temperature: float) -> None:
+def test_invalid_head_or_temperature_raises(head: Any, temperature: float) -> None:
     hidden, weight, embeddings, _ = operands(2, 11, 5, 3)
     with pytest.raises(VocabkitError):
         mix(hidden, weight, embeddings, head=head, temperature=temperature)

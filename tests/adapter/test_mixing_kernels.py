@@ -86,14 +86,14 @@ def with_bias(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mix on the kernels, in small blocks; bfloat16 stays bfloat16 between products, as on a GPU."""
-    monkeypatch.setattr(choice, "middle", lambda *_: (True, "wanted by a test"))
+    monkeypatch.setattr(choice, "elementwise_impl", lambda *_: (True, "wanted by a test"))
     monkeypatch.setattr(choice, "DENSE_LIMIT", -1)
     monkeypatch.setattr(streamed, "_LEAST_ROWS", 1)
     monkeypatch.setattr(streamed, "_MOST_ROWS", 300)
     monkeypatch.setattr(products, "_ALIGNMENT", 1)
 
 
-def test_the_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
+def test_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -102,9 +102,7 @@ def test_the_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("n", "columns"), [(1, 977), (3, 1), (2, 5000)])
-def test_exponentials_of_a_block_are_summed_up_relative_to_a_reference(
-    n: int, columns: int, dtype: torch.dtype, with_bias: bool
-) -> None:
+def test_softmax_block_matches_torch(n: int, columns: int, dtype: torch.dtype, with_bias: bool) -> None:
     scores, bias = 9 * normal(n, columns, seed=0), normal(columns, seed=1) if with_bias else None
     reference, total = normal(n, seed=2), normal(n, seed=3).abs()
     stored = total.clone()
@@ -125,7 +123,7 @@ def test_exponentials_of_a_block_are_summed_up_relative_to_a_reference(
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_rows_are_rescaled_where_their_factor_is_not_one(n: int) -> None:
+def test_rescale_rows_matches_torch(n: int) -> None:
     mixed, rescale = normal(n, 1500, seed=0), normal(n, seed=1)
     rescale[0] = 1.0
     expected = mixed * rescale[:, None]
@@ -135,7 +133,7 @@ def test_rows_are_rescaled_where_their_factor_is_not_one(n: int) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("n", "columns"), [(1, 977), (3, 1), (2, 5000)])
-def test_the_gradient_of_a_block_is_that_of_softmax(n: int, columns: int, dtype: torch.dtype, with_bias: bool) -> None:
+def test_gradient_block_matches_softmax(n: int, columns: int, dtype: torch.dtype, with_bias: bool) -> None:
     scores, d_p = normal(n, columns, seed=0), normal(n, columns, seed=1)
     bias = normal(columns, seed=2) if with_bias else None
     log_total, expected = normal(n, seed=3) + 3, normal(n, seed=4)
@@ -154,7 +152,7 @@ def test_the_gradient_of_a_block_is_that_of_softmax(n: int, columns: int, dtype:
 
 
 @pytest.mark.parametrize(("n", "columns", "group"), [(1, 977, 64), (3, 5000, 32), (2, 64, 64), (1, 70, 64)])
-def test_groups_are_known_by_their_largest(n: int, columns: int, group: int, with_bias: bool) -> None:
+def test_group_maxima_match_torch(n: int, columns: int, group: int, with_bias: bool) -> None:
     scores, bias = 5 * normal(n, columns, seed=0), normal(columns, seed=1) if with_bias else None
     around, maxima = poisoned(n, columns // group)
     log_total = torch.full((n,), torch.nan, device=DEVICE)
@@ -169,7 +167,7 @@ def test_groups_are_known_by_their_largest(n: int, columns: int, group: int, wit
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("n", "t", "d", "k"), [(1, 977, 3, 1), (5, 977, 1500, 4)])
-def test_rows_are_summed_up_weighted(n: int, t: int, d: int, k: int, dtype: torch.dtype) -> None:
+def test_sum_of_rows_matches_torch(n: int, t: int, d: int, k: int, dtype: torch.dtype) -> None:
     embeddings, values = normal(t, d, seed=0, dtype=dtype), normal(n, k, seed=1)
     rows = torch.randint(t, (n, k), generator=torch.Generator().manual_seed(2)).to(DEVICE)
     around, out = poisoned(n, d, dtype)
@@ -182,7 +180,7 @@ def test_rows_are_summed_up_weighted(n: int, t: int, d: int, k: int, dtype: torc
 @pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_mixing_with_kernels_agrees_with_the_reference_forward_and_backward(
+def test_mix_with_kernels_matches_the_reference(
     shape: tuple[int, ...], dtype: torch.dtype, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streamed, "operand_dtype", lambda dtype, *_: dtype)  # bfloat16 between products, as on a GPU
@@ -209,7 +207,7 @@ def test_mixing_with_kernels_agrees_with_the_reference_forward_and_backward(
 
 
 @pytest.mark.usefixtures("_kernels")
-def test_large_scores_and_shut_out_rows_leave_no_nan() -> None:
+def test_large_scores_and_excluded_rows_give_no_nan() -> None:
     hidden, weight, embeddings, bias = (normal(*size, seed=0) for size in [(4, 5), (977, 5), (977, 3), (977,)])
     hidden, bias[:500] = 1e4 * hidden, -torch.inf  # the first blocks hold nothing else
     found = mix(hidden, weight, embeddings, head="softmax", bias=bias)
@@ -219,7 +217,7 @@ def test_large_scores_and_shut_out_rows_leave_no_nan() -> None:
 
 @pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("k", [1, 3, 7])
-def test_the_largest_found_with_kernels_are_the_largest(k: int, with_bias: bool) -> None:
+def test_top_coefficients_with_kernels_are_exact(k: int, with_bias: bool) -> None:
     hidden, weight, bias = normal(5, 6, seed=0), normal(977, 6, seed=1), normal(977, seed=2)
     given = bias if with_bias else None
     assert 2 * k < 977 // top._GROUP

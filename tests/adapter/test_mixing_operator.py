@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vocabkit.adapter.mixing import softmax as streamed
 from vocabkit.adapter.mixing.mix import mix
-from vocabkit.adapter.mixing.products import explained
+from vocabkit.adapter.mixing.products import explain_oom
 from vocabkit.errors import VocabkitError
 
 
@@ -23,7 +23,7 @@ def operands(n: int = 5, t: int = 130, *, dtype: torch.dtype = torch.float32, gr
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_the_operators_are_registered_soundly(dtype: torch.dtype, with_bias: bool) -> None:
+def test_operators_pass_opcheck(dtype: torch.dtype, with_bias: bool) -> None:
     hidden, weight, embeddings, bias = operands(dtype=dtype)
     given = bias if with_bias else None
     torch.library.opcheck(streamed.softmax_mix, (hidden, weight, embeddings, given, 0.7, False))
@@ -34,7 +34,7 @@ def test_the_operators_are_registered_soundly(dtype: torch.dtype, with_bias: boo
         torch.library.opcheck(streamed.softmax_mix_backward, arguments)
 
 
-def test_a_compiled_graph_holds_one_operator_forward_and_one_backward() -> None:
+def test_compiled_graph_holds_one_operator_each_way() -> None:
     hidden, weight, embeddings, bias = operands(600, 8000)
     graphs: list[torch.fx.GraphModule] = []
 
@@ -65,12 +65,12 @@ def test_gradients_pass_through_a_compiled_graph(dynamic: bool) -> None:
         torch.testing.assert_close(found.grad, expected.grad)
 
 
-def test_running_out_of_memory_says_what_helps() -> None:
-    @explained
+def test_out_of_memory_raises_with_advice() -> None:
+    @explain_oom
     def full() -> None:
         torch.empty(2**60, dtype=torch.uint8)
 
-    @explained
+    @explain_oom
     def full_gpu() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1")
 
@@ -80,8 +80,8 @@ def test_running_out_of_memory_says_what_helps() -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_other_errors_pass_as_they_are() -> None:
-    @explained
+def test_other_errors_pass_through() -> None:
+    @explain_oom
     def wrong() -> None:
         raise RuntimeError("size mismatch")
 
@@ -90,13 +90,13 @@ def test_other_errors_pass_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32])
-def test_a_dtype_that_is_not_computed_in_is_refused_with_those_that_are(dtype: torch.dtype) -> None:
+def test_unsupported_dtype_raises(dtype: torch.dtype) -> None:
     hidden, weight, embeddings, _ = operands(grad=False)
     with pytest.raises(VocabkitError, match=r"embeddings is .*convert it to bfloat16"):
         mix(hidden, weight, embeddings.to(dtype), head="softmax")
 
 
-def test_tensors_on_different_devices_are_refused() -> None:
+def test_tensors_on_different_devices_raise() -> None:
     hidden, weight, embeddings, _ = operands(grad=False)
     with pytest.raises(VocabkitError, match="embeddings is on meta, but hidden on cpu"):
         mix(hidden, weight, embeddings.to("meta"), head="softmax")

@@ -32,7 +32,7 @@ def all_coefficients(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: 
 @pytest.mark.parametrize("head", ["softmax", "linear"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("n", "t", "k"), [(1, 977, 1), (7, 977, 3), (7, 977, 64), (3, 5, 5), (0, 12, 3), (9, 4096, 8)])
-def test_the_k_largest_of_all_coefficients_are_found(head: Any, with_bias: bool, n: int, t: int, k: int) -> None:
+def test_top_coefficients_are_the_k_largest(head: Any, with_bias: bool, n: int, t: int, k: int) -> None:
     hidden, weight, bias = operands(n, t, 5)
     temperature = 0.7 if head == "softmax" else 1.0
     given = bias if with_bias else None
@@ -45,7 +45,7 @@ def test_the_k_largest_of_all_coefficients_are_found(head: Any, with_bias: bool,
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_half_precision_operands_are_taken_as_they_are(dtype: torch.dtype) -> None:
+def test_half_precision_operands_are_not_rounded_further(dtype: torch.dtype) -> None:
     hidden, weight, bias = (5 * tensor.to(dtype) for tensor in operands(6, 977, 16))
     values, rows = top_coefficients(hidden, weight, 4, head="softmax", bias=bias)
     expected = all_coefficients(hidden, weight, bias, "softmax", 1.0)
@@ -54,7 +54,7 @@ def test_half_precision_operands_are_taken_as_they_are(dtype: torch.dtype) -> No
     torch.testing.assert_close(expected.gather(1, rows), values.double(), rtol=1e-4, atol=1e-7)
 
 
-def test_blocks_of_patches_and_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_sizes_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, bias = (tensor.bfloat16() for tensor in operands(11, 977, 8))
     whole = top_coefficients(hidden, weight, 5, head="softmax", bias=bias)
     monkeypatch.setattr(top, "SCORES", {"cpu": 3 * 977})
@@ -74,7 +74,7 @@ def test_leading_dimensions_are_kept() -> None:
     torch.testing.assert_close(one[0], flat[0][0])
 
 
-def test_rows_shut_out_by_an_infinite_bias_have_no_share() -> None:
+def test_infinite_bias_excludes_rows() -> None:
     hidden, weight, bias = operands(3, 400, 5)
     bias[10:] = -torch.inf
     values, rows = top_coefficients(hidden, weight, 12, head="softmax", bias=bias)
@@ -84,14 +84,14 @@ def test_rows_shut_out_by_an_infinite_bias_have_no_share() -> None:
 
 
 @pytest.mark.parametrize("k", [0, -1, 12])
-def test_a_k_out_of_range_is_refused(k: int) -> None:
+def test_k_out_of_range_raises(k: int) -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match=r"1 to the 11 rows"):
         top_coefficients(hidden, weight, k, head="softmax")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_mixing_the_largest_is_mixing_all_where_they_carry_all_the_mass(dtype: torch.dtype) -> None:
+def test_top_mix_equals_full_mix_when_top_holds_all_mass(dtype: torch.dtype) -> None:
     hidden, weight, bias = (tensor.to(dtype) for tensor in operands(6, 977, 16))
     embeddings = torch.randn(977, 33, generator=torch.Generator().manual_seed(1)).to(dtype)
     hidden = 4 * hidden
@@ -103,21 +103,21 @@ def test_mixing_the_largest_is_mixing_all_where_they_carry_all_the_mass(dtype: t
     assert (found.double() - expected).norm() / expected.norm() < 1e-2
 
 
-def test_mixing_all_rows_as_the_largest_is_mixing() -> None:
+def test_top_mix_of_all_rows_equals_full_mix() -> None:
     hidden, weight, bias = operands(6, 40, 16)
     embeddings = torch.randn(40, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = mix(hidden, weight, embeddings, head="softmax", bias=bias, temperature=0.5, top=40)
     torch.testing.assert_close(found, mix(hidden, weight, embeddings, head="softmax", bias=bias, temperature=0.5))
 
 
-def test_what_is_left_out_is_made_up_for_by_the_rows_kept() -> None:
+def test_kept_coefficients_are_renormalised() -> None:
     hidden, weight, bias = operands(6, 300, 4)
     ones = torch.ones(300, 2, dtype=torch.float64)  # a convex sum of equal rows is that row
     found = mix(hidden, weight, ones, head="softmax", bias=bias, top=3)
     torch.testing.assert_close(found, torch.ones(6, 2, dtype=torch.float64))
 
 
-def test_top_has_no_gradients_and_says_so() -> None:
+def test_top_with_gradients_raises() -> None:
     hidden, weight, _ = operands(2, 11, 5)
     embeddings = torch.zeros(11, 3, dtype=torch.float64)
     with pytest.raises(VocabkitError, match=r"torch\.no_grad"):
@@ -126,14 +126,14 @@ def test_top_has_no_gradients_and_says_so() -> None:
         assert mix(hidden, weight, embeddings, head="softmax", top=2).shape == (2, 3)
 
 
-def test_top_is_refused_for_a_linear_head() -> None:
+def test_top_with_linear_head_raises() -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match="softmax head"):
         mix(hidden, weight, torch.zeros(11, 3, dtype=torch.float64), head="linear", top=2)
 
 
 @pytest.mark.parametrize("head", ["softmax", "linear"])
-def test_an_adapter_gives_the_largest_of_its_coefficients(head: Any) -> None:
+def test_adapter_top_coefficients_match_all_coefficients(head: Any) -> None:
     adapter = langbridge(head)
     features = normal(2, 3, VISION)  # images, patches
     values, rows = adapter.top_coefficients(features, 4)

@@ -45,13 +45,13 @@ def test_visual_tokens_follow_the_equations(head: Any, options: dict[str, float]
     )
 
 
-def test_images_in_a_batch_keep_their_shape() -> None:
+def test_leading_dimensions_are_kept() -> None:
     features, embeddings = normal(2, 3, 4, VISION), normal(ROWS, WIDTH)
     assert langbridge("softmax")(features, embeddings).shape == (2, 3, 4, WIDTH)
     assert projector()(features).shape == (2, 3, 4, WIDTH)
 
 
-def test_the_projector_is_two_layers_with_a_gelu_between() -> None:
+def test_projector_is_two_layers_with_gelu() -> None:
     module, features = projector(), normal(3, VISION)
     w = {name: tensor.double() for name, tensor in module.state_dict().items()}
     x = features.double() @ w["linear_1.weight"].T + w["linear_1.bias"]
@@ -61,7 +61,7 @@ def test_the_projector_is_two_layers_with_a_gelu_between() -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])
-def test_the_row_order_of_the_shared_vocabulary_does_not_matter(head: Any) -> None:
+def test_row_order_of_shared_vocabulary_does_not_matter(head: Any) -> None:
     adapter, features, embeddings = langbridge(head), normal(4, VISION), normal(ROWS, WIDTH, seed=2)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))
     reordered = shared_vocabulary().select(order.numpy())
@@ -85,7 +85,7 @@ def test_training_reaches_every_parameter(head: Any) -> None:
 # ---- the start from the training LLM's embeddings ----------------------------------------------------------------
 
 
-def test_a_softmax_head_starts_at_centred_scaled_embeddings() -> None:
+def test_softmax_head_starts_at_centred_scaled_embeddings() -> None:
     adapter, embeddings = langbridge("softmax"), normal(ROWS, HIDDEN) * 3 + 1
     adapter.initialise_from_embeddings(embeddings)
     weight = adapter.head.weight.detach()
@@ -96,7 +96,7 @@ def test_a_softmax_head_starts_at_centred_scaled_embeddings() -> None:
     assert not adapter.head.bias.any()
 
 
-def test_a_state_at_a_tokens_embedding_chooses_that_token() -> None:
+def test_hidden_state_at_an_embedding_chooses_its_token() -> None:
     adapter = langbridge("softmax")
     embeddings = torch.nn.functional.normalize(normal(ROWS, HIDDEN))
     embeddings = embeddings - embeddings.mean(dim=0)
@@ -131,7 +131,7 @@ def test_wider_embeddings_are_projected_orthogonally_and_narrower_ones_padded() 
         ("softmax", torch.full((ROWS, HIDDEN), torch.nan), "not finite"),
     ],
 )
-def test_a_start_that_makes_no_sense_is_refused(head: Any, embeddings: Tensor, words: str) -> None:
+def test_invalid_initial_embeddings_raise(head: Any, embeddings: Tensor, words: str) -> None:
     with pytest.raises(VocabkitError, match=words):
         langbridge(head).initialise_from_embeddings(embeddings)
 
@@ -139,14 +139,14 @@ def test_a_start_that_makes_no_sense_is_refused(head: Any, embeddings: Tensor, w
 # ---- parts that do not belong together ---------------------------------------------------------------------------
 
 
-def test_another_shared_vocabulary_is_refused() -> None:
+def test_other_shared_vocabulary_raises() -> None:
     config = langbridge().config
     other = shared_vocabulary().select(range(ROWS - 1, -1, -1))
     with pytest.raises(VocabkitError, match="trained on"):
         LangBridgeAdapter(config, other)
 
 
-def test_an_llm_outside_the_shared_vocabulary_is_refused() -> None:
+def test_llm_outside_the_shared_vocabulary_raises() -> None:
     config = AdapterConfig.of(shared_vocabulary(), llm="gemma3", vision_width=VISION, hidden_width=HIDDEN)
     with pytest.raises(VocabkitError, match="it holds qwen2, llama3"):
         LangBridgeAdapter(config, shared_vocabulary())
@@ -164,18 +164,18 @@ def test_an_llm_outside_the_shared_vocabulary_is_refused() -> None:
         {"head": "softmax", "temperature": math.inf},
     ],
 )
-def test_impossible_configs_are_refused(change: dict[str, Any]) -> None:
+def test_invalid_config_raises(change: dict[str, Any]) -> None:
     values = {"llm": "qwen2", "vision_width": VISION, "hidden_width": HIDDEN, **change}
     with pytest.raises(VocabkitError):
         AdapterConfig.of(shared_vocabulary(), **values)
 
 
-def test_impossible_projectors_are_refused() -> None:
+def test_invalid_projector_config_raises() -> None:
     with pytest.raises(VocabkitError, match="llm_width 0"):
         MLPConfig(vision_width=1, hidden_width=1, llm_width=0, llm="qwen2")
 
 
-def test_features_and_embeddings_of_another_size_are_named() -> None:
+def test_mismatched_features_or_embeddings_raise() -> None:
     with pytest.raises(VocabkitError, match=r"features are \(3, 8\); expected \(..., 7\)"):
         langbridge()(normal(3, VISION + 1), normal(ROWS, WIDTH))
     with pytest.raises(VocabkitError, match=r"embeddings \(63, 6\)"):
@@ -185,7 +185,7 @@ def test_features_and_embeddings_of_another_size_are_named() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_features_of_another_dtype_are_taken_to_that_of_the_weights(dtype: torch.dtype) -> None:
+def test_features_are_converted_to_the_dtype_of_the_weights(dtype: torch.dtype) -> None:
     features, embeddings = normal(3, VISION, dtype=dtype), normal(ROWS, WIDTH)
     for found, expected in (
         (langbridge()(features, embeddings), langbridge()(features.float(), embeddings)),

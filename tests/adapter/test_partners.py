@@ -20,7 +20,15 @@ MOVED = AdapterConfig.of(
 )
 PROJECTOR = MLPConfig(vision_width=3, hidden_width=4, llm_width=8, llm="two")
 ENCODER = EncoderInfo(
-    name="vit", layer=-2, keep_cls=False, pool=None, grid=(2, 2), tokens=4, width=3, precision="float32", fingerprint="f"
+    name="vit",
+    layer=-2,
+    keep_cls=False,
+    pool=None,
+    grid=(2, 2),
+    tokens=4,
+    width=3,
+    precision="float32",
+    fingerprint="f",
 )
 
 

@@ -186,7 +186,7 @@ def test_progress_counts_the_pictures(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert error_of(vocabkit_here(tmp_path, "scenes", "out")) == "out: is there already; choose another name"
+    assert error_of(vocabkit_here(tmp_path, "scenes", "out")) == "out: already exists; choose another name"
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
 
 

@@ -66,7 +66,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_measured(world: Wor
     (tmp_path / "scaled").mkdir()
     (tmp_path / "scaled/notes.txt").touch()
     words = ("calibrate", "absent", world.data, "--llm", world.one, "--features", world.features, "--out", "scaled")
-    assert error_of(vocabkit_here(tmp_path, *words)).startswith("scaled: is there and is not a transferred adapter")
+    assert error_of(vocabkit_here(tmp_path, *words)).startswith("scaled: exists and is not a transferred adapter")
 
 
 def test_samples_are_limited(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:

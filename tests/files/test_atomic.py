@@ -299,7 +299,7 @@ def test_a_folder_that_is_there_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("empty", "link"):
-        assert "is there already; choose another name" in refusal(write_folder, tmp_path / name, NEW)
+        assert "already exists; choose another name" in refusal(write_folder, tmp_path / name, NEW)
     assert list((tmp_path / "empty").iterdir()) == []
 
 

@@ -340,9 +340,9 @@ def test_commands_without_the_option_do_not_name_it(
         ),
         (
             ("adapter.pt", *TO_LLAMA, "--out", "llm"),
-            "llm: is there and is not a transferred adapter; choose another name",
+            "llm: exists and is not a transferred adapter; choose another name",
         ),
-        (("adapter.pt", *TO_LLAMA, "--out", "softmax.pt"), "softmax.pt: is there and is not a transferred adapter"),
+        (("adapter.pt", *TO_LLAMA, "--out", "softmax.pt"), "softmax.pt: exists and is not a transferred adapter"),
         (("adapter.pt", *TO_LLAMA, "--out", "moved.safetensors"), "a folder, or one file named *.pt"),
         (("adapter.pt", *TO_LLAMA, "--export", "projector", "--out", "softmax.pt"), "is not an MLP projector"),
         (("adapter.pt", *TO_LLAMA, "--export", "mm_projector", "--out", "projector.pt"), "a file named *.bin"),

@@ -257,7 +257,7 @@ def test_a_projector_that_is_no_better_than_the_mean_token_comes_with_a_warning(
 @pytest.mark.parametrize(
     ("out", "problem"),
     [
-        ("moved", "is there and is not an MLP projector"),
+        ("moved", "exists and is not an MLP projector"),
         ("projector.gguf", "is a folder, or one file named *.pt"),
         ("missing/projector.pt", "missing"),
     ],

@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: what an adapter is, from its config alone, and what can be done with it."""
+"""Model cards: the README.md of a checkpoint, written from its config alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LLAVA = {"library_name": "transformers", "tags": ["llava", "vocabkit"]}
 
 
 def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCard:
-    """The card of a LangBridgeAdapter."""
+    """Return the card of a LangBridgeAdapter."""
     head = "linear" if config.head == "linear" else f"softmax, temperature {config.temperature:g}"
     return _card(
         "LangBridge adapter",
@@ -50,7 +50,7 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
 
 
 def transferred_card(config: AdapterConfig) -> ModelCard:
-    """The card of a LangBridgeAdapter that was transferred."""
+    """Return the card of a LangBridgeAdapter that was transferred."""
     moved = config.transfer
     assert moved is not None
     return _card(
@@ -83,7 +83,7 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
 
 
 def llava_card(config: MLPConfig, name: str) -> ModelCard:
-    """The card of an exported Llava checkpoint."""
+    """Return the card of an exported Llava checkpoint."""
     return _card(
         name,
         "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector "
@@ -108,7 +108,7 @@ def llava_card(config: MLPConfig, name: str) -> ModelCard:
 
 
 def projector_card(config: MLPConfig) -> ModelCard:
-    """The card of an MLPProjector."""
+    """Return the card of an MLPProjector."""
     return _card(
         "MLP projector",
         "The two-layer projector of LLaVA: turns patch features of a vision encoder into visual tokens of one LLM. "
@@ -143,7 +143,7 @@ def _vision(model: str | None, layer: int | None) -> dict[str, str]:
 
 
 def _name(model: str) -> str:
-    """A hub id or another name as it is; of the path of a folder, which means nothing elsewhere, the last part."""
+    """Return a hub id or another name; only the last part of a folder's path, which means nothing elsewhere."""
     return model if is_hub_id(model) and not model.startswith(".") else PurePath(model).name
 
 
@@ -158,6 +158,6 @@ def _distilled(source: DistilledFrom | None) -> dict[str, str]:
 
 
 def _code(text: str) -> str:
-    """`text` as Markdown code that can't leave its table cell."""
+    """Return `text` as Markdown code that can't leave its table cell."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'").replace("|", "\\|")
     return f"`{shown}`"

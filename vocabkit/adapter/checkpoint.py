@@ -1,11 +1,13 @@
-"""Adapter checkpoints on disk: a folder in the layout of the Hugging Face hub, or one file.
+"""Checkpoints of adapters: a folder in the layout of the Hugging Face hub, or one file.
 
 Folder: `config.json`, `model.safetensors`, `shared_vocabulary.arrow` (not for an MLP projector), `README.md`.
 File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor}, "fingerprint": text,
 "shared_vocabulary": uint8 tensor of the Arrow file's bytes}. It is read without executing pickles.
 
-Beside the tensors, in the metadata of `model.safetensors` or under "fingerprint", stands their `weights_fingerprint`,
-so that bytes that changed since are found. Checkpoints without one, of earlier versions, are read as they are.
+Beside the tensors, in the metadata of `model.safetensors` or under "fingerprint", is their `weights_fingerprint`, which
+detects bytes that changed since. Checkpoints of earlier versions have none and are read without this check.
+
+A result replaces an earlier result of the same kind and nothing else: `check_destination`.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.adapter.tensors import check_tensors, is_plain, owned, read_torch, weights_fingerprint, write_torch
+from vocabkit.adapter.tensors import check_tensors, detach_copy, is_plain, read_torch, weights_fingerprint, write_torch
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import reading, temporary_folder
+from vocabkit.files.atomic import check_writable, reading, temporary_folder
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
+from vocabkit.tokenizer.gguf import read_tensor_table
 
 FORMAT, VERSION = "vocabkit-adapter", 1
 CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
@@ -40,13 +43,18 @@ KINDS = {
     "transferred": "a transferred adapter",
     "mlp": "an MLP projector",
 }
-"""`adapter_type` in words."""
+"""`adapter_type` -> what messages call it."""
+_OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
+"""Suffixes by which people and programs take a folder for a file."""
+_FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
+"""Exports that are files: in words, and their suffix."""
+_MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
 _IMPORT = "; of LangBridge's published weights `vocabkit import-adapter` makes one"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What both layouts hold."""
+    """The content of both layouts."""
 
     config: Mapping[str, Any]
     """Plain JSON."""
@@ -55,12 +63,13 @@ class Checkpoint:
     shared: SharedVocabulary | None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder or a `.pt` file; the tensors of a file are memory-mapped.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder or a `.pt` file; tensors of a file are memory-mapped.
 
     Raises VocabkitError: missing, damaged or of a newer format; a pickle with more than plain tensors; tensors that
     are not finite floating-point numbers, or not those that were saved.
     """
+    path = Path(path)
     if path.is_dir():
         return _read_folder(path)
     if path.suffix != ".pt":
@@ -71,7 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def adapter_type(path: Path) -> str:
-    """What kind of adapter a checkpoint holds, told from its config alone. Raises VocabkitError: it holds none."""
+    """Return the kind of the adapter in a checkpoint, from its config alone. Raises VocabkitError: not a checkpoint."""
     if path.is_dir():
         config = _read_config(path)
     else:
@@ -81,28 +90,21 @@ def adapter_type(path: Path) -> str:
 
 
 def kind_of(found: object) -> str:
-    """An `adapter_type` that was read, in words."""
+    """Return an `adapter_type` from a file in words."""
     return KINDS[found] if isinstance(found, str) and found in KINDS else f"an adapter of type {quote(str(found))}"
 
 
-def is_unfinished(path: Path) -> bool:
-    """Whether `path` is a folder with nothing in it but what an interrupted save left. Hidden files do not count."""
-    if not path.is_dir() or (path / CONFIG).exists():
-        return False
-    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-    return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)
-
-
-def write_checkpoint(path: Path, checkpoint: Checkpoint, card: str) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint, card: str) -> None:
     """Write a `.pt` file if `path` ends in `.pt`, else a folder with the model card `card`. Same content, same bytes.
 
-    A file is written whole or not at all. Of a folder, all files are written beside the old ones first. Then, if the
-    config changes, the old `config.json` is removed, and the new one comes last: a save that is killed leaves the old
+    A file is written whole or not at all. The files of a folder are first written beside the old ones. If the config
+    changes, the old `config.json` is then removed, and the new one moves in last: a save that is killed leaves the old
     checkpoint, the new one, or a folder without `config.json`, which is refused.
 
     Raises VocabkitError: can't write here, or tensors that are not finite.
     """
-    tensors = {name: owned(tensor) for name, tensor in sorted(checkpoint.tensors.items())}
+    path = Path(path)
+    tensors = {name: detach_copy(tensor) for name, tensor in sorted(checkpoint.tensors.items())}
     check_tensors(path, tensors, advice="nothing is saved; go back to before the training diverged")
     config = json.dumps({**checkpoint.config, "format": f"{FORMAT}/{VERSION}"}, indent=2, sort_keys=True) + "\n"
     if path.suffix == ".pt":
@@ -192,7 +194,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _recorded(weights: Path) -> str | None:
-    """The fingerprint in the metadata of a safetensors file."""
+    """The fingerprint in the metadata of a safetensors file, None if it has none."""
     with reading(weights), _undamaged(weights), safe_open(weights, "pt") as opened:
         recorded: str | None = (opened.metadata() or {}).get(FINGERPRINT)
         return recorded
@@ -207,7 +209,7 @@ def _undamaged(weights: Path) -> Iterator[None]:
 
 
 def _check_unchanged(path: Path, tensors: Mapping[str, Tensor], recorded: object) -> None:
-    """Raises VocabkitError: a fingerprint was recorded, and it is not that of the tensors."""
+    """Raise VocabkitError if the recorded fingerprint is not that of the tensors."""
     if recorded is not None and recorded != weights_fingerprint(tensors):
         raise VocabkitError(
             f"{path}: damaged: its weights are not those that were saved (their fingerprint differs); "
@@ -230,3 +232,58 @@ def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
             "Upgrade: pip install -U vocabkit"
         )
     return config
+
+
+def check_destination(path: str | Path, kind: str) -> None:
+    """Check that a result may be written to `path`: before the work that makes it, and again before it is written.
+
+    A Llava checkpoint, which holds a whole LLM, replaces nothing.
+
+    Args:
+        kind: an `adapter_type`, `llava`, `mmproj` or `mm_projector`.
+
+    Raises VocabkitError: the name is one of another format, something else is there, or can't write here.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if kind == "llava":
+        if suffix in _OF_FILES:
+            raise VocabkitError(f"{path}: a Llava checkpoint is a folder; choose a name that does not end in {suffix}")
+        if os.path.lexists(path):
+            raise VocabkitError(f"{path}: already exists; choose another name")
+        return
+    if kind in _FILES:
+        name, ending = _FILES[kind]
+        if suffix != ending:
+            raise VocabkitError(f"{path}: {name} is a file named *{ending}; choose such a name")
+    elif suffix in _OF_FILES and path.suffix != ".pt":
+        raise VocabkitError(f"{path}: {KINDS[kind]} is a folder, or one file named *.pt; choose such a name")
+    if kind in _FILES or suffix == ".pt":
+        check_writable(path)
+    if path.exists() and not _holds(path, kind):
+        raise VocabkitError(f"{path}: exists and is not {_name(kind)}; choose another name, or remove it")
+
+
+def _name(kind: str) -> str:
+    return _FILES[kind][0] if kind in _FILES else KINDS[kind]
+
+
+def _holds(path: Path, kind: str) -> bool:
+    """Whether `path` holds a result of this kind, or what an interrupted save of an adapter left."""
+    try:
+        if kind == "mmproj":
+            return read_tensor_table(path)[0].get("general.type") == "mmproj"
+        if kind == "mm_projector":
+            content = read_torch(path)
+            return isinstance(content, dict) and content.keys() == _MM_PROJECTOR
+        return _is_unfinished(path) or adapter_type(path) == kind
+    except VocabkitError:
+        return False
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether `path` is a folder that is empty or holds only leftovers of an interrupted save; hidden files don't count."""
+    if not path.is_dir() or (path / CONFIG).exists():
+        return False
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)

@@ -17,14 +17,14 @@ from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 @dataclass(frozen=True)
 class Transfer:
-    """The LLM that a LangBridgeAdapter was moved to, and how."""
+    """Target LLM of a transferred LangBridgeAdapter, and how it was transferred."""
 
     target: str
-    """The LLM that it gives visual tokens for: the name of its tokenizer's column in the shared vocabulary."""
+    """The LLM that visual tokens are for: the name of its column in the shared vocabulary."""
     target_width: int
     """D."""
     source_fingerprint: str
-    """Of the shared vocabulary before the transfer, which may have had more rows and fewer tokenizers."""
+    """Fingerprint of the shared vocabulary before the transfer, which may have had more rows and fewer tokenizers."""
     embeddings: str
     """Where the target's embedding rows were read."""
     missing: str
@@ -42,7 +42,7 @@ class AdapterConfig:
     """Configuration of a LangBridgeAdapter."""
 
     KINDS: ClassVar = ("langbridge", "transferred")
-    """Its `adapter_type`, as it was trained and transferred."""
+    """Its `adapter_type` on disk: as trained, and transferred."""
 
     vision_width: int
     """Dv."""
@@ -51,20 +51,20 @@ class AdapterConfig:
     rows: int
     """V."""
     llm: str
-    """The LLM that it was trained with: the name of its tokenizer's column in the shared vocabulary."""
+    """The LLM that it was trained with: the name of its column in the shared vocabulary."""
     shared_fingerprint: str
-    """Of the shared vocabulary whose rows the head's rows are."""
+    """Fingerprint of the shared vocabulary whose rows are those of the head."""
     head: Head = "linear"
     temperature: float = 1.0
     """Divides the logits of a softmax head."""
     vision_model: str | None = None
-    """Where the features came from, for people: a hub id or a name."""
+    """Source of the features, for people: a hub id or a name."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
     vision_keep_cls: bool | None = None
-    """Whether features of class and register tokens were among them; None if unknown, and then so is `vision_pool`."""
+    """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
     vision_pool: tuple[int, int] | None = None
-    """Rows and columns that the grid of patches was pooled to; None if it was not."""
+    """Rows and columns that the grid of patches was pooled to, if any."""
     transfer: Transfer | None = None
     """None for an adapter as it was trained."""
 
@@ -79,11 +79,11 @@ class AdapterConfig:
     def of(
         cls, shared: SharedVocabulary, *, llm: str, vision_width: int, hidden_width: int, **fields: Any
     ) -> AdapterConfig:
-        """The config of an adapter over `shared`. `fields`: any of the optional ones."""
+        """Return the config of an adapter over `shared`; `fields` are any of the optional ones."""
         return cls(vision_width, hidden_width, len(shared), llm, shared.fingerprint, **fields)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of each tensor."""
+        """Return the shape of each tensor by name."""
         h = self.hidden_width
         return {
             **_linear("linear_1", self.vision_width, h),
@@ -108,7 +108,7 @@ class AdapterConfig:
         return "langbridge" if self.transfer is None else "transferred"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, with `adapter_type`. A transferred adapter keeps its own config under `adapter`."""
+        """Return plain JSON with `adapter_type`. That of a transferred adapter has its own config under `adapter`."""
         own = dataclasses.asdict(self)
         transfer = own.pop("transfer")
         inner = own if transfer is None else {"adapter": own, **transfer}
@@ -116,7 +116,7 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> AdapterConfig:
-        """The inverse of `to_json`. Raises msgspec.ValidationError: fields that are missing or wrong."""
+        """Invert `to_json`. Raises msgspec.ValidationError: missing or wrong fields."""
         if content.get("adapter_type") == "transferred":
             transfer = {key: value for key, value in content.items() if key != "adapter"}
             content = {**msgspec.convert(content.get("adapter"), dict[str, Any]), "transfer": transfer}
@@ -128,11 +128,11 @@ class DistilledFrom:
     """The adapter that a projector imitates."""
 
     fingerprint: str
-    """Of the transferred adapter, see `vocabkit.transfer.distill.fingerprint`."""
+    """Fingerprint of the transferred adapter."""
     llm: str
     """The LLM that this adapter was trained with."""
     relative_error: float
-    """Of the visual tokens of held-out pictures, see `vocabkit.transfer.distill.Distillation`."""
+    """Relative error of the visual tokens of held-out pictures."""
 
 
 @dataclass(frozen=True)
@@ -151,21 +151,21 @@ class MLPConfig:
     llm: str
     """The LLM that it was trained with."""
     vision_model: str | None = None
-    """Where the features came from, for people: a hub id or a name."""
+    """Source of the features, for people: a hub id or a name."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
     vision_keep_cls: bool | None = None
-    """Whether features of class and register tokens were among them; None if unknown, and then so is `vision_pool`."""
+    """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
     vision_pool: tuple[int, int] | None = None
-    """Rows and columns that the grid of patches was pooled to; None if it was not."""
+    """Rows and columns that the grid of patches was pooled to, if any."""
     distilled_from: DistilledFrom | None = None
-    """None for one that was trained on captions, or folded."""
+    """None for a projector that was trained on captions, or folded."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, llm_width=self.llm_width)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of each tensor."""
+        """Return the shape of each tensor by name."""
         return {
             **_linear("linear_1", self.vision_width, self.hidden_width),
             **_linear("linear_2", self.hidden_width, self.llm_width),
@@ -187,17 +187,17 @@ class MLPConfig:
         return "mlp"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, with `adapter_type`."""
+        """Return plain JSON with `adapter_type`."""
         return {"adapter_type": self.kind, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MLPConfig:
-        """The inverse of `to_json`. Raises msgspec.ValidationError: fields that are missing or wrong."""
+        """Invert `to_json`. Raises msgspec.ValidationError: missing or wrong fields."""
         return msgspec.convert(dict(content), cls)
 
 
 def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:
-    """The fields about where the features came from."""
+    """Return the fields about the vision encoder and its settings."""
     return {
         name: value for name, value in vars(config).items() if name.startswith("vision_") and name != "vision_width"
     }

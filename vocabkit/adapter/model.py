@@ -31,7 +31,7 @@ class LangBridgeAdapter(Pretrained):
     """Visual tokens as sums of an LLM's embedding rows: features -> MLP (Eq. 2) -> coefficients (Eq. 3) -> mix (Eq. 4).
 
     `linear_1`, `linear_2` and `head` are layers 0, 2 and 3 of the published `mm_projector`; row r of `head` belongs to
-    row r of `shared`. An adapter that was transferred carries the embedding rows of its target, too (Eq. 6).
+    row r of `shared`. A transferred adapter also carries the embedding rows of its target (Eq. 6).
     """
 
     config_class = AdapterConfig
@@ -41,10 +41,9 @@ class LangBridgeAdapter(Pretrained):
     """(V, D) the target's rows for `shared`, in the dtype of the target; None for an adapter as it was trained."""
 
     def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
-        """A new adapter with torch's default initial weights, in the default dtype; rows of a target are uninitialised.
+        """Make an adapter with torch's default initial weights and dtype; rows of a target are uninitialised.
 
-        Raises VocabkitError: `shared` is not the one that `config` was made for, or lacks rows of `config.llm` or the
-        column of the target.
+        Raises VocabkitError: see `check_shared`.
         """
         super().__init__()
         check_shared(config, shared)
@@ -53,17 +52,17 @@ class LangBridgeAdapter(Pretrained):
         self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
         self.linear_2 = nn.Linear(config.hidden_width, config.hidden_width)
         self.head = nn.Linear(config.hidden_width, config.rows)
-        moved = config.transfer
-        self.register_buffer("embeddings", None if moved is None else torch.empty(config.rows, moved.target_width))
+        width = config.output_width
+        self.register_buffer("embeddings", None if width is None else torch.empty(config.rows, width))
 
     @property
     def llm(self) -> str:
-        """The LLM that it was transferred to, or else trained with."""
+        """The LLM that visual tokens are for: the target of the transfer, else the LLM of the training."""
         return self.config.output_llm
 
     @property
     def llm_width(self) -> int | None:
-        """D of its visual tokens; None for an adapter that was not transferred, which takes the rows of any LLM."""
+        """D of the visual tokens; None before a transfer, when the adapter takes the rows of any LLM."""
         return self.config.output_width
 
     @property
@@ -75,11 +74,11 @@ class LangBridgeAdapter(Pretrained):
         """Visual tokens (..., D) in the dtype of the embeddings: scale * P E[V_shared].
 
         Args:
-            features: (..., Dv) patch features. They are taken to the dtype of the weights.
+            features: (..., Dv) patch features, converted to the dtype of the weights.
             embeddings: (V, D): row r is the LLM's embedding of row r of `shared` (Eq. 4 with the LLM of training,
                 Eq. 6 with another). By default those of the target.
 
-        Raises VocabkitError: no embeddings are given, and it was not transferred.
+        Raises VocabkitError: no embeddings, and the adapter was not transferred.
         """
         rows = self.embeddings if embeddings is None else embeddings
         if rows is None:
@@ -101,7 +100,7 @@ class LangBridgeAdapter(Pretrained):
         return _mlp(features, self.linear_1, self.linear_2)
 
     def coefficients(self, features: Tensor) -> Tensor:
-        """(..., Dv) -> (..., V), Eq. 3: P. For few patches: all V coefficients of each are kept."""
+        """(..., Dv) -> (..., V) coefficients P, Eq. 3. Keeps all V of each patch in memory: for few patches."""
         return coefficients(
             self.hidden(features),
             self.head.weight,
@@ -127,18 +126,17 @@ class LangBridgeAdapter(Pretrained):
 
     @torch.no_grad()
     def initialise_from_embeddings(self, embeddings: Tensor) -> None:
-        """Start a softmax head at the directions of the training LLM's own embeddings, in place.
+        """Initialise a softmax head from the training LLM's own embeddings, in place.
 
         The weight becomes the rows minus their mean, scaled to a standard deviation of 0.1 over all numbers; the bias
-        becomes 0. So a hidden state close to a token's (centred) embedding starts by choosing that token. Where
-        H < D, rows are first projected to their H principal directions, an orthogonal projection; where H > D, the
-        further columns are 0.
+        becomes 0. A hidden state close to a token's centred embedding then starts by choosing that token. If H < D,
+        rows are projected orthogonally to their H principal directions; if H > D, the further columns are 0.
 
         Args:
             embeddings: (V, D) of the training LLM, in row order.
 
-        Raises VocabkitError: another number of rows, rows that are all equal, or a linear head, whose outputs run
-        away from the embeddings from such a start.
+        Raises VocabkitError: another number of rows, rows that are all equal, or a linear head, which diverges from
+        such a start.
         """
         if self.config.head != "softmax":
             raise VocabkitError("only a softmax head starts from embeddings; a linear head keeps its random start")
@@ -164,7 +162,7 @@ class MLPProjector(Pretrained):
     config: MLPConfig
 
     def __init__(self, config: MLPConfig, shared: None = None) -> None:
-        """A new projector with torch's default initial weights, in the default dtype. It has no shared vocabulary."""
+        """Make a projector with torch's default initial weights and dtype. It has no shared vocabulary."""
         super().__init__()
         self.config = config
         self.shared = None
@@ -173,12 +171,12 @@ class MLPProjector(Pretrained):
 
     @property
     def llm(self) -> str:
-        """The LLM that it was trained with."""
+        """The LLM that visual tokens are for."""
         return self.config.llm
 
     @property
     def llm_width(self) -> int:
-        """D of its visual tokens."""
+        """D of the visual tokens."""
         return self.config.llm_width
 
     def forward(self, features: Tensor) -> Tensor:
@@ -194,10 +192,10 @@ Adapter = LangBridgeAdapter | MLPProjector
 
 
 def load_adapter(source: str | Path, **options: Any) -> Adapter:
-    """The adapter in a checkpoint folder, a `.pt` file or a hub repository (owner/name), of either class.
+    """Load the adapter in a checkpoint folder, a `.pt` file or a hub repository (owner/name), of either class.
 
     Args:
-        options: for hub ids, as `Pretrained.from_pretrained`.
+        options: for hub ids, as for `Pretrained.from_pretrained`.
 
     Raises VocabkitError: not found, damaged, or parts that do not belong together.
     """
@@ -224,6 +222,6 @@ def _fit_width(rows: Tensor, width: int) -> Tensor:
         return functional.pad(rows, (0, width - rows.shape[1]))
     _, directions = torch.linalg.eigh(rows.T @ rows)  # (D, D), ascending
     kept = directions[:, -width:]
-    strongest = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True))  # the sign of a direction is arbitrary: fix it
+    strongest = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True))  # eigh may return either sign: fix it
     projected: Tensor = rows @ (kept * strongest.sign())  # (V, D) @ (D, width) -> (V, width)
     return projected

@@ -1,4 +1,4 @@
-"""Saving adapters and getting them back: from a folder, one file, or the Hugging Face hub."""
+"""Save and load adapters: a folder, one file, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from vocabkit.adapter.checkpoint import FOLDER_FILES, KINDS, Checkpoint, kind_of, read_checkpoint, write_checkpoint
-from vocabkit.adapter.destination import check_destination
-from vocabkit.adapter.tensors import hashed
+from vocabkit.adapter.checkpoint import (
+    FOLDER_FILES,
+    KINDS,
+    Checkpoint,
+    check_destination,
+    kind_of,
+    read_checkpoint,
+    write_checkpoint,
+)
+from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
@@ -34,10 +41,10 @@ _INNER = "adapter."
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
-    """A module that is rebuilt from its config, its tensors and its shared vocabulary alone.
+    """Base class of modules that config, tensors and shared vocabulary describe completely.
 
-    A subclass is built by `Class(config, shared)` and names the dataclass of its config, which has `shapes()`,
-    `to_json()` and `from_json()`.
+    A subclass takes `Class(config, shared)` and names its config dataclass, which has `shapes()`, `to_json()` and
+    `from_json()`.
     """
 
     config_class: ClassVar[Any]
@@ -47,32 +54,32 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     def save(self, path: str | Path) -> None:
         """Write one file if `path` ends in `.pt`, else a folder as `save_pretrained` does.
 
-        Raises VocabkitError: something else than an adapter of this type is there, can't write here, or weights that
-        are not finite.
+        Raises VocabkitError: `path` holds something other than an adapter of this kind, can't write here, or weights
+        that are not finite.
         """
         checkpoint = self.checkpoint()
-        check_destination(Path(path), self.config.kind)
-        write_checkpoint(Path(path), checkpoint, str(self.generate_model_card()))
+        check_destination(path, self.config.kind)
+        write_checkpoint(path, checkpoint, str(self.generate_model_card()))
 
     def checkpoint(self) -> Checkpoint:
-        """Its content on disk. Weights of a transferred adapter are named `adapter.*`, beside `embeddings`."""
+        """Return the content to store. Weights of a transferred adapter are named `adapter.*`, beside `embeddings`."""
         config, tensors = self.config.to_json(), self.state_dict()
         if self.config.kind == "transferred":
             tensors = {name if name == "embeddings" else _INNER + name: tensor for name, tensor in tensors.items()}
         return Checkpoint(config, tensors, self.shared)
 
     def fingerprint(self, others: Mapping[str, Tensor] | None = None) -> str:
-        """Of its config and weights, and of `others`: the same wherever and however they are stored."""
+        """Return the sha256 of config, weights and `others`; it does not depend on how they are stored."""
         stored = self.checkpoint()
         config = {key: value for key, value in stored.config.items() if key != "adapter_type"}
-        return hashed(json.dumps(config, sort_keys=True).encode(), {**stored.tensors, **(others or {})})
+        return hash_tensors(json.dumps(config, sort_keys=True).encode(), {**stored.tensors, **(others or {})})
 
     def save_pretrained(
         self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
     ) -> str | None:
-        """Write a checkpoint folder; see `vocabkit.adapter.checkpoint` for its files. Other options go to `push_to_hub`.
+        """Write a checkpoint folder (see `vocabkit.adapter.checkpoint`); other options go to `push_to_hub`.
 
-        Config and model card are always the adapter's own; files of an older checkpoint in the folder are replaced.
+        Config and model card are always the adapter's own; files of an older checkpoint are replaced.
         """
         folder = Path(save_directory)
         if folder.suffix == ".pt":
@@ -81,15 +88,16 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         return self.push_to_hub(repo_id or folder.name, **options) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the checkpoint folder to a hub repository, made if need be; options are huggingface_hub's.
+        """Upload the checkpoint folder to a hub repository, created if missing; options are huggingface_hub's.
 
-        Returns its answer: the address of the commit.
+        Returns:
+            The address of the commit.
 
-        Raises VocabkitError: no access, a name that can't be, or an upload that failed.
+        Raises VocabkitError: no access, an invalid name, or a failed upload.
         """
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # so we do
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # we mean to
                 pushed = super().push_to_hub(repo_id, **options)
         except VocabkitError:
             raise
@@ -104,9 +112,8 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         """Load from a checkpoint folder, a `.pt` file or a hub id (owner/name or owner/name@revision).
 
         Args:
-            kind: the `adapter_type` that it must have: langbridge (as it was trained), transferred or mlp.
-            options: for hub ids, as huggingface_hub takes them: token, cache_dir, force_download,
-                local_files_only.
+            kind: the required `adapter_type`: langbridge (as it was trained), transferred or mlp.
+            options: of huggingface_hub, for hub ids: token, cache_dir, force_download, local_files_only.
 
         Raises VocabkitError: not found, damaged, an adapter of another type, or parts that do not belong together.
         """
@@ -115,7 +122,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_checkpoint(cls, path: Path, checkpoint: Checkpoint, kind: str | None = None) -> Self:
-        """The module that `checkpoint`, read from `path`, describes; for `kind` see `from_pretrained`."""
+        """Build the module that `checkpoint`, read from `path`, describes; `kind` as for `from_pretrained`."""
         found = checkpoint.config.get("adapter_type")
         wanted = (kind,) if kind else cls.config_class.KINDS
         if found not in wanted:
@@ -134,7 +141,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     def from_parts(
         cls, path: Path, config: Any, tensors: Mapping[str, Tensor], shared: SharedVocabulary | None
     ) -> Self:
-        """A module in evaluation mode whose parameters are the very `tensors`; `path` is for messages."""
+        """Build a module in evaluation mode whose parameters are `tensors`, not copies; `path` is for messages."""
         _check_shapes(path, config.shapes(), tensors)
         try:
             with torch.device("meta"):
@@ -150,9 +157,9 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 
 
 def locate(source: str | Path, **options: Any) -> Path:
-    """The local path of `source`: itself if it exists, else the adapter's files of that hub repository, downloaded.
+    """Return the local path of an adapter; the files of a hub repository are downloaded.
 
-    Raises VocabkitError: neither a path nor a hub id, two revisions, or the hub does not give it.
+    Raises VocabkitError: neither a path nor a hub id, two revisions, or the hub refuses.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -161,7 +168,7 @@ def locate(source: str | Path, **options: Any) -> Path:
     if found is None:
         raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
     if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:
-        raise VocabkitError(f"{source}: names a revision, and the option revision another; give one of them")
+        raise VocabkitError(f"{source}: names one revision and `revision` another; pass only one")
     try:
         files = huggingface_hub.snapshot_download(found.repository, allow_patterns=list(FOLDER_FILES), **options)
     except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time

@@ -84,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises VocabkitError: `path` is there already, or its parent is missing, read-only or full.
     """
     if os.path.lexists(path):
-        raise VocabkitError(f"{path}: is there already; choose another name")
+        raise VocabkitError(f"{path}: already exists; choose another name")
     try:
         with temporary_folder(path.parent) as temporary:
             yield temporary

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.destination import check_destination
+from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
-from vocabkit.adapter.tensors import check_tensors, owned, read_torch, write_torch
+from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
@@ -86,7 +86,7 @@ def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> Non
 
     Raises VocabkitError: a softmax head, or can't write here.
     """
-    write_torch(path, {key: owned(tensor) for key, tensor in to_published(adapter).items()})
+    write_torch(path, {key: detach_copy(tensor) for key, tensor in to_published(adapter).items()})
 
 
 def _recorded_vision(weights: Path) -> dict[str, Any]:

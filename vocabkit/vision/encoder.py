@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vocabkit.adapter.partners import EncoderInfo
-from vocabkit.adapter.tensors import hashed
+from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
@@ -67,7 +67,7 @@ class VisionEncoder:
             raise VocabkitError(
                 f"pool {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give numbers from 1 to these"
             )
-        fingerprint = hashed(model.preparation.encode(), model.weights())  # before weights are converted
+        fingerprint = hash_tensors(model.preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._model, self._device, self._dtype = model, device, dtype
         self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens

@@ -288,7 +288,7 @@ def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("old")
     before = {file.name: file.read_bytes() for file in tmp_path.glob("*.gguf")}
     for name in before:
-        with pytest.raises(VocabkitError, match=r"is there and is not a llama\.cpp projector"):
+        with pytest.raises(VocabkitError, match=r"exists and is not a llama\.cpp projector"):
             export_mmproj(projector(), vision, tmp_path / name)
     with pytest.raises(VocabkitError, match=r"a llama\.cpp projector is a file named \*\.gguf"):
         export_mmproj(projector(), vision, tmp_path / "mmproj.bin")

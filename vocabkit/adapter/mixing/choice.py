@@ -1,4 +1,4 @@
-"""How a call of `mix` is computed, and why. The one place that decides it."""
+"""Choice of the path that computes a call of `mix`, with its reason. The only place that decides."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DENSE_LIMIT = 2**22
 
 @dataclass(frozen=True)
 class Choice:
-    """How `mix` computes one call, and why."""
+    """The path of one call of `mix`, and why."""
 
     path: Literal["unfused", "fused", "dense", "streamed", "top"]
     kernels: bool
-    """Whether Triton kernels compute what lies between the matrix products."""
+    """Whether Triton kernels compute the element-wise steps between the matrix products."""
     reason: str
 
 
@@ -37,13 +37,15 @@ def choose(
     device: torch.device,
     top: int | None = None,
 ) -> Choice:
-    """The path for `n` patches, `t` rows, hidden width `h` and LLM width `d`.
+    """Choose the path for `n` patches, `t` rows, hidden width `h` and LLM width `d`.
+
+    Takes plain sizes and dtypes, not tensors, so that `doctor` can ask about calls that it does not make.
 
     Args:
         hidden: dtype of hidden and weight.
         embeddings: dtype of the embeddings.
         device: of all tensors.
-        top: keep so many coefficients of each patch, or None for all.
+        top: coefficients to keep of each patch; None for all.
     """
     if head == "linear":
         # multiply-adds of (hidden @ weight.T) @ embeddings and of hidden @ (weight.T @ embeddings)
@@ -52,7 +54,7 @@ def choose(
             return Choice("unfused", False, "coefficients first, then embeddings: fewer multiply-adds for few patches")
         return Choice("fused", False, "weight times embeddings first: fewer multiply-adds for so many patches")
     sums = accumulation_dtype(torch.promote_types(hidden, embeddings))
-    kernels, how = middle(sums, device)
+    kernels, how = elementwise_impl(sums, device)
     how = "; ".join(part for part in (_operands({hidden, embeddings}, sums, device), how) if part)
     how = f"; {how}" if how else ""
     if top is not None:
@@ -65,7 +67,7 @@ def choose(
 
 
 def _operands(dtypes: set[torch.dtype], sums: torch.dtype, device: torch.device) -> str:
-    """How half-precision matrices are multiplied with sums in float32."""
+    """Say how half-precision matrices are multiplied with sums in float32."""
     half = [dtype for dtype in sorted(dtypes, key=str) if dtype.itemsize == 2]
     copied = [str(dtype).removeprefix("torch.") for dtype in half if operand_dtype(dtype, sums, device) != dtype]
     if not copied:
@@ -78,8 +80,8 @@ def _operands(dtypes: set[torch.dtype], sums: torch.dtype, device: torch.device)
     return f"{names} rows are copied a block at a time to {str(sums).removeprefix('torch.')}"
 
 
-def middle(sums: torch.dtype, device: torch.device) -> tuple[bool, str]:
-    """Whether Triton kernels compute what lies between the products with `sums`, and what there is to say of it."""
+def elementwise_impl(sums: torch.dtype, device: torch.device) -> tuple[bool, str]:
+    """Return whether Triton kernels compute the element-wise steps with sums in `sums`, and why."""
     if device.type != "cuda":
         return False, ""
     if sums != torch.float32:

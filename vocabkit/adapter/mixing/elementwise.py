@@ -1,4 +1,6 @@
-"""The element-wise middle between the two products of softmax mixing, in torch. `kernels` is the same in Triton.
+"""Element-wise steps between the two products of softmax mixing, in torch; `kernels` has the same in Triton.
+
+The signatures list every buffer because Triton kernels take them so, and both modules are interchangeable.
 
 Scores arrive as `hidden @ weight.T`; bias and temperature are applied here. B is the number of rows in a block.
 """
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor
 
 GROWTH = 8.0
-"""How far scores may exceed a patch's reference before it is raised and what is summed up so far is rescaled. exp(8) is
-far within the range of every dtype, and from the second block on most patches need no rescaling."""
+"""How far scores may exceed a patch's reference before it is raised and the sums so far are rescaled. exp(8) is well
+within the range of every dtype, and after the first block most patches need no rescaling."""
 
 
 def softmax_block(
@@ -23,15 +25,15 @@ def softmax_block(
     rescale: Tensor,
     p: Tensor,
 ) -> None:
-    """Exponentials of one block of scores, relative to each patch's reference, which is raised where it must be.
+    """Compute exponentials of one block of scores, relative to each patch's reference, which is raised if needed.
 
     Args:
         scores: (N, B), overwritten.
         bias: (B,) or None.
         reference: (N,), updated; starts at the lowest finite number.
         total: (N,) sum of the exponentials so far, updated.
-        stored: (N,) the same sum of what `p` holds, which is rounded to its dtype.
-        rescale: (N,), becomes the factor for what was summed up with the reference of before.
+        stored: (N,) the same sum of the values in `p`, which are rounded to its dtype.
+        rescale: (N,), becomes the factor for sums relative to the previous reference.
         p: (N, B), becomes the exponentials; may be `scores` itself.
     """
     _finish(scores, bias, temperature)
@@ -49,7 +51,7 @@ def softmax_block(
 
 
 def rescale_rows(mixed: Tensor, rescale: Tensor) -> None:
-    """(N, D) times (N,), in place."""
+    """Multiply (N, D) by (N,) in place."""
     mixed.mul_(rescale[:, None])
 
 
@@ -63,7 +65,7 @@ def gradient_block(
     p: Tensor | None,
     d_scores: Tensor,
 ) -> None:
-    """Coefficients of one block and the gradient of `hidden @ weight.T`: P (dP - <dP, P>) / temperature.
+    """Compute the coefficients of one block and the gradient of `hidden @ weight.T`: P (dP - <dP, P>) / temperature.
 
     Args:
         scores: (N, B), overwritten.

@@ -1,6 +1,6 @@
-"""Triton kernels for what lies between and after the matrix products of mixing: each score is read and written once.
+"""Triton kernels for the steps between and after the matrix products of mixing: each score is read and written once.
 
-The functions are those of `elementwise`, and two for the top-k path. Scores, sums and statistics are float32.
+The functions of `elementwise`, and two for the top-k path. Scores, sums and statistics are float32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def softmax_block(
     rescale: Tensor,
     p: Tensor,
 ) -> None:
-    """As `elementwise.softmax_block`, which describes the arguments; `scores` stay as they are."""
+    """As `elementwise.softmax_block`, which describes the arguments; `scores` are left unchanged."""
     n, columns = scores.shape
     with _device(scores):
         _softmax_block[(n,)](
@@ -72,13 +72,13 @@ def gradient_block(
 def group_maxima(
     scores: Tensor, bias: Tensor | None, temperature: float, maxima: Tensor, group: int, log_total: Tensor
 ) -> None:
-    """The largest of each `group` neighbouring scores, and the logarithm of the normaliser, in one pass.
+    """Compute the maximum of each `group` of neighbouring scores, and the log of the normaliser, in one pass.
 
     Args:
-        scores: (n, T), left as they are.
+        scores: (n, T), left unchanged.
         bias: (T,) or None.
-        maxima: (n, T // group), becomes the largest of (scores + bias) / temperature; the last T % group count for
-            the normaliser only.
+        maxima: (n, T // group), becomes the largest of (scores + bias) / temperature; the last T % group count only
+            towards the normaliser.
         log_total: (n,), becomes logsumexp of (scores + bias) / temperature over T.
     """
     n, columns = scores.shape
@@ -91,7 +91,7 @@ def group_maxima(
 
 
 def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, out: Tensor) -> None:
-    """`out[n] = sum_k values[n, k] embeddings[rows[n, k]]`, with sums in float32.
+    """Compute `out[n] = sum_k values[n, k] embeddings[rows[n, k]]`, with sums in float32.
 
     Args:
         values: (N, k) float32, contiguous.
@@ -221,5 +221,5 @@ def _tile(width: int, most: int) -> int:
 
 
 def _device(tensor: Tensor) -> torch.cuda.device:
-    """Kernels are launched on the current device: make it that of `tensor`. Without a GPU, nothing."""
+    """Make the device of `tensor` current, on which Triton launches; a no-op without a GPU."""
     return torch.cuda.device(tensor.device if tensor.is_cuda else -1)

@@ -1,4 +1,4 @@
-"""`mix`, the one entry, and the coefficients themselves."""
+"""Visual tokens from coefficients: `mix`, the entry point of mixing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vocabkit.adapter.mixing import choice
-from vocabkit.adapter.mixing.products import Head, accumulation_dtype, check, explained
+from vocabkit.adapter.mixing.products import Head, accumulation_dtype, check, explain_oom
 from vocabkit.adapter.mixing.softmax import streamed_softmax_mix
 from vocabkit.adapter.mixing.top import sum_of_rows, top_coefficients
 from vocabkit.errors import VocabkitError
@@ -23,31 +23,31 @@ def mix(
     temperature: float = 1.0,
     top: int | None = None,
 ) -> Tensor:
-    """Visual tokens (Eq. 3, then Eq. 4 or 6), differentiable in every tensor.
+    """Return visual tokens (Eq. 3, then Eq. 4 or 6), differentiable in every tensor.
 
     linear: `(hidden @ weight.T + bias) @ embeddings`, in the dtype of `embeddings`.
     softmax: `softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, with sums and exponentials in float32 if
-    operands are of half precision, rounded once at the end; the coefficients of all patches are never in memory at once
-    unless they are few.
+    operands are of half precision, rounded once at the end; unless they are few, the coefficients of all patches are
+    never in memory at once.
 
     Args:
-        hidden: (..., H) floating point, of the adapter's last hidden layer.
+        hidden: (..., H) floating point, the adapter's last hidden layer.
         weight: (T, H), of the dtype of `hidden`.
         embeddings: (T, D): row t is the embedding of row t of V_shared.
         bias: (T,) or None.
         temperature: positive; only for the softmax head.
-        top: keep only so many coefficients of each patch, the largest, scaled up to a sum of 1; only for the softmax
-            head, and without gradients. Scaled up, because rows left out resemble rows kept more than they resemble
-            nothing: the error is the share left out times the difference of the two means. Heads that start from
-            embeddings, 64 of 20,000 rows: 0.013 against 0.017 unscaled (SmolLM2-135M, 98.5% of the mass kept), 0.035
-            against 0.102 (Gemma 3 270M, 96.9%), relative to all coefficients.
+        top: keep only this many coefficients of each patch, the largest, renormalised to a sum of 1; only for the
+            softmax head, and without gradients. Renormalised, because dropped rows resemble kept rows more than they
+            resemble zero: the error is the dropped share times the difference of the two means. Relative error of 64
+            of 20,000 rows, for heads that start from embeddings: 0.013 against 0.017 without (SmolLM2-135M, 98.5% of
+            the mass kept), 0.035 against 0.102 (Gemma 3 270M, 96.9%).
 
     Returns:
-        (..., D) in the dtype of `embeddings`, in which the LLM takes them. Autocast has no influence.
+        (..., D) in the dtype of `embeddings`, which the LLM expects. Autocast has no effect.
 
     Raises:
         VocabkitError: tensors that do not fit each other, an unknown head, a temperature that is not positive, `top`
-            where it has no meaning, or too little memory.
+            for a linear head or with gradients, or too little memory.
     """
     check(hidden, weight, embeddings, head=head, bias=bias, temperature=temperature)
     if top is not None:
@@ -72,7 +72,7 @@ def mix(
 def coefficients(
     hidden: Tensor, weight: Tensor, *, head: Head, bias: Tensor | None = None, temperature: float = 1.0
 ) -> Tensor:
-    """(..., T) coefficients P of Eq. 3. Arguments as for `mix`.
+    """Return (..., T) coefficients P of Eq. 3; arguments as for `mix`.
 
     linear: in the dtype of `hidden`, any real numbers. softmax: in float32 or wider, positive, each patch sums to 1.
     """
@@ -84,7 +84,7 @@ def coefficients(
         return (scores if temperature == 1.0 else scores / temperature).softmax(dim=-1)
 
 
-@explained
+@explain_oom
 def _whole(
     path: str,
     hidden: Tensor,
@@ -94,7 +94,7 @@ def _whole(
     bias: Tensor | None,
     temperature: float,
 ) -> Tensor:
-    """The paths that are a few products of whole matrices: fused, unfused and dense."""
+    """Compute the paths that are a few products of whole matrices: fused, unfused and dense."""
     if path == "fused":
         folded = weight.T.to(embeddings.dtype) @ embeddings  # (H, T) @ (T, D) -> (H, D)
         tokens = hidden.to(embeddings.dtype) @ folded  # (N, H) @ (H, D) -> (N, D)

@@ -1,4 +1,4 @@
-"""Running out of memory, said in one line."""
+"""Matrix products of mixing: operands that fit, sums in float32 or float64, and advice when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,30 +14,13 @@ from vocabkit.errors import VocabkitError, quote
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-def explained(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, with a VocabkitError that says what helps where memory for a tensor is not to be had."""
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            problem = f"not enough memory on the GPU: {str(error).partition('. ')[0]}"
-        except RuntimeError as error:  # torch's allocator for the CPU has no error of its own
-            if "can't allocate memory" not in str(error):
-                raise
-            problem = f"not enough memory: {str(error).partition('allocate memory: ')[2]}"
-        raise VocabkitError(f"{problem.rstrip('.')}; mix fewer patches at a time (a smaller batch), or in bfloat16")
-
-    return wrapped
-
-
-# MERGED: What mixing takes, and what it refuses.
-
 Head = Literal["linear", "softmax"]
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_ALIGNMENT = 64
+"""Blocks have a multiple of this many rows, so that the fast GEMM kernels apply."""
+
+HAS_WIDE_PRODUCTS = torch.version.hip is None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether this torch multiplies bfloat16 matrices on CUDA with float32 results and a float32 addend."""
 
 
 def check(
@@ -82,32 +65,23 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# MERGED: Matrix products with sums in float32 (or float64), whatever the dtype of the operands.
-
-_ALIGNMENT = 64
-"""Blocks have a multiple of so many rows, which keeps the fast GEMM kernels applicable."""
-
-HAS_WIDE_PRODUCTS = torch.version.hip is None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-"""Whether this torch multiplies bfloat16 matrices on CUDA with float32 results and a float32 addend."""
-
-
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums and exponentials are computed in: float32 for half precision, else `dtype`."""
+    """Return the dtype of sums and exponentials: float32 for half precision, else `dtype`."""
     return dtype if dtype == torch.float64 else torch.float32
 
 
 def operand_dtype(dtype: torch.dtype, sums: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype in which a matrix of `dtype` is multiplied so that nothing is lost on the way to sums in `sums`.
+    """Return the dtype in which a matrix of `dtype` is multiplied without losing precision before sums in `sums`.
 
-    bfloat16 stays as it is where the device's GEMM takes it with float32 sums; else blocks of it are copied. float16
-    is always copied: gradients of small coefficients are below its range.
+    bfloat16 is kept where the device's GEMM takes it with float32 sums; else blocks of it are converted. float16 is
+    always converted: gradients of small coefficients are below its range.
     """
     wide = device.type == "cuda" and dtype == torch.bfloat16 and sums == torch.float32 and HAS_WIDE_PRODUCTS
     return dtype if wide else sums
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool = False) -> None:
-    """`out = a @ b`, or `out += a @ b`, with sums in the dtype of `out`, or wider.
+    """Compute `out = a @ b`, or `out += a @ b`, with sums in the dtype of `out` or wider.
 
     Args:
         a: (M, K).
@@ -128,7 +102,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool = False) -> 
 
 
 class Rows:
-    """Rows of a matrix in the dtype in which they are multiplied: the matrix itself, or one block of it copied."""
+    """Rows of a matrix in the dtype of the product: the matrix itself, or one converted block at a time."""
 
     def __init__(self, matrix: Tensor, block: int, dtype: torch.dtype) -> None:
         """At most `block` rows of `matrix` (T, width) at a time."""
@@ -137,19 +111,37 @@ class Rows:
         self._copy = None if matrix.dtype == dtype else matrix.new_empty((block, matrix.shape[1]), dtype=dtype)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """(rows, width); a copy holds until the next call."""
+        """Return (rows, width); a converted block is valid until the next call."""
         found = self._matrix[rows]
         return found if self._copy is None else self._copy[: len(found)].copy_(found)
 
 
 def block_rows(n: int, t: int, elements: int, least: int, most: int) -> int:
-    """How many of `t` rows at a time, so that blocks are alike and `n` patches have about `elements` scores in each."""
+    """Return the rows per block: blocks of equal size, in which `n` patches have about `elements` scores."""
     block = min(max(elements // max(n, 1), least), most)
     alike = -(-t // -(-t // block))
     return min(-(-alike // _ALIGNMENT) * _ALIGNMENT, t)
 
 
 def blocks(rows: int, block: int) -> Iterator[slice]:
-    """Slices of at most `block` rows, in order."""
+    """Yield slices of at most `block` rows, in order."""
     for start in range(0, rows, block):
         yield slice(start, min(start + block, rows))
+
+
+def explain_oom(function: Callable[P, R]) -> Callable[P, R]:
+    """Make `function` raise a VocabkitError with advice when memory for a tensor runs out."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            problem = f"not enough memory on the GPU: {str(error).partition('. ')[0]}"
+        except RuntimeError as error:  # torch's CPU allocator has no error class of its own
+            if "can't allocate memory" not in str(error):
+                raise
+            problem = f"not enough memory: {str(error).partition('allocate memory: ')[2]}"
+        raise VocabkitError(f"{problem.rstrip('.')}; mix fewer patches at a time (a smaller batch), or in bfloat16")
+
+    return wrapped

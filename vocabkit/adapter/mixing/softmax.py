@@ -4,9 +4,10 @@
 normaliser: a running reference and sum per patch, and a running mix that is rescaled when the reference is raised
 (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). The backward pass computes the coefficients
 of each block again from the normaliser that the forward pass keeps. The two products of a block are GEMMs; what lies
-between them is `elementwise`, or `kernels` on a GPU.
+between them is in `elementwise`, or `kernels` on a GPU.
 
-Forward and backward are one operator of torch.library each: `vocabkit::softmax_mix` and its `_backward`.
+Forward and backward are one operator of torch.library each: `vocabkit::softmax_mix` and its `_backward`. Operators
+take plain tensors and numbers, hence their long signatures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vocabkit.adapter.mixing.products import (
     accumulation_dtype,
     block_rows,
     blocks,
-    explained,
+    explain_oom,
     multiply,
     operand_dtype,
 )
@@ -37,14 +38,14 @@ _LEAST_ROWS, _MOST_ROWS = 512, 8192
 def streamed_softmax_mix(
     hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float, *, kernels: bool
 ) -> Tensor:
-    """`softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, once differentiable.
+    """Return `softmax((hidden @ weight.T + bias) / temperature) @ embeddings`, once differentiable.
 
     Args:
         hidden: (N, H).
         weight: (T, H).
         embeddings: (T, D).
         bias: (T,) or None.
-        kernels: whether Triton computes what lies between the products.
+        kernels: whether Triton computes the steps between the products.
 
     Returns:
         (N, D) in the dtype of `embeddings`. Memory beyond it: N x D and one block, in float32.
@@ -59,13 +60,13 @@ def streamed_softmax_mix(
     schema="(Tensor hidden, Tensor weight, Tensor embeddings, Tensor? bias, float temperature, bool kernels)"
     " -> (Tensor, Tensor)",
 )
-@explained
+@explain_oom
 def softmax_mix(
     hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor | None, temperature: float, kernels: bool
 ) -> tuple[Tensor, Tensor]:
-    """Visual tokens (N, D) and the logarithms of the normalisers (N,), both in the accumulation dtype."""
+    """Return visual tokens (N, D) and the logs of the normalisers (N,), both in the accumulation dtype."""
     n, t, sums = len(hidden), len(weight), _sums(hidden, embeddings)
-    middle, block = _middle(kernels), _block(n, t, hidden.device)
+    steps, block = _elementwise(kernels), _block(n, t, hidden.device)
     w, e = _rows(weight, hidden.dtype, block, sums), _rows(embeddings, embeddings.dtype, block, sums)
     h = hidden.to(w.dtype)
     scores = h.new_empty((n, block), dtype=sums)
@@ -78,12 +79,13 @@ def softmax_mix(
         s = scores[:, width]
         q = s if p is scores else p[:, width]
         multiply(h, w[rows].T, s)  # (N, H) @ (H, B) -> (N, B)
-        middle.softmax_block(s, _part(bias, rows), temperature, reference, total, stored, rescale, q)
+        steps.softmax_block(s, _part(bias, rows), temperature, reference, total, stored, rescale, q)
         if rows.start:
-            middle.rescale_rows(mixed, rescale)
+            steps.rescale_rows(mixed, rescale)
         multiply(q, e[rows], mixed, accumulate=rows.start > 0)  # (N, B) @ (B, D) -> (N, D)
-    # Weights as they were rounded add up to 1: with the sum of the unrounded ones a large one that is rounded makes the
-    # mean longer or shorter, and the backward pass, which takes <dP, P> from it, up to five times less exact.
+    # Divide by the sum of the rounded weights, so that they add up to 1. With the sum of the unrounded ones, rounding a
+    # large weight makes the mean longer or shorter, and the backward pass, which takes <dP, P> from the mean, up to
+    # five times less exact.
     return mixed.div_(stored[:, None]), total.log_().add_(reference)
 
 
@@ -101,7 +103,7 @@ def _(
     schema="(Tensor gradient, Tensor hidden, Tensor weight, Tensor embeddings, Tensor? bias, Tensor mixed,"
     " Tensor log_total, float temperature, bool kernels, bool[] wanted) -> Tensor[]",
 )
-@explained
+@explain_oom
 def softmax_mix_backward(
     gradient: Tensor,
     hidden: Tensor,
@@ -114,9 +116,9 @@ def softmax_mix_backward(
     kernels: bool,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Gradients of those of hidden, weight, embeddings and bias that are wanted, in this order."""
+    """Return the gradients of those of hidden, weight, embeddings and bias that are `wanted`, in this order."""
     n, t, sums = len(hidden), len(weight), mixed.dtype
-    middle, block = _middle(kernels), _block(n, t, hidden.device, buffers=2)
+    steps, block = _elementwise(kernels), _block(n, t, hidden.device, buffers=2)
     w, e = _rows(weight, hidden.dtype, block, sums), _rows(embeddings, embeddings.dtype, block, sums)
     h, g = hidden.to(w.dtype), gradient.to(e.dtype)
     # softmax backward: dS = P * (dP - <dP, P>), and <dP, P> = <g, mixed>, known without visiting all blocks
@@ -137,7 +139,7 @@ def softmax_mix_backward(
         w_rows, e_rows = w[rows], e[rows]
         multiply(h, w_rows.T, s)  # (N, H) @ (H, B) -> (N, B)
         multiply(g, e_rows.T, dp)  # (N, D) @ (D, B) -> (N, B)
-        middle.gradient_block(s, _part(bias, rows), temperature, log_total, dp, expected, q, ds)
+        steps.gradient_block(s, _part(bias, rows), temperature, log_total, dp, expected, q, ds)
         if d_hidden is not None:
             multiply(ds, w_rows, d_hidden, accumulate=rows.start > 0)  # (N, B) @ (B, H) -> (N, H)
         if d_weight is not None:
@@ -183,7 +185,7 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 softmax_mix.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _middle(kernels: bool) -> ModuleType:
+def _elementwise(kernels: bool) -> ModuleType:
     if not kernels:
         return elementwise
     from vocabkit.adapter.mixing import kernels as in_triton

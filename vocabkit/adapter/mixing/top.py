@@ -1,4 +1,4 @@
-"""The k largest coefficients of each patch, exactly, without ever keeping all N x T of them."""
+"""Top-k coefficients of each patch, exactly, without ever keeping all N x T of them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from vocabkit.adapter.mixing.products import (
     accumulation_dtype,
     blocks,
     check,
-    explained,
+    explain_oom,
     multiply,
     operand_dtype,
 )
 from vocabkit.errors import VocabkitError
 
 SCORES = {"cuda": 2**27, "cpu": 2**23}
-"""Scores (patches x T) that are in memory at a time: 512 MiB in float32 on a GPU, 32 MiB elsewhere."""
+"""Scores (patches x T) in memory at a time: 512 MiB in float32 on a GPU, 32 MiB elsewhere."""
 _COPIED_ROWS = 4096
-"""Rows of the weight that are copied at a time, where they have to be."""
+"""Rows of the weight that are converted at a time, if they must be."""
 _GROUP = 64
-"""Neighbouring scores that are first compared by their largest. Sorting T / 64 + 64 k numbers takes a fraction of the
-time of sorting T."""
+"""Neighbouring scores that are first compared by their maximum: selecting among T / 64 + 64 k numbers takes a fraction
+of the time of selecting among T."""
 
 
 @torch.no_grad()
-@explained
+@explain_oom
 def top_coefficients(
     hidden: Tensor,
     weight: Tensor,
@@ -39,22 +39,21 @@ def top_coefficients(
     bias: Tensor | None = None,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The k largest coefficients of each patch, and the rows of V_shared that they belong to.
+    """Return the k largest coefficients of each patch and their rows of V_shared.
 
-    They are exact and in the accumulation dtype (float32, or float64 for float64). No gradient flows through them.
+    Exact, in the accumulation dtype (float32, or float64 for float64), without gradients.
 
     Args:
-        hidden: (..., H) floating point, of the adapter's last hidden layer.
+        hidden: (..., H) floating point, the adapter's last hidden layer.
         weight: (T, H).
-        k: how many, from 1 to T.
-        head: softmax: largest shares, normalised over all T rows, so that k of them sum to at most 1. linear: largest
-            values; large negative ones are not among them.
+        k: from 1 to T.
+        head: softmax: shares, normalised over all T rows, so that k of them sum to at most 1. linear: values, of which
+            the largest positive ones are taken, not the largest by magnitude.
         bias: (T,) or None.
         temperature: as for `mix`.
 
     Returns:
-        (..., k) coefficients, largest first, and (..., k) int64 row numbers. Which of equal ones are taken and in
-        which order is not defined.
+        (..., k) coefficients, largest first, and (..., k) int64 row numbers. Ties are broken arbitrarily.
 
     Raises VocabkitError: k out of range, arguments that `mix` refuses, or too little memory.
     """
@@ -64,7 +63,7 @@ def top_coefficients(
     patches = hidden.reshape(-1, hidden.shape[-1])  # (..., H) -> (N, H)
     n, t, sums = len(patches), len(weight), accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     dtype = operand_dtype(torch.promote_types(hidden.dtype, weight.dtype), sums, hidden.device)
-    kernels, _ = choice.middle(sums, hidden.device)
+    kernels, _ = choice.elementwise_impl(sums, hidden.device)
     block = t if weight.dtype == dtype else _COPIED_ROWS
     w = Rows(weight, block, dtype)
     values = torch.empty((n, k), dtype=sums, device=hidden.device)
@@ -84,9 +83,7 @@ def top_coefficients(
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `values.topk(k)` of (n, T), but quicker where T is much larger than k. Which of equal ones are taken, and in
-    which order, is not defined.
-    """
+    """Return `values.topk(k)` of (n, T), faster if T is much larger than k. Ties are broken arbitrarily."""
     groups = values.shape[1] // _GROUP
     if groups <= 2 * k:
         found, columns = values.topk(k, dim=1)
@@ -95,9 +92,9 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return _within_groups(values, maxima, None, 1.0, k)
 
 
-@explained
+@explain_oom
 def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, *, kernels: bool) -> Tensor:
-    """Sums of embedding rows, weighted: `out[n] = sum_k values[n, k] embeddings[rows[n, k]]`.
+    """Return weighted sums of embedding rows: `out[n] = sum_k values[n, k] embeddings[rows[n, k]]`.
 
     Args:
         values: (N, k).
@@ -118,7 +115,10 @@ def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, *, kernels: bo
 
 
 def _largest(scores: Tensor, bias: Tensor | None, temperature: float, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest of (scores + bias) / temperature (n, T), their rows, and logsumexp over T. Overwrites `scores`."""
+    """Return the k largest of (scores + bias) / temperature (n, T), their rows, and logsumexp over T.
+
+    Overwrites `scores`.
+    """
     if bias is not None:
         scores.add_(bias)
     scores.div_(temperature)
@@ -129,7 +129,7 @@ def _largest(scores: Tensor, bias: Tensor | None, temperature: float, k: int) ->
 def _largest_by_kernels(
     scores: Tensor, bias: Tensor | None, temperature: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_largest`, with one pass over `scores`, which stay as they are."""
+    """As `_largest`, in one pass over `scores`, which are left unchanged."""
     from vocabkit.adapter.mixing import kernels as in_triton
 
     maxima = scores.new_empty((len(scores), scores.shape[1] // _GROUP))
@@ -142,7 +142,7 @@ def _largest_by_kernels(
 def _within_groups(
     scores: Tensor, maxima: Tensor, bias: Tensor | None, temperature: float, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k largest lie in the k groups whose largest are largest, or in the last T % g rows, which are in no group."""
+    """Find the k largest in the k groups with the largest maxima, or in the last T % g rows, which are in no group."""
     n, t = scores.shape
     groups = maxima.shape[1]
     best = maxima.topk(k, dim=1, sorted=False).indices  # (n, k)

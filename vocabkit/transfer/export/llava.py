@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from vocabkit.adapter.card import llava_card
-from vocabkit.adapter.destination import check_destination
+from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder

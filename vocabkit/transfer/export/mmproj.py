@@ -19,7 +19,7 @@ from gguf.constants import LlamaFileType
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from vocabkit.adapter.destination import check_destination
+from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import replacing
