@@ -74,7 +74,7 @@ def _logical_lines(text: str) -> Iterator[str]:
             line = ""
 
 
-def test_the_python_snippets_of_readme_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_readme_python_snippets_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     vocabkit = Path(sys.executable).parent / "vocabkit"
     subprocess.run([vocabkit, "build-shared", "qwen2", "llama3"], cwd=tmp_path, check=True)
     snippets = blocks(ROOT / "README.md", "python")
@@ -85,7 +85,7 @@ def test_the_python_snippets_of_readme_run(tmp_path: Path, capfd: pytest.Capture
 
 @needs_torch
 @each_page
-def test_python_snippets_import_what_there_is(page: Path) -> None:
+def test_python_snippets_import_existing_names(page: Path) -> None:
     for snippet in blocks(page, "python"):
         for node in ast.walk(ast.parse(snippet)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vocabkit"):
@@ -94,7 +94,7 @@ def test_python_snippets_import_what_there_is(page: Path) -> None:
 
 
 @each_page
-def test_commands_in_the_pages_are_understood(page: Path) -> None:
+def test_commands_in_pages_parse(page: Path) -> None:
     for name, *arguments in calls(page):
         assert name in COMMANDS
         try:
@@ -106,18 +106,18 @@ def test_commands_in_the_pages_are_understood(page: Path) -> None:
 
 
 @each_page
-def test_commands_named_in_the_text_exist(page: Path) -> None:
+def test_commands_named_in_prose_exist(page: Path) -> None:
     named = re.findall(r"`vocabkit (?![a-z ]+ 1\\n)([a-z][a-z-]*)", prose(page))
     assert not [name for name in named if name not in COMMANDS]
 
 
-def test_every_command_is_shown_in_a_guide() -> None:
+def test_every_command_appears_in_a_guide() -> None:
     shown = {name for page in PAGES if page.name != "cli.md" for name, *_ in calls(page)}
     assert COMMANDS.keys() <= shown
 
 
 @each_page
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_resolve(page: Path) -> None:
     broken = []
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose(page)):
         file, _, anchor = link.partition("#")
@@ -127,21 +127,21 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_index_links_to_every_page() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs/README.md").read_text("utf-8")))
     assert {page.name for page in DOCS} - {"README.md"} <= linked
 
 
 @needs_torch
 @each_page
-def test_recipes_in_the_pages_have_only_entries_that_there_are(page: Path) -> None:
+def test_recipes_in_pages_have_known_fields_only(page: Path) -> None:
     recipes = [tomllib.loads(block) for block in blocks(page, "toml")]
     from vocabkit.train.recipe import Recipe
 
     assert {name for recipe in recipes for name in recipe} <= {field.name for field in dataclasses.fields(Recipe)}
 
 
-def test_each_message_of_troubleshooting_is_one_of_the_program() -> None:
+def test_troubleshooting_messages_exist_in_the_program() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
     messages = [message for _, message in re.findall(r"^- (`+)(.+)\1$", page, re.MULTILINE)]
     assert len(messages) == page.count("\n- ")

@@ -1,4 +1,4 @@
-"""What is not needed is not imported: a command starts at once, and aligns where torch is not installed."""
+"""Commands import only what they need, and alignment works without torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ sys.meta_path.insert(0, Missing())
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands read."""
+    """A folder with the inputs of the commands."""
     folder = tmp_path_factory.mktemp("imports")
     (folder / "captions.txt").write_text("a dog on a mat\n")
     written(folder, {spelling: QWEN_MAP[spelling] for spelling in ("Ġthe", ",", "Ġa", "Ġof")})
@@ -65,20 +65,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, program: str, *words: str) -> set[str]:
-    """Run a Python program: the words of the last line of its stderr."""
+    """Run a Python program; return the words of the last line of its stderr."""
     command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.splitlines()[-1].split()) if done.stderr else set()
 
 
-def test_the_library_imports_next_to_nothing(tmp_path: Path) -> None:
+def test_library_imports_no_dependency(tmp_path: Path) -> None:
     imported = run(tmp_path, "import sys, vocabkit" + REPORT)
     assert "vocabkit" in imported
     assert not imported & (HEAVY | {"numpy", "pyarrow", "tokenizers", "typer", "rich"})
 
 
-def test_help_needs_no_numbers_and_no_files(tmp_path: Path) -> None:
+def test_help_imports_neither_numpy_nor_readers(tmp_path: Path) -> None:
     for words in (["--help"], ["build-shared", "--help"], ["transfer", "--help"]):
         imported = run(tmp_path, RUN + REPORT, *words)
         assert "vocabkit_cli" in imported
@@ -86,10 +86,8 @@ def test_help_needs_no_numbers_and_no_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_alignment_command_looks_for_torch_its_companions_pandas_or_all_of_pyarrow(
-    folder: Path, command: str
-) -> None:
-    """So it also works where they are not installed."""
+def test_alignment_command_imports_no_heavy_package(folder: Path, command: str) -> None:
+    """It therefore works where torch is not installed."""
     done = vocabkit_lean(folder, *command.split(), without=HEAVY)
     assert done.returncode == 0, done.stderr
 
@@ -97,7 +95,7 @@ def test_no_alignment_command_looks_for_torch_its_companions_pandas_or_all_of_py
 @pytest.mark.parametrize(
     "command", ["transfer adapter.pt --to smollm2", "check-transfer moved adapter.pt --to smollm2"]
 )
-def test_commands_that_need_torch_say_how_to_get_it(folder: Path, command: str) -> None:
+def test_command_without_torch_names_the_extra_to_install(folder: Path, command: str) -> None:
     program = WITHOUT_TORCH + "from vocabkit_cli.__main__ import run\nrun()"
     command_line = [sys.executable, "-c", program, *command.split()]
     done = subprocess.run(command_line, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -105,7 +103,7 @@ def test_commands_that_need_torch_say_how_to_get_it(folder: Path, command: str) 
     assert re.fullmatch(missing, error_of(done))
 
 
-def test_the_rooms_below_adapter_import_without_torch(tmp_path: Path) -> None:
+def test_rooms_below_adapter_import_without_torch(tmp_path: Path) -> None:
     rooms = ("arrow", "files", "shared", "tokenizer")
     modules = [
         f"vocabkit.{room}.{file.stem}"

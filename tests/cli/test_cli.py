@@ -82,7 +82,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == COMMANDS
 
 
-def test_without_a_command_the_help_is_shown_as_an_error(tmp_path: Path) -> None:
+def test_no_command_shows_help_on_stderr(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -90,7 +90,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_all_it_takes_in_80_columns(tmp_path: Path, command: str) -> None:
+def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str) -> None:
     text = output_of(tmp_path, command, "--help")
     assert text.startswith(f"Usage: vocabkit {command} ")
     assert max(map(len, text.splitlines())) <= 80
@@ -101,7 +101,7 @@ def test_every_command_explains_all_it_takes_in_80_columns(tmp_path: Path, comma
 # ---- build-shared, check -----------------------------------------------------------------------------------------
 
 
-def test_build_shared_writes_the_file_says_what_is_in_it_and_what_was_used(tmp_path: Path) -> None:
+def test_build_shared_writes_a_file_and_reports_it(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "build-shared", "qwen2.5", "llama3")
     shared = open_shared(tmp_path / "qwen2.5-llama3.arrow")
     assert done.returncode == 0
@@ -115,7 +115,7 @@ def test_build_shared_writes_the_file_says_what_is_in_it_and_what_was_used(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["qwen2.5-llama3.arrow"]
 
 
-def test_build_shared_gives_the_same_bytes_each_time_and_replaces_the_old_file(tmp_path: Path) -> None:
+def test_build_shared_is_reproducible_and_replaces_the_old_file(tmp_path: Path) -> None:
     output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
     first = (tmp_path / "a.arrow").read_bytes()
     (tmp_path / "a.arrow").write_bytes(b"old")
@@ -123,7 +123,7 @@ def test_build_shared_gives_the_same_bytes_each_time_and_replaces_the_old_file(t
     assert (tmp_path / "a.arrow").read_bytes() == first
 
 
-def test_build_shared_as_json_has_these_keys(small: Path) -> None:
+def test_build_shared_json_keys(small: Path) -> None:
     value = json_of(small, "build-shared", "left", "right", "--out", "x.arrow")
     shared = open_shared(small / "x.arrow")
     assert list(value) == ["file", "rows", "fingerprint", "tokenizers", "selection", "roles"]
@@ -138,11 +138,13 @@ def test_build_shared_as_json_has_these_keys(small: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "rows"), [(["--union"], 6), (["--at-least", "1"], 6), (["--at-least", "2"], 4), ([], 4)]
 )
-def test_at_least_and_union_keep_tokens_that_some_tokenizers_lack(small: Path, options: list[str], rows: int) -> None:
+def test_at_least_and_union_keep_tokens_missing_from_some_tokenizers(
+    small: Path, options: list[str], rows: int
+) -> None:
     assert json_of(small, "build-shared", "left", "right", *options)["rows"] == rows
 
 
-def test_special_roles_add_a_row_for_each_role_that_all_have(tmp_path: Path) -> None:
+def test_special_roles_add_a_row_per_common_role(tmp_path: Path) -> None:
     plain = json_of(tmp_path, "build-shared", "qwen2", "llama3")
     asked = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
     assert plain["roles"] == {}
@@ -150,7 +152,7 @@ def test_special_roles_add_a_row_for_each_role_that_all_have(tmp_path: Path) -> 
     assert asked["rows"] == plain["rows"] + len(asked["roles"])
 
 
-def test_check_proves_a_file_and_names_what_is_wrong_with_exit_code_1(small: Path) -> None:
+def test_check_lists_wrong_rows_and_exits_with_1(small: Path) -> None:
     sources = [f"--tokenizer={name}={name}" for name in ("left", "right")]
     output_of(small, "build-shared", "left", "right", "--out", "x.arrow")
     assert output_of(small, "check", "x.arrow", *sources) == "x.arrow: all 4 rows are right in left, right\n"
@@ -176,7 +178,7 @@ def with_ids(shared: SharedVocabulary, name: str, ids: np.ndarray) -> SharedVoca
     return dataclasses.replace(shared, table=table)
 
 
-def test_check_looks_catalog_names_up_and_no_other(small: Path) -> None:
+def test_check_resolves_catalog_names_only(small: Path) -> None:
     output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
     assert "x.arrow: all " in output_of(small, "check", "x.arrow")
     output_of(small, "build-shared", "left", "right", "--out", "y.arrow")
@@ -188,7 +190,7 @@ def test_check_looks_catalog_names_up_and_no_other(small: Path) -> None:
 # ---- ranking -----------------------------------------------------------------------------------------------------
 
 
-def test_rank_by_orders_by_the_corpus_and_top_keeps_the_first(small: Path) -> None:
+def test_rank_by_orders_by_count_and_top_keeps_the_first(small: Path) -> None:
     (small / "captions.txt").write_text("ab\nb\nab\nc\n")
     value = json_of(
         small, "build-shared", "left", "right", "--rank-by", "captions.txt", "--top", "2", "--out", "x.arrow"
@@ -203,7 +205,7 @@ def test_rank_by_orders_by_the_corpus_and_top_keeps_the_first(small: Path) -> No
     }  # fmt: skip
 
 
-def test_count_with_names_the_tokenizer_that_counts_and_field_the_field(tmp_path: Path) -> None:
+def test_count_with_and_field_choose_tokenizer_and_field(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"alt": "a dog on a mat"}\n{"alt": "a dog"}\n')
     words = ["build-shared", "smollm2", "qwen2", "--rank-by", "captions.jsonl", "--field", "alt", "--top", "3"]
     done = vocabkit_here(tmp_path, *words, "--count-with", "qwen2")
@@ -220,7 +222,7 @@ def test_count_with_names_the_tokenizer_that_counts_and_field_the_field(tmp_path
 @pytest.mark.parametrize(
     "names", [["qwen2", "llama3"], ["qwen2", "llama3", "gemma3", "mistral-v3", "smollm2"]], ids=len
 )
-def test_overlap_fits_80_columns_and_agrees_with_the_library(tmp_path: Path, names: list[str]) -> None:
+def test_overlap_fits_80_columns_and_matches_the_library(tmp_path: Path, names: list[str]) -> None:
     text = output_of(tmp_path, "overlap", *names)
     shared = align([resolve(name).vocabulary for name in names])
     assert re.match(rf"{len(shared):,} tokens shared by ", text)
@@ -234,7 +236,7 @@ def test_overlap_fits_80_columns_and_agrees_with_the_library(tmp_path: Path, nam
     ]  # fmt: skip
 
 
-def test_overlap_measures_a_corpus_and_reachability_when_asked(tmp_path: Path) -> None:
+def test_overlap_measures_corpus_and_reachability_on_request(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a dog on a mat\n")
     plain = json_of(tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0")
     asked = json_of(
@@ -246,7 +248,7 @@ def test_overlap_measures_a_corpus_and_reachability_when_asked(tmp_path: Path) -
     assert all(summary["unreachable"]["count"] >= 0 for summary in asked["tokenizers"])
 
 
-def test_explain_says_why_a_token_is_shared_or_not(tmp_path: Path) -> None:
+def test_explain_gives_the_reason_for_sharing(tmp_path: Path) -> None:
     assert "shared: " in output_of(tmp_path, "explain", " dog", "qwen2", "llama3")
     value = json_of(tmp_path, "explain", r"\xe4\xb8", "qwen2", "gemma3")
     assert list(value) == ["token", "findings", "shared", "reason", "hints"]
@@ -259,7 +261,7 @@ def test_explain_says_why_a_token_is_shared_or_not(tmp_path: Path) -> None:
 # ---- index maps, audits ------------------------------------------------------------------------------------------
 
 
-def test_import_map_proves_published_rows_and_keeps_their_order(tmp_path: Path) -> None:
+def test_import_map_proves_rows_and_keeps_their_order(tmp_path: Path) -> None:
     written(tmp_path, QWEN_MAP, "qwen.json")
     written(tmp_path, LLAMA_MAP, "llama.json")
     value = json_of(tmp_path, "import-map", "qwen.json", "qwen2", "llama3", "--sister", "llama3=llama.json")
@@ -272,7 +274,7 @@ def test_import_map_proves_published_rows_and_keeps_their_order(tmp_path: Path) 
     assert again == f"again.arrow: all 40 rows proven in qwen2, llama3, {shared.fingerprint}\n"
 
 
-def test_import_map_refuses_a_map_of_another_tokenizer_and_writes_nothing(tmp_path: Path) -> None:
+def test_import_map_of_another_tokenizer_raises_and_writes_nothing(tmp_path: Path) -> None:
     written(tmp_path, QWEN_MAP, "qwen.json")
     assert "rows are not gemma3's tokens" in error_of(
         vocabkit_here(tmp_path, "import-map", "qwen.json", "gemma3", "llama3")
@@ -280,7 +282,7 @@ def test_import_map_refuses_a_map_of_another_tokenizer_and_writes_nothing(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["qwen.json"]
 
 
-def test_audit_counts_what_other_maps_get_right_wrong_and_missed(tmp_path: Path) -> None:
+def test_audit_counts_right_wrong_and_missed_pairs(tmp_path: Path) -> None:
     text = output_of(tmp_path, "audit", "spelling", "qwen2", "gemma3")
     value = json_of(tmp_path, "audit", "spelling", "qwen2", "gemma3", "--examples", "2")
     assert {"source", "target", "pairs", "expected", "right", "wrong", "missed", "by_reason"} <= set(value)
@@ -298,7 +300,7 @@ def test_audit_counts_what_other_maps_get_right_wrong_and_missed(tmp_path: Path)
 # ---- snapshot, catalog -------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_stands_for_its_tokenizer(small: Path) -> None:
+def test_snapshot_replaces_its_tokenizer(small: Path) -> None:
     value = json_of(small, "snapshot", "mine=left", "--licence", "MIT")
     assert list(value) == ["file", "name", "size", "fingerprint", "notes"]
     assert (value["file"], value["name"], value["size"]) == ("mine.arrow", "mine", 5)
@@ -308,7 +310,7 @@ def test_a_snapshot_stands_for_its_tokenizer(small: Path) -> None:
     assert output_of(small, "snapshot", "mine=left") == f"mine.arrow: mine, 5 ids, {value['fingerprint']}\n"
 
 
-def test_a_snapshot_of_a_rank_file_takes_its_special_tokens_from_a_family(tmp_path: Path, sources: Path) -> None:
+def test_snapshot_of_a_rank_file_takes_special_tokens_from_its_family(tmp_path: Path, sources: Path) -> None:
     value = json_of(tmp_path, "snapshot", real_file("qwen"), "--family", "qwen2")
     assert value["fingerprint"] == resolve("qwen2").vocabulary.fingerprint
     assert value["notes"] == []
@@ -316,7 +318,7 @@ def test_a_snapshot_of_a_rank_file_takes_its_special_tokens_from_a_family(tmp_pa
     assert bare[1].startswith("note: a rank file holds no special tokens; ")
 
 
-def test_catalog_lists_the_names_that_need_no_download(tmp_path: Path) -> None:
+def test_catalog_lists_every_name_in_80_columns(tmp_path: Path) -> None:
     entries = json.loads(output_of(tmp_path, "catalog", "--json"))
     assert [entry["name"] for entry in entries] == list(catalog())
     assert list(entries[0])[:2] == ["name", "snapshot"]

@@ -1,4 +1,4 @@
-"""Odd arguments: what can be refused is, in one line that says what to do, before anything is written."""
+"""Bad arguments are refused in one line that says what to do, before anything is written."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def here(tmp_path: Path) -> Path:
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:
-    """Names below the folder that holds `here`, and what the files contain."""
+    """Return the content of every file below the folder that holds `here`."""
     found = sorted(folder.parent.parent.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in found}
 
 
 def refused(folder: Path, *words: str | Path) -> str:
-    """The message of a command that is refused; asserts that nothing was written."""
+    """Return the error message of a command; assert that it wrote nothing."""
     before = everything(folder)
     message = error_of(vocabkit_here(folder, *words))
     assert everything(folder) == before
@@ -62,9 +62,7 @@ def refused(folder: Path, *words: str | Path) -> str:
         ("x" * 300, "x" * 100 + ".arrow"),
     ],
 )
-def test_a_tokenizer_may_have_any_printable_name_and_the_file_called_after_it_stays_here(
-    here: Path, name: str, file: str
-) -> None:
+def test_printable_tokenizer_name_never_leads_out_of_the_folder(here: Path, name: str, file: str) -> None:
     before = everything(here)
     done = vocabkit_here(here, "build-shared", "--", f"{name}=left", "right")
     assert done.returncode == 0, done
@@ -80,22 +78,22 @@ def test_a_tokenizer_may_have_any_printable_name_and_the_file_called_after_it_st
 @pytest.mark.parametrize(
     "name", ["", "a\nb", "\x1b[31mred", "caf\udce9", "a\u202eb", "a\0b".replace("\0", "\x7f")], ids=ascii
 )
-def test_a_name_that_is_empty_or_can_not_be_printed_is_refused(here: Path, name: str) -> None:
+def test_empty_or_unprintable_name_is_refused(here: Path, name: str) -> None:
     assert "NAME=TOKENIZER" in refused(here, "build-shared", f"{name}=left", "right")
 
 
-def test_a_name_is_what_stands_before_the_first_equals_sign(here: Path) -> None:
+def test_name_ends_at_the_first_equals_sign(here: Path) -> None:
     assert vocabkit_here(here, "build-shared", "a=b=left", "right", "--out", "x.arrow").returncode == 0
     assert open_shared(here / "x.arrow").names == ["a", "right"]
 
 
-def test_two_tokenizers_of_one_name_are_refused_with_the_way_out(here: Path) -> None:
+def test_duplicate_name_is_refused_with_advice(here: Path) -> None:
     assert "NAME=TOKENIZER" in refused(here, "build-shared", "left", "left")
     assert "NAME=TOKENIZER" in refused(here, "overlap", "left", "left")
     assert vocabkit_here(here, "build-shared", "left", "again=left").returncode == 0
 
 
-def test_names_in_a_file_open_no_path_and_no_repository(here: Path) -> None:
+def test_names_in_a_file_are_never_opened_as_paths_or_repositories(here: Path) -> None:
     for name in ("left", "/dev/zero", "some/repository"):
         vocabkit_here(here, "build-shared", f"{name}=left", "right", "--out", "x.arrow")
         message = refused(here, "check", "x.arrow", "--tokenizer", "right=right")
@@ -105,7 +103,7 @@ def test_names_in_a_file_open_no_path_and_no_repository(here: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("lama3", "llama3"), ("qwen-2", "qwen2"), ("Gema3", "gemma3"), ("mistal", "mistral")]
 )
-def test_an_unknown_name_is_answered_with_near_ones(here: Path, typed: str, meant: str) -> None:
+def test_unknown_name_suggests_near_ones(here: Path, typed: str, meant: str) -> None:
     assert re.search(rf"did you mean .*\b{meant}\b", refused(here, "build-shared", typed, "right"))
     assert "`vocabkit catalog` lists the names" in refused(here, "build-shared", "xyzzy", "right")
 
@@ -114,11 +112,11 @@ def test_an_unknown_name_is_answered_with_near_ones(here: Path, typed: str, mean
 
 
 @pytest.mark.parametrize("command", [["build-shared"], ["overlap"], ["explain", "a"]], ids=str)
-def test_one_tokenizer_is_too_few(here: Path, command: list[str]) -> None:
+def test_one_tokenizer_is_refused(here: Path, command: list[str]) -> None:
     assert refused(here, *command, "left") == "only 'left' is given; name two tokenizers or more"
 
 
-def test_fifty_tokenizers_are_aligned_and_fifty_one_are_not(here: Path) -> None:
+def test_at_most_fifty_tokenizers_are_aligned(here: Path) -> None:
     sources = [f"tokenizer-{number}=left" for number in range(51)]
     assert "51 tokenizers given; align takes 2 to 50" in refused(here, "build-shared", *sources)
     done = vocabkit_here(here, "build-shared", *sources[:50])
@@ -127,7 +125,7 @@ def test_fifty_tokenizers_are_aligned_and_fifty_one_are_not(here: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "3"])
-def test_at_least_is_1_to_the_number_of_tokenizers(here: Path, number: str) -> None:
+def test_at_least_out_of_range_is_refused(here: Path, number: str) -> None:
     assert "choose 1 to 2" in refused(here, "build-shared", "left", "right", "--at-least", number)
 
 
@@ -145,7 +143,7 @@ def test_at_least_is_1_to_the_number_of_tokenizers(here: Path, number: str) -> N
         (["--rank-by", "left/tokenizer.json"], "has no field"),
     ],
 )
-def test_options_that_do_not_go_together_say_what_to_give(here: Path, options: list[str], says: str) -> None:
+def test_conflicting_options_are_refused_with_advice(here: Path, options: list[str], says: str) -> None:
     assert says in refused(here, "build-shared", "left", "right", *options)
 
 
@@ -169,7 +167,7 @@ def test_options_that_do_not_go_together_say_what_to_give(here: Path, options: l
     ],
     ids=" ".join,
 )
-def test_bad_input_of_the_other_commands_says_what_to_give(here: Path, words: list[str], says: str) -> None:
+def test_bad_input_of_other_commands_is_refused_with_advice(here: Path, words: list[str], says: str) -> None:
     assert says in refused(here, *words)
 
 
@@ -189,18 +187,18 @@ def test_bad_input_of_the_other_commands_says_what_to_give(here: Path, words: li
     ],
     ids=ascii,
 )
-def test_usage_errors_are_one_line_that_points_to_the_help(here: Path, words: list[str], says: str) -> None:
+def test_usage_error_is_one_line_that_points_to_the_help(here: Path, words: list[str], says: str) -> None:
     message = refused(here, *words)
     assert says in message
     assert message.endswith(" --help`")
 
 
-def test_the_command_is_named_whose_help_is_meant(here: Path) -> None:
+def test_usage_error_names_the_command_for_help(here: Path) -> None:
     assert refused(here, "transfer", "adapter.pt") == "Missing option '--to'; see `vocabkit transfer --help`"
     assert refused(here, "nonsense").endswith("; see `vocabkit --help`")
 
 
-def test_choices_are_listed_on_that_line_too(here: Path) -> None:
+def test_invalid_choice_lists_the_choices(here: Path) -> None:
     message = refused(here, "transfer", "adapter.pt", "--to", "llm", "--missing", "guess")
     assert "'error', 'drop', 'compose'" in message
 
@@ -223,7 +221,7 @@ def linked_file(here: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", [linked_folder, linked_file])
-def test_links_are_followed(here: Path, place: Callable[[Path], Path]) -> None:
+def test_output_through_a_link_keeps_the_link(here: Path, place: Callable[[Path], Path]) -> None:
     path = place(here)
     assert vocabkit_here(here, "build-shared", "left", "right", "--out", path).returncode == 0
     assert len(open_shared(path)) == 2
@@ -252,9 +250,7 @@ def test_links_are_followed(here: Path, place: Callable[[Path], Path]) -> None:
     [["build-shared", "left", "right"], ["import-map", "map.json", "left", "right"], ["snapshot", "left"]],
     ids=str,
 )
-def test_what_can_not_be_written_is_told_and_nothing_is_changed(
-    here: Path, command: list[str], out: str, says: str
-) -> None:
+def test_unwritable_output_is_refused_and_changes_nothing(here: Path, command: list[str], out: str, says: str) -> None:
     assert says in refused(here, *command, "--out", out)
 
 
@@ -272,7 +268,7 @@ def test_what_can_not_be_written_is_told_and_nothing_is_changed(
     ],
     ids=" ".join,
 )
-def test_an_input_is_never_overwritten(here: Path, words: list[str]) -> None:
+def test_output_over_an_input_is_refused(here: Path, words: list[str]) -> None:
     vocabkit_here(here, "snapshot", "left", "--out", "snapshot.arrow")
     vocabkit_here(here, "snapshot", "left", "--out", "left.arrow")
     os.link(here / "snapshot.arrow", here / "link.arrow")

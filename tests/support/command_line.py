@@ -1,4 +1,4 @@
-"""The command line, as users run it and, where a test needs many runs, in this process."""
+"""Run the command line: in this process, or as users do in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
-    """Run `vocabkit WORDS` in `folder`, piped, in a terminal of 80 columns if it asks."""
+    """Run `vocabkit WORDS` in `folder`, piped, with 80 columns: for what only a process shows, as its exit."""
     return subprocess.run(
         [PROGRAM, *words],
         cwd=folder,
@@ -47,8 +47,8 @@ def vocabkit(folder: Path, *words: str | Path, **environment: str) -> Done:
 
 
 def vocabkit_lean(folder: Path, *words: str, without: Collection[str] = ()) -> Done:
-    """Run `vocabkit WORDS` in a process that ends as soon as it looks for pandas, all of pyarrow, torch's compiler, or
-    a package `without` which it must do.
+    """Run `vocabkit WORDS` in a process that fails if it imports pandas, pyarrow.compute, torch's compiler or a
+    package in `without`.
     """
     return subprocess.run(
         [sys.executable, "-c", f"HEAVY = {sorted(without)!r}" + _LEAN, *words],
@@ -61,7 +61,7 @@ def vocabkit_lean(folder: Path, *words: str, without: Collection[str] = ()) -> D
 
 
 def vocabkit_here(folder: Path, *words: str | Path, **environment: str) -> Done:
-    """Run it in this process, which saves the imports; what the process itself does at its end is not tested so."""
+    """Run `vocabkit WORDS` in this process, which saves importing everything again."""
     arguments = ["vocabkit", *map(str, words)]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="surrogateescape") for _ in range(2))
     with (
@@ -84,7 +84,7 @@ def vocabkit_here(folder: Path, *words: str | Path, **environment: str) -> Done:
 
 
 def error_of(done: Done) -> str:
-    """The one line with which a command refuses its input; asserts that it is the way it should be."""
+    """Return the one-line error of a refused command; assert exit code 2, empty stdout and no traceback."""
     assert done.returncode == 2, done
     assert done.stdout == ""
     *notes, problem = done.stderr.splitlines()
