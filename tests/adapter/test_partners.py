@@ -70,17 +70,19 @@ def test_unrecorded_encoder_settings_are_not_compared() -> None:
 @pytest.mark.parametrize("config", [MOVED, PROJECTOR])
 def test_llm_of_another_width_raises(config: AdapterConfig | MLPConfig) -> None:
     shared = SHARED if config is MOVED else None
-    with pytest.raises(VocabkitError, match="embeddings have width 6, but the adapter .* width 8 for two"):
+    with pytest.raises(VocabkitError, match=r"embeddings have width 6, but the adapter .* width 8 for two"):
         check_llm(config, shared, TWO, 6, "two")
 
 
 def test_llm_with_other_ids_raises() -> None:
-    with pytest.raises(VocabkitError, match="source: .* other ids than two has .* for 2 of 2 tokens, the first is 'x'"):
+    with pytest.raises(
+        VocabkitError, match=r"source: .* other ids than two has .* for 2 of 2 tokens, the first is 'x'"
+    ):
         check_llm(MOVED, SHARED, ONE, 8, "source")
 
 
 def test_llm_without_a_column_raises() -> None:
-    with pytest.raises(VocabkitError, match="source: .* has columns of one, two, none of three"):
+    with pytest.raises(VocabkitError, match=r"source: .* has columns of one, two, none of three"):
         check_llm(CONFIG, SHARED, text_vocabulary("three", b"x", b"y"), 6, "source")
 
 

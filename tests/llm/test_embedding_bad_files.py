@@ -28,14 +28,14 @@ def refusal(source: Path) -> str:
     return message
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+def test_truncated_file_raises(tmp_path: Path) -> None:
     folder = safetensors_folder(tmp_path, {NAME: WEIGHT})
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     assert "not a safetensors file, or truncated" in refusal(file)
 
 
-def test_a_file_that_shrinks_while_it_is_open_is_noticed(tmp_path: Path) -> None:
+def test_file_that_shrinks_while_open_raises(tmp_path: Path) -> None:
     folder = safetensors_folder(tmp_path, {NAME: WEIGHT})
     table = open_embeddings(folder)
     file = folder / "model.safetensors"
@@ -63,13 +63,13 @@ def test_a_file_that_shrinks_while_it_is_open_is_noticed(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_a_header_that_does_not_fit_the_file_is_refused(header: Any, tmp_path: Path) -> None:
+def test_header_that_does_not_fit_the_file_raises(header: Any, tmp_path: Path) -> None:
     file = raw_safetensors(tmp_path, header, bytes(16)) / "model.safetensors"
     assert "safetensors" in refusal(file)
 
 
 @pytest.mark.parametrize("length", [0, 10**6, 2**63])
-def test_a_wrong_header_length_is_refused(length: int, tmp_path: Path) -> None:
+def test_wrong_header_length_raises(length: int, tmp_path: Path) -> None:
     file = raw_safetensors(tmp_path, {NAME: ENTRY}, bytes(16), length) / "model.safetensors"
     assert "not a safetensors file" in refusal(file)
 
@@ -84,7 +84,7 @@ def test_a_wrong_header_length_is_refused(length: int, tmp_path: Path) -> None:
         (torch.ones(4, 4).to(torch.float8_e4m3fn), "is stored as 'F8_E4M3', expected F16"),
     ],
 )
-def test_a_table_that_is_no_matrix_of_floats_is_refused(weight: torch.Tensor, says: str, tmp_path: Path) -> None:
+def test_table_other_than_a_float_matrix_raises(weight: torch.Tensor, says: str, tmp_path: Path) -> None:
     assert says in refusal(safetensors_folder(tmp_path, {NAME: weight}) / "model.safetensors")
 
 
@@ -102,7 +102,7 @@ def test_a_table_that_is_no_matrix_of_floats_is_refused(weight: torch.Tensor, sa
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_torch_file_without_such_a_matrix_is_refused(content: Any, says: str, tmp_path: Path) -> None:
+def test_torch_file_without_a_float_matrix_raises(content: Any, says: str, tmp_path: Path) -> None:
     torch.save(content, write_config(tmp_path) / "pytorch_model.bin")
     assert says in refusal(tmp_path / "pytorch_model.bin")
 
@@ -118,7 +118,7 @@ class Explosive:
 
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle"])
-def test_a_malicious_pickle_is_never_executed(how: str, tmp_path: Path) -> None:
+def test_malicious_pickle_is_not_executed(how: str, tmp_path: Path) -> None:
     file, trace = write_config(tmp_path / "model") / "pytorch_model.bin", tmp_path / "executed"
     if how == "torch.save":
         torch.save({NAME: Explosive(trace)}, file)
@@ -129,14 +129,14 @@ def test_a_malicious_pickle_is_never_executed(how: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
+def test_truncated_torch_file_raises(tmp_path: Path) -> None:
     file = write_config(tmp_path) / "pytorch_model.bin"
     torch.save({NAME: WEIGHT}, file)
     file.write_bytes(file.read_bytes()[:-100])
     assert "truncated" in refusal(file)
 
 
-def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
+def test_other_zip_file_raises(tmp_path: Path) -> None:
     file = write_config(tmp_path) / "pytorch_model.bin"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a", "b")
@@ -156,31 +156,31 @@ def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
         "C:x.safetensors",
     ],
 )
-def test_an_index_that_points_outside_its_folder_is_refused(shard: str, tmp_path: Path) -> None:
+def test_index_that_points_outside_its_folder_raises(shard: str, tmp_path: Path) -> None:
     safetensors_folder(tmp_path / "sub", {NAME: WEIGHT})
     message = refusal(index_folder(tmp_path, {NAME: shard}) / "model.safetensors.index.json")
-    assert "which is no file beside it; don't trust this model" in message
+    assert "not a file beside it; don't trust this model" in message
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {NAME: 3}, {3: "a"}])
-def test_an_index_of_another_form_is_refused(weight_map: Any, tmp_path: Path) -> None:
+def test_index_of_another_form_raises(weight_map: Any, tmp_path: Path) -> None:
     refusal(index_folder(tmp_path, weight_map) / "model.safetensors.index.json")
 
 
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+def test_missing_shard_raises(tmp_path: Path) -> None:
     folder = index_folder(tmp_path, {NAME: "model-00007-of-00009.safetensors"})
     with pytest.raises(VocabkitError, match=r"model-00007-of-00009\.safetensors: no such file"):
         open_embeddings(folder)
 
 
-def test_a_shard_without_what_the_index_says_is_refused(tmp_path: Path) -> None:
+def test_shard_without_the_indexed_tensor_raises(tmp_path: Path) -> None:
     safetensors_folder(tmp_path, {"other": WEIGHT})
     index_folder(tmp_path, {NAME: "model.safetensors"})
     with pytest.raises(VocabkitError, match="is not in it, though the index says so"):
         open_embeddings(tmp_path / "model.safetensors.index.json")
 
 
-def test_weights_without_a_config_are_refused(tmp_path: Path) -> None:
+def test_weights_without_a_config_raise(tmp_path: Path) -> None:
     file = safetensors_folder(tmp_path, {NAME: WEIGHT}) / "model.safetensors"
     (tmp_path / "config.json").unlink()
     with pytest.raises(VocabkitError, match=r"config\.json: no such file; weights are read together with"):
@@ -199,24 +199,24 @@ def test_weights_without_a_config_are_refused(tmp_path: Path) -> None:
         ('{"model_type": "llama", "torch_dtype": {"": "float16"}}', "is not one of float16"),
     ],
 )
-def test_a_config_that_says_too_little_is_refused(content: str, says: str, tmp_path: Path) -> None:
+def test_incomplete_config_raises(content: str, says: str, tmp_path: Path) -> None:
     safetensors_folder(tmp_path, {NAME: WEIGHT})
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(VocabkitError, match=says.replace("(", r"\(")):
         open_embeddings(tmp_path)
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+def test_folder_without_weights_raises(tmp_path: Path) -> None:
     assert "not a model folder: none of model.safetensors" in refusal(write_config(tmp_path))
 
 
-def test_a_folder_with_several_weights_files_asks_which(tmp_path: Path) -> None:
+def test_folder_with_several_weights_files_raises(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
     assert "2 weights files; name one of them" in refusal(tmp_path)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_kind_raises(tmp_path: Path) -> None:
     file = write_config(tmp_path) / "model.onnx"
     file.touch()
     assert "not a weights file; expected .safetensors" in refusal(file)
@@ -225,6 +225,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "source", ["nothing", "no/such.safetensors", "a/b/c", Path("no/model"), "no/such.gguf", "x/y@"]
 )
-def test_what_is_neither_there_nor_a_hub_id_is_refused(source: str | Path) -> None:
-    with pytest.raises(VocabkitError, match="is no folder, no weights file and no hub id"):
+def test_missing_source_raises(source: str | Path) -> None:
+    with pytest.raises(VocabkitError, match="not found: not a folder, a weights file or a hub id"):
         open_embeddings(source)

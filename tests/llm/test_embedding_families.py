@@ -36,25 +36,25 @@ def test_rows_are_the_models_own_in_every_dtype(family: str, dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("family", ["bart", "biogpt", "deepseek_v3", "gemma3n_text", "gemma4_text", "lfm2", "mamba"])
-def test_rows_are_the_models_own_where_a_table_has_another_name_or_neighbours(family: str, tmp_path: Path) -> None:
+def test_rows_are_the_models_own_under_any_table_name(family: str, tmp_path: Path) -> None:
     folder = save_model(tiny_config(family), tmp_path, torch.bfloat16)
     assert_same_bits(open_embeddings(folder).rows(IDS), own_rows(load_model(folder), IDS))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
-def test_rows_are_the_models_own_out_of_many_shards(family: str, tmp_path: Path) -> None:
+def test_rows_are_the_models_own_in_many_shards(family: str, tmp_path: Path) -> None:
     folder = save_model(tiny_config(family), tmp_path, torch.bfloat16, shard_size="6KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     assert_same_bits(open_embeddings(folder).rows(IDS), own_rows(load_model(folder), IDS))
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tied_or_not_the_input_table_is_read(tied: bool, tmp_path: Path) -> None:
+def test_input_table_is_read_tied_or_not(tied: bool, tmp_path: Path) -> None:
     folder = save_model(tiny_config("llama", tie_word_embeddings=tied), tmp_path)
     assert_same_bits(open_embeddings(folder).rows(IDS), own_rows(load_model(folder), IDS))
 
 
-def test_a_tied_model_saved_with_its_output_layer_alone_is_read(tmp_path: Path) -> None:
+def test_tied_model_saved_with_output_layer_only_is_read(tmp_path: Path) -> None:
     folder = save_model(tiny_config("llama", tie_word_embeddings=True), tmp_path)
     expected = own_rows(load_model(folder), IDS)
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -64,7 +64,7 @@ def test_a_tied_model_saved_with_its_output_layer_alone_is_read(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["gemma3_text", "gemma2", "qwen2", "llama"])
-def test_the_language_model_inside_a_multimodal_one_is_read(text: str, tmp_path: Path) -> None:
+def test_language_model_inside_a_multimodal_model_is_read(text: str, tmp_path: Path) -> None:
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": 28, "patch_size": 14}
     config = transformers.AutoConfig.for_model(
@@ -83,7 +83,7 @@ def test_the_language_model_inside_a_multimodal_one_is_read(text: str, tmp_path:
      "granite", "granitemoe", "hyperclovax", "llama", "minicpm3", "mistral", "mpt", "olmo2", "opt", "phi3", "qwen2",
      "qwen3", "recurrent_gemma", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm"],
 )  # fmt: skip
-def test_a_model_answers_rows_as_it_answers_ids(family: str, tmp_path: Path) -> None:
+def test_model_gives_the_same_logits_for_rows_and_ids(family: str, tmp_path: Path) -> None:
     """What counts in the end: wherever a family multiplies, rows given as `inputs_embeds` mean the same as ids."""
     folder = save_model(tiny_config(family), tmp_path, torch.bfloat16)
     model = load_model(folder)
@@ -111,7 +111,7 @@ class MiniCPMLike(nn.Module):
 
 @pytest.mark.parametrize("scale", [12, 11.3, 1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_minicpm_gets_rows_multiplied_as_it_would_itself(dtype: torch.dtype, scale: float, tmp_path: Path) -> None:
+def test_minicpm_rows_are_multiplied(dtype: torch.dtype, scale: float, tmp_path: Path) -> None:
     model = MiniCPMLike(scale, torch.randn(ROWS, WIDTH).to(dtype))
     config = {"model_type": "minicpm", "scale_emb": scale, "torch_dtype": str(dtype).removeprefix("torch.")}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -121,7 +121,7 @@ def test_minicpm_gets_rows_multiplied_as_it_would_itself(dtype: torch.dtype, sca
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "llama", "xglm"])
-def test_a_dtype_other_than_the_stored_one_is_rounded_as_in_loading(family: str, tmp_path: Path) -> None:
+def test_other_dtype_is_rounded_as_on_loading(family: str, tmp_path: Path) -> None:
     folder = save_model(tiny_config(family), tmp_path, torch.float32)
     table = open_embeddings(folder, dtype=torch.bfloat16)
     assert table.dtype == torch.bfloat16
@@ -129,7 +129,7 @@ def test_a_dtype_other_than_the_stored_one_is_rounded_as_in_loading(family: str,
 
 
 @pytest.mark.parametrize("said", ["bfloat16", None])
-def test_the_config_says_in_which_dtype_a_model_runs_else_its_weights(said: str | None, tmp_path: Path) -> None:
+def test_dtype_is_that_of_the_config_or_the_weights(said: str | None, tmp_path: Path) -> None:
     folder = save_model(tiny_config("gemma2"), tmp_path, torch.float16)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": said}))
@@ -164,7 +164,7 @@ def test_transformers_still_has_such_families() -> None:
 
 
 @pytest.mark.parametrize("family", families_with_own_embedding_modules())
-def test_no_family_with_an_embedding_module_of_its_own_is_taken_for_a_plain_one(family: str) -> None:
+def test_families_with_own_embedding_modules_are_listed(family: str) -> None:
     model = LanguageModel("config.json", family, {"scale_embedding": True, "scale_emb": 12}, None, tied=False)
     try:
         assert scale_of(model, WIDTH) is not None
@@ -175,7 +175,7 @@ def test_no_family_with_an_embedding_module_of_its_own_is_taken_for_a_plain_one(
 @pytest.mark.parametrize(
     "values", [{"embedding_multiplier": 12.0}, {"scale_emb": 3}, {"embed_scale": 0.5}, {"mup_embedding_multiplier": 10}]
 )
-def test_an_unknown_family_that_speaks_of_a_multiplier_is_refused(values: dict[str, float]) -> None:
+def test_unknown_family_with_a_multiplier_raises(values: dict[str, float]) -> None:
     with pytest.raises(VocabkitError, match=r"'newcomer' is not known and its '\w+' may multiply"):
         scale_of(LanguageModel("config.json", "newcomer", values, None, tied=False), WIDTH)
 
@@ -185,16 +185,16 @@ def test_an_unknown_family_that_speaks_of_a_multiplier_is_refused(values: dict[s
     [{}, {"embedding_multiplier": 1.0}, {"embed_scale": None}, {"scale_embedding": False}, {"pos_embed_rescale": 2.0},
      {"tie_word_embeddings": True, "max_position_embeddings": 4096, "rope_scaling": {"factor": 8}}],
 )  # fmt: skip
-def test_an_unknown_family_without_one_is_plain(values: dict[str, object]) -> None:
+def test_unknown_family_without_a_multiplier_is_plain(values: dict[str, object]) -> None:
     assert scale_of(LanguageModel("config.json", "newcomer", values, None, tied=False), WIDTH) is None
 
 
-def test_an_unknown_gemma_is_refused() -> None:
+def test_unknown_gemma_raises() -> None:
     with pytest.raises(VocabkitError, match="'gemma9' is not known"):
         scale_of(LanguageModel("config.json", "gemma9", {}, None, tied=False), WIDTH)
 
 
 @pytest.mark.parametrize("factor", [True, "12", None, float("nan")])
-def test_a_multiplier_that_is_no_number_is_refused(factor: object) -> None:
+def test_invalid_multiplier_raises(factor: object) -> None:
     with pytest.raises(VocabkitError, match=r"scale_emb is '\S+', expected a number"):
         scale_of(LanguageModel("config.json", "minicpm", {"scale_emb": factor}, None, tied=False), WIDTH)

@@ -26,7 +26,7 @@ IDS = torch.tensor([40, 0, 17, 18, 19, 3, 17])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_each_quantisation_is_read_as_the_gguf_package_reads_it(kind: Kind, tmp_path: Path) -> None:
+def test_quantisations_match_the_gguf_package(kind: Kind, tmp_path: Path) -> None:
     raw = random_blocks(ROWS, WIDTH, kind)
     table = open_embeddings(write_gguf(tmp_path / "model.gguf", raw, kind))
     assert (table.num_rows, table.width, table.dtype) == (ROWS, WIDTH, torch.float32)
@@ -70,25 +70,25 @@ def test_the_factor_of_each_architecture_is_applied(
     assert_same_bits(table.rows(IDS), torch.from_numpy(gguf.dequantize(raw, Kind.F16))[IDS] * torch.tensor(factor))
 
 
-def test_an_architecture_with_a_factor_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_unknown_architecture_with_a_factor_raises(tmp_path: Path) -> None:
     raw = random_blocks(ROWS, WIDTH, Kind.F16)
     with pytest.raises(VocabkitError, match="'grok' is not known and its 'embedding_scale' may multiply"):
         open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "grok", embedding_scale=78.4))
 
 
-def test_minicpm_without_its_factor_is_refused(tmp_path: Path) -> None:
+def test_minicpm_without_its_factor_raises(tmp_path: Path) -> None:
     raw = random_blocks(ROWS, WIDTH, Kind.F16)
     with pytest.raises(VocabkitError, match=r"no minicpm\.embedding_scale"):
         open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "minicpm"))
 
 
-def test_a_quantisation_that_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_unsupported_quantisation_raises_with_its_name(tmp_path: Path) -> None:
     raw = random_blocks(ROWS, WIDTH, Kind.IQ4_XS)
     with pytest.raises(VocabkitError, match="quantised as IQ4_XS, which is not read; expected one of F32"):
         open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.IQ4_XS))
 
 
-def test_a_quantisation_of_the_future_is_refused_by_number(tmp_path: Path) -> None:
+def test_unknown_quantisation_raises_with_its_number(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "model.gguf", random_blocks(ROWS, WIDTH, Kind.F16), Kind.F16)
     content = bytearray(file.read_bytes())
     at = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 16
@@ -98,7 +98,7 @@ def test_a_quantisation_of_the_future_is_refused_by_number(tmp_path: Path) -> No
         open_embeddings(file)
 
 
-def test_a_truncated_table_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_truncated_table_raises_before_reading(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "model.gguf", random_blocks(ROWS, WIDTH, Kind.Q8_0), Kind.Q8_0)
     file.write_bytes(file.read_bytes()[:-3000])
     with pytest.raises(VocabkitError, match=r"truncated: token_embd\.weight reaches beyond its end"):
@@ -108,19 +108,19 @@ def test_a_truncated_table_is_refused_before_anything_is_read(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "says"), [(b"", "not a GGUF"), (b"GGUF\3\0\0\0\1", "truncated"), (b"PK12", "not a GGUF")]
 )
-def test_what_is_no_gguf_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+def test_non_gguf_file_raises(content: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     with pytest.raises(VocabkitError, match=says):
         open_embeddings(tmp_path)
 
 
-def test_a_gguf_without_a_table_is_refused(tmp_path: Path) -> None:
+def test_gguf_without_a_table_raises(tmp_path: Path) -> None:
     raw = random_blocks(ROWS, WIDTH, Kind.F16)
     with pytest.raises(VocabkitError, match=r"no token_embd\.weight in it; not an LLM"):
         open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, name="v.patch_embd.weight"))
 
 
-def test_the_part_of_a_split_model_that_has_no_table_is_refused(tmp_path: Path) -> None:
+def test_part_of_a_split_model_without_table_raises(tmp_path: Path) -> None:
     raw: Any = random_blocks(ROWS, WIDTH, Kind.F16)
     file = write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "split", name="blk.9.attn_q.weight", count=2.0)
     with pytest.raises(VocabkitError, match="in this part of a split model"):

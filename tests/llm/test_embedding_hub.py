@@ -18,7 +18,7 @@ from range_server import COMMIT, Hub
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_only_the_header_and_the_table_are_downloaded_and_only_once(file: str, elsewhere: bool, home: Path) -> None:
+def test_only_header_and_table_are_downloaded_once(file: str, elsewhere: bool, home: Path) -> None:
     with Hub(FILES[file], stored_elsewhere=elsewhere) as hub:
         first = open_in_child("owner/name", home, hub)
         assert first["rows"] == DIGEST
@@ -38,7 +38,7 @@ def test_only_the_header_and_the_table_are_downloaded_and_only_once(file: str, e
     assert stored(home)[0].stat().st_size < SIZE + 200
 
 
-def test_the_table_is_the_models_own_with_its_multiplier(home: Path) -> None:
+def test_hub_table_has_the_models_multiplier(home: Path) -> None:
     config = json.dumps({"model_type": "gemma2", "dtype": "bfloat16"}).encode()
     scaled = WEIGHT * torch.tensor(8.0, dtype=torch.bfloat16)
     with Hub({**SINGLE, "config.json": config}) as hub:
@@ -46,7 +46,7 @@ def test_the_table_is_the_models_own_with_its_multiplier(home: Path) -> None:
     assert answer["rows"] == hashlib.sha256(scaled.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def test_weights_in_the_cache_are_used_and_nothing_is_downloaded(home: Path) -> None:
+def test_cached_weights_need_no_download(home: Path) -> None:
     cache(home, SHARDED, "config.json", "model.safetensors.index.json", "1.safetensors")
     with Hub(SHARDED) as hub:
         answer = open_in_child("owner/name", home, hub)
@@ -56,13 +56,13 @@ def test_weights_in_the_cache_are_used_and_nothing_is_downloaded(home: Path) -> 
     assert stored(home) == []
 
 
-def test_a_server_that_ignores_ranges_costs_more_but_gives_the_same(home: Path) -> None:
+def test_server_that_ignores_ranges_gives_the_same_table(home: Path) -> None:
     with Hub(SINGLE, ignores_ranges=True) as hub:
         answer = open_in_child("owner/name", home, hub)
     assert answer["rows"] == DIGEST
 
 
-def test_a_revision_may_be_asked_for(home: Path) -> None:
+def test_revision_selects_its_own_table(home: Path) -> None:
     with Hub(SINGLE, revisions=("v1.0", COMMIT)) as hub:
         assert open_in_child("owner/name@v1.0", home, hub)["rows"] == DIGEST
         assert open_in_child(f"owner/name@{COMMIT}", home, hub)["rows"] == DIGEST
@@ -73,7 +73,7 @@ def test_a_revision_may_be_asked_for(home: Path) -> None:
 # ---- tokens ------------------------------------------------------------------------------------------------------
 
 
-def test_the_token_goes_to_the_hub_and_to_no_other_host(home: Path) -> None:
+def test_token_is_sent_to_the_hub_only(home: Path) -> None:
     token = "hf_secret_of_the_user"
     with Hub(SINGLE, stored_elsewhere=True) as hub:
         assert open_in_child("owner/name", home, hub, HF_TOKEN=token)["rows"] == DIGEST
@@ -87,7 +87,7 @@ def test_the_token_goes_to_the_hub_and_to_no_other_host(home: Path) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_download_goes_on_where_the_connection_broke_off(elsewhere: bool, home: Path) -> None:
+def test_download_resumes_where_the_connection_broke_off(elsewhere: bool, home: Path) -> None:
     with Hub(SINGLE, stored_elsewhere=elsewhere, cuts=[100, 100_000, 0, 200_000]) as hub:
         answer = open_in_child("owner/name", home, hub)
         assert answer["rows"] == DIGEST
@@ -95,11 +95,11 @@ def test_a_download_goes_on_where_the_connection_broke_off(elsewhere: bool, home
     assert answer["progress"][-1] == (SIZE, SIZE)
 
 
-def test_giving_up_keeps_what_came_and_the_next_run_goes_on(home: Path) -> None:
+def test_failed_download_resumes_in_the_next_run(home: Path) -> None:
     with Hub(SINGLE, cuts=[HEADER, 300_000, *[0] * 9]) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
         assert error.startswith(f"owner/name/model.safetensors: the connection broke off after 300000 of {SIZE} bytes")
-        assert error.endswith("; run again to go on from there")
+        assert error.endswith("; run again to resume there")
         assert [path.name for path in stored(home)] == ["embeddings.incomplete"]
         hub.log.clear()
         answer = open_in_child("owner/name", home, hub)
@@ -109,7 +109,7 @@ def test_giving_up_keeps_what_came_and_the_next_run_goes_on(home: Path) -> None:
     assert [path.name for path in stored(home)] == ["embeddings.safetensors"]
 
 
-def test_a_killed_download_is_gone_on_with(home: Path) -> None:
+def test_killed_download_resumes(home: Path) -> None:
     with Hub(SINGLE, cuts=[HEADER, 300_000, *[0] * 9]) as hub:
         child = Child("owner/name", home, hub)
         deadline = time.monotonic() + 60
@@ -122,7 +122,7 @@ def test_a_killed_download_is_gone_on_with(home: Path) -> None:
     assert [path.name for path in stored(home)] == ["embeddings.safetensors"]
 
 
-def test_what_was_kept_of_another_download_is_not_gone_on_with(home: Path) -> None:
+def test_partial_download_of_another_table_is_discarded(home: Path) -> None:
     folder = home / "assets" / "vocabkit" / "owner--name" / COMMIT
     folder.mkdir(parents=True)
     (folder / "embeddings.incomplete").write_bytes(bytes(1000))
@@ -130,7 +130,7 @@ def test_what_was_kept_of_another_download_is_not_gone_on_with(home: Path) -> No
         assert open_in_child("owner/name", home, hub)["rows"] == DIGEST
 
 
-def test_two_processes_at_once_download_it_once(home: Path) -> None:
+def test_two_processes_download_once(home: Path) -> None:
     with Hub(SINGLE) as hub:
         both = [Child("owner/name", home, hub) for _ in range(2)]
         assert [child.answer()["rows"] for child in both] == [DIGEST, DIGEST]
@@ -138,7 +138,7 @@ def test_two_processes_at_once_download_it_once(home: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [-500, 500])
-def test_a_table_of_the_wrong_length_in_the_cache_is_downloaded_again(damage: int, home: Path) -> None:
+def test_cached_table_of_wrong_length_is_downloaded_again(damage: int, home: Path) -> None:
     with Hub(SINGLE) as hub:
         open_in_child("owner/name", home, hub)
         (file,) = stored(home)

@@ -27,7 +27,7 @@ from table_files import NAME
         (501, {}, "answers 501; try again later"),
     ],
 )
-def test_a_refusal_of_the_hub_is_one_line(status: int, headers: dict[str, str], says: str, home: Path) -> None:
+def test_hub_refusal_raises_in_one_line(status: int, headers: dict[str, str], says: str, home: Path) -> None:
     with Hub(SINGLE, refuses=headers, status=status) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
     assert error.startswith("owner/name: ")
@@ -48,11 +48,11 @@ def test_a_refusal_of_the_hub_is_one_line(status: int, headers: dict[str, str], 
         ({**SINGLE, "config.json": b"{}"}, "no model_type in it"),
         (
             {**SHARDED, "model.safetensors.index.json": index({NAME: "../../other/1.safetensors"})},
-            "puts 'model.embed_tokens.weight' into '../../other/1.safetensors', which is no file beside it",
+            "puts 'model.embed_tokens.weight' into '../../other/1.safetensors', not a file beside it",
         ),
     ],
 )  # fmt: skip
-def test_a_repository_that_is_not_as_it_should_be_is_refused(files: dict[str, bytes], says: str, home: Path) -> None:
+def test_malformed_repository_raises(files: dict[str, bytes], says: str, home: Path) -> None:
     with Hub(files) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
     assert says in error
@@ -60,20 +60,20 @@ def test_a_repository_that_is_not_as_it_should_be_is_refused(files: dict[str, by
     assert stored(home) == []
 
 
-def test_a_truncated_file_on_the_hub_is_refused(home: Path) -> None:
+def test_truncated_hub_file_raises(home: Path) -> None:
     with Hub(SINGLE, truncates=True) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
     assert f"has {len(SHARD) // 2} bytes, but should have" in error
     assert "embeddings.safetensors" not in [path.name for path in stored(home)]
 
 
-def test_a_storage_that_refuses_is_one_line(home: Path) -> None:
+def test_storage_refusal_raises_in_one_line(home: Path) -> None:
     with Hub(SINGLE, stored_elsewhere=True, storage_status=403) as hub:
         error = open_in_child("owner/name", home, hub)["error"]
     assert "the Hugging Face hub answers 403" in error
 
 
-def test_a_disk_that_takes_no_more_is_one_line(home: Path) -> None:
+def test_full_disk_raises_in_one_line(home: Path) -> None:
     home.mkdir()
     (home / "assets").write_text("a file where a folder should be")
     with Hub(SINGLE) as hub:
@@ -85,7 +85,7 @@ def test_a_disk_that_takes_no_more_is_one_line(home: Path) -> None:
 # ---- offline -----------------------------------------------------------------------------------------------------
 
 
-def test_offline_a_table_in_the_cache_is_read(home: Path) -> None:
+def test_cached_table_is_read_offline(home: Path) -> None:
     with Hub(SINGLE) as hub:
         open_in_child("owner/name", home, hub)
         hub.log.clear()
@@ -95,7 +95,7 @@ def test_offline_a_table_in_the_cache_is_read(home: Path) -> None:
 
 
 @pytest.mark.parametrize("cached", [(), ("config.json",), ("config.json", "model.safetensors.index.json")])
-def test_offline_without_it_the_refusal_says_so(cached: tuple[str, ...], home: Path) -> None:
+def test_uncached_table_offline_raises(cached: tuple[str, ...], home: Path) -> None:
     cache(home, SHARDED, *cached)
     with Hub(SINGLE) as hub:
         error = open_in_child("owner/name", home, hub, HF_HUB_OFFLINE="1")["error"]
@@ -103,7 +103,7 @@ def test_offline_without_it_the_refusal_says_so(cached: tuple[str, ...], home: P
     assert "can't reach the Hugging Face hub and it is not in the cache" in error
 
 
-def test_no_network_is_as_offline(home: Path) -> None:
+def test_no_network_raises_like_offline(home: Path) -> None:
     with Hub(SINGLE) as hub:
         open_in_child("owner/name", home, hub)
     answer = open_in_child("owner/name", home, HF_ENDPOINT="http://127.0.0.1:9")

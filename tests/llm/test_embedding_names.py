@@ -48,22 +48,22 @@ def model(*, tied: bool = False) -> LanguageModel:
         "tok_embeddings.weight",
     ],
 )
-def test_the_names_of_all_families_are_known(name: str) -> None:
+def test_names_of_all_families_are_found(name: str) -> None:
     assert embedding_name([*OTHERS, name], model(), "file") == name
 
 
-def test_a_tied_output_layer_stands_in_for_it() -> None:
+def test_tied_output_layer_is_the_table() -> None:
     assert embedding_name(OTHERS, model(tied=True), "file") == "lm_head.weight"
 
 
-def test_an_output_layer_that_is_not_tied_does_not() -> None:
+def test_untied_output_layer_is_not_the_table() -> None:
     with pytest.raises(
         VocabkitError, match=r"no tensor is named like the embedding table of a model of type llama \(it has"
     ):
         embedding_name(OTHERS, model(), "file")
 
 
-def test_several_are_listed_not_chosen_from() -> None:
+def test_several_candidates_raise() -> None:
     names = ["model.embed_tokens.weight", "language_model.model.embed_tokens.weight"]
     with pytest.raises(
         VocabkitError, match=r"several tensors look like .*'language_model.*', 'model\.embed_tokens\.weight'"
@@ -71,7 +71,7 @@ def test_several_are_listed_not_chosen_from() -> None:
         embedding_name([*OTHERS, *names], model(), "file")
 
 
-def test_none_at_all_shows_what_there_is() -> None:
+def test_no_candidate_lists_the_tensors() -> None:
     with pytest.raises(VocabkitError, match=r"it has 'classifier\.bias'"):
         embedding_name(["classifier.bias"], model(), "file")
     with pytest.raises(VocabkitError, match="it has none"):
@@ -92,5 +92,5 @@ def test_none_at_all_shows_what_there_is() -> None:
         ("bart", {"architectures": ["BartForConditionalGeneration"]}, False),
     ],
 )
-def test_encoders_are_told_from_models_that_write(family: str, values: dict[str, object], is_encoder: bool) -> None:
+def test_encoders_are_recognised(family: str, values: dict[str, object], is_encoder: bool) -> None:
     assert LanguageModel("config.json", family, values, None, tied=False).is_encoder == is_encoder

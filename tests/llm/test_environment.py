@@ -21,7 +21,7 @@ def doctor(*options: str, program: str | None = None) -> str:
     return done.stdout
 
 
-def test_without_torch_it_says_what_to_install() -> None:
+def test_environment_without_torch_says_what_to_install() -> None:
     shown = doctor(program=WITHOUT_TORCH)
     assert "torch is not installed" in " ".join(shown.split())
     assert "pip install 'vocabkit[adapter]'" in " ".join(shown.split())
@@ -31,7 +31,7 @@ def test_without_torch_it_says_what_to_install() -> None:
 
 
 @needs_torch
-def test_it_names_devices_and_the_path_of_every_typical_call_with_its_reason() -> None:
+def test_environment_names_devices_and_paths_with_reasons() -> None:
     found = json.loads(doctor("--json"))
     assert found["devices"][0]["name"] == "cpu"
     assert {"float32", "bfloat16"} <= set(found["devices"][0]["dtypes"])

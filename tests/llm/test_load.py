@@ -28,7 +28,7 @@ from vocabkit.tokenizer.catalog import resolve
 # ---- folders and GGUF files --------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
+def test_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
     folder = llm(tmp_path / "llm")
     for argument in (str(folder), f"mine={folder}"):
         with llm_folder(argument) as found:
@@ -36,7 +36,7 @@ def test_a_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
     assert model_folder(str(folder)) == folder
 
 
-def test_a_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) -> None:
+def test_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) -> None:
     config = json.loads((smollm / "config.json").read_text())
     assert "quantization_config" not in config
     assert (config["dtype"], config["rope_theta"], config["rope_parameters"]["rope_theta"]) == ("bfloat16", 1e5, 1e5)
@@ -47,9 +47,7 @@ def test_a_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) ->
     assert "<|im_start|>" in tokenizer.chat_template
 
 
-def test_the_tied_table_of_a_gguf_is_stored_under_the_name_that_every_reader_looks_for(
-    smollm: Path, sources: Path
-) -> None:
+def test_tied_table_of_a_gguf_is_stored_as_embed_tokens(smollm: Path, sources: Path) -> None:
     with safe_open(smollm / "model.safetensors", "pt") as file:
         names = set(file.keys())
         rows = file.get_tensor("model.embed_tokens.weight")
@@ -59,7 +57,7 @@ def test_the_tied_table_of_a_gguf_is_stored_under_the_name_that_every_reader_loo
     assert torch.equal(table.rows(ids), rows[torch.from_numpy(ids)])
 
 
-def test_the_folder_of_a_gguf_is_gone_afterwards(smollm: Path, tmp_path: Path) -> None:
+def test_temporary_folder_of_a_gguf_is_removed(smollm: Path, tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(smollm)
     assert model.dtype == torch.bfloat16
     damaged, plain = tmp_path / "damaged.gguf", gguf.GGUFReader
@@ -73,7 +71,7 @@ def test_the_folder_of_a_gguf_is_gone_afterwards(smollm: Path, tmp_path: Path) -
     assert gguf.GGUFReader is plain
 
 
-def test_the_settings_of_transformers_are_restored() -> None:
+def test_quiet_transformers_restores_settings() -> None:
     before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     with quiet_transformers():
         assert not transformers_logging.is_progress_bar_enabled()
@@ -135,7 +133,7 @@ for expression in {expressions!r}:
     return lines
 
 
-def test_a_repository_is_downloaded_without_what_no_export_needs(tmp_path: Path) -> None:
+def test_repository_is_downloaded_without_unneeded_files(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in llm(tmp_path / "llm").iterdir()}
     extra = {"pytorch_model.bin": b"", "consolidated.safetensors": b"", "original/params.json": b"", "README.md": b""}
     with HubServer({"someone/llm": files | extra}) as hub:
@@ -156,7 +154,7 @@ class OnlyAtV1(WithListings):
         super()._answer(with_body=with_body)
 
 
-def test_a_revision_of_a_repository_is_downloaded(tmp_path: Path) -> None:
+def test_revision_of_a_repository_is_downloaded(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in llm(tmp_path / "llm").iterdir()}
     with HubServer({"someone/llm": files}) as hub:
         hub.RequestHandlerClass = OnlyAtV1
@@ -164,7 +162,7 @@ def test_a_revision_of_a_repository_is_downloaded(tmp_path: Path) -> None:
         assert found == [str(sorted(files))]
 
 
-def test_a_repository_without_safetensors_gives_its_torch_weights(tmp_path: Path) -> None:
+def test_repository_without_safetensors_gives_torch_weights(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in clip(tmp_path / "clip").iterdir() if file.suffix == ".json"}
     files["pytorch_model.bin"] = b"weights"
     with HubServer({"openai/clip": files}) as hub:
@@ -172,7 +170,7 @@ def test_a_repository_without_safetensors_gives_its_torch_weights(tmp_path: Path
         assert found_on(hub, tmp_path / "home", "model_folder('openai/clip')") == [str(sorted(files))]
 
 
-def test_a_repository_that_can_not_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+def test_unusable_repository_raises_in_one_line(tmp_path: Path) -> None:
     with HubServer({"meta/llm": GATED, "someone/else": {"README.md": b""}}) as hub:
         hub.RequestHandlerClass = WithListings
         names = ("openai/clop", "meta/llm", "someone/else", "../clip")

@@ -91,9 +91,7 @@ def prompts(llm: LLM) -> list[Prompt]:
 # ---- where visual tokens stand -----------------------------------------------------------------------------------
 
 
-def test_visual_tokens_stand_in_order_at_their_places_and_embeddings_everywhere_else(
-    llm: LLM, prompts: list[Prompt]
-) -> None:
+def test_visual_tokens_take_their_places_in_order(llm: LLM, prompts: list[Prompt]) -> None:
     visual = torch.arange(5 * TOKENS * WIDTH, dtype=torch.float32).view(5, TOKENS, WIDTH)
     batch = collate(prompts, [])
     found = embed(llm.model, batch.ids, visual)
@@ -103,13 +101,13 @@ def test_visual_tokens_stand_in_order_at_their_places_and_embeddings_everywhere_
     assert_close(found[text], llm.model.get_input_embeddings().weight[batch.ids[text]])
 
 
-def test_a_wrong_number_of_visual_tokens_is_refused(llm: LLM, prompts: list[Prompt]) -> None:
+def test_wrong_number_of_visual_tokens_raises(llm: LLM, prompts: list[Prompt]) -> None:
     for count in (0, 4, 6):
         with pytest.raises(VocabkitError, match=f"{count} images of 3 visual tokens for 15 places in the text"):
             embed(llm.model, collate(prompts, []).ids, torch.zeros(count, TOKENS, WIDTH))
 
 
-def test_without_images_the_adapter_is_asked_for_nothing(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+def test_text_alone_does_not_call_the_adapter(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     for head in ("linear", "softmax"):
         lvlm = LVLM(llm, adapter(world, head))
         loss = lvlm(collate(prompts[1:2], [], width=VISION))
@@ -120,7 +118,7 @@ def test_without_images_the_adapter_is_asked_for_nothing(world: World, llm: LLM,
 
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])
-def test_it_is_the_sum_over_answer_tokens_of_each_sample_alone(
+def test_caption_loss_sums_answer_tokens_of_each_sample(
     world: World, llm: LLM, prompts: list[Prompt], head: str
 ) -> None:
     lvlm, shown = LVLM(llm, adapter(world, head)), features(5)
@@ -133,7 +131,7 @@ def test_it_is_the_sum_over_answer_tokens_of_each_sample_alone(
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_llm_that_gives_all_logits_gives_the_same_loss(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+def test_llm_without_logits_to_keep_gives_the_same_loss(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     visual = LVLM(llm, adapter(world)).visual_tokens(torch.stack(features(5)))
 
     class Plain(nn.Module):
@@ -150,20 +148,18 @@ def test_an_llm_that_gives_all_logits_gives_the_same_loss(world: World, llm: LLM
     assert_close(caption_loss(Plain(), batch, visual), caption_loss(llm.model, batch, visual))
 
 
-def test_the_side_of_the_padding_changes_nothing(world: World, llm: LLM, prompts: list[Prompt]) -> None:
+def test_padding_side_does_not_change_the_loss(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     lvlm = LVLM(llm, adapter(world))
     left, right = (lvlm(collate(prompts, features(5), left=side)) for side in (True, False))
     assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 
-def test_only_answer_tokens_are_counted(llm: LLM, prompts: list[Prompt]) -> None:
+def test_answer_tokens_counts_labels(llm: LLM, prompts: list[Prompt]) -> None:
     assert collate(prompts[:1], []).answer_tokens == len(" a dog.")
     assert collate(prompts, []).answer_tokens == sum(label != IGNORED for each in prompts for label in each.labels)
 
 
-def test_other_images_give_another_loss_and_a_gradient_reaches_the_adapter(
-    world: World, llm: LLM, prompts: list[Prompt]
-) -> None:
+def test_loss_depends_on_images_and_reaches_the_adapter(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     lvlm = LVLM(llm, adapter(world).requires_grad_(True))
     one, two = (lvlm(collate(prompts[:1], features(1, seed))) for seed in (0, 1))
     assert one.item() != two.item()
@@ -210,7 +206,7 @@ def positions_read(model: Any, loss: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_each_sequence_alone(family: str) -> None:
+def test_common_prefix_gives_losses_and_gradients_of_single_sequences(family: str) -> None:
     model, visual = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH).requires_grad_()
     found = caption_loss(model, collate(ALIKE, []), visual)
     alone = [caption_loss(model, collate([each], []), visual[n : n + 1]) for n, each in enumerate(ALIKE)]
@@ -220,19 +216,19 @@ def test_losses_and_gradients_are_those_of_each_sequence_alone(family: str) -> N
 
 
 @pytest.mark.parametrize("family", ["all it has read", "a window shorter than the start"])
-def test_a_frozen_llm_reads_it_once(family: str) -> None:
+def test_frozen_llm_reads_common_prefix_once(family: str) -> None:
     model, visual, batch = small(family), torch.randn(len(ALIKE), TOKENS, WIDTH), collate(ALIKE, [])
     rest = batch.ids[:, len(START) :].numel()
     assert positions_read(model, lambda: caption_loss(model, batch, visual)) == len(START) + rest
 
 
-def test_it_is_read_with_each_sequence_where_it_is_little() -> None:
+def test_short_common_prefix_is_read_with_each_sequence() -> None:
     model, visual = small("all it has read"), torch.randn(2, TOKENS, WIDTH)
     batch = collate([Prompt(each.ids[23:], each.labels[23:]) for each in ALIKE[:2]], [])
     assert positions_read(model, lambda: caption_loss(model, batch, visual)) == batch.ids.numel()
 
 
-def test_an_llm_that_is_trained_gets_gradients_from_it() -> None:
+def test_trained_llm_gets_gradients_from_common_prefix() -> None:
     model, visual = small("all it has read").requires_grad_(True), torch.randn(len(ALIKE), TOKENS, WIDTH)
     together, alone = [], []
     for found, parts in ((together, [ALIKE]), (alone, [[each] for each in ALIKE])):
@@ -245,7 +241,7 @@ def test_an_llm_that_is_trained_gets_gradients_from_it() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
-def test_layers_that_are_computed_again_for_the_backward_pass_give_the_same() -> None:
+def test_gradient_checkpointing_gives_the_same_loss() -> None:
     model, visual, batch = small("all it has read"), torch.randn(3, TOKENS, WIDTH).requires_grad_(), collate(ALIKE, [])
     expected = caption_loss(model, batch, visual)
     model.train().gradient_checkpointing_enable({"use_reentrant": False})
@@ -257,9 +253,7 @@ def test_layers_that_are_computed_again_for_the_backward_pass_give_the_same() ->
 # ---- generation --------------------------------------------------------------------------------------------------
 
 
-def test_generation_goes_on_with_the_likeliest_tokens_whatever_stands_beside_it(
-    world: World, llm: LLM, prompts: list[Prompt]
-) -> None:
+def test_greedy_generation_does_not_depend_on_the_batch(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     lvlm, shown = LVLM(llm, adapter(world)), features(5)
     options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 256}
     together = lvlm.generate(collate(prompts, shown, left=True), **options)
@@ -274,9 +268,7 @@ def test_generation_goes_on_with_the_likeliest_tokens_whatever_stands_beside_it(
 
 
 @pytest.mark.parametrize("template", ["completion", "chat"])
-def test_answers_are_what_generation_gives_as_text_in_one_line_but_in_a_chat(
-    world: World, llm: LLM, template: Template
-) -> None:
+def test_answers_are_one_line_except_for_chat(world: World, llm: LLM, template: Template) -> None:
     lvlm, asked = LVLM(llm, adapter(world)), ("Look: <image>\nThis is", "<image>")
     ids = [encode_question(llm.tokenizer, [Turn(question, "")], template, TOKENS) for question in asked]
     with torch.no_grad():
@@ -293,7 +285,7 @@ def test_answers_are_what_generation_gives_as_text_in_one_line_but_in_a_chat(
 # ---- the exported checkpoint -------------------------------------------------------------------------------------
 
 
-def test_logits_loss_and_words_are_those_of_the_exported_llava_checkpoint(world: World, tmp_path: Path) -> None:
+def test_lvlm_matches_the_exported_llava_checkpoint(world: World, tmp_path: Path) -> None:
     """A linear head is transferred to LLM two and folded; both then see the same picture and text."""
     target, _ = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
@@ -331,7 +323,9 @@ def test_logits_loss_and_words_are_those_of_the_exported_llava_checkpoint(world:
 
 
 def test_adapter_of_another_width_raises(llm: LLM) -> None:
-    with pytest.raises(VocabkitError, match=r"one=.*: its embeddings have width 24, but .* visual tokens of width 32 for two"):
+    with pytest.raises(
+        VocabkitError, match=r"one=.*: its embeddings have width 24, but .* visual tokens of width 32 for two"
+    ):
         LVLM(llm, MLPProjector(MLPConfig(VISION, 16, 32, "two")))
 
 
@@ -346,7 +340,7 @@ def test_adapter_with_other_token_ids_raises(world: World) -> None:
         LVLM(stranger, adapter(world))
 
 
-def test_all_kinds_of_adapters_are_loaded_from_a_folder_and_from_a_file(world: World, tmp_path: Path) -> None:
+def test_load_adapter_loads_every_kind_from_folder_and_file(world: World, tmp_path: Path) -> None:
     target, _ = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
     for number, each in enumerate([adapter(world), fold(transferred), transferred]):

@@ -65,26 +65,26 @@ def test_plain_joins_the_answers_of_all_turns_and_leaves_room_for_all_images() -
     assert encoded(tokenizer(), "plain", *turns) == [("#" * 9, False), ("A dog.\nA cat.\n", True)]
 
 
-def test_completion_goes_on_with_the_question_as_it_stands() -> None:
+def test_completion_continues_the_unchanged_question() -> None:
     assert encoded(tokenizer(), "completion", Turn("Image: <image>\nThis is", "a dog.")) == [
         ("Image: ###\nThis is", False), (" a dog.", True),
     ]  # fmt: skip
 
 
-def test_completion_puts_each_further_turn_on_a_line_of_its_own() -> None:
+def test_completion_starts_each_further_turn_on_a_new_line() -> None:
     assert encoded(tokenizer(), "completion") == [
         ("###\nWhat?", False), (" A dog.", True), ("\nMore?", False), (" No.", True),
     ]  # fmt: skip
 
 
-def test_chat_is_the_llms_own_template() -> None:
+def test_chat_uses_the_llms_own_template() -> None:
     assert encoded(tokenizer(chat=CHATML), "chat") == [
         ("<|user|>###\nWhat?</s><|assistant|>", False), ("A dog.</s>", True),
         ("<|user|>More?</s><|assistant|>", False), ("No.</s>", True),
     ]  # fmt: skip
 
 
-def test_an_llm_without_a_chat_template_gets_that_of_llava() -> None:
+def test_llm_without_chat_template_gets_that_of_llava() -> None:
     assert encoded(tokenizer(), "chat") == [
         ("USER: ###\nWhat? ASSISTANT:", False), (" A dog.</s>", True),
         ("USER: More? ASSISTANT:", False), (" No.</s>", True),
@@ -92,17 +92,17 @@ def test_an_llm_without_a_chat_template_gets_that_of_llava() -> None:
     assert encoded(tokenizer(eos_token=""), "chat")[-1] == (" No.", True)
 
 
-def test_a_chat_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_chat_template_that_rewrites_earlier_turns_raises() -> None:
     forgetful = "{{ messages[-1]['content'] }}"
     with pytest.raises(VocabkitError, match=r"rewrites earlier turns.*use template plain or completion"):
         encoded(tokenizer(chat=forgetful), "chat")
 
 
-def test_the_placeholder_in_an_answer_is_text() -> None:
+def test_placeholder_in_an_answer_is_text() -> None:
     assert encoded(tokenizer(), "completion", Turn("Say", "<image>!"))[1] == (" <image>!", True)
 
 
-def test_text_alone_needs_no_image_and_the_first_token_of_all_is_not_foretold() -> None:
+def test_text_needs_no_image_and_ignores_the_first_token() -> None:
     assert encoded(tokenizer(), "plain", Turn("Say", "Yes.")) == [("Y", False), ("es.\n", True)]
     assert encoded(tokenizer(bos=True), "plain", Turn("Say", "Yes.")) == [("<s>", False), ("Yes.\n", True)]
 
@@ -112,18 +112,18 @@ def test_text_alone_needs_no_image_and_the_first_token_of_all_is_not_foretold() 
 
 @pytest.mark.parametrize("template", ["plain", "completion", "chat"])
 @pytest.mark.parametrize("eos", [False, True])
-def test_a_prompt_starts_with_what_the_tokenizer_puts_before_a_text(template: Any, eos: bool) -> None:
+def test_prompt_starts_with_the_tokenizers_prefix(template: Any, eos: bool) -> None:
     found = encoded(tokenizer(bos=True, eos=eos), template)
     without = encoded(tokenizer(), template)
     assert found == [("<s>" + without[0][0], False), *without[1:]]
 
 
-def test_bos_that_the_chat_template_writes_is_not_doubled() -> None:
+def test_bos_of_the_chat_template_is_not_doubled() -> None:
     found = encoded(tokenizer(bos=True, chat="<s>" + CHATML), "chat")
     assert found[0][0].startswith("<s><|user|>")
 
 
-def test_a_sentencepiece_tokenizer_puts_no_space_of_its_own_into_the_middle_of_a_text() -> None:
+def test_sentencepiece_adds_no_space_inside_a_text() -> None:
     """Llama 2 and Mistral put a space before each text that they are given."""
     pieces = ["<unk>", "<0x0A>", "▁", "▁a", "▁dog", "▁▁", *"adginots:.I"]
     made = Tokenizer(
@@ -139,7 +139,7 @@ def test_a_sentencepiece_tokenizer_puts_no_space_of_its_own_into_the_middle_of_a
 # ---- lengths and questions ---------------------------------------------------------------------------------------
 
 
-def test_what_is_beyond_the_longest_is_cut_off() -> None:
+def test_tokens_beyond_longest_are_cut_off() -> None:
     whole = encode_sample(tokenizer(), TURNS, "completion", 3, longest=1000)
     cut = encode_sample(tokenizer(), TURNS, "completion", 3, longest=14)
     assert (cut.ids, cut.labels) == (whole.ids[:14], whole.labels[:14])
@@ -153,14 +153,14 @@ def test_what_is_beyond_the_longest_is_cut_off() -> None:
         (TURNS, 8, "no answer in its first 8 tokens"),
     ],
 )
-def test_a_sample_of_which_too_little_is_left_is_refused(turns: Any, longest: int, message: str) -> None:
+def test_sample_cut_before_image_or_answer_raises(turns: Any, longest: int, message: str) -> None:
     with pytest.raises(VocabkitError, match=message):
         encode_sample(tokenizer(), turns, "completion", 3, longest=longest)
 
 
 @pytest.mark.parametrize("template", ["plain", "completion", "chat"])
 @pytest.mark.parametrize("chat", [None, CHATML])
-def test_a_question_is_all_before_the_last_answer(template: Any, chat: str | None) -> None:
+def test_question_ends_before_the_last_answer(template: Any, chat: str | None) -> None:
     made = tokenizer(bos=True, chat=chat)
     prompt = encode_sample(made, TURNS, template, 3, longest=1000)
     question = encode_question(made, TURNS, template, 3)

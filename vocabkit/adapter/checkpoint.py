@@ -282,7 +282,7 @@ def _holds(path: Path, kind: str) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether `path` is a folder that is empty or holds only leftovers of an interrupted save; hidden files don't count."""
+    """Whether `path` is a folder that is empty, but for hidden files and leftovers of an interrupted save."""
     if not path.is_dir() or (path / CONFIG).exists():
         return False
     names = {file.name for file in path.iterdir() if not file.name.startswith(".")}

@@ -1,4 +1,4 @@
-"""What config.json, or the metadata of a GGUF file, says about the language model in it."""
+"""Configs of language models: config.json, or the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.records import decode_json
 
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Where the config of a multimodal model keeps that of its language model."""
+"""Keys under which the config of a multimodal model keeps that of its language model."""
 _ENCODERS = {
     "big_bird", "data2vec-text", "electra", "ernie", "esm", "fnet", "funnel", "gte", "longformer", "luke", "mpnet",
     "mra", "nystromformer", "roformer", "t5encoder", "xlm", "xmod", "yoso",
 }  # fmt: skip
-"""Families of encoders without `bert` in their name, of transformers and GGUF."""
+"""Encoder families without `bert` in their name, of transformers and GGUF."""
 _DTYPES = {
     "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
     "auto": None, None: None,
@@ -30,19 +30,19 @@ class LanguageModel:
     """The language model of a checkpoint."""
 
     file: str
-    """Where this is written, for messages."""
+    """The config file, for messages."""
     family: str
-    """transformers' model_type of the language model."""
+    """Its model_type in transformers."""
     values: Mapping[str, Any]
     """Its own part of the config."""
     dtype: torch.dtype | None
-    """In which the model runs; None where it is that of the weights."""
+    """The dtype that the model runs in; None for that of the weights."""
     tied: bool
     """Whether the output layer is the embedding table."""
 
     @property
     def is_encoder(self) -> bool:
-        """Whether it reads text only and can't go on with it, as BERT does: visual tokens would be of no use to it."""
+        """Whether it is encoder-only, as BERT: it can't generate text from visual tokens."""
         if self.values.get("is_decoder") is True or "decoder" in self.family:
             return False
         heads = self.values.get("architectures")
@@ -53,7 +53,7 @@ class LanguageModel:
 def read_config(path: Path) -> LanguageModel:
     """Read a config.json.
 
-    Raises VocabkitError: missing or damaged, without a model type, or with a dtype that is not known.
+    Raises VocabkitError: missing or damaged, no model type, or an unknown dtype.
     """
     if not path.is_file():
         raise VocabkitError(
@@ -75,10 +75,10 @@ def read_config(path: Path) -> LanguageModel:
 
 
 def from_gguf(file: str, metadata: Mapping[str, Any]) -> LanguageModel:
-    """The language model of a GGUF file. transformers loads these in float32.
+    """Describe the language model of a GGUF file, which transformers loads in float32.
 
-    llama.cpp's converter leaves embeddings unmultiplied and writes the factor down, with two exceptions: it multiplies
-    Falcon-H1's itself, and it knows MiniCPM3's by heart.
+    llama.cpp's converter leaves embeddings unmultiplied and stores the factor, with two exceptions: it multiplies
+    those of Falcon-H1 itself, and the factor of MiniCPM3 is built in.
 
     Raises VocabkitError: no architecture, or MiniCPM without its factor.
     """

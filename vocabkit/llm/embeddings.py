@@ -1,11 +1,12 @@
-"""What each model family multiplies its embeddings by, and how it rounds that.
+"""Embedding tables of LLMs: the rows that a model puts in for its token ids, its multiplier included.
 
-Read off transformers 5.23 (`models/*/modeling_*.py`) and the published remote code of MiniCPM. Three habits exist:
+What each family multiplies its embeddings by, and how it rounds that, is read off transformers 5.23
+(`models/*/modeling_*.py`) and the published remote code of MiniCPM. There are three habits:
 
-- Inside the embedding module: the factor is rounded to the dtype of the weights (Gemma, MiniCPM3), or it is not (Bart).
-- In `forward`, but only where it looked the ids up itself (MiniCPM, Falcon-H1): whoever hands in `inputs_embeds` must
-  have multiplied already, so rows are multiplied here.
-- In `forward`, whatever came in (Granite): rows must not be multiplied here.
+- Inside the embedding module: the factor is rounded to the dtype of the weights (Gemma, MiniCPM3), or not (Bart).
+- In `forward`, but only for ids that it looked up itself (MiniCPM, Falcon-H1): a caller with `inputs_embeds` must have
+  multiplied already, so rows are multiplied here.
+- In `forward`, for any input (Granite): rows must not be multiplied here.
 """
 
 from __future__ import annotations
@@ -27,9 +28,161 @@ from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 
+def open_embeddings(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EmbeddingTable:
+    """Open the embedding table of an LLM. Reads headers only; from a hub repository, downloads the table's bytes once.
+
+    Args:
+        source: a model folder, a file (`.safetensors`, `.gguf`, `.bin` or `.pt` of torch.save, or the `.index.json` of
+            several), or a hub id `owner/name` or `owner/name@revision`. An existing path takes precedence. All but
+            GGUF need the model's config.json beside them.
+        dtype: in which the model runs, if not its own (that of config.json, float32 for a GGUF).
+        progress: called with (bytes done, bytes in total) during a download.
+
+    Raises:
+        VocabkitError: not found, damaged, no embedding table or several, an unsupported quantisation, or a family that
+            may scale its embeddings in an unknown way.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return _table(*_open_local(path), dtype)
+    found = hub_id(str(source))
+    if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
+        raise VocabkitError(
+            f"{quote(str(source), 200)}: not found: not a folder, a weights file or a hub id (owner/name)"
+        )
+    from vocabkit.llm.remote import open_hub
+
+    return _table(*open_hub(found, progress), dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTable:
+    """Input embeddings of an LLM, left on disk. Made by `open_embeddings`."""
+
+    source: str
+    """The file or repository, without machine-specific paths."""
+    dtype: torch.dtype
+    """The dtype that the model runs in, and of `rows`."""
+    stored: StoredRows
+    scale: Scale | None
+    """The factor that the model multiplies its embeddings by, if any."""
+    encoder: str | None = None
+    """The family of an encoder-only model such as BERT, which can't generate text; None for an LLM."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table. May exceed the tokenizer's size (padding rows)."""
+        return self.stored.num_rows
+
+    @property
+    def width(self) -> int:
+        """D, the LLM's hidden size."""
+        return self.stored.width
+
+    def rows(self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None) -> Tensor:
+        """Return (R, D) in `dtype`: the rows of these ids as the LLM takes them in `inputs_embeds`.
+
+        Bit for bit the model's own `get_input_embeddings()(ids)`, with its multiplier and its rounding; also with the
+        multiplier of models that apply it only to ids that they looked up themselves (MiniCPM, Falcon-H1).
+
+        Args:
+            ids: (R,) integers, in any order, repeated or not.
+            tokens: the LLM's vocabulary; ids that are not its tokens are then refused, as rows beyond it are padding.
+
+        Raises:
+            VocabkitError: an id that is negative, beyond the rows or not a token, or whose row is NaN or infinite.
+        """
+        return self.rows_and_norms(ids, tokens=tokens)[0]
+
+    def rows_and_norms(
+        self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return `rows` and their Euclidean norms (R,) in float32, which the check for NaN computes anyway."""
+        wanted = np.asarray(ids)
+        if wanted.ndim != 1 or not (np.issubdtype(wanted.dtype, np.integer) or not wanted.size):
+            raise VocabkitError(f"token ids are {wanted.dtype} of shape {wanted.shape}; expected integers (R,)")
+        wanted = wanted.astype(np.int64)
+        self._check(wanted, tokens)
+        result = torch.empty(len(wanted), self.width, dtype=self.dtype)
+        norms = torch.empty(len(wanted))
+        order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // (self.width * self.dtype.itemsize))
+        block = torch.empty(min(step, len(order)), self.width, dtype=self.dtype)
+        for start in range(0, len(order), step):
+            places = order[start : start + step]
+            in_a_row = bool((np.diff(places) == 1).all())
+            rows = result[places[0] : places[-1] + 1] if in_a_row else block[: len(places)]  # (P, D)
+            self.stored.read_into(wanted[places], rows, np.arange(len(places)))
+            if self.scale is not None:
+                self.scale.apply_(rows)
+            norms.numpy()[places] = self._norms(rows, wanted[places])
+            if not in_a_row:
+                _bytes(result)[places] = _bytes(rows)  # three times as fast as torch's index_copy_
+        return result, norms
+
+    def _norms(self, rows: Tensor, ids: np.ndarray) -> np.ndarray:
+        """(P, D) -> (P,) norms. Raises VocabkitError: a row that is not finite."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
+        if not norms.isfinite().all():
+            bad = int(ids[int((~norms.isfinite()).nonzero()[0])])
+            raise VocabkitError(f"{self.source}: row {bad} holds NaN or infinite numbers; the file is damaged")
+        return norms.float().numpy()
+
+    def _check(self, ids: np.ndarray, tokens: Vocabulary | None) -> None:
+        outside = (ids < 0) | (ids >= self.num_rows)
+        if outside.any():
+            raise VocabkitError(
+                f"{self.source}: token id {ids[outside][0]} is outside its {self.num_rows} rows; "
+                "are tokenizer and weights of the same model?"
+            )
+        if tokens is None:
+            return
+        padding = ids >= len(tokens)
+        if padding.any():
+            raise VocabkitError(
+                f"{self.source}: row {ids[padding][0]} is padding: {tokens.name} has only {len(tokens)} tokens"
+            )
+        unused = tokens.kinds[ids] == Kind.UNUSED
+        if unused.any():
+            raise VocabkitError(
+                f"{self.source}: id {ids[unused][0]} is not a token of {tokens.name}: reserved, or a hole"
+            )
+
+
+_CHUNK = 1 << 20
+"""Bytes of the result per step: few enough to stay in the CPU cache from reading to checking."""
+
+
+def _open_local(path: Path) -> tuple[LanguageModel, StoredRows, str]:
+    file = weights_file(path) if path.is_dir() else path
+    source = f"{file.parent.resolve().name}/{file.name}"
+    if file.suffix == ".gguf":
+        from vocabkit.llm.weight_files import open_gguf
+
+        metadata, rows = open_gguf(file)
+        return from_gguf(str(file), metadata), rows, source
+    model = read_config(file.parent / "config.json")
+    return model, open_weights(file, model), source
+
+
+def _table(model: LanguageModel, stored: StoredRows, source: str, dtype: torch.dtype | None) -> EmbeddingTable:
+    encoder = model.family if model.is_encoder else None
+    return EmbeddingTable(source, dtype or model.dtype or stored.dtype, stored, scale_of(model, stored.width), encoder)
+
+
+def _bytes(rows: Tensor) -> np.ndarray:
+    """View rows as (P, bytes of a row) uint8, in the same memory."""
+    return rows.view(torch.uint8).numpy()
+
+
 @dataclass(frozen=True)
 class Scale:
-    """A factor on embedding rows."""
+    """A factor on embedding rows, and how it is rounded."""
 
     factor: float
     rounded: bool
@@ -40,41 +193,11 @@ class Scale:
         rows.mul_(torch.tensor(self.factor).to(rows.dtype) if self.rounded else self.factor)
 
 
-_SQRT_WIDTH = {
-    "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified",
-    "gemma4_unified_text", "gemma_embedding", "diffusion_gemma", "diffusion_gemma_text", "embedding_gemma2",
-    "embedding_gemma2_text", "vaultgemma",
-}  # fmt: skip
-"""Multiply by sqrt(D), rounded."""
-_CONFIGURED = {
-    "minicpm": ("scale_emb", False), "minicpmv": ("scale_emb", False), "minicpmo": ("scale_emb", False),
-    "minicpm3": ("scale_emb", True), "falcon_h1": ("embedding_multiplier", False),
-}  # fmt: skip
-"""Multiply by a number of their config: its key, and whether it is rounded."""
-_SQRT_WIDTH_IF_SET = {
-    "bart", "bigbird_pegasus", "biogpt", "blenderbot", "mbart", "mvp", "plbart", "trocr", "xglm",
-}  # fmt: skip
-"""Multiply by sqrt(D), not rounded, where the config has `scale_embedding`."""
-_IN_FORWARD = {
-    "afmoe", "blenderbot-small", "granite", "granite_swa", "granite4_vision_text", "granite_docling_text", "granitemoe",
-    "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hrm_text", "hyperclovax", "marian", "pegasus",
-    "recurrent_gemma", "whisper",
-}  # fmt: skip
-"""Multiply whatever comes in, later."""
-_OTHERWISE = {
-    "inkling_text", "inkling_mm_model", "inkling2", "inkling2_text", "muse_glimmer", "muse_glimmer_text", "muse_spark",
-    "muse_spark_text", "t5gemma2", "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder",
-}  # fmt: skip
-"""Do more to their embeddings than multiply them: a norm, or a row that is a parameter of its own."""
-_SUSPICIOUS = re.compile(r"emb\w*(scale|mult)|scal\w*_emb|mult\w*_emb|mup_enabled")
-_HARMLESS = (None, False, 0, 1)
-
-
 def scale_of(model: LanguageModel, width: int) -> Scale | None:
-    """What the embeddings (V, `width`) of `model` are multiplied by; None for nothing.
+    """Return what `model` multiplies its embeddings (V, `width`) by, if anything.
 
-    Raises VocabkitError: a family whose embeddings are not only multiplied, or one that is not known here but whose
-    config speaks of a multiplier; a factor that is no number.
+    Raises VocabkitError: a family that does more than multiply, an unknown family whose config mentions a multiplier,
+    or a factor that is not a number.
     """
     family, values = model.family, model.values
     if family in _SQRT_WIDTH:
@@ -111,156 +234,31 @@ def _counts(value: object) -> bool:
     return value not in _HARMLESS
 
 
-# MERGED: EmbeddingTable: the rows that an LLM looks its token ids up in.
-
-_CHUNK = 1 << 20
-"""Bytes of the result that are worked on at a time: they stay in the processor's cache from reading to checking, and
-what the check itself allocates stays small."""
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingTable:
-    """The input embeddings of one LLM, left on disk. Make it with `open_embeddings`."""
-
-    source: str
-    """What was read, without machine-specific paths."""
-    dtype: torch.dtype
-    """In which the model runs, and `rows` answers."""
-    stored: StoredRows
-    scale: Scale | None
-    """What the model multiplies its embeddings by, None for nothing."""
-    encoder: str | None = None
-    """The family of the model, if it is an encoder such as BERT, which can't go on with a text."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the table. May exceed the tokenizer's size (padding rows)."""
-        return self.stored.num_rows
-
-    @property
-    def width(self) -> int:
-        """D, the LLM's hidden size."""
-        return self.stored.width
-
-    def rows(self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None) -> Tensor:
-        """(R, D) in `dtype`: what the LLM puts in for these ids, that is, what it wants as `inputs_embeds`.
-
-        Bit for bit the model's own `get_input_embeddings()(ids)`, its multiplier and its rounding included. Where a
-        model multiplies only what it looked up itself, and not what it is given (MiniCPM, Falcon-H1), the multiplier
-        is included too.
-
-        Args:
-            ids: (R,) integers, in any order, repeated or not.
-            tokens: the LLM's vocabulary. With it, ids that are no token of it are refused: rows beyond it are padding.
-
-        Raises:
-            VocabkitError: an id that is negative, beyond the rows or no token, or whose row is NaN or infinite.
-        """
-        return self.rows_and_norms(ids, tokens=tokens)[0]
-
-    def rows_and_norms(
-        self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`rows`, and their Euclidean norms (R,) in float32, which come out of the check for NaN at no further cost."""
-        wanted = np.asarray(ids)
-        if wanted.ndim != 1 or not (np.issubdtype(wanted.dtype, np.integer) or not wanted.size):
-            raise VocabkitError(f"token ids are {wanted.dtype} of shape {wanted.shape}; expected integers (R,)")
-        wanted = wanted.astype(np.int64)
-        self._check(wanted, tokens)
-        result = torch.empty(len(wanted), self.width, dtype=self.dtype)
-        norms = torch.empty(len(wanted))
-        order, step = np.argsort(wanted, kind="stable"), max(1, _CHUNK // (self.width * self.dtype.itemsize))
-        block = torch.empty(min(step, len(order)), self.width, dtype=self.dtype)
-        for start in range(0, len(order), step):
-            places = order[start : start + step]
-            in_a_row = bool((np.diff(places) == 1).all())
-            rows = result[places[0] : places[-1] + 1] if in_a_row else block[: len(places)]  # (P, D)
-            self.stored.read_into(wanted[places], rows, np.arange(len(places)))
-            if self.scale is not None:
-                self.scale.apply_(rows)
-            norms.numpy()[places] = self._norms(rows, wanted[places])
-            if not in_a_row:
-                _bytes(result)[places] = _bytes(rows)  # three times as fast as torch's index_copy_
-        return result, norms
-
-    def _norms(self, rows: Tensor, ids: np.ndarray) -> np.ndarray:
-        """(P, D) -> (P,). Raises VocabkitError: a row that is not finite."""
-        wide = torch.promote_types(self.dtype, torch.float32)
-        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
-        if not norms.isfinite().all():
-            bad = int(ids[int((~norms.isfinite()).nonzero()[0])])
-            raise VocabkitError(f"{self.source}: row {bad} holds NaN or infinite numbers; the file is damaged")
-        return norms.float().numpy()
-
-    def _check(self, ids: np.ndarray, tokens: Vocabulary | None) -> None:
-        outside = (ids < 0) | (ids >= self.num_rows)
-        if outside.any():
-            raise VocabkitError(
-                f"{self.source}: token id {ids[outside][0]} is outside its {self.num_rows} rows; "
-                "are tokenizer and weights of the same model?"
-            )
-        if tokens is None:
-            return
-        padding = ids >= len(tokens)
-        if padding.any():
-            raise VocabkitError(
-                f"{self.source}: row {ids[padding][0]} is padding: {tokens.name} has only {len(tokens)} tokens"
-            )
-        unused = tokens.kinds[ids] == Kind.UNUSED
-        if unused.any():
-            raise VocabkitError(f"{self.source}: id {ids[unused][0]} is no token of {tokens.name}: reserved, or a hole")
-
-
-def _bytes(rows: Tensor) -> np.ndarray:
-    """(P, bytes of a row) uint8: the same memory."""
-    return rows.view(torch.uint8).numpy()
-
-
-# MERGED: From what people name to its embedding table.
-
-
-def open_embeddings(
-    source: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> EmbeddingTable:
-    """The embedding table of an LLM. Reads headers only; of a hub repository it downloads the table's bytes, once.
-
-    Args:
-        source: a model folder, a file (`.safetensors`, `.gguf`, `.bin` or `.pt` of torch.save, or the `.index.json` of
-            several), or a hub id `owner/name` or `owner/name@revision`. A path that exists comes first. All but GGUF
-            need the model's config.json beside them.
-        dtype: in which the model runs, if not in its own (that of config.json, float32 for a GGUF).
-        progress: called with (bytes done, bytes in total) during a download.
-
-    Raises:
-        VocabkitError: nothing there, damaged, no embedding table in it or several, quantised in an unknown way, or a
-            family whose way of scaling embeddings is not known.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        return _table(*_open_local(path), dtype)
-    found = hub_id(str(source))
-    if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
-        raise VocabkitError(f"{quote(str(source), 200)} is no folder, no weights file and no hub id (owner/name)")
-    from vocabkit.llm.remote import open_hub
-
-    return _table(*open_hub(found, progress), dtype)
-
-
-def _table(model: LanguageModel, stored: StoredRows, source: str, dtype: torch.dtype | None) -> EmbeddingTable:
-    encoder = model.family if model.is_encoder else None
-    return EmbeddingTable(source, dtype or model.dtype or stored.dtype, stored, scale_of(model, stored.width), encoder)
-
-
-def _open_local(path: Path) -> tuple[LanguageModel, StoredRows, str]:
-    file = weights_file(path) if path.is_dir() else path
-    source = f"{file.parent.resolve().name}/{file.name}"
-    if file.suffix == ".gguf":
-        from vocabkit.llm.weight_files import open_gguf
-
-        metadata, rows = open_gguf(file)
-        return from_gguf(str(file), metadata), rows, source
-    model = read_config(file.parent / "config.json")
-    return model, open_weights(file, model), source
+_SQRT_WIDTH = {
+    "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified",
+    "gemma4_unified_text", "gemma_embedding", "diffusion_gemma", "diffusion_gemma_text", "embedding_gemma2",
+    "embedding_gemma2_text", "vaultgemma",
+}  # fmt: skip
+"""Families that multiply by sqrt(D), rounded."""
+_CONFIGURED = {
+    "minicpm": ("scale_emb", False), "minicpmv": ("scale_emb", False), "minicpmo": ("scale_emb", False),
+    "minicpm3": ("scale_emb", True), "falcon_h1": ("embedding_multiplier", False),
+}  # fmt: skip
+"""Families that multiply by a number of their config: its key, and whether it is rounded."""
+_SQRT_WIDTH_IF_SET = {
+    "bart", "bigbird_pegasus", "biogpt", "blenderbot", "mbart", "mvp", "plbart", "trocr", "xglm",
+}  # fmt: skip
+"""Families that multiply by sqrt(D), not rounded, if the config has `scale_embedding`."""
+_IN_FORWARD = {
+    "afmoe", "blenderbot-small", "granite", "granite_swa", "granite4_vision_text", "granite_docling_text", "granitemoe",
+    "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hrm_text", "hyperclovax", "marian", "pegasus",
+    "recurrent_gemma", "whisper",
+}  # fmt: skip
+"""Families that multiply any input later, in `forward`."""
+_OTHERWISE = {
+    "inkling_text", "inkling_mm_model", "inkling2", "inkling2_text", "muse_glimmer", "muse_glimmer_text", "muse_spark",
+    "muse_spark_text", "t5gemma2", "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder",
+}  # fmt: skip
+"""Families that do more than multiply: a norm, or a row that is a parameter of its own."""
+_SUSPICIOUS = re.compile(r"emb\w*(scale|mult)|scal\w*_emb|mult\w*_emb|mup_enabled")
+_HARMLESS = (None, False, 0, 1)

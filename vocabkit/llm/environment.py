@@ -1,4 +1,4 @@
-"""What there is to compute with here, and how `mix` will use it. Works without torch, and says what is missing."""
+"""Installed versions and devices, and how `mix` will use them. Works without torch, and says what is missing."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _CALLS: tuple[tuple[Literal["linear", "softmax"], int, int | None], ...] = (
     ("softmax", 32, None),
     ("softmax", 32, 64),
 )
-"""Head, images, and coefficients kept."""
+"""Head, images, and coefficients kept (None for all)."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device that torch computes on."""
+    """A device that torch can compute on."""
 
     name: str
-    """As torch calls it: cpu, cuda:0."""
+    """torch's name for it: cpu, cuda:0."""
     model: str
     memory: int | None
-    """In bytes, or None for the CPU's."""
+    """In bytes; None for the CPU."""
     dtypes: list[str]
-    """What it computes with in hardware, or at full speed."""
+    """The dtypes that it supports in hardware."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """One call of `mix` at a typical size, and how it is computed."""
+    """A call of `mix` at a typical size, and its path."""
 
     device: str
     dtype: str
@@ -53,21 +53,21 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Environment:
-    """See `environment`."""
+    """Versions, devices and the paths of `mix`."""
 
     python: str
     machine: str
     versions: dict[str, str | None]
-    """Of each package, None where it is not installed."""
+    """By package; None if not installed."""
     devices: list[Device] = field(default_factory=list)
     mixing: list[Mixing] = field(default_factory=list)
-    """Of images of 576 patches, with 109,566 rows, hidden width 1,024 and LLM width 4,096."""
+    """For images of 576 patches, 109,566 rows, hidden width 1,024 and LLM width 4,096."""
     advice: list[str] = field(default_factory=list)
-    """What to install or to set, and what for."""
+    """What to install or set, and why."""
 
 
 def environment() -> Environment:
-    """Versions, devices, and the path of `mix` for typical sizes on the fastest of them."""
+    """Describe versions, devices, and the path of `mix` for typical sizes on the fastest device."""
     machine = f"{platform.system()} {platform.machine()}"
     versions = {package: _version(package) for package in PACKAGES}
     if importlib.util.find_spec("torch") is None:
@@ -87,7 +87,7 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> list[Device]:
-    """The CPU, then GPUs with the first of them last, as it is the one that commands take."""
+    """List the CPU, then GPUs with the first one last, which is the one that commands take."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()

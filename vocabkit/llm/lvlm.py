@@ -1,4 +1,4 @@
-"""LVLM: an adapter and an LLM in one module. Visual tokens go where the images of a prompt stand.
+"""LVLM: an adapter and an LLM in one module. Visual tokens take the places of images in a prompt.
 
 Sizes: B sequences of L tokens, I images of N patches, Dv width of the vision encoder, D width of the LLM.
 """
@@ -23,7 +23,7 @@ from vocabkit.llm.load import LLM
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template
 
 LEAST_SAVED = 0.1
-"""Share of a batch's tokens that must be saved for a pass of its own through what all sequences begin with."""
+"""Least share of a batch's tokens that a separate pass through the common prefix must save."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,29 +33,29 @@ class Batch:
     ids: Tensor
     """(B, L) token ids, `IMAGE_ID` for visual tokens."""
     labels: Tensor
-    """(B, L) ids that the loss falls on, else `IGNORED`."""
+    """(B, L) ids that count in the loss, else `IGNORED`."""
     mask: Tensor
     """(B, L) False for padding."""
     images: Tensor
-    """(I, N, Dv) patch features of all images, or (I, 3, H, W) pixels, in the order in which they stand in `ids`."""
+    """(I, N, Dv) patch features of all images, or (I, 3, H, W) pixels, in the order of `ids`."""
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that the loss falls on; the first of a sequence has nothing before it."""
+        """Tokens that count in the loss; the first of a sequence has nothing before it."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`."""
+        """Return a copy on `device`."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 def collate(prompts: Sequence[Prompt], images: Sequence[Tensor], *, width: int = 0, left: bool = False) -> Batch:
-    """Prompts of different length as one batch.
+    """Pad prompts of different length to one batch.
 
     Args:
         images: of all prompts, in order.
-        width: Dv, of which an adapter is told even if there are no images.
-        left: whether padding stands before a prompt, from where generation goes on at the right.
+        width: Dv, for the shape of `images` if there are none.
+        left: pad at the left, for generation.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
 
@@ -77,10 +77,9 @@ class LVLM(nn.Module):
     """(V, D) its embeddings of them, if they are frozen."""
 
     def __init__(self, llm: LLM, connector: Adapter) -> None:
-        """An LVLM of `llm` and an adapter for it. A LangBridgeAdapter gets the LLM's rows of its V_shared (Eq. 4).
+        """Join `llm` and an adapter. A LangBridgeAdapter that was not transferred gets the LLM's rows (Eq. 4).
 
-        Raises VocabkitError: the adapter's visual tokens have another width, or its shared vocabulary lacks this LLM or
-        has other ids.
+        Raises VocabkitError: the adapter does not belong to this LLM, see `check_llm`.
         """
         super().__init__()
         self.llm = llm.model
@@ -105,7 +104,7 @@ class LVLM(nn.Module):
         return tokens
 
     def rows(self) -> Tensor:
-        """(V, D) the embeddings that the coefficients of a LangBridgeAdapter weigh."""
+        """Return (V, D): the rows that the coefficients of a LangBridgeAdapter weigh."""
         assert isinstance(self.connector, LangBridgeAdapter)
         for rows in (self.connector.embeddings, self.embeddings):
             if rows is not None:
@@ -115,23 +114,23 @@ class LVLM(nn.Module):
 
     @property
     def connector_dtype(self) -> torch.dtype:
-        """Of the adapter's weights."""
+        """The dtype of the adapter's weights."""
         return next(self.connector.parameters()).dtype
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B,) the caption loss of each sequence: the sum of the nats of its answers' tokens, float32."""
+        """Return (B,) float32: the caption loss of each sequence, the summed nats of its answers' tokens."""
         return caption_loss(self.llm, batch, self.visual_tokens(batch.images))
 
     @torch.no_grad()
     def generate(self, batch: Batch, **options: Any) -> Tensor:
-        """(B, new) token ids that the LLM adds to prompts padded at the left; options as in transformers' generate."""
+        """Return (B, new) token ids after prompts padded at the left; options of transformers' generate."""
         return generate(self.llm, batch, self.visual_tokens(batch.images), **options)
 
 
 def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
-    """What an LLM reads: (B, L) ids and (I, N, D) visual tokens for the `IMAGE_ID` in them -> (B, L, D).
+    """Embed (B, L) ids, with (I, N, D) visual tokens in place of each `IMAGE_ID` -> (B, L, D).
 
-    Raises VocabkitError: not as many visual tokens as places for them.
+    Raises VocabkitError: the numbers of visual tokens and of places differ.
     """
     places = ids == IMAGE_ID
     embedded = llm.get_input_embeddings()(ids.masked_fill(places, 0))  # (B, L, D)
@@ -144,15 +143,16 @@ def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
 
 
 def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
-    """(B,) for each sequence the sum of the nats of its answers' tokens, float32; visual: (I, N, D).
+    """Return (B,) float32: the summed nats of each sequence's answer tokens; visual: (I, N, D).
 
-    What all sequences begin with, before their images, is read once by a frozen LLM, and not as often as there are
-    sequences.
+    A frozen LLM reads the common prefix of all sequences, before their images, once and not B times.
     """
     labels = batch.labels[:, 1:]
-    wanted = (labels != IGNORED).any(dim=0).nonzero().flatten()  # positions whose next token counts somewhere
+    wanted = (labels != IGNORED).any(dim=0).nonzero().flatten()  # positions whose next token counts in some sequence
     start, cache = _read_start(llm, batch)
-    some = {"logits_to_keep": wanted - start} if _takes(llm, "logits_to_keep") else {}  # of a large vocabulary: huge
+    some = (
+        {"logits_to_keep": wanted - start} if _takes(llm, "logits_to_keep") else {}
+    )  # all logits of a large vocabulary are huge
     known = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
     embedded = embed(llm, batch.ids[:, start:], visual)
     logits = llm(inputs_embeds=embedded, attention_mask=batch.mask, **known, **some).logits
@@ -164,9 +164,9 @@ def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
 
 
 def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
-    """How many ids all sequences begin with, before images and answers, and the LLM's keys and values of them.
+    """Return the length of the common prefix, before images and answers, and the LLM's keys and values for it.
 
-    0 and None where a pass of its own would not pay, or where the LLM is trained or keeps something else of a text.
+    0 and None if a separate pass would not pay off, or the LLM is trained or has another kind of cache.
     """
     first = batch.ids[0]
     alike = (batch.ids == first).all(dim=0) & batch.mask.all(dim=0) & (first != IMAGE_ID)  # (L,)
@@ -191,7 +191,7 @@ def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
 
 @torch.no_grad()
 def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
-    """(B, new) token ids that follow prompts padded at the left; options as in transformers' generate."""
+    """Return (B, new) token ids after prompts padded at the left; options of transformers' generate."""
     embedded = embed(llm, batch.ids, visual)
     found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, **options)
     return found
@@ -200,10 +200,10 @@ def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
 def write_answers(
     llm: LLM, questions: Sequence[list[int]], visual: Tensor, *, template: Template, max_new_tokens: int
 ) -> list[str]:
-    """What the LLM answers, greedily: one line, but for the template chat, which has an end of turn.
+    """Return the LLM's greedy answers: one line each, except for the template chat, which has an end of turn.
 
     Args:
-        questions: token ids of each, of `encode_question` with `template`.
+        questions: their token ids, from `encode_question` with `template`.
         visual: (I, N, D) visual tokens of their images.
     """
     tokenizer = llm.tokenizer

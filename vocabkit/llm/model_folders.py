@@ -1,4 +1,4 @@
-"""Models of transformers as folders: a local one, or a repository of the hub, downloaded."""
+"""Model folders of transformers: local, or downloaded from the hub."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from vocabkit.hub import Repository, why_unreachable
 
 _FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
 _WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
-"""The files of a repository that are weights, best first."""
+"""Weight files of a repository, best first."""
 
 
-def model_folder(source: str) -> Path:
-    """The folder of a model: itself, or a hub repository, downloaded into the Hugging Face cache.
+def model_folder(source: str | Path) -> Path:
+    """Return a local folder as it is, or download a hub repository into the Hugging Face cache.
 
     Raises VocabkitError: neither.
     """
     path = Path(source).expanduser()
-    return path if path.exists() else downloaded(source)
+    return path if path.exists() else downloaded(str(source))
 
 
 def downloaded(repository: str) -> Path:
-    """The folder of a hub repository (owner/name or owner/name@revision) in the Hugging Face cache, downloaded if it is
-    not there.
+    """Return the folder of a hub repository (owner/name or owner/name@revision) in the cache, downloaded if missing.
 
     Raises VocabkitError: no such repository, or it can't be reached.
     """
@@ -56,7 +55,7 @@ def downloaded(repository: str) -> Path:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """The config of the model in a folder. Raises VocabkitError: none, or not one of transformers."""
+    """Read the config of the model in a folder. Raises VocabkitError: missing, or not one of transformers."""
     if not (folder / "config.json").is_file():
         raise VocabkitError(f"{folder}: no config.json in it; give the folder of a transformers model")
     try:
@@ -68,7 +67,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Transformers without its log lines and progress bars."""
+    """Silence the log lines and progress bars of transformers."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
@@ -81,5 +80,5 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what `error` says, safe to show."""
+    """Return the first line of the message of `error`, safe to show."""
     return quote((str(error).splitlines() or [type(error).__name__])[0], 120)

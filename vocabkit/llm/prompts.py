@@ -1,4 +1,4 @@
-"""From the turns of a sample to token ids: where visual tokens stand, and which tokens the caption loss falls on."""
+"""Prompts: token ids of a sample's turns, with places for visual tokens and labels for the caption loss."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vocabkit.data.samples import PLACEHOLDER, Turn
 from vocabkit.errors import VocabkitError, quote
 
 Template = Literal["plain", "completion", "chat"]
-"""How turns become text.
+"""Format of turns as text.
 
 plain: the image, then the answer and a newline, without the question, as LLaVA pretrains.
-completion: the question as it stands, a space, and the answer: for LLMs that only continue text.
-chat: the LLM's own chat template; for an LLM without one, that of LLaVA 1.5 (`USER: … ASSISTANT: …`).
+completion: the unchanged question, a space, and the answer: for LLMs that only continue text.
+chat: the LLM's own chat template; without one, that of LLaVA 1.5 (`USER: … ASSISTANT: …`).
 """
 
 IMAGE_ID = -200
-"""Stands in token ids for one visual token. No tokenizer has it."""
+"""Placeholder id of one visual token, as in LLaVA. No tokenizer has it."""
 IGNORED = -100
-"""Label of a token that the loss does not fall on, as torch's cross_entropy has it."""
+"""Label of a token that does not count in the loss, the default of torch's cross_entropy."""
 
 _PLAIN_CHAT = (
     "{%- for message in messages -%}"
@@ -37,28 +37,29 @@ class Prompt:
 
     ids: list[int]
     labels: list[int]
-    """The id where the caption loss falls on a token, else `IGNORED`; so is the first, which nothing foretells."""
+    """The id of each token that counts in the caption loss, else `IGNORED`; the first token, which nothing predicts, is
+    ignored."""
 
 
 def parse_template(name: str) -> Template:
-    """The template called so. Raises VocabkitError: there is none."""
+    """Return the template with this name. Raises VocabkitError: unknown."""
     found: dict[str, Template] = {each: each for each in get_args(Template)}
     if name not in found:
-        raise VocabkitError(f"--template {quote(name)}: choose plain, completion or chat")
+        raise VocabkitError(f"`template` {quote(name)}: choose plain, completion or chat")
     return found[name]
 
 
 def encode_sample(
     tokenizer: Any, turns: Sequence[Turn], template: Template, image_tokens: int, *, longest: int
 ) -> Prompt:
-    """The whole of a sample, for training.
+    """Encode a whole sample, for training.
 
     Args:
         tokenizer: of transformers.
         image_tokens: visual tokens per image.
-        longest: token ids that are kept.
+        longest: token ids to keep.
 
-    Raises VocabkitError: an image or all of the answers are beyond `longest`.
+    Raises VocabkitError: an image or all answers are beyond `longest`.
     """
     prompt = _encode(tokenizer, _pieces(tokenizer, turns, template), image_tokens)
     if IMAGE_ID in prompt.ids[longest:]:
@@ -69,14 +70,14 @@ def encode_sample(
 
 
 def encode_question(tokenizer: Any, turns: Sequence[Turn], template: Template, image_tokens: int) -> list[int]:
-    """All of a sample but its last answer, for generation."""
+    """Encode a sample without its last answer, for generation."""
     *pieces, (_, is_answer) = _pieces(tokenizer, turns, template)
     assert is_answer
     return _encode(tokenizer, pieces, image_tokens).ids
 
 
 def _pieces(tokenizer: Any, turns: Sequence[Turn], template: Template) -> list[tuple[str, bool]]:
-    """Stretches of text, and whether each is an answer. The last one is."""
+    """Split into pieces of text, each with whether it is an answer; the last one is."""
     if template == "plain":
         images = "".join(turn.question.count(PLACEHOLDER) * PLACEHOLDER for turn in turns)
         return [(images, False), ("\n".join(turn.answer for turn in turns) + "\n", True)]
@@ -118,7 +119,7 @@ def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
 def _encode(tokenizer: Any, pieces: list[tuple[str, bool]], image_tokens: int) -> Prompt:
     ids = _start(tokenizer, pieces[0][0])
     labels = [IGNORED] * len(ids)
-    in_text = False  # whether what comes next goes on with a text
+    in_text = False  # whether the next part continues a text
     for text, is_answer in pieces:
         for number, part in enumerate(text.split(PLACEHOLDER) if not is_answer else [text]):
             if number:
@@ -136,7 +137,7 @@ def _encode(tokenizer: Any, pieces: list[tuple[str, bool]], image_tokens: int) -
 
 
 def _ids(tokenizer: Any, text: str, *, in_text: bool) -> list[int]:
-    """Token ids of `text`. In the middle of a text, without the space that SentencePiece puts before its first word."""
+    """Return token ids of `text`; inside a text, without the space that SentencePiece puts before its first word."""
     bare: list[int] = tokenizer.encode(text, add_special_tokens=False)
     if not (in_text and tokenizer.convert_ids_to_tokens(bare[:1])[0].startswith("▁")):
         return bare
@@ -146,7 +147,7 @@ def _ids(tokenizer: Any, text: str, *, in_text: bool) -> list[int]:
 
 
 def _start(tokenizer: Any, text: str) -> list[int]:
-    """What the tokenizer puts before each text, such as BOS, unless a chat template has written it already."""
+    """Return the ids that the tokenizer puts before each text, such as BOS, unless the chat template wrote them."""
     bare: list[int] = tokenizer.encode("x", add_special_tokens=False)
     ids: list[int] = tokenizer.encode("x")
     before = ids[: next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)]

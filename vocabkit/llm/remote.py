@@ -1,4 +1,7 @@
-"""Parts of a file on the Hugging Face hub, by HTTP range requests (RFC 9110, section 14) through huggingface_hub."""
+"""Embedding tables on the Hugging Face hub: only their bytes are downloaded, once, into its cache.
+
+By HTTP range requests (RFC 9110, section 14) through huggingface_hub. The matrix becomes a safetensors file on disk.
+"""
 
 from __future__ import annotations
 
@@ -44,182 +47,23 @@ from vocabkit.llm.weight_files import (
 )
 
 TransportError: type[Exception] = huggingface_hub.errors.HTTPError  # type: ignore[attr-defined]
-"""What the HTTP library of huggingface_hub (httpx) raises when a connection fails."""
+"""The error of huggingface_hub's HTTP library (httpx) when a connection fails."""
 _ATTEMPTS = 5
-"""That bring nothing, before giving up."""
+"""Attempts in a row that bring nothing, before giving up."""
 _BUSY = (408, 429, 500, 502, 503, 504)
-"""Answers that may be others a little later."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of one commit of a hub repository."""
-
-    repository: str
-    commit: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.repository}/{self.name}"
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop`. Raises as `fetch` does."""
-        buffer = io.BytesIO()
-        self.fetch(start, stop, buffer)
-        return buffer.getvalue()
-
-    def fetch(
-        self, start: int, stop: int, into: BinaryIO, progress: Callable[[int], None] = lambda received: None
-    ) -> None:
-        """Write bytes `start` to `stop` into `into`, and go on where a connection breaks off.
-
-        Args:
-            progress: called with the number of bytes received so far.
-
-        Raises:
-            HfHubHTTPError: the hub refuses. OfflineModeIsEnabled: so it is.
-            VocabkitError: the file is shorter, the answer another one, or the connection keeps breaking off.
-        """
-        at, idle = start, 0
-        while at < stop:
-            before, failure = at, "nothing more came"
-            try:
-                for chunk in self._stream(at, stop):
-                    into.write(chunk)
-                    at += len(chunk)
-                    progress(at - start)
-            except TransportError as error:
-                if isinstance(error, HfHubHTTPError) and error.response.status_code not in _BUSY:
-                    raise
-                failure = str(error).strip() or type(error).__name__
-            idle = 0 if at > before else idle + 1
-            if idle == _ATTEMPTS:
-                raise VocabkitError(
-                    f"{self}: the connection broke off after {at - start} of {stop - start} bytes "
-                    f"({quote(failure, 100)}); run again to go on from there"
-                )
-            if at < stop:
-                time.sleep(0.1 * 2**idle)
-
-    def _stream(self, start: int, stop: int) -> Iterator[bytes]:
-        """These bytes, as far as they come."""
-        url, headers = self._locate(stop)
-        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-            hf_raise_for_status(response)
-            skip, left = self._unwanted(response, start), stop - start
-            for chunk in response.iter_bytes():  # as they come: what waits for a full chunk is lost with the connection
-                wanted = chunk[skip : skip + left]
-                skip = max(0, skip - len(chunk))
-                left -= len(wanted)
-                if wanted:
-                    yield wanted
-                if not left:
-                    return
-
-    def _locate(self, stop: int) -> tuple[str, dict[str, str]]:
-        """Where the hub keeps the bytes, and the headers to send there.
-
-        For large files that is a storage on another host, with an authorisation of its own in the address, which
-        expires. The user's token stays with the hub.
-        """
-        url = hf_hub_url(self.repository, self.name, revision=self.commit)
-        metadata = get_hf_file_metadata(url)
-        if metadata.size is not None and stop > metadata.size:
-            raise VocabkitError(f"{self}: has {metadata.size} bytes, but should have {stop}; the file is damaged")
-        headers = build_hf_headers(library_name="vocabkit")
-        if _origin(metadata.location) != _origin(url):
-            headers.pop("authorization", None)
-        return metadata.location, headers
-
-    def _unwanted(self, response: Any, start: int) -> int:
-        """Bytes at the beginning of `response` that were not asked for: all before `start`, if it ignores ranges."""
-        if response.status_code == 200:
-            return start
-        sent = response.headers.get("Content-Range", "")
-        if response.status_code != 206 or not sent.startswith(f"bytes {start}-"):
-            answer = f"{response.status_code} {sent}"
-            raise VocabkitError(f"{self}: asked for its bytes from {start} on, the server answers {quote(answer)}")
-        return 0
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
-
-
-# MERGED: One matrix of a safetensors file on the hub, as a safetensors file of its own on disk.
-
-
-def download_matrix(
-    file: RemoteFile, name: str, place: Place, target: Path, progress: Callable[[int, int], None] | None
-) -> None:
-    """Write the matrix `name`, which stands at `place` of `file`, to `target`: whole or not at all.
-
-    What came before an interruption is kept beside it, and the next call goes on from there. Processes that want the
-    same one wait for each other.
-
-    Args:
-        progress: called with (bytes done, bytes in total).
-
-    Raises:
-        OSError: the disk. Else as `RemoteFile.fetch`.
-    """
-    size = place.stop - place.start
-    head = _header(name, place)
-    partial = target.with_suffix(".incomplete")
-    with WeakFileLock(target.with_suffix(".lock")):
-        if is_whole(target):
-            return
-        with partial.open("a+b") as into:
-            into.seek(0)
-            done = partial.stat().st_size - len(head)
-            if into.read(len(head)) != head or done > size:
-                into.truncate(0)
-                into.write(head)
-                done = 0
-
-            def report(received: int) -> None:
-                if progress is not None:
-                    progress(done + received, size)
-
-            report(0)
-            file.fetch(place.start + done, place.stop, into, report)
-            into.flush()
-            os.fsync(into.fileno())
-        read_header(partial)
-        partial.replace(target)
-
-
-def is_whole(file: Path) -> bool:
-    """Whether `file` is there and as long as its header says."""
-    try:
-        return bool(read_header(file).names)
-    except VocabkitError:
-        return False
-
-
-def _header(name: str, place: Place) -> bytes:
-    entry = {"dtype": place.dtype, "shape": [place.rows, place.width], "data_offsets": [0, place.stop - place.start]}
-    text = json.dumps({name: entry}).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-# MERGED: Embedding tables of hub repositories: their bytes alone are downloaded, once, into the Hugging Face cache.
-
+"""Answers worth another attempt."""
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def open_hub(where: HubId, progress: Callable[[int, int], None] | None) -> tuple[LanguageModel, StoredRows, str]:
-    """The embedding table of a hub repository, and what was read.
+    """Open the embedding table of a hub repository; also returns the name of what was read.
 
-    From the weights in the Hugging Face cache if they are there; else its bytes alone, from vocabkit's part of that
-    cache (`HF_ASSETS_CACHE`), where they are downloaded to.
+    From the weights in the Hugging Face cache if they are there; else its bytes alone are downloaded into vocabkit's
+    part of that cache (`HF_ASSETS_CACHE`).
 
-    Raises VocabkitError: no such repository or revision, no access, no safetensors weights in it, offline and not in
-    the cache, or a connection that keeps breaking off.
+    Raises VocabkitError: no such repository or revision, no access, no safetensors weights, offline and not cached, or
+    a connection that keeps breaking off.
     """
     repository, revision = where
     try:
@@ -239,7 +83,7 @@ def open_hub(where: HubId, progress: Callable[[int, int], None] | None) -> tuple
 
 
 def _cached_weights(repository: str, commit: str, model: LanguageModel) -> Path | None:
-    """The weights file, or its index, if the file with the embedding table is in the cache."""
+    """Return the weights file or its index if the file with the embedding table is in the cache."""
 
     def cached(name: str) -> Path | None:
         found = try_to_load_from_cache(repository, name, revision=commit)
@@ -268,7 +112,7 @@ def _downloaded(
 
 
 def _remote(repository: str, commit: str, model: LanguageModel) -> tuple[RemoteFile, str | None]:
-    """The file that holds the table, and the table's name if an index tells."""
+    """Return the file that holds the table, and the table's name if an index says it."""
     try:
         index = Path(hf_hub_download(repository, _INDEX, revision=commit))
     except LocalEntryNotFoundError:
@@ -302,3 +146,157 @@ def _reason(repository: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"can't keep the download ({error.strerror or quote(str(error), 120)})"
     return quote((str(error) or type(error).__name__).strip().splitlines()[0], 160)
+
+
+def download_matrix(
+    file: RemoteFile, name: str, place: Place, target: Path, progress: Callable[[int, int], None] | None
+) -> None:
+    """Download the matrix `name`, at `place` in `file`, to `target`: whole or not at all.
+
+    Bytes received before an interruption are kept beside it, and the next call resumes there. Processes that want the
+    same matrix wait for each other.
+
+    Args:
+        progress: called with (bytes done, bytes in total).
+
+    Raises:
+        OSError: the disk.
+        Otherwise as `RemoteFile.fetch`.
+    """
+    size = place.stop - place.start
+    head = _header(name, place)
+    partial = target.with_suffix(".incomplete")
+    with WeakFileLock(target.with_suffix(".lock")):
+        if is_whole(target):
+            return
+        with partial.open("a+b") as into:
+            into.seek(0)
+            done = partial.stat().st_size - len(head)
+            if into.read(len(head)) != head or done > size:
+                into.truncate(0)
+                into.write(head)
+                done = 0
+
+            def report(received: int) -> None:
+                if progress is not None:
+                    progress(done + received, size)
+
+            report(0)
+            file.fetch(place.start + done, place.stop, into, report)
+            into.flush()
+            os.fsync(into.fileno())
+        read_header(partial)
+        partial.replace(target)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether `file` exists and is as long as its header says."""
+    try:
+        return bool(read_header(file).names)
+    except VocabkitError:
+        return False
+
+
+def _header(name: str, place: Place) -> bytes:
+    entry = {"dtype": place.dtype, "shape": [place.rows, place.width], "data_offsets": [0, place.stop - place.start]}
+    text = json.dumps({name: entry}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of one commit of a hub repository."""
+
+    repository: str
+    commit: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.name}"
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`. Raises as `fetch` does."""
+        buffer = io.BytesIO()
+        self.fetch(start, stop, buffer)
+        return buffer.getvalue()
+
+    def fetch(
+        self, start: int, stop: int, into: BinaryIO, progress: Callable[[int], None] = lambda received: None
+    ) -> None:
+        """Write bytes `start` to `stop` into `into`, resuming where a connection breaks off.
+
+        Args:
+            progress: called with the number of bytes received so far.
+
+        Raises:
+            HfHubHTTPError: the hub refuses.
+            OfflineModeIsEnabled: offline mode.
+            VocabkitError: the file is shorter, an unexpected answer, or the connection keeps breaking off.
+        """
+        at, idle = start, 0
+        while at < stop:
+            before, failure = at, "nothing more came"
+            try:
+                for chunk in self._stream(at, stop):
+                    into.write(chunk)
+                    at += len(chunk)
+                    progress(at - start)
+            except TransportError as error:
+                if isinstance(error, HfHubHTTPError) and error.response.status_code not in _BUSY:
+                    raise
+                failure = str(error).strip() or type(error).__name__
+            idle = 0 if at > before else idle + 1
+            if idle == _ATTEMPTS:
+                raise VocabkitError(
+                    f"{self}: the connection broke off after {at - start} of {stop - start} bytes "
+                    f"({quote(failure, 100)}); run again to resume there"
+                )
+            if at < stop:
+                time.sleep(0.1 * 2**idle)
+
+    def _stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield these bytes, as far as they arrive."""
+        url, headers = self._locate(stop)
+        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            skip, left = self._unwanted(response, start), stop - start
+            for chunk in response.iter_bytes():  # unbuffered: a partial chunk would be lost with the connection
+                wanted = chunk[skip : skip + left]
+                skip = max(0, skip - len(chunk))
+                left -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not left:
+                    return
+
+    def _locate(self, stop: int) -> tuple[str, dict[str, str]]:
+        """Return where the hub keeps the bytes, and the headers to send there.
+
+        Large files are in a storage on another host; its address holds an authorisation that expires. The user's token
+        is sent to the hub only.
+        """
+        url = hf_hub_url(self.repository, self.name, revision=self.commit)
+        metadata = get_hf_file_metadata(url)
+        if metadata.size is not None and stop > metadata.size:
+            raise VocabkitError(f"{self}: has {metadata.size} bytes, but should have {stop}; the file is damaged")
+        headers = build_hf_headers(library_name="vocabkit")
+        if _origin(metadata.location) != _origin(url):
+            headers.pop("authorization", None)
+        return metadata.location, headers
+
+    def _unwanted(self, response: Any, start: int) -> int:
+        """Return the bytes to skip at the beginning of `response`: all before `start` if the server ignores ranges."""
+        if response.status_code == 200:
+            return start
+        sent = response.headers.get("Content-Range", "")
+        if response.status_code != 206 or not sent.startswith(f"bytes {start}-"):
+            answer = f"{response.status_code} {sent}"
+            raise VocabkitError(f"{self}: asked for bytes from {start}, but the server answers {quote(answer)}")
+        return 0
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()

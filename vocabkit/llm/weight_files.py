@@ -1,4 +1,7 @@
-"""Rows of equal length in a file, each run of neighbours read straight to where it belongs."""
+"""Weight files of models: safetensors, torch.save and GGUF, of which only the needed rows are read.
+
+Safetensors: a JSON header with the place of each tensor, then their bytes (huggingface/safetensors, README).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,18 @@ from vocabkit.files.records import decode_json
 from vocabkit.llm.config import LanguageModel
 from vocabkit.tokenizer.gguf import EMBEDDING, read_tensor_table
 
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
+"""Suffixes of files that may hold embeddings."""
+LORA_CONFIG = "adapter_config.json"
+"""Marks a folder of peft, which holds LoRA weights and not the LLM."""
+_IN_FOLDER = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+"""Weights in a folder, first found is taken: the order of transformers."""
+
 
 class StoredRows(Protocol):
-    """A matrix in a file, of which rows can be read."""
+    """A matrix in a file whose rows can be read one by one."""
 
     @property
     def num_rows(self) -> int: ...
@@ -36,7 +48,7 @@ class StoredRows(Protocol):
     def width(self) -> int: ...
     @property
     def dtype(self) -> torch.dtype:
-        """Of its numbers once read."""
+        """The dtype of its numbers once read."""
 
     def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
         """Write row ids[i] to into[places[i]], in the dtype of `into`.
@@ -48,61 +60,128 @@ class StoredRows(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class ByteRows:
-    """A matrix of bytes inside a file."""
+def open_weights(file: Path, model: LanguageModel) -> StoredRows:
+    """Open the embedding table of `model` in a weights file, or in the one that an index names.
 
-    path: Path
-    start: int
-    """Where its first row starts in the file."""
-    count: int
-    size: int
-    """Bytes of a row."""
-
-    def read(self, ids: np.ndarray) -> np.ndarray:
-        """(n, size) uint8: these rows. See `read_into`."""
-        rows = np.empty((len(ids), self.size), np.uint8)
-        self.read_into(ids, rows, np.arange(len(ids)))
-        return rows
-
-    def read_into(self, ids: np.ndarray, into: np.ndarray, places: np.ndarray) -> None:
-        """Read row ids[i] straight into into[places[i]], and not a byte more of the file.
-
-        Args:
-            ids: (n,) ascending, below `count`; they may repeat.
-            into: (N, size) uint8, contiguous.
-            places: (n,) rows of it, in any order.
-
-        Raises VocabkitError: the file can't be read, or ends too soon.
-        """
-        if not len(ids):
-            return
-        view = into.data.cast("B")
-        runs = np.flatnonzero((np.diff(ids) != 1) | (np.diff(places) != 1)) + 1
-        with reading(self.path), self.path.open("rb", buffering=0) as file:
-            for first, last in pairwise([0, *runs.tolist(), len(ids)]):
-                file.seek(self.start + int(ids[first]) * self.size)
-                place = int(places[first])
-                part = view[place * self.size : (place + last - first) * self.size]
-                while part:
-                    got = file.readinto(part)
-                    if not got:
-                        raise VocabkitError(f"{self.path}: ends before row {ids[last - 1]}; it is truncated")
-                    part = part[got:]
+    Raises VocabkitError: missing or damaged files, no embedding table or several, one that is not a float matrix.
+    """
+    name = None
+    if file.name.endswith(".index.json"):
+        shards = read_index(file)
+        name = embedding_name(shards, model, str(file))
+        file = file.parent / shards[name]
+    if file.suffix == ".safetensors":
+        header = read_header(file)
+        return rows_at(file, header.place_of(name or embedding_name(header.names, model, str(file))))
+    if file.suffix in (".bin", ".pt", ".pth"):
+        tensors = read_tensors(file)
+        return rows_of(tensors, name or embedding_name(tensors, model, str(file)), file)
+    raise VocabkitError(
+        f"{file}: not a weights file; expected .safetensors, .gguf, .bin, .pt or an .index.json of them"
+    )
 
 
-# MERGED: safetensors: a header of JSON with the place of each tensor, then their bytes (huggingface/safetensors, README).
+def weights_file(folder: Path) -> Path:
+    """Return the weights file of a model folder, or its index.
+
+    Raises VocabkitError: no weights, several, or only LoRA weights.
+    """
+    for name in _IN_FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / LORA_CONFIG).is_file():
+        raise VocabkitError(f"{folder}: holds LoRA weights and no LLM; name the LLM that its {LORA_CONFIG} names")
+    found = sorted(file for suffix in ("*.safetensors", "*.gguf") for file in folder.glob(suffix))
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} weights files; name one of them" if found else f"none of {', '.join(_IN_FOLDER)}, *.gguf"
+    raise VocabkitError(f"{folder}: not a model folder: {what}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights of a model folder, sorted by name: safetensors, or of torch.save.
+
+    Raises VocabkitError: none, GGUF, or an index that names a file that is missing or elsewhere.
+    """
+    file = weights_file(folder)
+    if file.suffix == ".gguf":
+        raise VocabkitError(f"{folder}: holds a GGUF; name the file itself: {file}")
+    if not file.name.endswith(".index.json"):
+        return [file]
+    files = [folder / name for name in sorted(set(read_index(file).values()))]
+    if missing := [shard.name for shard in files if not shard.is_file()]:
+        raise VocabkitError(f"{folder}: {missing[0]} is missing, which {file.name} names; download the model again")
+    return files
+
+
+def read_weights(file: Path) -> Mapping[str, Tensor]:
+    """Load a file of weights: name -> tensor, memory-mapped. Raises VocabkitError: damaged or not tensors."""
+    if file.suffix != ".safetensors":
+        return read_tensors(file)
+    with reading(file):
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); download it again") from error
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Read an index such as model.safetensors.index.json: tensor -> file name.
+
+    Raises VocabkitError: missing, damaged, or a shard that is not a plain file name, as shards must be beside it.
+    """
+    shards = decode_json(path, _Index, "an index of weight files").weight_map
+    for tensor, shard in shards.items():
+        if Path(shard).name != shard or shard in ("", "..") or "\\" in shard or ":" in shard:
+            raise VocabkitError(
+                f"{path}: puts {quote(tensor)} into {quote(shard)}, not a file beside it; don't trust this model"
+            )
+    return shards
+
+
+_EMBEDDINGS = re.compile(
+    r"((model|transformer|language_model|llm|lm|text_model|thinker|base_model|backbone|decoder|embedding|embeddings|rwkv"
+    r"|gpt_neox|gpt_neox_japanese|biogpt|cpmant)\.)*"
+    r"(embed_tokens|wte|embed_in|word_embeddings?|tok_embeddings|tokens_embed|embeddings?|input_embedding)\.weight"
+)
+"""Names of the embedding table in all families, with the prefixes of their wrappers. Towers of other modalities,
+further prediction heads (`model.layers.61.embed_tokens.weight`) and position embeddings have other names."""
+_OUTPUT = re.compile(r"((model|language_model|thinker)\.)*lm_head\.weight")
+_ALIKE = re.compile(r"emb|wte|\bshared\b", re.IGNORECASE)
+
+
+def embedding_name(names: Collection[str], model: LanguageModel, where: str) -> str:
+    """Find the name of the embedding table among the `names` of all tensors.
+
+    Raises VocabkitError: no match, or several, with the closest names.
+    """
+    found = sorted(filter(_EMBEDDINGS.fullmatch, names))
+    if not found and model.tied:
+        found = sorted(filter(_OUTPUT.fullmatch, names))
+    if len(found) == 1:
+        return found[0]
+    near = found or sorted(filter(_ALIKE.search, names)) or sorted(names)
+    listed = ", ".join(map(quote, near[:5])) + (", …" if len(near) > 5 else "")
+    problem = "several tensors look like" if found else "no tensor is named like"
+    raise VocabkitError(
+        f"{where}: {problem} the embedding table of a model of type {model.family} (it has {listed or 'none'})"
+    )
+
 
 PREFIX = 8
 """Bytes before the header: its length, little-endian."""
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _LONGEST_HEADER = 100_000_000
-"""As in the reference implementation."""
+"""Bytes; the limit of the reference implementation."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a matrix stands in a safetensors file."""
+    """Position of a matrix in a safetensors file."""
 
     dtype: str
     rows: int
@@ -113,8 +192,81 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file."""
+
+    where: str
+    """The file, for messages."""
+    entries: Mapping[str, Any]
+    data: int
+    """Offset of the tensors in the file."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return [name for name in self.entries if name != "__metadata__"]
+
+    def place_of(self, name: str) -> Place:
+        """Return the place of tensor `name`.
+
+        Raises VocabkitError: missing, not a matrix of 16, 32 or 64-bit floats, or offsets that don't match its size.
+        """
+        where, entry = f"{self.where}: {quote(name)}", self.entries.get(name)
+        if entry is None:
+            raise VocabkitError(f"{where} is not in it, though the index says so")
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if dtype not in DTYPES:
+            raise VocabkitError(
+                f"{where} is stored as {quote(str(dtype))}, expected {', '.join(DTYPES)}; "
+                "take weights that are not quantised"
+            )
+        if not _whole_numbers(shape, 2) or 0 in shape:
+            raise VocabkitError(f"{where} has shape {quote(str(shape))}, expected a matrix (rows, width)")
+        size = shape[0] * shape[1] * DTYPES[dtype].itemsize
+        if not _whole_numbers(offsets, 2) or offsets[1] - offsets[0] != size:
+            raise VocabkitError(f"{where} is at {quote(str(offsets))}, but its numbers take {size} bytes")
+        return Place(dtype, shape[0], shape[1], self.data + offsets[0], self.data + offsets[1])
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of `path`, after safetensors itself has validated the file.
+
+    Raises VocabkitError: missing, truncated, or a header with offsets that overlap, leave gaps or leave the file.
+    """
+    with reading(path):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise VocabkitError(f"{path}: not a safetensors file, or truncated ({quote(str(error), 100)})") from error
+        with path.open("rb") as file:
+            return parse_header(file.read(header_length(file.read(PREFIX), str(path))), str(path))
+
+
+def header_length(prefix: bytes, where: str) -> int:
+    """Return the bytes of the header, from the first 8 bytes of a file. Raises VocabkitError: an impossible length."""
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < PREFIX or not 2 <= length <= _LONGEST_HEADER:
+        raise VocabkitError(f"{where}: not a safetensors file (a header of {length} bytes)")
+    return length
+
+
+def parse_header(content: bytes, where: str) -> Header:
+    """Parse a header. Raises VocabkitError: not JSON of that form."""
+    try:
+        entries = msgspec.json.decode(content, type=dict[str, dict[str, Any]])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise VocabkitError(f"{where}: damaged safetensors header ({quote(str(error), 100)})") from error
+    return Header(where, entries, PREFIX + len(content))
+
+
+def _whole_numbers(value: object, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= 0 for n in value)
+
+
+@dataclass(frozen=True)
 class SafetensorsRows:
-    """A matrix of a safetensors file."""
+    """Rows of a matrix in a safetensors file."""
 
     stored: ByteRows
     width: int
@@ -132,91 +284,15 @@ class SafetensorsRows:
             into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))
 
 
-@dataclass(frozen=True)
-class Header:
-    """The header of a safetensors file."""
-
-    where: str
-    """Its file, for messages."""
-    entries: Mapping[str, Any]
-    data: int
-    """Where the bytes of the tensors begin in the file."""
-
-    @property
-    def names(self) -> list[str]:
-        """Of all tensors."""
-        return [name for name in self.entries if name != "__metadata__"]
-
-    def place_of(self, name: str) -> Place:
-        """Where the tensor `name` stands.
-
-        Raises VocabkitError: not there, not a matrix of 16, 32 or 64-bit floats, or of another size than these need.
-        """
-        where, entry = f"{self.where}: {quote(name)}", self.entries.get(name)
-        if entry is None:
-            raise VocabkitError(f"{where} is not in it, though the index says so")
-        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-        if dtype not in DTYPES:
-            raise VocabkitError(
-                f"{where} is stored as {quote(str(dtype))}, expected {', '.join(DTYPES)}; "
-                "take weights that are not quantised"
-            )
-        if not _whole_numbers(shape, 2) or 0 in shape:
-            raise VocabkitError(f"{where} has shape {quote(str(shape))}, expected a matrix (rows, width)")
-        size = shape[0] * shape[1] * DTYPES[dtype].itemsize
-        if not _whole_numbers(offsets, 2) or offsets[1] - offsets[0] != size:
-            raise VocabkitError(f"{where} stands at {quote(str(offsets))}, but its numbers take {size} bytes")
-        return Place(dtype, shape[0], shape[1], self.data + offsets[0], self.data + offsets[1])
-
-
-def read_header(path: Path) -> Header:
-    """The header of `path`, after the library itself has proven it against the file.
-
-    Raises VocabkitError: missing, truncated, or a header with offsets that overlap, leave gaps or leave the file.
-    """
-    with reading(path):
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise VocabkitError(f"{path}: not a safetensors file, or truncated ({quote(str(error), 100)})") from error
-        with path.open("rb") as file:
-            return parse_header(file.read(header_length(file.read(PREFIX), str(path))), str(path))
-
-
-def header_length(prefix: bytes, where: str) -> int:
-    """Bytes of the header, told from the first 8 bytes of a file. Raises VocabkitError if that can't be."""
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < PREFIX or not 2 <= length <= _LONGEST_HEADER:
-        raise VocabkitError(f"{where}: not a safetensors file (a header of {length} bytes)")
-    return length
-
-
-def parse_header(content: bytes, where: str) -> Header:
-    """A header. Raises VocabkitError if it is not JSON of that form."""
-    try:
-        entries = msgspec.json.decode(content, type=dict[str, dict[str, Any]])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise VocabkitError(f"{where}: damaged safetensors header ({quote(str(error), 100)})") from error
-    return Header(where, entries, PREFIX + len(content))
-
-
 def rows_at(path: Path, place: Place) -> SafetensorsRows:
-    """The matrix at `place` of the file `path`."""
+    """Return the matrix at `place` in the file `path`."""
     dtype = DTYPES[place.dtype]
     return SafetensorsRows(ByteRows(path, place.start, place.rows, place.width * dtype.itemsize), place.width, dtype)
 
 
-def _whole_numbers(value: object, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= 0 for n in value)
-
-
-# MERGED: Files of torch.save: memory-mapped, and never executed.
-
-
 @dataclass(frozen=True, eq=False)
 class TorchRows:
-    """A memory-mapped matrix."""
+    """Rows of a memory-mapped matrix."""
 
     stored: Tensor
 
@@ -238,7 +314,7 @@ class TorchRows:
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
-    """Name -> tensor. Raises VocabkitError: see `read_torch`; or something else than tensors by name."""
+    """Load a file of torch.save: name -> tensor. Raises VocabkitError: see `read_torch`; or not tensors by name."""
     content = read_torch(path)
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise VocabkitError(f"{path}: holds no tensors by name; expected the weights of a model")
@@ -246,7 +322,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
 
 
 def rows_of(tensors: Mapping[str, Any], name: str, path: Path) -> TorchRows:
-    """The matrix `name`. Raises VocabkitError: not there, or not a matrix of floats."""
+    """Return the matrix `name`. Raises VocabkitError: missing, or not a float matrix."""
     tensor = tensors.get(name)
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise VocabkitError(f"{path}: no dense tensor {quote(name)} in it")
@@ -257,14 +333,12 @@ def rows_of(tensors: Mapping[str, Any], name: str, path: Path) -> TorchRows:
     return TorchRows(tensor.detach())
 
 
-# MERGED: GGUF: quantised rows, of which only those asked for are dequantised.
-
 _READ = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 
 @dataclass(frozen=True)
 class GGUFRows:
-    """The embedding table of a GGUF file."""
+    """Rows of the embedding table of a GGUF file; only those that are read are dequantised."""
 
     stored: ByteRows
     width: int
@@ -281,9 +355,9 @@ class GGUFRows:
 
 
 def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:
-    """The metadata of a GGUF file and its embedding table.
+    """Return the metadata of a GGUF file and its embedding table.
 
-    Raises VocabkitError: not a GGUF, without an embedding table, quantised in a way that is not known, or truncated.
+    Raises VocabkitError: not a GGUF, no embedding table, an unsupported quantisation, or truncated.
     """
     metadata, tensors = read_tensor_table(path)
     table = tensors.get(EMBEDDING)
@@ -311,133 +385,44 @@ def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:
     return metadata, GGUFRows(stored, width, kind)
 
 
-# MERGED: The index of weights in several files: which file holds which tensor.
+@dataclass(frozen=True)
+class ByteRows:
+    """Rows of bytes in a file; runs of neighbours are read straight to where they belong."""
 
+    path: Path
+    start: int
+    """Offset of the first row in the file."""
+    count: int
+    size: int
+    """Bytes per row."""
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Return these rows as (n, size) uint8; see `read_into`."""
+        rows = np.empty((len(ids), self.size), np.uint8)
+        self.read_into(ids, rows, np.arange(len(ids)))
+        return rows
 
+    def read_into(self, ids: np.ndarray, into: np.ndarray, places: np.ndarray) -> None:
+        """Read row ids[i] into into[places[i]], and not a byte more of the file.
 
-def read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file name, as in model.safetensors.index.json.
+        Args:
+            ids: (n,) ascending, below `count`; they may repeat.
+            into: (N, size) uint8, contiguous.
+            places: (n,) rows of it, in any order.
 
-    What it names lies beside it, nowhere else. Raises VocabkitError: missing, damaged, or a shard that is not a plain
-    file name.
-    """
-    shards = decode_json(path, _Index, "an index of weight files").weight_map
-    for tensor, shard in shards.items():
-        if Path(shard).name != shard or shard in ("", "..") or "\\" in shard or ":" in shard:
-            raise VocabkitError(
-                f"{path}: puts {quote(tensor)} into {quote(shard)}, which is no file beside it; don't trust this model"
-            )
-    return shards
-
-
-# MERGED: Which tensor of a checkpoint is the embedding table of its language model.
-
-_EMBEDDINGS = re.compile(
-    r"((model|transformer|language_model|llm|lm|text_model|thinker|base_model|backbone|decoder|embedding|embeddings|rwkv"
-    r"|gpt_neox|gpt_neox_japanese|biogpt|cpmant)\.)*"
-    r"(embed_tokens|wte|embed_in|word_embeddings?|tok_embeddings|tokens_embed|embeddings?|input_embedding)\.weight"
-)
-"""The names that model families give it, with whatever their wrappers put before. Towers of other modalities, further
-prediction heads (`model.layers.61.embed_tokens.weight`) and position embeddings have other names."""
-_OUTPUT = re.compile(r"((model|language_model|thinker)\.)*lm_head\.weight")
-_ALIKE = re.compile(r"emb|wte|\bshared\b", re.IGNORECASE)
-
-
-def embedding_name(names: Collection[str], model: LanguageModel, where: str) -> str:
-    """The name of the embedding table among the `names` of all tensors.
-
-    Raises VocabkitError: none of them, or several, with those that come near.
-    """
-    found = sorted(filter(_EMBEDDINGS.fullmatch, names))
-    if not found and model.tied:
-        found = sorted(filter(_OUTPUT.fullmatch, names))
-    if len(found) == 1:
-        return found[0]
-    near = found or sorted(filter(_ALIKE.search, names)) or sorted(names)
-    listed = ", ".join(map(quote, near[:5])) + (", …" if len(near) > 5 else "")
-    problem = "several tensors look like" if found else "no tensor is named like"
-    raise VocabkitError(
-        f"{where}: {problem} the embedding table of a model of type {model.family} (it has {listed or 'none'})"
-    )
-
-
-# MERGED: The files that models are kept in, except GGUF.
-
-_IN_FOLDER = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
-"""What is looked for in a folder, first found is taken: the order of transformers."""
-LORA_CONFIG = "adapter_config.json"
-"""Of peft: a folder with it holds what was added to an LLM, and not the LLM."""
-WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
-"""Suffixes of the files in which embeddings are looked for."""
-
-
-def weights_file(folder: Path) -> Path:
-    """The weights of a model folder, or their index. Raises VocabkitError if there are none, or several, or only
-    LoRA weights.
-    """
-    for name in _IN_FOLDER:
-        if (folder / name).is_file():
-            return folder / name
-    if (folder / LORA_CONFIG).is_file():
-        raise VocabkitError(f"{folder}: holds LoRA weights and no LLM; name the LLM that its {LORA_CONFIG} names")
-    found = sorted(file for suffix in ("*.safetensors", "*.gguf") for file in folder.glob(suffix))
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} weights files; name one of them" if found else f"none of {', '.join(_IN_FOLDER)}, *.gguf"
-    raise VocabkitError(f"{folder}: not a model folder: {what}")
-
-
-def open_weights(file: Path, model: LanguageModel) -> StoredRows:
-    """The embedding table of `model` in a weights file, or in the one that an index says.
-
-    Raises VocabkitError: missing or damaged files, no embedding table or several, one that is no matrix of floats.
-    """
-    name = None
-    if file.name.endswith(".index.json"):
-        shards = read_index(file)
-        name = embedding_name(shards, model, str(file))
-        file = file.parent / shards[name]
-    if file.suffix == ".safetensors":
-        header = read_header(file)
-        return rows_at(file, header.place_of(name or embedding_name(header.names, model, str(file))))
-    if file.suffix in (".bin", ".pt", ".pth"):
-        tensors = read_tensors(file)
-        return rows_of(tensors, name or embedding_name(tensors, model, str(file)), file)
-    raise VocabkitError(
-        f"{file}: not a weights file; expected .safetensors, .gguf, .bin, .pt or an .index.json of them"
-    )
-
-
-# MERGED: The weights of the models that go into an export, memory-mapped, a file at a time.
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files with the weights of a model folder, in the order of their names: safetensors, or torch.save's.
-
-    Raises VocabkitError: none, GGUF, or an index that names a file that is missing or elsewhere.
-    """
-    file = weights_file(folder)
-    if file.suffix == ".gguf":
-        raise VocabkitError(f"{folder}: holds a GGUF; name the file itself: {file}")
-    if not file.name.endswith(".index.json"):
-        return [file]
-    files = [folder / name for name in sorted(set(read_index(file).values()))]
-    if missing := [shard.name for shard in files if not shard.is_file()]:
-        raise VocabkitError(f"{folder}: {missing[0]} is missing, which {file.name} names; download the model again")
-    return files
-
-
-def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """Name -> tensor. Raises VocabkitError: damaged, or a pickle with more than tensors."""
-    if file.suffix != ".safetensors":
-        return read_tensors(file)
-    with reading(file):
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); download it again") from error
+        Raises VocabkitError: the file can't be read, or ends too soon.
+        """
+        if not len(ids):
+            return
+        view = into.data.cast("B")
+        runs = np.flatnonzero((np.diff(ids) != 1) | (np.diff(places) != 1)) + 1
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            for first, last in pairwise([0, *runs.tolist(), len(ids)]):
+                file.seek(self.start + int(ids[first]) * self.size)
+                place = int(places[first])
+                part = view[place * self.size : (place + last - first) * self.size]
+                while part:
+                    got = file.readinto(part)
+                    if not got:
+                        raise VocabkitError(f"{self.path}: ends before row {ids[last - 1]}; it is truncated")
+                    part = part[got:]

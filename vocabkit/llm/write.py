@@ -1,4 +1,4 @@
-"""The LLM of an export: whether Llava computes the same logits, and its weights under the names of Llava."""
+"""LLMs inside a Llava checkpoint: whether Llava reproduces their logits, and their weights under Llava's names."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vocabkit.errors import VocabkitError
 from vocabkit.llm.model_folders import first_line, read_config
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-"""The tensors with a row per token."""
+"""The tensors with one row per token."""
 _OF_THE_FOLDER = ("_name_or_path", "auto_map", "transformers_version")
-"""Entries of config.json that are about the folder that it lies in."""
+"""Entries of config.json that are about its folder."""
 _BLOCK = 8192
-"""Rows of them that are in float64 at a time."""
+"""Rows that are in float64 at a time."""
 
 
 def read_llm_config(llm: Path) -> PreTrainedConfig:
-    """The config of the LLM in a folder, with its architecture.
+    """Return the config of the LLM in a folder, with its architecture.
 
-    Llava runs the LLM's body on embeddings, then a plain head. The LLM is built without its weights, on torch's meta
-    device, to see that it does no more than that.
+    Llava runs the LLM's body on embeddings, then a plain head. The LLM is built without weights, on the meta device, to
+    check that it does no more than that.
 
-    Raises VocabkitError: no LLM, a quantised or multimodal one, or one whose logits Llava would not reproduce.
+    Raises VocabkitError: not an LLM, a quantised or multimodal one, or one whose logits Llava would not reproduce.
     """
     config = read_config(llm)
     if getattr(config, "quantization_config", None) is not None:
@@ -64,14 +64,14 @@ def _why_not_in_llava(model: Any) -> str | None:
     model.set_output_embeddings(plain)
     try:
         logit = model(input_ids=torch.zeros(1, 1, dtype=torch.long)).logits.item()
-    except Exception:  # whatever it misses in that output
+    except Exception:  # it needs more than that output
         logit = None
     return None if logit == probe else "does not take its logits from its head as they are"
 
 
 def published_config(llm: Path, config: PreTrainedConfig) -> dict[str, Any]:
-    """The LLM's config.json as its publisher wrote it, which every version of transformers reads, with the vocabulary
-    size and the architecture of `config`.
+    """Return the published config.json, which every version of transformers reads, with the vocabulary size and the
+    architecture of `config`.
     """
     content = json.loads((llm / "config.json").read_text("utf-8"))
     content |= {"vocab_size": config.vocab_size, "architectures": config.architectures}
@@ -79,17 +79,17 @@ def published_config(llm: Path, config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def config_dtype(config: PreTrainedConfig) -> torch.dtype | None:
-    """The dtype that the LLM runs in, if its config says so."""
+    """Return the dtype in the config of the LLM, if any."""
     return getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
 
 
 def llm_tensors(tensors: Mapping[str, Tensor], *, tied: bool, new_token: int | None) -> dict[str, Tensor]:
-    """Weights of the LLM under their names in Llava.
+    """Return weights of the LLM under their names in Llava.
 
     Args:
-        tied: whether the embedding table is the head, too; then a head is left out.
-        new_token: the id of a token that the LLM has no row for, or a spare one. It gets the mean of all rows, whose
-            logit is never the highest.
+        tied: whether the embedding table is also the head; a head is then left out.
+        new_token: the id of a token without a row of its own. It gets the mean of all rows, whose logit is never the
+            highest.
     """
     found = {}
     for key, tensor in tensors.items():
@@ -102,7 +102,7 @@ def llm_tensors(tensors: Mapping[str, Tensor], *, tied: bool, new_token: int | N
 
 
 def _with_mean_row(table: Tensor, row: int) -> Tensor:
-    """(V, D) -> (max(V, row + 1), D): the mean of the rows before `row` in `row`, and between the last one and it."""
+    """(V, D) -> (max(V, row + 1), D): the mean of the rows before `row`, in `row` and in any gap before it."""
     known = table[:row]
     mean = torch.stack([block.sum(dim=0, dtype=torch.float64) for block in known.split(_BLOCK)]).sum(dim=0) / len(known)
     count = max(row + 1 - len(table), 1)
@@ -110,9 +110,9 @@ def _with_mean_row(table: Tensor, row: int) -> Tensor:
 
 
 def generation_settings(llm: Path, config: PreTrainedConfig, tokenizer: Any, image_token_id: int) -> dict[str, Any]:
-    """The LLM's generation_config.json, with every token that ends a turn, and without image tokens in the output.
+    """Return the LLM's generation_config.json with every token that ends a turn, and image tokens suppressed.
 
-    Raises VocabkitError if that file is damaged.
+    Raises VocabkitError: that file is damaged.
     """
     file = llm / "generation_config.json"
     try:

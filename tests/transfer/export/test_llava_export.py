@@ -430,7 +430,7 @@ def test_a_shard_that_is_missing_or_elsewhere_is_refused(vision: Path, tmp_path:
     with pytest.raises(VocabkitError, match=rf"{file.name} is missing, which {index.name} names"):
         export_llava(projector(), vision, source, tmp_path / "out")
     index.write_text(index.read_text().replace(file.name, f"../{file.name}"))
-    with pytest.raises(VocabkitError, match="which is no file beside it"):
+    with pytest.raises(VocabkitError, match="not a file beside it"):
         export_llava(projector(), vision, source, tmp_path / "out")
 
 
