@@ -384,6 +384,6 @@ def compare(
     if json:
         show_json(found)
         return
-    from vocabkit.report.comparison import comparison_report
+    from vocabkit.report.adapters import comparison_report
 
     show(comparison_report(found))

@@ -179,7 +179,7 @@ def test_a_corpus_and_reachability_are_shown_if_asked_for() -> None:
         f"{summary.mass_shared_by_all:.1%}" for summary in found.tokenizers
     ]
     assert found.tokenizers[0].unreachable is not None
-    assert f"smollm2-135m never makes {found.tokenizers[0].unreachable.count:,} of its text tokens" in text
+    assert f"smollm2-135m never produces {found.tokenizers[0].unreachable.count:,} of its text tokens" in text
     three = overlap([*some, small([b"a"])], counts={**counts, "small": np.ones(1, np.int64)})
     assert rows(shown(overlap_report(three)), "mass")["smollm2-135m"][0] == "·"
 

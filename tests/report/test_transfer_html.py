@@ -86,7 +86,7 @@ def test_another_file_is_no_validation(here: Path, tmp_path: Path, content: str)
     file = tmp_path / "validation.json"
     file.write_text(content)
     problem = error_of(check(here, "--html", tmp_path / "page.html", "--validation", file))
-    assert problem.startswith(f"{file}: no ")
+    assert problem.startswith(f"{file}: no")
     assert "validate --out" in problem
     assert not (tmp_path / "page.html").exists()
 

@@ -1,1 +1,1 @@
-"""Results as terminal text, JSON and one-file HTML."""
+"""Results as terminal text, JSON and self-contained HTML pages."""

@@ -1,27 +1,35 @@
-"""The pre-flight report of a transfer and its proof as Rich renderables, made for 80 columns."""
+"""Terminal reports on adapters: a transfer, its check, a validation, a comparison of several. Made for 80 columns.
+
+The rooms below import torch, so only their types are imported here: `compare` needs none of it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vocabkit.evaluate.answers import RIGHT, Answers, Share
-from vocabkit.evaluate.conditions import RANDOM_VOCABULARY, SHUFFLED
-from vocabkit.evaluate.losses import Estimate
-from vocabkit.evaluate.validate import NATIVE, Result, Validation
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
-from vocabkit.transfer.check import Proof
-from vocabkit.transfer.transfer import MissingToken, Preflight
 
+if TYPE_CHECKING:
+    from vocabkit.evaluate.answers import Answers, Share
+    from vocabkit.evaluate.compare import Comparison, Metric
+    from vocabkit.evaluate.losses import Estimate
+    from vocabkit.evaluate.validate import Result, Validation
+    from vocabkit.transfer.check import Proof
+    from vocabkit.transfer.transfer import MissingToken, Preflight
+
+_NAME = 24
+"""Columns of the name of an adapter."""
 _FAR = 3
-"""Visual tokens so many times longer or shorter than embeddings get a hint."""
+"""Visual tokens this many times longer or shorter than embeddings get a hint."""
 
 
 def preflight_report(found: Preflight) -> RenderableType:
-    """What a transfer comes to."""
+    """Transfer summary."""
     norms = found.norms
     facts = {
         "head": f"{found.head}, {found.rows:,} rows of V_shared, trained with {printable(found.source)}",
@@ -48,7 +56,7 @@ def preflight_report(found: Preflight) -> RenderableType:
 
 
 def proof_report(proof: Proof) -> RenderableType:
-    """What check-transfer found."""
+    """Result of checking a transfer."""
     rows = [
         (
             check.name,
@@ -75,7 +83,7 @@ def _coverage(found: Preflight) -> str:
 def _visual_tokens(found: Preflight, rms: float) -> str:
     ratio = rms / found.norms.rms if found.norms.rms else math.inf
     far = found.head == "linear" and not 1 / _FAR < ratio < _FAR
-    hint = "; far from what this LLM reads: try --scale rms" if far else ""
+    hint = "; far from the embeddings of this LLM: try scale rms" if far else ""
     return f"RMS of an element {rms:.3g}, {ratio:.3g} times that of the rows{hint}"
 
 
@@ -90,14 +98,13 @@ def _missing(token: MissingToken) -> tuple[str, list[str]]:
     return show_token(token.token), [f"{part} +" for part in parts[:-1]] + parts[-1:] if parts else ["dropped"]
 
 
-# MERGED: Results of a validation as Rich renderables, made for 80 columns.
-
-_NAME = 24
-"""Columns of an adapter's name."""
+# ---- validation and comparison ----------------------------------------------------------------------------------
 
 
 def validation_report(name: str, result: Result) -> RenderableType:
-    """Caption losses, retention and answers of one data set."""
+    """Caption losses, retention and answers on one dataset."""
+    from vocabkit.evaluate.answers import RIGHT
+
     found = result.validation
     rows = [
         (
@@ -129,7 +136,9 @@ def validation_report(name: str, result: Result) -> RenderableType:
 
 
 def _label(shown: str, adapters: Collection[str]) -> str:
-    """Of a row: a control stands below its adapter, indented."""
+    """The label of a row: a control comes below its adapter, indented."""
+    from vocabkit.evaluate.conditions import RANDOM_VOCABULARY, SHUFFLED
+
     for control in (SHUFFLED, RANDOM_VOCABULARY):
         if shown not in adapters and shown.removesuffix(f" {control}") in adapters:
             return f"  {control}"
@@ -137,13 +146,15 @@ def _label(shown: str, adapters: Collection[str]) -> str:
 
 
 def _answers(name: str, answers: Mapping[str, Answers]) -> tuple[str, list[str]]:
-    """The row of a kind of question: how many there were, and what share of them each adapter got."""
+    """The row of a kind of question: how many were asked, and the share that each adapter got right."""
     shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
     asked = next((share.questions for share in shares if share), 0)
     return name.replace("_", " "), [f"{asked:,}", *map(_percent, shares)]
 
 
 def _verdict(found: Validation, name: str) -> str:
+    from vocabkit.evaluate.validate import NATIVE
+
     gain, of_picture, kept = found.gain[name], found.gain_of_picture.get(name), found.retention.get(name)
     if gain.high < 0:
         return "worse than blind"
@@ -156,7 +167,7 @@ def _verdict(found: Validation, name: str) -> str:
     if of_picture is None:
         return words
     if not of_picture.low > 0:
-        return f"{words}, but no better than with the tokens of other pictures: it tells the form of the captions only"
+        return f"{words}, but no better than with the tokens of other pictures: it only knows the form of the captions"
     return f"{words}, {of_picture.value:.2f} better than with the tokens of other pictures"
 
 
@@ -166,3 +177,19 @@ def _share(estimate: Estimate | None) -> str:
 
 def _percent(share: Share | None) -> str:
     return "-" if share is None else f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})"
+
+
+def comparison_report(found: Comparison) -> RenderableType:
+    """Connectors in rows, metrics in columns: the figure, and in brackets its change relative to the first row."""
+    rows = [
+        (printable(name, _NAME), [_change(figures.get(metric)) for metric in found.metrics])
+        for name, figures in found.connectors.items()
+    ]
+    return Columns([printable(metric, 40) for metric in found.metrics], [Section("connector", rows)])
+
+
+def _change(metric: Metric | None) -> str:
+    if metric is None:
+        return "-"
+    change = "" if metric.change is None else f" ({metric.change:+.2%})"
+    return f"{metric.value:.4g}{change}"

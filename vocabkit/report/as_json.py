@@ -1,4 +1,4 @@
-"""Any result of the library as JSON."""
+"""JSON of any result of the library."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vocabkit.files.atomic import write_text
 
 
 def to_json(value: Any) -> str:
-    r"""`value`, made of dataclasses, mappings, lists, arrays, numbers and text, as indented JSON.
+    r"""Format `value` -- dataclasses, mappings, lists, arrays, numbers and text -- as indented JSON.
 
-    Bytes become {"hex": ..., "text": text or null}; numbers that are not finite become null. Characters that can't
-    be seen or that could talk to a terminal are written as `\uXXXX`, and so are halves of surrogate pairs.
+    Bytes become {"hex": ..., "text": text or null}; NaN and infinities become null. Invisible characters, control
+    characters and halves of surrogate pairs are written as `\uXXXX`, so that no token can write to a terminal.
     """
     text = json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False)
     return re.sub(r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `to_json(value)`, whole or not at all."""
+    """Write `to_json(value)` atomically."""
     write_text(path, to_json(value) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """`value` made of dicts, lists, numbers, text and None only."""
+    """Reduce `value` to dicts, lists, numbers, text and None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What there is to compute with, as a Rich renderable, made for 80 columns."""
+"""Terminal report on installed versions and devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vocabkit.llm.environment import HIDDEN_WIDTH, LLM_WIDTH, PATCHES, ROWS, Env
 
 
 def environment_report(found: Environment) -> RenderableType:
-    """Versions, devices, the path of `mix` for typical sizes, and advice."""
+    """Versions, devices, how `mix` computes typical sizes, and advice."""
     versions = _grid()
     versions.add_row("python", f"{found.python}, {found.machine}")
     for package, version in found.versions.items():
@@ -30,7 +30,7 @@ def environment_report(found: Environment) -> RenderableType:
             table.add_row(_name(call), call.choice.path, call.choice.reason)
         parts += [Text(), Text(f"mixing on {device} in {dtype}", style="bold"), table]
     if found.mixing:
-        sizes = f"{PATCHES} patches an image, {ROWS:,} rows, hidden width {HIDDEN_WIDTH:,}, LLM width {LLM_WIDTH:,}"
+        sizes = f"{PATCHES} patches per image, {ROWS:,} rows, hidden width {HIDDEN_WIDTH:,}, LLM width {LLM_WIDTH:,}"
         parts.append(Text(f"({sizes})", style="dim"))
     if found.advice:
         parts += [Text(), *map(Text, found.advice)]

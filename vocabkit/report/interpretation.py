@@ -1,4 +1,4 @@
-"""Interpretations as Rich renderables, made for 80 columns."""
+"""Terminal report on an interpretation. Made for 80 columns."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vocabkit.report.layout import Columns, Listing, Section, printable, show_to
 _GAP = "  "
 _NAME_WIDTH = 24
 _WIDEST, _COMFORTABLE, _NARROWEST = 14, 10, 6
-"""Columns of the terminal for a word in a grid: at most, to have grids beside each other, and at least."""
+"""Columns per word of a grid: at most, wanted for grids side by side, and at least."""
 _TOKENS = 10
-"""Of an image."""
+"""Tokens shown per image."""
 _TOKEN_WIDTH = 18
 _FAINT = 1 / 3
-"""Share of the patches of an image, those with the lowest values, whose words are dim."""
+"""The share of patches, those with the lowest values, whose words are dim."""
 
 
 def interpretation_report(found: Interpretation) -> RenderableType:
-    """Images in words by the last checkpoint, and the development over all."""
+    """Images in the words of the last checkpoint, and the development over all checkpoints."""
     rows, columns = found.grid
     head = "an MLP projector" if found.head is None else f"a {found.head} head"
     searched = [f"{_name(llm)} ({found.vocabularies[llm]:,} tokens)" for llm in found.llms]
@@ -64,7 +64,7 @@ def _image(found: Interpretation, image: ImageInfo, readings: Sequence[Reading])
 
 
 def _tokens(found: Interpretation, readings: Sequence[Reading]) -> Columns:
-    """What stands for the image as a whole."""
+    """The tokens of the image as a whole."""
     first = readings[0]
     headings, columns = [], []
     if first.image_rows is not None and first.image_mass is not None:
@@ -93,14 +93,14 @@ def _development(found: Interpretation) -> RenderableType:
         Columns(headings, [Section(_name(title), section) for title, section in rows.items()])
     ]
     if any(entry.named is not None for entry in found.development):
-        note = f"named: among the {found.top} nearest, or largest, of a patch is a word for what is shown"
+        note = f"named: a word for what is shown is among the {found.top} nearest tokens, or largest coefficients"
         parts.append(Text(note, style="dim"))
     return Group(*parts)
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The words of patches, each in its place."""
+    """A word per patch, laid out like the patches."""
 
     title: str
     size: tuple[int, int]
@@ -109,11 +109,11 @@ class _Grid:
     values: np.ndarray
     """(N,)."""
     words: Sequence[str]
-    """That name an object of the image."""
+    """Words that name an object of the image."""
 
     def lines(self, room: int) -> list[Text]:
-        """At most `room` columns wide. Where words have no room there, several patches share a place, of which the one
-        with the largest value is shown.
+        """Lines of at most `room` columns. Where words do not fit, several patches share a place, which shows the
+        word of the patch with the largest value.
         """
         rows, columns = self.size
         side = math.ceil(columns / max(1, room // (_NARROWEST + len(_GAP))))
@@ -140,7 +140,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Grids:
-    """Grids of one size, beside each other where their words have room for it."""
+    """Grids of one size, side by side where their words fit."""
 
     grids: Sequence[_Grid]
 
@@ -161,10 +161,10 @@ class _Grids:
 
 
 def _word(token: bytes, width: int) -> str:
-    """A token without spaces around it and without quotes (but for `-`, which reads as nothing), harmless."""
+    """An escaped token without surrounding spaces or quotes. A lone `-` keeps its quotes: bare, it reads as nothing."""
     if not token:
         return "(role)"
-    for room in (width + 2, width + 1):  # quotes, and where it is shortened, an ellipsis
+    for room in (width + 2, width + 1):  # room for the quotes, and for the ellipsis of a shortened token
         shown = show_token(token.strip(b" ") or token, room)
         body, _, rest = shown[1:].rpartition(shown[0])
         if cell_len(body + rest) <= width:

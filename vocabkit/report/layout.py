@@ -1,4 +1,4 @@
-"""What terminal reports are made of: untrusted text made harmless, columns, and lists with a hanging indent."""
+"""Building blocks of terminal reports: escaped text, columns, and lists with a hanging indent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 _ESCAPES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Default-ignorable code points that `str.isprintable` lets pass."""
+"""Default-ignorable code points that `str.isprintable` accepts (Unicode, DerivedCoreProperties)."""
 _RIGHT_TO_LEFT = {"R", "AL", "AN"}
 _LEFT_TO_RIGHT_MARK = "\u200e"
 _NUMBER = re.compile(r"[\d,.%]+")
@@ -22,10 +22,10 @@ _GAP = "  "
 
 
 def show_token(token: bytes, width: int = 40) -> str:
-    r"""A token in quotes, at most about `width` columns wide, as `parse_token` reads it.
+    r"""Quote a token as `parse_token` reads it, in at most about `width` columns.
 
-    Bytes that are not UTF-8 are `\x9b`, characters that can't be seen `\u200b`. A token of a right-to-left script is
-    followed by an invisible mark, so that it does not reorder the rest of the line.
+    Bytes that are not UTF-8 are shown like `\x9b`, invisible characters like `\u200b`. A token of a right-to-left
+    script is followed by an invisible mark, so that it does not reorder the rest of the line.
     """
     text = token.decode("utf-8", "surrogateescape")
     quote = '"' if "'" in text and '"' not in text else "'"
@@ -40,7 +40,7 @@ def show_token(token: bytes, width: int = 40) -> str:
 
 
 def printable(text: str, width: int | None = None) -> str:
-    """Other untrusted text, such as a name, escaped, and shortened in the middle to at most `width` columns."""
+    """Escape other untrusted text, such as a name, and shorten it in the middle to at most `width` columns."""
     shown = "".join(character if character == "\\" else _escaped(character) for character in text)
     if width is not None and cell_len(shown) > width:
         tail = shown[-(width // 2) :]
@@ -53,7 +53,7 @@ def _escaped(character: str, *, leading: bool = False) -> str:
     if character in _ESCAPES:
         return _ESCAPES[character]
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape of a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     combines = leading and unicodedata.category(character).startswith("M")
     if character.isprintable() and not combines and not _INVISIBLE.match(character):
@@ -69,7 +69,7 @@ def _mark(text: str) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of `Columns`: a label and one cell for each heading."""
+    """Rows of `Columns`: each a label and one cell per heading."""
 
     title: str
     rows: Sequence[tuple[str, Sequence[str]]]
@@ -78,7 +78,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Columns:
-    """Sections over the same columns. Those that do not fit beside the others follow below, with the labels again.
+    """Sections over the same columns. Columns that do not fit the width follow below, with the labels repeated.
 
     A column that is empty in a section has no heading there.
     """
@@ -129,7 +129,7 @@ class _Column:
 
 
 def _blocks(columns: Sequence[_Column], room: int) -> Iterator[slice]:
-    """Runs of columns that fit into `room`, of one column at least."""
+    """Runs of columns that fit into `room`, each of at least one column."""
     start, used = 0, 0
     for at, column in enumerate(columns):
         if at > start and used + len(_GAP) + column.width > room:
@@ -157,7 +157,7 @@ def _line(label: str, cells: Sequence[str], labels: _Column, columns: Sequence[_
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows of a label and words. Lines start below the first word, and no word is broken at its own spaces."""
+    """Rows of a label and words. Wrapped lines start below the first word; a word with spaces is never broken."""
 
     rows: Sequence[tuple[str, Sequence[str]]]
     indent: str = _GAP

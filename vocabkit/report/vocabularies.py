@@ -1,4 +1,4 @@
-"""Reports as Rich renderables, made for 80 columns."""
+"""Terminal reports on vocabularies: overlap, explanation, audit, catalog. Made for 80 columns."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from vocabkit.tokenizer.catalog import Entry
 from vocabkit.tokenizer.segmenter import Piece
 
 _SCRIPTS = 15
-"""Scripts that have a row of their own."""
+"""Scripts with a row of their own; the others are summed up."""
 _NAME_WIDTH = 24
 _EXAMPLE_WIDTH = 26
 _MAX_PIECES = 8
-"""Pieces of one token in a list of examples."""
+"""Pieces shown per token in a list of examples."""
 _MAX_SPECIAL = 8
-"""Special tokens without a role that are named."""
+"""Special tokens without a role shown per tokenizer."""
 _NONE = "-"
 
 
 def overlap_report(overlap: Overlap) -> RenderableType:
-    """The whole overlap report."""
+    """Everything about the overlap of several tokenizers."""
     names = [printable(summary.name, _NAME_WIDTH) for summary in overlap.tokenizers]
     named = list(zip(names, overlap.tokenizers, strict=True))
     owners = " and ".join(names) if len(names) == 2 else f"all {len(names)} tokenizers"
@@ -45,7 +45,7 @@ def overlap_report(overlap: Overlap) -> RenderableType:
 
 
 def explanation(found: Explanation) -> RenderableType:
-    """Why one token matched or did not."""
+    """Why a token is shared or not."""
     ids = [_NONE if finding.id is None else str(finding.id) for finding in found.findings]
     names = [printable(finding.name, _NAME_WIDTH) for finding in found.findings]
     labels = [
@@ -65,7 +65,7 @@ def explanation(found: Explanation) -> RenderableType:
 
 
 def audit_report(found: Audit) -> RenderableType:
-    """What another tool's translation gets right, gets wrong and misses."""
+    """What another tool's token map gets right, gets wrong and misses."""
 
     def reasons(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         return [(f"  {name}", [f"{found.by_reason[name]:,}", "", ""]) for name in names if found.by_reason[name]]
@@ -91,7 +91,7 @@ def audit_report(found: Audit) -> RenderableType:
 
 
 def catalog_table(entries: Sequence[Entry]) -> RenderableType:
-    """The names of the catalog."""
+    """All catalog entries."""
     rows = []
     for entry in entries:
         numbers = [f"{number:,}" if number else "" for number in (entry.embedding_rows, entry.width)]
@@ -103,7 +103,7 @@ def catalog_table(entries: Sequence[Entry]) -> RenderableType:
 
 
 def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
-    """One column per tokenizer, one for what all share, and with two tokenizers its share of each."""
+    """One column per tokenizer, one for what all share and, with two tokenizers, its share of each."""
     pair = len(names) == 2
     headings = [*names, "shared", *(f"of {name}" for name in names)] if pair else [*names, "shared by all"]
 
@@ -146,14 +146,14 @@ def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
         matrix("shared", "tokens that both have", overlap.shared),
         matrix(
             "coverage",
-            "share of the row's tokens that the column has too",
+            "share of the row's tokens that the column also has",
             overlap.coverage,
             [overlap.shared_by_all / max(s.distinct, 1) for s in t],
         ),
         matrix("Jaccard", "tokens that both have / tokens of both together", overlap.jaccard),
     ]
     if overlap.mass is not None:
-        note = "share of the corpus, cut with the row's tokenizer, in tokens of the column too"
+        note = "share of the corpus, cut with the row's tokenizer, in tokens that the column also has"
         matrices.append(matrix("mass", note, overlap.mass, mass))
     return Columns(
         headings,
@@ -168,7 +168,7 @@ def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
 
 
 def _with_rest(scripts: Sequence[Row]) -> list[Row]:
-    """The first scripts, and all others as one row."""
+    """The largest scripts, and all others as one row."""
     rest = scripts[_SCRIPTS:]
     if len(rest) < 2:
         return list(scripts)
@@ -190,7 +190,7 @@ def _unreachable(name: str, summary: Summary) -> RenderableType:
     assert summary.unreachable is not None
     count, shared = summary.unreachable.count, summary.unreachable.shared_by_all
     but = ", but" if summary.unreachable.examples else ""
-    title = Text(f"{name} never makes {count:,} of its text tokens ({shared:,} of them shared){but}", style="bold")
+    title = Text(f"{name} never produces {count:,} of its text tokens ({shared:,} of them shared){but}", style="bold")
     return Group(title, Listing(_examples(summary.unreachable.examples)))
 
 
@@ -205,7 +205,7 @@ def _aliases(named: Sequence[tuple[str, Summary]]) -> list[tuple[str, list[str]]
 
 
 def _roles(overlap: Overlap, names: Sequence[str]) -> RenderableType | None:
-    """With two tokenizers there is room for the ids."""
+    """Special tokens by role; with two tokenizers there is room for their ids."""
 
     def cell(spelling: str, token_id: int) -> str:
         return printable(spelling, _EXAMPLE_WIDTH) + (f" {token_id}" if len(names) == 2 else "")
@@ -239,7 +239,7 @@ def _pieces(pieces: Sequence[Piece] | None) -> list[str]:
 
 
 def _what(finding: Finding) -> list[str]:
-    """What one tokenizer makes of a token, in words."""
+    """How one tokenizer has or spells a token, in words."""
     if finding.id is not None:
         words = [finding.kind or ""]
         if finding.aliases:
@@ -250,11 +250,11 @@ def _what(finding: Finding) -> list[str]:
             *_separated([f"{show_token(p.token)} {p.id}" for p in finding.pieces]),
         ]
     else:
-        words = ["no token, and no way to spell it"]
+        words = ["no token, and can't spell it"]
     for other in finding.lookalikes:
         role = f" (role {other.role})" if other.role else ""
         words[-1] += ";"
-        words += f"id {other.id} is spelled so, but is {other.kind}{role}".split(" ")
+        words += f"id {other.id} has this spelling, but is {other.kind}{role}".split(" ")
     return words
 
 
@@ -283,6 +283,6 @@ def _titled(title: str, rows: Sequence[tuple[str, Sequence[str]]]) -> Renderable
 
 
 def _spaced(*parts: RenderableType | None) -> Group:
-    """The parts that there are, with an empty line between them."""
+    """The parts that are not None, with empty lines between them."""
     shown = [part for part in parts if part is not None]
     return Group(*[item for part in shown for item in (part, Text())][:-1])

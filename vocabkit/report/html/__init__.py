@@ -1,1 +1,1 @@
-"""Reports as HTML pages of one file each, which fetch nothing and may be sent around."""
+"""Reports as HTML pages: one file each that loads nothing from elsewhere."""

@@ -1,4 +1,4 @@
-"""The interpretation report as a page: pictures whose patches say what they became in words."""
+"""The interpretation page: pictures whose patches show the words they became."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from vocabkit.interpret.results import Development, ImageInfo, Interpretation, R
 from vocabkit.report.html.page import pack, render, spelled
 
 _PIXELS = 512
-"""The longer side of a picture."""
+"""Longer side of an embedded picture."""
 _QUALITY = 82
-"""Of its JPEG."""
+"""JPEG quality."""
 _IMAGE_BYTES, _FEWEST_IMAGES = 195_000, 10
-"""Of a page for each image, but at least for so many: ten take less than two megabytes."""
+"""Size of a page per image, with an allowance for at least ten images: these stay below two megabytes."""
 _MOST_COLUMNS = 12
-"""Of patches that have room for a word."""
+"""Wider grids of patches have no room for words."""
 _SHARES, _COSINES = 10_000, 1000
-"""Shares and cosines are whole numbers of these parts."""
+"""Shares and cosines are packed as whole multiples of 1 / this."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a picture and its grid of patches lie in a frame that holds both. Percent of the frame: left, top, width
+    """Places of a picture and of its grid of patches in a frame around both, in percent of the frame: left, top, width
     and height.
     """
 
@@ -42,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Curve:
-    """The development of one measure, over checkpoints."""
+    """One measure over the checkpoints."""
 
     measure: str
     lowest: str
@@ -61,10 +61,10 @@ _MEASURES: Sequence[tuple[str, str, Callable[[Development], float | None]]] = (
 
 
 def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
-    """One HTML page. Of each patch it holds as many tokens as keep it small, at least one.
+    """Render the page, with as many tokens per patch as keep it small, at least one.
 
     Args:
-        pictures: each image of `found`, as `picture_uri` gives it.
+        pictures: the images of `found`, each from `picture_uri`.
     """
     room = _IMAGE_BYTES * max(_FEWEST_IMAGES, len(pictures)) - sum(map(len, pictures))
     top, data = found.top, _data(found, found.top)
@@ -86,7 +86,7 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
 
 
 def picture_uri(image: ImageInfo) -> str:
-    """The picture as a small JPEG in a data: URI. Raises BrokenImage as `load_image` does."""
+    """The picture as a small JPEG in a data: URI. Raises BrokenImage, like `load_image`."""
     picture = load_image(Picture(image.key, image.path))
     picture.thumbnail((_PIXELS, _PIXELS))
     file = io.BytesIO()
@@ -95,8 +95,8 @@ def picture_uri(image: ImageInfo) -> str:
 
 
 def _data(found: Interpretation, top: int) -> dict[str, Any]:
-    """What patches.js reads: readings by image, LLM and checkpoint, `top` tokens of each patch. Words are numbers, the
-    places of their spelling.
+    """The data for patches.js: readings by image, LLM and checkpoint, with `top` tokens per patch. Words are indices
+    into a list of spellings.
     """
     places: dict[str, int] = {}
     spelling = cache(spelled)
@@ -166,7 +166,7 @@ def _frame(image: ImageInfo) -> Frame:
 def _curve(
     found: Interpretation, measure: str, shown: str, value: Callable[[Development], float | None]
 ) -> Curve | None:
-    """None without a series, or where a checkpoint lacks the measure."""
+    """None without a series of checkpoints, or if one lacks the measure."""
     values = {(entry.llm, entry.checkpoint): value(entry) for entry in found.development}
     numbers = [number for number in values.values() if number is not None]
     if len(found.checkpoints) < 2 or len(numbers) < len(values):

@@ -1,4 +1,4 @@
-"""Every token of several tokenizers, for a table that can be searched."""
+"""The overlap page: matrices, breakdowns, a searchable table of every token, and errors of string matching."""
 
 from __future__ import annotations
 
@@ -18,12 +18,60 @@ from vocabkit.shared.overlap import Overlap, Row
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 MAX_BYTES = 1_900_000
-"""Of the packed data of a table, so that a page stays below two megabytes."""
+"""Limit of the packed table, so that a page stays below two megabytes."""
+_FIRST_ROWS = 12
+"""Rows of a breakdown; further ones are folded away."""
+_RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
+
+
+def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching) -> str:
+    """Render the page."""
+    return render(
+        "overlap.html.j2",
+        scripts=("data.js", "tokens.js"),
+        data=table_data(table),
+        report=report,
+        names=[summary.name for summary in report.tokenizers],
+        matrices=_matrices(report),
+        breakdowns=[
+            ("script", report.by_script),
+            ("length in bytes", report.by_length),
+            ("kind", report.by_kind),
+        ],
+        first_rows=_FIRST_ROWS,
+        nothing=(0,) * len(report.tokenizers),
+        longest=_longest,
+        sorts=sorts(table),
+        left_out=table.left_out,
+        matching=matching,
+        rules=_RULES,
+        reasons={"right": RIGHT, "wrong": WRONG, "not judged": (UNJUDGED,)},
+    )
+
+
+def _matrices(report: Overlap) -> list[tuple[str, str, np.ndarray, np.ndarray | None]]:
+    """Title, explanation, shares (K, K), and counts (K, K) to show below them."""
+    found: list[tuple[str, str, np.ndarray, np.ndarray | None]] = [
+        ("Coverage", "Share and number of the row's tokens that the column also has.", report.coverage, report.shared),
+        ("Jaccard", "Tokens that both have, as a share of the tokens that either has.", report.jaccard, None),
+    ]
+    if report.mass is not None:
+        explained = "Share of the corpus, cut with the row's tokenizer, in tokens that the column also has."
+        found.append(("Corpus mass", explained, report.mass, None))
+    return found
+
+
+def _longest(rows: Sequence[Row]) -> int:
+    """The largest number of a breakdown, for the length of a full bar."""
+    return max((max(row.distinct) for row in rows), default=0) or 1
+
+
+# ---- the table of every token ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Tokens of K tokenizers, in the order of a union map."""
+    """Tokens of K tokenizers, in the order of `align`."""
 
     names: tuple[str, ...]
     tokens: tuple[bytes, ...]
@@ -33,11 +81,11 @@ class TokenTable:
     aliases: tuple[dict[int, list[int]], ...]
     """K: row -> further ids of the same bytes."""
     left_out: int
-    """Tokens that are not in the table: those that the fewest tokenizers have, of these the longest."""
+    """How many tokens are not in the table: first those of the fewest tokenizers, among them the longest."""
 
 
 def token_table(vocabularies: Sequence[Vocabulary], *, max_bytes: int = MAX_BYTES) -> TokenTable:
-    """All tokens that any of `vocabularies` has, as far as `max_bytes` of a page hold them. Raises as `align` does."""
+    """All tokens of any of `vocabularies`, as many as fit into `max_bytes` of a page. Raises as `align` does."""
     union = align(vocabularies, at_least=1)
     ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
     owners, lengths = (ids >= 0).sum(axis=0), pc.binary_length(union.tokens).to_numpy()
@@ -63,8 +111,8 @@ def _aliases(vocabulary: Vocabulary, own: np.ndarray) -> dict[int, list[int]]:
 
 
 def table_data(table: TokenTable) -> dict[str, Any]:
-    """What tokens.js reads. Of an id stands its distance to the id of the row before that has one; 0 where there is
-    none: columns of tokenizers of one family are almost all 1 then.
+    """The data for tokens.js. Ids are differences from the last id above, 0 for none: within a family of tokenizers
+    nearly all of them are 1, which compresses well.
     """
     columns = []
     for own in table.ids.astype(np.int64):
@@ -80,7 +128,7 @@ def table_data(table: TokenTable) -> dict[str, Any]:
 
 
 def sorts(table: TokenTable) -> list[tuple[str, str, int]]:
-    """What a table can be narrowed to: key for tokens.js, words, and number of tokens."""
+    """Filters of the table: key for tokens.js, label, and number of tokens."""
     has = table.ids >= 0
     owners = has.sum(axis=0)
     every = len(table.names)
@@ -97,25 +145,21 @@ def sorts(table: TokenTable) -> list[tuple[str, str, int]]:
     return [*found, ("aliased", "several ids", len(aliased))]
 
 
-# MERGED: The overlap report as a page.
-
-_FIRST_ROWS = 12
-"""Of a breakdown; the others are folded away."""
-_RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
+# ---- matching tokens as strings ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class StringMatching:
-    """What matching tokens as strings would have come to, from the first tokenizer to each other."""
+    """What matching tokens as strings gets wrong, from the first tokenizer to each of the others."""
 
     audits: tuple[tuple[str, Audit], ...]
     """The rule, a key of `TRANSLATIONS`, and its audit."""
     problems: tuple[str, ...]
-    """Tokenizers that don't say how they spell."""
+    """One line for each tokenizer whose spellings are unknown."""
 
 
 def string_matching(vocabularies: Sequence[Vocabulary]) -> StringMatching:
-    """Audit each rule of `TRANSLATIONS` from the first vocabulary to each other."""
+    """Audit each rule of `TRANSLATIONS` from the first vocabulary to each of the others."""
     spelled, problems = [], []
     for vocabulary in vocabularies:
         try:
@@ -128,45 +172,3 @@ def string_matching(vocabularies: Sequence[Vocabulary]) -> StringMatching:
         for rule, translate in TRANSLATIONS.items()
     ]
     return StringMatching(tuple(audits), tuple(problems))
-
-
-def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching) -> str:
-    """One HTML page: matrices, breakdowns, every token, and what matching tokens as strings gets wrong."""
-    return render(
-        "overlap.html.j2",
-        scripts=("data.js", "tokens.js"),
-        data=table_data(table),
-        report=report,
-        names=[summary.name for summary in report.tokenizers],
-        matrices=_matrices(report),
-        breakdowns=[
-            ("script", report.by_script),
-            ("length in bytes", report.by_length),
-            ("kind", report.by_kind),
-        ],
-        first_rows=_FIRST_ROWS,
-        nothing=(0,) * len(report.tokenizers),
-        longest=_longest,
-        sorts=sorts(table),
-        left_out=table.left_out,
-        matching=matching,
-        rules=_RULES,
-        reasons={"right": RIGHT, "wrong": WRONG, "not judged": (UNJUDGED,)},
-    )
-
-
-def _matrices(report: Overlap) -> list[tuple[str, str, np.ndarray, np.ndarray | None]]:
-    """Title, explanation, shares (K, K), and counts (K, K) that stand below them."""
-    found: list[tuple[str, str, np.ndarray, np.ndarray | None]] = [
-        ("Coverage", "Share and number of the row's tokens that the column has, too.", report.coverage, report.shared),
-        ("Jaccard", "Tokens that both have, of the tokens of both together.", report.jaccard, None),
-    ]
-    if report.mass is not None:
-        explained = "Share of the corpus, cut with the row's tokenizer, in tokens that the column has, too."
-        found.append(("Corpus mass", explained, report.mass, None))
-    return found
-
-
-def _longest(rows: Sequence[Row]) -> int:
-    """The largest number of a breakdown: the length of a full bar."""
-    return max((max(row.distinct) for row in rows), default=0) or 1

@@ -1,4 +1,4 @@
-"""What all pages are made of: templates, untrusted tokens made visible, and data that scripts read."""
+"""Building blocks of all pages: templates, visible tokens, and packed data for scripts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ with needs_extra("report", "an HTML page"):
 
 _TEMPLATES = files("vocabkit.report.html") / "templates"
 _WHOLE = 1 << 30
+"""A width that shortens nothing."""
 _SPACE_OR_ESCAPE = re.compile(r"( )|(\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|.))")
 
 
 def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, **content: Any) -> str:
-    """A page.
+    """Render a page.
 
     Args:
-        template: its file in templates/; gets `content`.
-        scripts: files in templates/, joined to the only script that the page's own policy lets run.
-        data: JSON-like, for the scripts: `await pageData()`.
+        template: file in templates/, rendered with `content`.
+        scripts: files in templates/, joined into the only script that the page's Content-Security-Policy allows.
+        data: JSON-like, read by the scripts with `await pageData()`.
     """
     environment = Environment(
         loader=PackageLoader("vocabkit.report.html"),
@@ -51,7 +52,7 @@ def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, **co
 
 
 def spelled(value: bytes) -> str:
-    """A token as `vocabkit explain` reads it, without quotes: what can't be seen is escaped."""
+    """Spell a token as `vocabkit explain` reads it, without quotes: invisible characters are escaped."""
     text = value.decode("utf-8", "surrogateescape")
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
@@ -59,8 +60,8 @@ def spelled(value: bytes) -> str:
 
 
 def token(value: bytes | str) -> Markup:
-    """A token, or its `spelled` form, as HTML: isolated from the direction of the text around, with marks for spaces
-    and escapes. `showToken` in data.js does the same.
+    """A token, or its `spelled` form, as HTML: isolated from the direction of the surrounding text, with spaces and
+    escapes marked. `showToken` in data.js does the same.
     """
     text = value if isinstance(value, str) else spelled(value)
     marked = Markup("")
@@ -73,12 +74,12 @@ def token(value: bytes | str) -> Markup:
 
 
 def share(value: float | None) -> str:
-    """A share of 1 in percent."""
+    """A fraction in percent."""
     return "–" if value is None else f"{value:.1%}"
 
 
 def pack(data: Any) -> str:
-    """JSON, compressed, in base64: the same for the same data, and nothing in it that HTML could take for its own."""
+    """Compressed JSON in base64: reproducible, and safe inside a script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

@@ -1,4 +1,4 @@
-"""Plots of figures with their intervals: where things stand on an axis, in percent of its length."""
+"""The transfer page: what moved, the proof, and plots of a validation."""
 
 from __future__ import annotations
 
@@ -22,65 +22,12 @@ from vocabkit.transfer.check import Proof
 from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
 
 _TICKS = 5
-"""How many an axis has, about."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One figure. Places are percent of the axis."""
-
-    label: str
-    estimate: Estimate
-    place: float
-    low: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Figures over one axis."""
-
-    bars: tuple[Bar, ...]
-    lines: tuple[tuple[str, float], ...]
-    """What the others are measured by: name and place."""
-    ticks: tuple[tuple[str, float], ...]
-
-
-def plot(figures: Mapping[str, Estimate], lines: Mapping[str, float]) -> Plot:
-    """`figures` and named vertical `lines` over an axis that holds them all."""
-    values = [*lines.values(), *(value for e in figures.values() for value in (e.value, e.low, e.high))]
-    lowest, highest = min(values), max(values)
-    room = (highest - lowest or abs(highest) or 1.0) * 0.06
-    start, end = lowest - room, highest + room
-
-    def place(value: float) -> float:
-        return 100 * (value - start) / (end - start)
-
-    return Plot(
-        bars=tuple(
-            Bar(name, e, place(e.value), place(e.low), place(e.high) - place(e.low)) for name, e in figures.items()
-        ),
-        lines=tuple((name, place(value)) for name, value in lines.items()),
-        ticks=tuple((shown, place(value)) for shown, value in _ticks(start, end)),
-    )
-
-
-def _ticks(start: float, end: float) -> list[tuple[str, float]]:
-    """Round numbers between the ends."""
-    raw = (end - start) / _TICKS
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = magnitude * next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(start / step), math.floor(end / step)
-    return [(f"{number * step:.{digits}f}", number * step) for number in range(first, last + 1)]
-
-
-# MERGED: The transfer report as a page: what moved, the proof, and what it is worth.
+"""Ticks per axis, about."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One data set of a validation."""
+    """One dataset of a validation."""
 
     name: str
     result: Result
@@ -88,15 +35,15 @@ class Measured:
     retention: Plot | None
     of_mlp: Plot | None
     questions: tuple[str, ...]
-    """Fields of `RIGHT` that the data asks."""
+    """The kinds of questions of `RIGHT` that the data allows."""
 
 
 def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping[str, Result] | None = None) -> str:
-    """One HTML page.
+    """Render the page.
 
     Args:
-        preflight: of the transfer that was proven; None if it can't be told, as when the parts do not belong together.
-        validation: results by data set, as `read_validation` gives.
+        preflight: of the transfer that was checked; None if its parts do not belong together.
+        validation: results by dataset, from `read_validation`.
     """
     return render(
         "transfer.html.j2",
@@ -109,7 +56,7 @@ def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping
 def preflight_of(
     proof: Proof, moved: LangBridgeAdapter, original: LangBridgeAdapter, target: Target
 ) -> Preflight | None:
-    """The report of the transfer that `proof` is about, made anew; None if its parts do not belong together."""
+    """Repeat the transfer that `proof` checked, for its report; None if its parts do not belong together."""
     if proof.problems:
         return None
     assert moved.config.transfer is not None
@@ -118,9 +65,9 @@ def preflight_of(
 
 
 def read_validation(path: Path) -> dict[str, Result]:
-    """The results that `vocabkit validate --out` wrote, by data set; figures that are not finite are left out.
+    """Read the results of `vocabkit validate --out`, by dataset, without figures that are not finite.
 
-    Raises VocabkitError: missing, no JSON, or something else.
+    Raises VocabkitError: missing, or not such a file.
     """
     with reading(path):
         try:
@@ -129,16 +76,16 @@ def read_validation(path: Path) -> dict[str, Result]:
             )
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise VocabkitError(
-                f"{path}: no results of `vocabkit validate --out` ({quote(str(error), 100)})"
+                f"{path}: not results of `vocabkit validate --out` ({quote(str(error).replace("`", ""), 100)})"
             ) from error
     empty = [name for name, result in found.items() if not result.validation.caption_loss]
     if empty or not found:
-        raise VocabkitError(f"{path}: no caption losses in it; give the file that `vocabkit validate --out` wrote")
+        raise VocabkitError(f"{path}: no caption losses; give a file of `vocabkit validate --out`")
     return found
 
 
 def _without_gaps(content: Any) -> Any:
-    """`content` without the estimates of which a number is null: it was not finite."""
+    """`content` without estimates that have a null, which stands for a number that was not finite."""
     if not isinstance(content, dict):
         return content
     estimate = {"value", "low", "high"}
@@ -163,3 +110,56 @@ def _measured(name: str, result: Result) -> Measured:
         of_mlp=plot(found.of_mlp, ends) if found.of_mlp else None,
         questions=tuple(asked),
     )
+
+
+# ---- plots: figures with intervals, placed in percent of an axis --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One figure, with places in percent of the axis."""
+
+    label: str
+    estimate: Estimate
+    place: float
+    low: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Figures on one axis."""
+
+    bars: tuple[Bar, ...]
+    lines: tuple[tuple[str, float], ...]
+    """Reference values: name and place."""
+    ticks: tuple[tuple[str, float], ...]
+
+
+def plot(figures: Mapping[str, Estimate], lines: Mapping[str, float]) -> Plot:
+    """Place `figures` and named vertical `lines` on an axis that holds them all."""
+    values = [*lines.values(), *(value for e in figures.values() for value in (e.value, e.low, e.high))]
+    lowest, highest = min(values), max(values)
+    room = (highest - lowest or abs(highest) or 1.0) * 0.06
+    start, end = lowest - room, highest + room
+
+    def place(value: float) -> float:
+        return 100 * (value - start) / (end - start)
+
+    return Plot(
+        bars=tuple(
+            Bar(name, e, place(e.value), place(e.low), place(e.high) - place(e.low)) for name, e in figures.items()
+        ),
+        lines=tuple((name, place(value)) for name, value in lines.items()),
+        ticks=tuple((shown, place(value)) for shown, value in _ticks(start, end)),
+    )
+
+
+def _ticks(start: float, end: float) -> list[tuple[str, float]]:
+    """Round numbers between the ends, with their labels."""
+    raw = (end - start) / _TICKS
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = magnitude * next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(start / step), math.floor(end / step)
+    return [(f"{number * step:.{digits}f}", number * step) for number in range(first, last + 1)]
