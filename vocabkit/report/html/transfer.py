@@ -75,12 +75,11 @@ def read_validation(path: Path) -> dict[str, Result]:
                 _without_gaps(msgspec.json.decode(path.read_bytes())), dict[str, Result]
             )
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise VocabkitError(
-                f"{path}: not results of `vocabkit validate --out` ({quote(str(error).replace("`", ""), 100)})"
-            ) from error
+            reason = quote(str(error).replace("`", ""), 100)  # backticks are for parameters
+            raise VocabkitError(f"{path}: not results of vocabkit validate --out ({reason})") from error
     empty = [name for name, result in found.items() if not result.validation.caption_loss]
     if empty or not found:
-        raise VocabkitError(f"{path}: no caption losses; give a file of `vocabkit validate --out`")
+        raise VocabkitError(f"{path}: no caption losses; give a file of vocabkit validate --out")
     return found
 
 
