@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import AsJson, Device, Html, check_page, write_page
-from .show import byte_progress, count_progress, note, say, show, show_json
+from .show import byte_progress, note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -402,7 +402,7 @@ def distill(
     place = open_device(device)
     keys = None if not data else {image.key for file in data for sample in read_llava(file) for image in sample.images}
     moved, cache = LangBridgeAdapter.from_pretrained(adapter, kind="transferred"), open_features(features)
-    with count_progress() as progress:
+    with show_progress() as progress:
         projector, report = distil(moved, cache, keys=keys, steps=steps, seed=seed, device=place, progress=progress)
     projector.save(out)
     if report.warning:

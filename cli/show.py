@@ -110,10 +110,3 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """`show_progress` of one step."""
     with show_progress() as progress:
         yield lambda done, total: progress(title, done, total)
-
-
-@contextmanager
-def count_progress(unit: str | None = None) -> Iterator[Progress]:
-    """`show_progress`."""
-    with show_progress() as progress:
-        yield progress

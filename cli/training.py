@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_output, grid_size, named_paths
-from .show import count_progress, note, note_broken, say, show, show_json
+from .show import note, note_broken, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -49,7 +49,7 @@ def scenes(
     """
     from vocabkit.data.scene_files import write_scenes
 
-    with count_progress() as progress:
+    with show_progress() as progress:
         splits = write_scenes(
             out,
             train=train,
@@ -125,7 +125,7 @@ def features(
     )
     listed = [each for each in found if isinstance(each, list)]
     total = len({picture.key for each in listed for picture in each}) if len(listed) == len(found) else None
-    with count_progress("pictures") as progress:
+    with show_progress() as progress:
         report = cache_features(
             encoder,
             chain.from_iterable(found),
@@ -298,7 +298,7 @@ def validate(
     if out is not None:
         check_output(out, map(Path, data))
     adapters = named_paths(adapter, "--adapter")
-    with fitting_memory(batch), count_progress() as progress:
+    with fitting_memory(batch), show_progress() as progress:
         results = validate_files(
             data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
             columns=Columns(split, image_column, text_column),
@@ -349,7 +349,7 @@ def calibrate(
 
     keep_freed_memory()
     check_destination(out, "transferred")
-    with fitting_memory(batch), count_progress() as progress:
+    with fitting_memory(batch), show_progress() as progress:
         found = calibrate_file(
             adapter, data, llm=llm, features=features, out=out, images=images,
             columns=Columns(split, image_column, text_column), template=template, limit=limit,

@@ -54,7 +54,7 @@ def over(page: Any, row: int, column: int) -> tuple[float, float]:
     return box["x"] + box["width"] * (column + 0.5) / SIDE, box["y"] + box["height"] * (row + 0.5) / SIDE
 
 
-def test_the_mouse_shows_a_patch_in_each_llm(visit: Open, file: Path) -> None:
+def test_mouse_shows_a_patch_in_each_llm(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     page.mouse.move(*over(page, 0, 3))
     assert page.inner_text(".where >> nth=0") == "Patch in row 1, column 4"
@@ -63,7 +63,7 @@ def test_the_mouse_shows_a_patch_in_each_llm(visit: Open, file: Path) -> None:
     assert tokens(page, image=1) == expected(2 * SIDE + 2, step=2), "another image stays as it was"
 
 
-def test_a_tap_shows_a_patch(visit: Open, file: Path) -> None:
+def test_tap_shows_a_patch(visit: Open, file: Path) -> None:
     page = opened(visit, file, size=PHONE)
     page.touchscreen.tap(*over(page, 1, 0))
     assert tokens(page) == expected(SIDE, step=2)
@@ -86,7 +86,7 @@ def test_arrow_keys_move_and_stop_at_the_edge(visit: Open, file: Path) -> None:
     assert page.locator(".patches i.chosen").count() == 2, "one of each image"
 
 
-def test_the_slider_moves_all_through_the_checkpoints(visit: Open, file: Path) -> None:
+def test_slider_moves_through_the_checkpoints(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     start = 2 * SIDE + 2
     page.focus("[name=checkpoint]")
@@ -96,14 +96,14 @@ def test_the_slider_moves_all_through_the_checkpoints(visit: Open, file: Path) -
         assert tokens(page, 0) == tokens(page, 1) == expected(start, step)
 
 
-def test_values_stand_beside_their_tokens(visit: Open, file: Path) -> None:
+def test_values_are_beside_their_tokens(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     assert page.locator(".patch").first.locator(".value").all_inner_texts()[:10] == [
         "0.900", "0.700", "0.500", "0.300", "0.100", "50.0%", "25.0%", "12.5%", "6.25%", "3.12%",
     ]  # fmt: skip
 
 
-def test_pictures_say_the_nearest_token_of_each_patch(visit: Open, file: Path) -> None:
+def test_pictures_show_the_nearest_token_of_each_patch(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     grid = page.locator(".patches").first
     assert grid.locator(".token").all_text_contents() == [spelled(HOSTILE[patch + 2]) for patch in range(SIDE * SIDE)]
@@ -112,7 +112,7 @@ def test_pictures_say_the_nearest_token_of_each_patch(visit: Open, file: Path) -
     assert grid.locator("i.names").count() == SIDE * SIDE // 2
 
 
-def test_the_grid_lies_on_the_part_that_is_seen(visit: Open, file: Path) -> None:
+def test_grid_covers_the_seen_part(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     picture = page.locator(".frame img").nth(1).bounding_box()
     grid = page.locator(".patches").nth(1).bounding_box()
@@ -121,7 +121,7 @@ def test_the_grid_lies_on_the_part_that_is_seen(visit: Open, file: Path) -> None
     assert grid["height"] == pytest.approx(picture["height"], abs=1)
 
 
-def test_a_row_of_a_special_token_is_called_so(visit: Open, file: Path) -> None:
+def test_row_of_a_special_token_is_labelled(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     page.mouse.move(*over(page, SIDE - 1, SIDE - 1))
     items = page.locator(".patch").first.locator("ol").nth(1).locator("li").all_inner_texts()
@@ -129,7 +129,7 @@ def test_a_row_of_a_special_token_is_called_so(visit: Open, file: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_curves_that_coincide_are_all_seen(visit: Open, tmp_path: Path, scheme: str) -> None:
+def test_coinciding_curves_are_all_visible(visit: Open, tmp_path: Path, scheme: str) -> None:
     names = ("one", "two", "three")
     page = opened(visit, interpretation_file(tmp_path, llms=names), scheme=scheme)
     assert page.locator(".series").all_inner_texts()[:3] == ["one, solid", "two, dashed", "three, dotted"]
@@ -153,7 +153,7 @@ def test_ten_pictures_of_576_patches_take_less_than_two_megabytes(tmp_path: Path
     assert file.stat().st_size < 2e6
 
 
-def test_a_page_that_were_too_large_has_fewer_tokens_of_each_patch(visit: Open, tmp_path: Path) -> None:
+def test_large_page_has_fewer_tokens_per_patch(visit: Open, tmp_path: Path) -> None:
     with mock.patch.object(interpretation, "_IMAGE_BYTES", 1000):
         page = opened(visit, interpretation_file(tmp_path, side=SIDE))
     assert "1 of 5 tokens of each patch" in page.inner_text("main")

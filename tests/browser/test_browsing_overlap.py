@@ -40,7 +40,7 @@ def found(page: object) -> str:
     return page.inner_text("#found")  # type: ignore[attr-defined, no-any-return]
 
 
-def test_real_tokenizers_are_searched_whole(visit: Open, real: Path) -> None:
+def test_search_covers_whole_real_tokenizers(visit: Open, real: Path) -> None:
     page = visit(real)
     assert page.inner_text("h1") == "qwen2 and llama3 share 109,566 tokens"
     assert found(page) == "50 of 170,077 tokens"
@@ -52,7 +52,7 @@ def test_real_tokenizers_are_searched_whole(visit: Open, real: Path) -> None:
 
 
 @pytest.mark.parametrize(("sort", "count"), [("shared", "109,566"), ("only:0", "42,077"), ("only:1", "18,434")])
-def test_sorts_of_tokens_count_as_the_report_does(visit: Open, real: Path, sort: str, count: str) -> None:
+def test_filters_count_like_the_report(visit: Open, real: Path, sort: str, count: str) -> None:
     page = visit(real)
     page.select_option("[name=sort]", sort)
     assert found(page) == f"50 of {count} tokens"
@@ -60,7 +60,7 @@ def test_sorts_of_tokens_count_as_the_report_does(visit: Open, real: Path, sort:
     assert f"({count})" in label
 
 
-def test_aliases_stand_beside_their_id(visit: Open, small: Path) -> None:
+def test_aliases_are_beside_their_id(visit: Open, small: Path) -> None:
     page = visit(small)
     page.select_option("[name=sort]", "aliased")
     assert found(page) == "1 token"
@@ -77,7 +77,7 @@ def test_hostile_tokens_and_names_are_text(visit: Open, small: Path) -> None:
     assert page.title() == f"Overlap of {NAMES[0]}, {NAMES[1]}"
 
 
-def test_nothing_invisible_and_no_direction_leaks_out_of_a_token(visit: Open, small: Path) -> None:
+def test_invisible_characters_and_direction_stay_inside_a_token(visit: Open, small: Path) -> None:
     page = visit(small)
     found(page)
     page.click("#more")
@@ -91,7 +91,7 @@ def test_nothing_invisible_and_no_direction_leaks_out_of_a_token(visit: Open, sm
     assert page.locator("#rows .space").first.bounding_box()["width"] > 3
 
 
-def test_the_table_shows_a_token_as_the_text_does(visit: Open, small: Path) -> None:
+def test_table_shows_tokens_like_the_text(visit: Open, small: Path) -> None:
     page = visit(small)
     for value in HOSTILE:
         same = page.evaluate(
@@ -115,14 +115,14 @@ def test_more_rows_come_on_demand(visit: Open, small: Path) -> None:
     assert page.inner_text("#found") == "no token"
 
 
-def test_escapes_find_what_cannot_be_seen(visit: Open, small: Path) -> None:
+def test_escapes_find_invisible_characters(visit: Open, small: Path) -> None:
     page = visit(small)
     found(page)
     page.fill("[name=text]", r"\u200b")
     assert page.locator("#rows .token").all_text_contents() == [r"\u200b"]
 
 
-def test_all_works_by_keyboard(visit: Open, small: Path) -> None:
+def test_page_works_by_keyboard(visit: Open, small: Path) -> None:
     page = visit(small)
     found(page)
     for _ in range(30):
@@ -147,7 +147,7 @@ def test_a_wide_table_scrolls_by_keys(visit: Open, small: Path) -> None:
     assert page.evaluate("window.scrolled") > 0
 
 
-def test_what_a_full_table_leaves_out_is_said(visit: Open, tmp_path: Path) -> None:
+def test_full_table_says_what_it_leaves_out(visit: Open, tmp_path: Path) -> None:
     words = [f"word{number}".encode() for number in range(300)]
     pair = [text_vocabulary("a", *words[:200]), text_vocabulary("b", *words[100:])]
     table = token_table(pair, max_bytes=len(pack(table_data(token_table(pair)))) - 1)

@@ -17,7 +17,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return transfer_file(tmp_path_factory.mktemp("transfer"))
 
 
-def test_coverage_proof_and_norms_are_told(visit: Open, file: Path) -> None:
+def test_page_shows_coverage_proof_and_norms(visit: Open, file: Path) -> None:
     page = visit(file)
     text = page.inner_text("body")
     assert page.inner_text("h1") == f"{NAMES[0]} to {NAMES[1]}: not proven"
@@ -26,7 +26,7 @@ def test_coverage_proof_and_norms_are_told(visit: Open, file: Path) -> None:
     assert page.locator("main b, main i b, main script").count() == 0
 
 
-def test_a_share_of_yes_is_not_among_the_right_answers(visit: Open, file: Path) -> None:
+def test_share_of_yes_is_not_a_right_answer(visit: Open, file: Path) -> None:
     page = visit(file)
     table = page.locator("[aria-label='Right answers']")
     assert table.locator("tbody th").all_inner_texts() == ["named", "name chosen", "yes no", "yes no ranked"]
@@ -34,7 +34,7 @@ def test_a_share_of_yes_is_not_among_the_right_answers(visit: Open, file: Path) 
     assert said in page.inner_text("main")
 
 
-def test_figures_stand_where_their_axis_says(visit: Open, file: Path) -> None:
+def test_figures_are_placed_by_their_axis(visit: Open, file: Path) -> None:
     page = visit(file)
     plot = page.locator(".plot").first
     middles = plot.locator(".dot").evaluate_all(
@@ -50,7 +50,7 @@ def test_figures_stand_where_their_axis_says(visit: Open, file: Path) -> None:
         assert middle == pytest.approx(start + (value - first) / (last - first) * (end - start), abs=1)
 
 
-def test_intervals_hold_their_figures(visit: Open, file: Path) -> None:
+def test_intervals_contain_their_figures(visit: Open, file: Path) -> None:
     page = visit(file)
     boxes = page.locator(".plot .range, .plot .dot").evaluate_all(
         "all => all.map(one => { const box = one.getBoundingClientRect(); return [box.left, box.right]; })"

@@ -33,7 +33,7 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(visit: Open, file: Path, size: tuple[int, int], scheme: str) -> None:
+def test_text_has_contrast(visit: Open, file: Path, size: tuple[int, int], scheme: str) -> None:
     page = visit(file, size, scheme)
     page.wait_for_timeout(300)
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -44,7 +44,7 @@ def test_text_stands_out_from_its_ground(visit: Open, file: Path, size: tuple[in
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 128) == (scheme == "dark")
 
 
-def test_a_phone_scrolls_down_only(visit: Open, file: Path) -> None:
+def test_phone_scrolls_only_vertically(visit: Open, file: Path) -> None:
     page = visit(file, PHONE)
     page.wait_for_timeout(300)
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -57,7 +57,7 @@ def test_a_phone_scrolls_down_only(visit: Open, file: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_table_that_goes_on_has_a_shadow_at_its_edge(visit: Open, file: Path, scheme: str) -> None:
+def test_scrollable_table_has_a_shadow_at_its_edge(visit: Open, file: Path, scheme: str) -> None:
     page = visit(file, PHONE, scheme)
     page.wait_for_timeout(300)
     for table in page.locator(".wide:visible").all():
@@ -96,7 +96,7 @@ def test_headings_controls_and_pictures_have_names(visit: Open, file: Path) -> N
     assert dangling == 0
 
 
-def test_the_page_itself_forbids_whatever_it_does_not_need(browser: Browser, file: Path) -> None:
+def test_content_security_policy_forbids_what_the_page_does_not_need(browser: Browser, file: Path) -> None:
     page = browser.new_page()
     page.goto(file.as_uri())
     outcome = page.evaluate(
@@ -110,6 +110,6 @@ def test_the_page_itself_forbids_whatever_it_does_not_need(browser: Browser, fil
     page.close()
 
 
-def test_the_same_report_is_the_same_page(file: Path, tmp_path: Path) -> None:
+def test_same_report_gives_the_same_page(file: Path, tmp_path: Path) -> None:
     again = MAKERS[file.stem](tmp_path)
     assert again.read_bytes() == file.read_bytes()

@@ -70,7 +70,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- visual tokens -----------------------------------------------------------------------------------------------
 
 
-def test_visual_tokens_are_those_of_the_adapter_over_the_encoders_features(
+def test_visual_tokens_equal_adapter_of_encoder_features(
     world: InferWorld, encoder: VisionEncoder, tmp_path: Path
 ) -> None:
     files = [world.pictures / f"{number}.png" for number in (3, 0, 7)]
@@ -83,7 +83,7 @@ def test_visual_tokens_are_those_of_the_adapter_over_the_encoders_features(
         assert_close(found[str(file)], moved(features(encoder, file)).detach())
 
 
-def test_an_adapter_that_was_not_transferred_gets_the_rows_of_its_llm(
+def test_untransferred_adapter_uses_embeddings_of_its_llm(
     world: InferWorld, encoder: VisionEncoder, tmp_path: Path
 ) -> None:
     file = world.pictures / "5.png"
@@ -95,7 +95,7 @@ def test_an_adapter_that_was_not_transferred_gets_the_rows_of_its_llm(
     assert "give --llm as NAME=SOURCE" in error_of(refused)
 
 
-def test_an_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
     file = world.pictures / "5.png"
     infer(tmp_path, world.mlp, file)
     mlp = load_adapter(world.mlp)
@@ -105,7 +105,7 @@ def test_an_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder
     assert error_of(refused).startswith("--llm: only for captions; the adapter itself gives visual tokens of one")
 
 
-def test_bfloat16_is_computed_and_stored_on_request(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_bfloat16_is_computed_and_stored(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
     file = world.pictures / "5.png"
     assert "in bfloat16" in infer(tmp_path, world.mlp, file, "--dtype", "bfloat16").stdout
     found, mlp = visual_tokens(tmp_path / "out")[str(file)], load_adapter(world.mlp)
@@ -115,7 +115,7 @@ def test_bfloat16_is_computed_and_stored_on_request(world: InferWorld, encoder: 
     assert (found.float() - expected).norm() < 0.02 * expected.norm()
 
 
-def test_settings_say_what_the_grid_of_patches_is(world: InferWorld, tmp_path: Path) -> None:
+def test_settings_record_the_grid_of_patches(world: InferWorld, tmp_path: Path) -> None:
     infer(tmp_path, world.mlp, world.pictures / "5.png", "--pool", "2x4")
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert (index["format"], index["settings"]["grid"], index["images"]) == ("inference/1", [2, 4], 1)
@@ -123,7 +123,7 @@ def test_settings_say_what_the_grid_of_patches_is(world: InferWorld, tmp_path: P
     assert tokens.shape == (8, 24)
 
 
-def test_features_are_taken_as_the_adapter_says_that_they_were_in_training(world: InferWorld, tmp_path: Path) -> None:
+def test_features_follow_the_settings_of_the_training(world: InferWorld, tmp_path: Path) -> None:
     file, (mlp, pooled) = world.pictures / "5.png", (load_adapter(path) for path in (world.mlp, world.pooled))
     encoder = open_vision(str(world.small.vision), layer=-1, keep_cls=True, pool=(2, 2))
     expected = mlp(features(encoder, file)).detach()
@@ -140,7 +140,7 @@ def test_features_are_taken_as_the_adapter_says_that_they_were_in_training(world
     assert not (tmp_path / "other").exists()
 
 
-def test_class_tokens_are_kept_on_request_where_the_adapter_does_not_say(world: InferWorld, tmp_path: Path) -> None:
+def test_keep_cls_applies_if_the_adapter_does_not_say(world: InferWorld, tmp_path: Path) -> None:
     infer(tmp_path, world.mlp, world.pictures / "5.png", "--keep-cls")
     (tokens,) = visual_tokens(tmp_path / "out").values()
     assert tokens.shape == (17, 24)
@@ -149,9 +149,7 @@ def test_class_tokens_are_kept_on_request_where_the_adapter_does_not_say(world: 
 # ---- the largest coefficients ------------------------------------------------------------------------------------
 
 
-def test_the_largest_coefficients_come_with_their_tokens_and_ids(
-    world: InferWorld, encoder: VisionEncoder, tmp_path: Path
-) -> None:
+def test_top_writes_coefficients_tokens_and_ids(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
     files = [world.pictures / "1.png", world.pictures / "2.png"]
     infer(tmp_path, world.langbridge, *files, "--top", "3")
     found, adapter = table(tmp_path / "out"), load_adapter(world.langbridge)
@@ -166,7 +164,7 @@ def test_the_largest_coefficients_come_with_their_tokens_and_ids(
     assert not visual_tokens(tmp_path / "out")
 
 
-def test_ids_are_those_of_the_llm_that_the_adapter_was_moved_to(world: InferWorld, tmp_path: Path) -> None:
+def test_top_of_transferred_adapter_writes_ids_of_the_target(world: InferWorld, tmp_path: Path) -> None:
     infer(tmp_path, world.transferred, world.pictures / "1.png", "--top", "2", "--visual-tokens")
     found = table(tmp_path / "out")
     shared = open_shared(world.small.shared)
@@ -175,7 +173,7 @@ def test_ids_are_those_of_the_llm_that_the_adapter_was_moved_to(world: InferWorl
     assert len(visual_tokens(tmp_path / "out")) == 1
 
 
-def test_an_id_is_null_where_the_llm_lacks_the_token(tmp_path: Path) -> None:
+def test_id_is_null_if_the_llm_lacks_the_token(tmp_path: Path) -> None:
     adapter = load_adapter(SCENES)
     assert isinstance(adapter, LangBridgeAdapter)
     shared = adapter.shared.extend(resolve("mistral-v1").vocabulary)
@@ -188,7 +186,7 @@ def test_an_id_is_null_where_the_llm_lacks_the_token(tmp_path: Path) -> None:
     assert found == [[int(shared.ids_with_gaps("mistral-v1")[rows[0]]), None]]
 
 
-def test_an_mlp_projector_has_no_coefficients(world: InferWorld, tmp_path: Path) -> None:
+def test_top_of_mlp_projector_raises(world: InferWorld, tmp_path: Path) -> None:
     words = ("--out", "out", "--top")
     refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, *words, "3")
     assert error_of(refused).startswith("--top: an MLP projector has no coefficients")
@@ -196,7 +194,7 @@ def test_an_mlp_projector_has_no_coefficients(world: InferWorld, tmp_path: Path)
     assert "--top 3000: must be from 1 to 256" in error_of(refused)
 
 
-def test_tokens_of_real_pictures_name_what_they_show(tmp_path: Path) -> None:
+def test_top_tokens_of_real_pictures_name_their_objects(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "scenes", "scenes", "--train", "20", "--held-out", "1", "--only", "train")
     assert done.returncode == 0, done.stderr
     infer(tmp_path, SCENES, "scenes/train.json", "--top", "10")
@@ -223,7 +221,7 @@ def test_tokens_of_real_pictures_name_what_they_show(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("template", ["plain", "completion", "chat"])
-def test_captions_are_what_the_llm_writes_greedily(
+def test_captions_equal_greedy_generation(
     world: InferWorld, encoder: VisionEncoder, tmp_path: Path, template: str
 ) -> None:
     question = f"Image: {PLACEHOLDER}\nThis is"
@@ -241,7 +239,7 @@ def test_captions_are_what_the_llm_writes_greedily(
         assert caption == (text if template == "chat" else text.partition("\n")[0]).strip()
 
 
-def test_captions_need_an_llm_that_the_adapter_fits(world: InferWorld, tmp_path: Path) -> None:
+def test_captions_without_a_fitting_llm_raise(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.transferred, world.pictures, "--out", "out", "--captions")
     assert "give --llm as NAME=SOURCE" in error_of(vocabkit_here(tmp_path, *words))
     assert "other ids than two has" in error_of(vocabkit_here(tmp_path, *words, "--llm", world.small.one))
@@ -253,9 +251,7 @@ def test_captions_need_an_llm_that_the_adapter_fits(world: InferWorld, tmp_path:
 # ---- inputs ------------------------------------------------------------------------------------------------------
 
 
-def test_llava_json_folders_and_files_are_inputs_and_each_picture_is_taken_once(
-    world: InferWorld, copies: Path
-) -> None:
+def test_llava_json_folders_and_files_are_read_once_each(world: InferWorld, copies: Path) -> None:
     below = copies / "pictures" / "a" / "b"
     below.mkdir(parents=True)
     (copies / "pictures" / "0.png").rename(below / "X.PNG")
@@ -266,7 +262,7 @@ def test_llava_json_folders_and_files_are_inputs_and_each_picture_is_taken_once(
     assert names == [f"{n}.png" for n in range(12)] + [str(file.relative_to(copies)) for file in folder]
 
 
-def test_a_data_set_of_hugging_face_is_an_input(world: InferWorld, tmp_path: Path) -> None:
+def test_hugging_face_dataset_is_an_input(world: InferWorld, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -282,14 +278,14 @@ def test_a_data_set_of_hugging_face_is_an_input(world: InferWorld, tmp_path: Pat
         assert torch.equal(one, other)
 
 
-def test_a_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     shutil.copy(world.pictures / "1.png", tmp_path / os.fsdecode(b"pictures/\xff.png"))
     infer(tmp_path, world.mlp, "pictures")
     assert list(visual_tokens(tmp_path / "out")) == ["pictures/\\udcff.png"]
 
 
-def test_inputs_that_are_nothing_are_refused(world: InferWorld, tmp_path: Path) -> None:
+def test_missing_input_raises(world: InferWorld, tmp_path: Path) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, "nothing here", "--out", "out")
     assert error_of(refused).startswith("nothing here: not found: not a file, a folder or the hub id")
     llava = tmp_path / "data.json"
@@ -306,7 +302,7 @@ def test_inputs_that_are_nothing_are_refused(world: InferWorld, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_broken_pictures_are_reported_and_left_out_and_tried_again(world: InferWorld, copies: Path) -> None:
+def test_broken_pictures_are_left_out_and_tried_again(world: InferWorld, copies: Path) -> None:
     infer(copies, world.mlp, "pictures")
     whole = content(copies / "out")
     shutil.rmtree(copies / "out")
@@ -329,7 +325,7 @@ def test_broken_pictures_are_reported_and_left_out_and_tried_again(world: InferW
     assert content(copies / "out") == whole
 
 
-def test_without_a_single_usable_picture_the_command_fails(world: InferWorld, tmp_path: Path) -> None:
+def test_no_usable_picture_raises(world: InferWorld, tmp_path: Path) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, "gone.png", "--out", "out")
     assert error_of(refused) == "none of 1 pictures can be used; the first: gone.png: no such file"
     assert not (tmp_path / "out" / "index.json").exists()
@@ -350,7 +346,7 @@ infer({adapter!r}, ["pictures"], "out", top=3, visual_tokens=True, batch=2, prog
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_killed_run_is_taken_up_and_ends_with_the_same_bytes(world: InferWorld, copies: Path) -> None:
+def test_killed_run_resumes_to_the_same_bytes(world: InferWorld, copies: Path) -> None:
     words = (world.transferred, "pictures", "--top", "3", "--visual-tokens", "--batch", "2")
     infer(copies, *words)
     whole = content(copies / "out")
@@ -368,7 +364,7 @@ def test_a_killed_run_is_taken_up_and_ends_with_the_same_bytes(world: InferWorld
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_the_results_of_other_settings_or_pictures_are_left_alone(world: InferWorld, copies: Path) -> None:
+def test_other_settings_or_pictures_raise_and_change_nothing(world: InferWorld, copies: Path) -> None:
     infer(copies, world.mlp, "pictures")
     before = content(copies / "out")
 
@@ -384,7 +380,7 @@ def test_the_results_of_other_settings_or_pictures_are_left_alone(world: InferWo
     assert content(copies / "out") == before
 
 
-def test_a_damaged_shard_is_refused(world: InferWorld, copies: Path) -> None:
+def test_damaged_shard_raises(world: InferWorld, copies: Path) -> None:
     infer(copies, world.mlp, "pictures")
     file = copies / "out" / "00000.arrow"
     file.write_bytes(file.read_bytes()[:-40])
@@ -395,7 +391,7 @@ def test_a_damaged_shard_is_refused(world: InferWorld, copies: Path) -> None:
 # ---- reports -----------------------------------------------------------------------------------------------------
 
 
-def test_json_holds_settings_counts_and_shares_of_time(world: InferWorld, copies: Path) -> None:
+def test_json_has_settings_counts_and_profile(world: InferWorld, copies: Path) -> None:
     (copies / "pictures" / "3.png").unlink()
     (copies / "pictures" / "3.png").write_text("x")
     found = json.loads(infer(copies, world.transferred, "pictures", "--json").stdout)
@@ -408,7 +404,7 @@ def test_json_holds_settings_counts_and_shares_of_time(world: InferWorld, copies
     assert report["profile"]["busy"] is None
 
 
-def test_profile_shows_where_the_time_went(world: InferWorld, tmp_path: Path) -> None:
+def test_profile_lists_all_stages(world: InferWorld, tmp_path: Path) -> None:
     words = (world.transferred, world.pictures, "--captions", "--llm", world.small.two, "--max-new-tokens", "3")
     *_, title, waiting, vision, adapter, llm, writing = infer(tmp_path, *words, "--profile").stdout.splitlines()
     assert title.endswith("s of wall time:")
@@ -416,12 +412,12 @@ def test_profile_shows_where_the_time_went(world: InferWorld, tmp_path: Path) ->
     assert stages == ["waiting for pictures", "vision encoder", "adapter", "LLM", "writing"]
 
 
-def test_an_adapter_of_another_vision_encoder_is_refused(world: InferWorld, tmp_path: Path) -> None:
+def test_other_vision_encoder_raises(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.mlp, world.pictures, "--out", "out", "--vision", "efficientnet-lite0")
     assert "gives features of width 1280, but the adapter takes 32" in error_of(vocabkit_here(tmp_path, *words))
 
 
-def test_an_llm_of_other_tokens_is_refused(world: InferWorld, tmp_path: Path) -> None:
+def test_llm_with_other_ids_raises(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.langbridge, world.pictures, "--out", "out", "--llm")
     source = world.small.two.partition("=")[2]
     assert "is it another LLM?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))

@@ -32,7 +32,7 @@ FEATURES = torch.randn(11, 4, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize("head", ["softmax", "linear"])
 @pytest.mark.parametrize("blocks", [500 * 3, 1 << 20])
-def test_the_largest_coefficients_are_those_of_the_whole_matrix(head: Head, blocks: int) -> None:
+def test_blocks_give_the_largest_coefficients_of_the_whole_matrix(head: Head, blocks: int) -> None:
     made = adapter(head)
     p = made.coefficients(FEATURES)  # (N, V)
     with mock.patch.object(heads, "_COEFFICIENTS", blocks):
@@ -42,7 +42,7 @@ def test_the_largest_coefficients_are_those_of_the_whole_matrix(head: Head, bloc
 
 
 @pytest.mark.parametrize("blocks", [500 * 3, 1 << 20])
-def test_mass_and_entropy_of_a_softmax_are_those_of_the_whole_matrix(blocks: int) -> None:
+def test_blocks_give_mass_and_entropy_of_the_whole_matrix(blocks: int) -> None:
     made = adapter("softmax")
     p = made.coefficients(FEATURES).double()
     with mock.patch.object(heads, "_COEFFICIENTS", blocks):
@@ -55,12 +55,12 @@ def test_mass_and_entropy_of_a_softmax_are_those_of_the_whole_matrix(blocks: int
     assert found.image_rows.tolist() == p.mean(0).topk(7).indices.tolist()
 
 
-def test_a_linear_head_whose_coefficients_are_no_shares_has_neither_mass_nor_entropy() -> None:
+def test_linear_head_has_no_mass_or_entropy() -> None:
     found = read_head(adapter("linear"), FEATURES, 5, 7)
     assert found.entropy is found.image_rows is found.image_mass is None
 
 
-def test_a_head_that_is_sure_has_no_entropy_and_all_mass_on_one_row() -> None:
+def test_certain_head_has_zero_entropy_and_all_mass_on_one_row() -> None:
     made = adapter("softmax")
     made.head.weight.zero_()
     made.head.bias.zero_()[42] = 1000
@@ -71,7 +71,7 @@ def test_a_head_that_is_sure_has_no_entropy_and_all_mass_on_one_row() -> None:
     assert not found.entropy.any()
 
 
-def test_a_head_that_knows_nothing_has_the_entropy_of_all_rows() -> None:
+def test_uniform_head_has_the_entropy_of_all_rows() -> None:
     made = adapter("softmax")
     made.head.weight.zero_()
     made.head.bias.zero_()

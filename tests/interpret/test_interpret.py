@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("head", ["softmax", "linear"])
-def test_a_visual_token_made_of_one_token_is_that_token_in_every_llm(world: World, tmp_path: Path, head: Head) -> None:
+def test_visual_token_of_one_token_reads_as_it_in_every_llm(world: World, tmp_path: Path, head: Head) -> None:
     saying(world, b"q", head).save(tmp_path / "adapter")
     found = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.two, world.one], limit=3, top=4)
 
@@ -57,7 +57,7 @@ def test_a_visual_token_made_of_one_token_is_that_token_in_every_llm(world: Worl
     assert own != other  # the same bytes by another id
 
 
-def test_an_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: Path) -> None:
+def test_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: Path) -> None:
     projecting(world, b"z").save(tmp_path / "mlp.pt")
     found = interpret(str(tmp_path / "mlp.pt"), [world.data], llms=[world.one], limit=1)
 
@@ -70,7 +70,7 @@ def test_an_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: P
     assert found.rows == {"one": {}}
 
 
-def test_a_transferred_adapter_speaks_the_words_of_its_target(world: World, tmp_path: Path) -> None:
+def test_transferred_adapter_reads_in_words_of_its_target(world: World, tmp_path: Path) -> None:
     moved, _ = transfer(saying(world, b"k"), open_target(world.two)[0])
     moved.save(tmp_path / "moved")
     found = interpret(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
@@ -79,7 +79,7 @@ def test_a_transferred_adapter_speaks_the_words_of_its_target(world: World, tmp_
         interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
 
 
-def test_the_shipped_adapter_names_what_it_sees_in_words_of_an_llm_that_never_saw_it(shipped: Interpretation) -> None:
+def test_shipped_adapter_names_objects_in_words_of_an_unseen_llm(shipped: Interpretation) -> None:
     assert shipped.vocabularies["gemma3"] > 200_000
     for entry in shipped.development:
         assert entry.named is not None
@@ -87,7 +87,7 @@ def test_the_shipped_adapter_names_what_it_sees_in_words_of_an_llm_that_never_sa
         assert entry.mean_best_cosine > 0.5
 
 
-def test_named_is_the_share_of_patches_with_a_token_that_is_a_word_for_what_is_seen(shipped: Interpretation) -> None:
+def test_named_is_the_share_of_patches_that_name_an_object(shipped: Interpretation) -> None:
     def named(reading: Reading, of: int) -> list[bool]:
         texts = {token: known.token.decode(errors="replace") for token, known in shipped.tokens[reading.llm].items()}
         words = shipped.images[of].words
@@ -104,7 +104,7 @@ def test_named_is_the_share_of_patches_with_a_token_that_is_a_word_for_what_is_s
         assert sum(others) < sum(found)
 
 
-def test_the_best_cosine_and_the_entropy_are_means_over_all_patches(shipped: Interpretation) -> None:
+def test_best_cosine_and_entropy_are_means_over_all_patches(shipped: Interpretation) -> None:
     for entry in shipped.development:
         readings = [reading for reading in shipped.readings if reading.llm == entry.llm]
         best = np.concatenate([reading.cosines[:, 0] for reading in readings])
@@ -114,14 +114,14 @@ def test_the_best_cosine_and_the_entropy_are_means_over_all_patches(shipped: Int
         assert (entropies >= 0).all()
 
 
-def test_without_an_llm_the_adapters_own_is_asked(world: World, tmp_path: Path) -> None:
+def test_default_llm_is_the_adapters_own(world: World, tmp_path: Path) -> None:
     """Which here has a name that no catalog knows."""
     saying(world, b"q").save(tmp_path / "adapter")
     with pytest.raises(VocabkitError, match="one"):
         interpret(str(tmp_path / "adapter"), [world.data])
 
 
-def test_checkpoints_come_in_the_order_of_training_and_before_the_adapter(world: World, tmp_path: Path) -> None:
+def test_checkpoints_precede_the_adapter_in_order_of_training(world: World, tmp_path: Path) -> None:
     for step, letter in (("step-000010", b"b"), ("step-000002", b"a"), ("adapter", b"c")):
         saying(world, letter).save(tmp_path / "run" / step / ("adapter" if step != "adapter" else ""))
     found = interpret(
@@ -133,9 +133,7 @@ def test_checkpoints_come_in_the_order_of_training_and_before_the_adapter(world:
     assert [entry.checkpoint for entry in found.development] == list(found.checkpoints)
 
 
-def test_over_a_training_with_the_word_loss_patches_come_nearer_to_a_token_and_choose_fewer(
-    world: World, tmp_path: Path
-) -> None:
+def test_word_loss_raises_cosine_and_lowers_entropy_over_checkpoints(world: World, tmp_path: Path) -> None:
     recipe = world.recipe(
         connector="softmax", word_steps=60, word_batch=4, word_learning_rate=0.003, word_entropy=0.5, steps=None,
         epochs=0, checkpoint_every=20, keep_adapters=True,
@@ -151,7 +149,7 @@ def test_over_a_training_with_the_word_loss_patches_come_nearer_to_a_token_and_c
     assert early.mean_best_cosine < later.mean_best_cosine < last.mean_best_cosine
 
 
-def test_rows_of_the_llm_are_read_once_for_all_checkpoints(world: World, tmp_path: Path) -> None:
+def test_embedding_rows_are_read_once_for_all_checkpoints(world: World, tmp_path: Path) -> None:
     target, _ = open_target(world.two)
     table = replace(target.embeddings, stored=CountedRows(target.embeddings.stored))
     picture = ImageInfo("a.png", tmp_path, (9, 9), (0, 0, 1, 1), None, (), ())
@@ -166,7 +164,7 @@ def test_rows_of_the_llm_are_read_once_for_all_checkpoints(world: World, tmp_pat
     assert read(b"a", b"b", b"c") == (read(b"a")[0], [b"a", b"b", b"c"])
 
 
-def test_checkpoints_lack_the_same_rows_that_the_llm_lacks(tmp_path: Path) -> None:
+def test_all_checkpoints_drop_the_rows_that_the_llm_lacks(tmp_path: Path) -> None:
     """A single row is left of each head."""
     own, second = (text_vocabulary(name, b"a", b"b", b"c") for name in ("own", "second"))
     other = text_vocabulary("other", b"c", b"d")
@@ -184,7 +182,7 @@ def test_checkpoints_lack_the_same_rows_that_the_llm_lacks(tmp_path: Path) -> No
     assert found.rows == {0: b"c"}
 
 
-def test_pictures_are_interpreted_without_any_data_about_them(world: World, tmp_path: Path) -> None:
+def test_pictures_without_data_are_interpreted(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     picture = world.data.parent / "0.png"
     found = interpret(str(tmp_path / "adapter"), [picture, picture], llms=[world.one])
@@ -194,20 +192,20 @@ def test_pictures_are_interpreted_without_any_data_about_them(world: World, tmp_
     assert found.development[0].named is None
 
 
-def test_what_the_data_says_of_a_picture_is_kept(world: World, tmp_path: Path) -> None:
+def test_caption_and_objects_of_the_data_are_kept(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     first = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1).images[0]
     assert (first.key, first.caption, first.objects) == ("0.png", "a red thing.", ("red",))
 
 
-def test_an_interpretation_is_plain_json(world: World, tmp_path: Path) -> None:
+def test_interpretation_converts_to_json(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     found = json.loads(to_json(interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1)))
     token = str(found["readings"][0]["nearest"][0][0])
     assert found["tokens"]["one"][token] == {"token": {"hex": "71", "text": "q"}, "kind": "text"}
 
 
-def test_patches_are_pooled_as_in_training_and_class_tokens_left_aside(world: World, tmp_path: Path) -> None:
+def test_patches_are_pooled_as_in_training_without_class_tokens(world: World, tmp_path: Path) -> None:
     adapter = saying(world, b"q")
     adapter.config = replace(adapter.config, vision_keep_cls=True, vision_pool=(2, 2))
     adapter.save(tmp_path / "adapter")
@@ -234,7 +232,7 @@ def test_broken_and_missing_pictures_are_left_out_and_named(world: World, tmp_pa
         np.testing.assert_allclose(one.cosines, other.cosines, atol=1e-6)
 
 
-def test_what_does_not_fit_together_is_refused_in_a_line(world: World, tmp_path: Path) -> None:
+def test_mismatched_parts_raise(world: World, tmp_path: Path) -> None:
     good, mlp = tmp_path / "good", tmp_path / "run" / "step-000001" / "adapter"
     saying(world, b"q").save(good)
     projecting(world, b"q").save(mlp)

@@ -32,7 +32,7 @@ def page_of(world: World, folder: Path, *options: str) -> tuple[str, dict[str, A
     return page, json.loads(gzip.decompress(base64.b64decode(packed[1])))
 
 
-def test_a_page_holds_pictures_and_readings_in_both_llms(world: World, tmp_path: Path) -> None:
+def test_page_has_pictures_and_readings_in_both_llms(world: World, tmp_path: Path) -> None:
     saying(world, b"r").save_pretrained(tmp_path / "adapter")
     page, data = page_of(world, tmp_path, "--llm", world.one, "--llm", world.two)
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
@@ -48,7 +48,7 @@ def test_a_page_holds_pictures_and_readings_in_both_llms(world: World, tmp_path:
         assert reading["coefficients"][::5] == [10_000] * patches
 
 
-def test_an_mlp_has_no_coefficients(world: World, tmp_path: Path) -> None:
+def test_page_of_an_mlp_has_no_coefficients(world: World, tmp_path: Path) -> None:
     projecting(world, b"g").save_pretrained(tmp_path / "adapter")
     page, data = page_of(world, tmp_path, "--llm", world.one)
     assert "an MLP projector" in page
@@ -56,7 +56,7 @@ def test_an_mlp_has_no_coefficients(world: World, tmp_path: Path) -> None:
     assert [reading["rows"] for image in data["readings"] for series in image for reading in series] == [None, None]
 
 
-def test_a_linear_head_keeps_its_coefficients_which_are_no_shares(world: World, tmp_path: Path) -> None:
+def test_page_of_a_linear_head_has_raw_coefficients(world: World, tmp_path: Path) -> None:
     saying(world, b"r", "linear").save_pretrained(tmp_path / "adapter")
     page, data = page_of(world, tmp_path, "--llm", world.one)
     assert data["readings"][0][0][0]["coefficients"][0] == 1000.0
@@ -64,19 +64,19 @@ def test_a_linear_head_keeps_its_coefficients_which_are_no_shares(world: World, 
     assert "entropy, nats" not in page
 
 
-def test_pictures_that_are_left_out_are_named(world: World, tmp_path: Path) -> None:
+def test_page_names_pictures_that_are_left_out(world: World, tmp_path: Path) -> None:
     saying(world, b"r").save_pretrained(tmp_path / "adapter")
     page, _ = page_of(world, tmp_path, "--llm", world.one, "<i>.png")
     assert "<div>&lt;i&gt;.png: no such file</div>" in page
 
 
-def test_ten_scenes_in_two_llms_take_less_than_two_megabytes(shipped: Interpretation) -> None:
+def test_page_of_ten_scenes_in_two_llms_is_below_two_megabytes(shipped: Interpretation) -> None:
     page = interpretation_page(shipped, [picture_uri(image) for image in shipped.images])
     assert page.count("data:image/jpeg") == 10
     assert len(page.encode()) < 2e6
 
 
-def test_data_is_no_place_for_a_page(world: World, tmp_path: Path) -> None:
+def test_page_over_an_input_raises(world: World, tmp_path: Path) -> None:
     saying(world, b"r").save_pretrained(tmp_path / "adapter")
     problem = error_of(vocabkit_here(tmp_path, "interpret", "adapter", world.data, "--html", world.data))
     assert "is what this command reads" in problem

@@ -69,7 +69,7 @@ def printed(found: Interpretation, width: int = 80, *, terminal: bool = False) -
     return file.getvalue().splitlines()
 
 
-def test_each_word_stands_in_the_place_of_its_patch() -> None:
+def test_words_are_laid_out_like_their_patches() -> None:
     lines = printed(interpretation([b"a", b"b", b"c", b"d", b"e", b"f"], (2, 3)))
     at = next(number for number, line in enumerate(lines) if "nearest in llm-0" in line)
     assert [line.split() for line in lines[at + 1 : at + 3]] == [["a", "b", "c"] * 2, ["d", "e", "f"] * 2]
@@ -78,12 +78,12 @@ def test_each_word_stands_in_the_place_of_its_patch() -> None:
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 12, 24, 27])
 @pytest.mark.parametrize("llms", [1, 2, 3])
 @pytest.mark.parametrize("width", [80, 40])
-def test_nothing_is_wider_than_the_terminal(size: int, llms: int, width: int) -> None:
+def test_report_keeps_to_the_width(size: int, llms: int, width: int) -> None:
     for line in printed(interpretation(list(HOSTILE), (size, size), llms=llms), width):
         assert cell_len(line) <= width, line
 
 
-def test_a_grid_that_is_too_large_shows_the_clearest_of_neighbouring_patches() -> None:
+def test_large_grid_shows_the_clearest_of_neighbouring_patches() -> None:
     tokens = [f"w{number}".encode() for number in range(24 * 24)]
     lines = printed(interpretation(tokens, (24, 24)))
     at = next(number for number, line in enumerate(lines) if "the clearest of 3 x 3 patches" in line)
@@ -92,7 +92,7 @@ def test_a_grid_that_is_too_large_shows_the_clearest_of_neighbouring_patches() -
 
 
 @pytest.mark.parametrize("token", HOSTILE)
-def test_tokens_are_harmless_and_what_can_not_be_seen_is_shown(token: bytes) -> None:
+def test_tokens_are_escaped(token: bytes) -> None:
     text = "\n".join(printed(interpretation([token], (1, 1))))
     assert all(character.isprintable() for character in text.replace("\n", ""))
     assert HOSTILE[token] in text
@@ -103,13 +103,13 @@ def test_right_to_left_words_do_not_reorder_what_follows() -> None:
     assert "שלום\u200e" in text
 
 
-def test_there_are_colours_in_a_terminal_only() -> None:
+def test_colours_appear_only_in_a_terminal() -> None:
     found = interpretation([b" owl", b"x"], (1, 2))
     assert "\x1b[1;32mowl" in "\n".join(printed(found, terminal=True))
     assert "\x1b" not in "\n".join(printed(found))
 
 
-def test_over_checkpoints_there_is_a_table_of_each_llm() -> None:
+def test_checkpoints_give_a_table_per_llm() -> None:
     entries = [
         Development(f"llm-{llm}", f"step {step}", step / 10, None, None, None) for llm in range(2) for step in (1, 2)
     ]
@@ -120,7 +120,7 @@ def test_over_checkpoints_there_is_a_table_of_each_llm() -> None:
     assert lines.count(["step", "1", "0.100"]) == lines.count(["step", "2", "0.200"]) == 2
 
 
-def test_the_command_shows_words_or_json_and_only_data_on_stdout(world: World, tmp_path: Path) -> None:
+def test_command_prints_words_or_json_to_stdout(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     words = ["interpret", "adapter", world.data, "--llm", world.two, "--llm", world.one, "--limit", "1"]
     done = vocabkit(tmp_path, *words)
@@ -133,7 +133,7 @@ def test_the_command_shows_words_or_json_and_only_data_on_stdout(world: World, t
     assert len(found["readings"]) == 2
 
 
-def test_broken_pictures_are_reported_as_infer_reports_them(world: World, tmp_path: Path) -> None:
+def test_broken_pictures_are_reported_like_infer_does(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     pictures = [world.data.parent / "0.png", "absent.png"]
     done = vocabkit_here(tmp_path, "interpret", "adapter", *pictures, "--llm", world.one, "--json")
@@ -146,7 +146,7 @@ def test_broken_pictures_are_reported_as_infer_reports_them(world: World, tmp_pa
     assert len(found["images"]) == 1
 
 
-def test_a_linear_head_has_coefficients_but_no_mass_and_no_entropy(world: World, tmp_path: Path) -> None:
+def test_linear_head_shows_coefficients_but_no_mass_or_entropy(world: World, tmp_path: Path) -> None:
     saying(world, b"q", "linear").save(tmp_path / "adapter")
     text = vocabkit_here(tmp_path, "interpret", "adapter", world.data, "--llm", world.one, "--limit", "1").stdout
     assert "largest coefficient" in text
@@ -162,7 +162,7 @@ def test_a_linear_head_has_coefficients_but_no_mass_and_no_entropy(world: World,
         (["a.png", "--checkpoints", "."], "no step-*/adapter"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(world: World, tmp_path: Path, options: list[str], problem: str) -> None:
+def test_bad_input_raises_in_one_line(world: World, tmp_path: Path, options: list[str], problem: str) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     (tmp_path / "a.png").write_bytes((world.data.parent / "0.png").read_bytes())
     assert problem in error_of(vocabkit_here(tmp_path, "interpret", "adapter", *options, "--llm", world.one))

@@ -5,23 +5,23 @@ from __future__ import annotations
 from vocabkit.interpret.results import as_word, object_words
 
 
-def test_the_words_of_known_objects_name_them() -> None:
+def test_words_of_object_names_name_them() -> None:
     assert object_words(("red apple", "owl"), None) == ("apple", "owl", "red")
 
 
-def test_the_forms_that_a_caption_gives_them_do_too() -> None:
+def test_inflected_forms_in_the_caption_name_objects() -> None:
     assert object_words(("owl",), "three owls on a red background.") == ("owl", "owls")
 
 
-def test_without_objects_the_words_of_the_caption_name_them_but_not_those_of_its_form() -> None:
+def test_unknown_objects_take_the_content_words_of_the_caption() -> None:
     assert object_words((), "This is a picture of an owl with two feathers.") == ("feathers", "owl")
 
 
-def test_of_an_image_of_which_nothing_is_known_nothing_is_named() -> None:
+def test_no_objects_or_caption_give_no_words() -> None:
     assert object_words((), None) == ()
 
 
-def test_parts_of_names_that_only_shape_them_name_nothing() -> None:
+def test_function_words_in_names_name_nothing() -> None:
     assert object_words(("face with tears of joy",), None) == ("face", "joy", "tears")
 
 
@@ -29,10 +29,10 @@ def test_names_in_other_scripts_are_words() -> None:
     assert object_words((), "una lechuza, сова и 42") == ("lechuza", "una", "сова")
 
 
-def test_a_token_is_compared_without_case_and_white_space() -> None:
+def test_token_as_word_ignores_case_and_white_space() -> None:
     assert as_word(b" Owl") == "owl"
     assert as_word("Сова\n".encode()) == "сова"
 
 
-def test_bytes_that_are_no_text_are_no_word() -> None:
+def test_bytes_that_are_not_utf_8_are_no_word() -> None:
     assert as_word(b"\xf0\x9f") is None

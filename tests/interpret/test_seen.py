@@ -14,25 +14,25 @@ from vocabkit.interpret.interpret import seen_part
 from vocabkit.vision.open_vision import open_vision
 
 
-def test_clip_sees_the_square_in_the_middle(tmp_path: Path) -> None:
+def test_clip_sees_the_center_square(tmp_path: Path) -> None:
     pixels = open_vision(str(clip(tmp_path / "clip"))).pixels
     assert seen_part(pixels, (200, 100)) == pytest.approx((0.25, 0, 0.75, 1), abs=0.03)
     assert seen_part(pixels, (100, 200)) == pytest.approx((0, 0.25, 1, 0.75), abs=0.03)
     assert seen_part(pixels, (64, 64)) == pytest.approx((0, 0, 1, 1), abs=0.03)
 
 
-def test_siglip_sees_all_of_it_whatever_its_form(tmp_path: Path) -> None:
+def test_siglip_sees_the_whole_picture_at_any_aspect_ratio(tmp_path: Path) -> None:
     pixels = open_vision(str(siglip(tmp_path / "siglip"))).pixels
     assert seen_part(pixels, (200, 100)) == pytest.approx((0, 0, 1, 1), abs=0.03)
 
 
-def test_efficientnet_sees_the_square_in_the_middle() -> None:
+def test_efficientnet_sees_the_center_square() -> None:
     assert seen_part(open_vision("efficientnet-lite0").pixels, (300, 200)) == pytest.approx(
         (1 / 6, 0, 5 / 6, 1), abs=0.01
     )
 
 
-def test_where_pictures_are_padded_more_than_all_of_it_is_seen() -> None:
+def test_padding_shows_as_more_than_the_whole_picture() -> None:
     def padded(image: Image.Image) -> torch.Tensor:
         square = ImageOps.pad(image, (90, 90), color=(120, 120, 120))
         return torch.from_numpy(np.asarray(square, np.float32) / 7 - 3).permute(2, 0, 1)

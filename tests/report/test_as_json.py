@@ -112,7 +112,7 @@ AUDIT = {
 }
 
 
-def test_keys_of_an_overlap() -> None:
+def test_overlap_json_has_its_keys() -> None:
     vocabularies = [resolve(name).vocabulary for name in ("smollm2-135m", "mistral-v1")]
     counts = {v.name: np.ones(len(v), np.int64) for v in vocabularies}
     found = json.loads(to_json(overlap(vocabularies, reachability=True, counts=counts)))
@@ -123,19 +123,19 @@ def test_keys_of_an_overlap() -> None:
     assert list(smollm) == list(mistral) == list(OVERLAP["tokenizers"][0])  # type: ignore[index]
 
 
-def test_keys_of_an_explanation() -> None:
+def test_explanation_json_has_its_keys() -> None:
     found = json.loads(to_json(explain(b"<eos>", [resolve("gemma3").vocabulary, small([b" <eos>"])])))
     assert shape(found) == EXPLANATION
     assert list(found) == list(EXPLANATION)
 
 
-def test_keys_of_an_audit() -> None:
+def test_audit_json_has_its_keys() -> None:
     found = json.loads(to_json(audit([(0, 1)], small([b"a", b"b"], name="a"), small([b"a", b"b"], name="b"))))
     assert shape(found) == AUDIT
     assert list(found) == list(AUDIT)
 
 
-def test_bytes_are_hex_and_text_where_they_are_text() -> None:
+def test_bytes_become_hex_and_text_if_utf_8() -> None:
     assert json.loads(to_json([b" \xc3\xa9", b"\xff", b""])) == [
         {"hex": "20c3a9", "text": " é"},
         {"hex": "ff", "text": None},
@@ -144,7 +144,7 @@ def test_bytes_are_hex_and_text_where_they_are_text() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), np.float64("nan"), np.array([1.0, np.inf])])
-def test_numbers_that_are_not_finite_are_null(number: Any) -> None:
+def test_nonfinite_numbers_become_null(number: Any) -> None:
     text = to_json({"value": number})
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in JSON"))
     assert "null" in text

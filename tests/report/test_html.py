@@ -42,7 +42,7 @@ def run_without(missing: set[str], folder: Path, *words: str) -> subprocess.Comp
     )  # fmt: skip
 
 
-def test_a_page_comes_beside_the_report(tmp_path: Path) -> None:
+def test_html_writes_a_page_beside_the_report(tmp_path: Path) -> None:
     plain = vocabkit_here(tmp_path, "overlap", "smollm2", "mistral-v1", "--json")
     done = vocabkit_here(tmp_path, "overlap", "smollm2", "mistral-v1", "--json", "--html", "page.html")
     assert done.returncode == 0
@@ -54,12 +54,12 @@ def test_a_page_comes_beside_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_bytes() == first
 
 
-def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_page_raises(tmp_path: Path) -> None:
     problem = error_of(vocabkit_here(tmp_path, "overlap", "smollm2", "qwen2", "--html", "no/page.html"))
     assert problem.startswith("no/page.html: no folder")
 
 
-def test_an_input_is_no_place_for_a_page(tmp_path: Path) -> None:
+def test_page_over_an_input_raises(tmp_path: Path) -> None:
     text_file = tmp_path / "captions.txt"
     text_file.write_text("a dog")
     words = ("overlap", "smollm2", "qwen2", "--corpus", "captions.txt", "--html", "captions.txt")
@@ -67,13 +67,13 @@ def test_an_input_is_no_place_for_a_page(tmp_path: Path) -> None:
     assert text_file.read_text() == "a dog"
 
 
-def test_without_jinja2_the_extra_is_named_before_the_work(tmp_path: Path) -> None:
+def test_missing_jinja2_raises_before_the_work(tmp_path: Path) -> None:
     done = run_without({"jinja2"}, tmp_path, "overlap", "smollm2", "qwen2", "--html", "page.html")
     assert error_of(done) == "an HTML page needs jinja2: pip install 'vocabkit[report]'"
     assert run_without({"jinja2"}, tmp_path, "overlap", "smollm2", "qwen2").returncode == 0
 
 
-def test_an_overlap_page_needs_no_torch(tmp_path: Path) -> None:
+def test_overlap_page_imports_no_torch(tmp_path: Path) -> None:
     missing = {"torch", "transformers", "safetensors", "PIL", "playwright", "matplotlib"}
     done = run_without(missing, tmp_path, "overlap", "smollm2", "mistral-v1", "--html", "page.html")
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_an_overlap_page_needs_no_torch(tmp_path: Path) -> None:
     | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).map(str.encode)
 )
 @settings(deadline=None, max_examples=300)
-def test_a_spelling_is_visible_and_read_by_explain(value: bytes) -> None:
+def test_spelling_is_visible_and_parses_back(value: bytes) -> None:
     assume(not value.startswith(b"id:"))
     shown = spelled(value)
     assert shown.isprintable()
@@ -93,13 +93,13 @@ def test_a_spelling_is_visible_and_read_by_explain(value: bytes) -> None:
 
 @given(st.binary(max_size=12))
 @settings(deadline=None, max_examples=300)
-def test_a_token_as_html_is_its_spelling_as_text(value: bytes) -> None:
+def test_token_as_html_has_its_spelling_as_text(value: bytes) -> None:
     html = token(value)
     assert html.striptags() == " ".join(spelled(value).split())
     assert html.count("<") == html.count(">")
 
 
-def test_packed_data_is_nothing_but_base64() -> None:
+def test_packed_data_is_base64() -> None:
     data = {"words": ["</script>", "\u2028", "é"]}
     packed = pack(data)
     assert packed == pack(data)
@@ -108,7 +108,7 @@ def test_packed_data_is_nothing_but_base64() -> None:
 
 @given(groups())
 @settings(deadline=None, max_examples=60)
-def test_a_table_holds_every_token_with_its_ids_and_aliases(group: list[Drawn]) -> None:
+def test_table_has_every_token_with_ids_and_aliases(group: list[Drawn]) -> None:
     vocabularies = [drawn.vocabulary for drawn in group]
     table = token_table(vocabularies)
     data = table_data(table)
@@ -131,7 +131,7 @@ def test_a_table_holds_every_token_with_its_ids_and_aliases(group: list[Drawn]) 
 
 @given(groups(), st.integers(110, 250))
 @settings(deadline=None, max_examples=60)
-def test_a_table_that_is_cut_keeps_what_most_have(group: list[Drawn], size: int) -> None:
+def test_cut_table_keeps_tokens_of_most_tokenizers(group: list[Drawn], size: int) -> None:
     vocabularies = [drawn.vocabulary for drawn in group]
     whole, cut = token_table(vocabularies), token_table(vocabularies, max_bytes=size)
     owners = {token: int((whole.ids[:, row] >= 0).sum()) for row, token in enumerate(whole.tokens)}

@@ -45,13 +45,13 @@ def lines(renderable: RenderableType, width: int = 40) -> list[str]:
         ("ש".encode(), "'ש'" + MARK),
     ],
 )
-def test_a_token_is_shown_in_quotes_with_what_cannot_be_seen_escaped(token: bytes, shown: str) -> None:
+def test_token_is_quoted_with_invisible_characters_escaped(token: bytes, shown: str) -> None:
     assert show_token(token) == shown
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.binary(min_size=1, max_size=12) | st.text(min_size=1, max_size=12).map(lambda text: text.encode()))
-def test_what_is_shown_can_be_typed_to_get_the_token_again(token: bytes) -> None:
+def test_shown_token_parses_back(token: bytes) -> None:
     shown = show_token(token, 1000).removesuffix(MARK)
     assert all(character.isprintable() for character in shown)
     assert parse_token(shown[1:-1], small([b"a"])) == token
@@ -72,13 +72,13 @@ def test_names_are_shortened_in_the_middle() -> None:
     assert printable("mistralai/Mistral-7B-Instruct-v0.3", 20) == "mistralai…truct-v0.3"
 
 
-def test_right_to_left_text_is_closed_by_a_mark_so_that_it_leaves_the_line_alone() -> None:
+def test_right_to_left_text_ends_with_a_mark() -> None:
     assert printable("שלום") == "שלום" + MARK
     assert unicodedata.bidirectional(MARK) == "L"
     assert show_token(b"abc").isprintable()
 
 
-def test_columns_stand_numbers_to_the_right_and_text_to_the_left() -> None:
+def test_numbers_are_right_aligned_and_text_left_aligned() -> None:
     columns = Columns(["n", "text"], [Section("row", [("a", ["1", "x"]), ("bb", ["1,234", "-"]), ("c", ["-", "yy"])])])
     assert lines(columns) == ["row      n  text", "a        1  x", "bb   1,234  -", "c        -  yy"]
 
@@ -107,7 +107,7 @@ def test_long_headings_are_stacked() -> None:
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
-def test_columns_that_do_not_fit_follow_below_with_the_labels_again(width: int) -> None:
+def test_columns_that_do_not_fit_wrap_with_their_labels(width: int) -> None:
     headings = [f"tokenizer{i}" for i in range(10)]
     shown = lines(Columns(headings, [Section("row", [("label", [str(i) for i in range(10)])])]), width)
     assert max(map(len, shown)) <= width
@@ -117,7 +117,7 @@ def test_columns_that_do_not_fit_follow_below_with_the_labels_again(width: int) 
     assert shown.count("") == len(blocks) - 1
 
 
-def test_a_list_starts_its_lines_below_the_first_word_and_keeps_words_whole() -> None:
+def test_listing_wraps_below_the_first_word_and_keeps_words_whole() -> None:
     listing = Listing([("a", ["' one two'", "'three'", "' four five'"]), ("long", ["six"]), ("年", [])])
     assert lines(listing, 30) == [
         "  a     ' one two' 'three'",

@@ -56,14 +56,14 @@ def rows(text: str, title: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_an_overlap_keeps_to_the_width_and_leaves_no_space_at_the_end_of_lines(count: int, width: int) -> None:
+def test_overlap_keeps_to_the_width_without_trailing_spaces(count: int, width: int) -> None:
     text = shown(overlap_report(overlap(vocabularies(count), examples=6)), width)
     for line in text.splitlines():
         assert cell_len(line) <= width, line
         assert line == line.rstrip(), line
 
 
-def test_six_tokenizers_stand_side_by_side_in_80_columns() -> None:
+def test_six_tokenizers_fit_side_by_side_in_80_columns() -> None:
     text = shown(overlap_report(overlap(vocabularies(6), examples=0)))
     for title in ("tokenizer", "coverage", "script", "length in bytes"):
         assert [line.split()[0] for line in text.splitlines() if line.startswith(f"{title} ")] == [title.split()[0]]
@@ -77,13 +77,13 @@ def test_many_tokenizers_are_all_shown() -> None:
         assert text.count(vocabulary.name) >= 3  # a row in each matrix
 
 
-def test_a_pipe_gets_no_colour_codes() -> None:
+def test_pipe_gets_no_colour_codes() -> None:
     found = overlap(vocabularies(2), examples=3)
     assert "\x1b" not in shown(overlap_report(found))
     assert "\x1b[1m" in shown(overlap_report(found), force_terminal=True, color_system="standard")
 
 
-def test_an_explanation_and_an_audit_keep_to_the_width() -> None:
+def test_explanation_and_audit_keep_to_the_width() -> None:
     long = explain(b"The quick [red] fox jumps over the lazy dog, and over it again", vocabularies(3))
     translated = audit([(i, i) for i in range(2000)], *vocabularies(2), examples=30)
     for renderable in (explanation(long), audit_report(translated), catalog_table(list(catalog().values()))):
@@ -109,7 +109,7 @@ def test_hostile_tokens_and_names_are_escaped(hostile: list[Vocabulary], count: 
             assert character.isprintable() or character in "\n\u200e"
 
 
-def test_markup_is_shown_and_not_obeyed(hostile: list[Vocabulary]) -> None:
+def test_markup_in_names_is_shown_verbatim(hostile: list[Vocabulary]) -> None:
     text = shown(overlap_report(overlap(hostile[:2], examples=50)))
     for token in ("'[/red]'", "'[/]'", "':smile:'", r"'\x1b[31mred'", r"'\u202eabc'", r"'\n\n\n'", "<�[bold]>"):
         assert token in text
@@ -141,26 +141,26 @@ def test_three_tokenizers_are_shown_as_matrices() -> None:
     assert rows(text, "Jaccard")["qwen2"][0] == "·"
 
 
-def test_a_breakdown_by_script_adds_up_in_the_terminal_too() -> None:
+def test_breakdown_by_script_adds_up() -> None:
     found = overlap(vocabularies(3), examples=0)
     shares = rows(shown(overlap_report(found)), "script")
     totals = np.sum([[int(cell.replace(",", "")) for cell in cells] for cells in shares.values()], axis=0)
     assert totals.tolist() == [*(s.distinct for s in found.tokenizers), found.shared_by_all]
 
 
-def test_what_one_side_lacks_is_shown_with_its_own_pieces() -> None:
+def test_lacking_tokens_are_shown_with_own_pieces() -> None:
     text = shown(overlap_report(overlap(vocabularies(2), examples=6)))
     assert "qwen2 lacks 18,434 tokens that llama3 has, and spells them\n" in text
     assert "  '00'    '0' '0'\n" in text
 
 
-def test_counts_are_shown_without_examples_too() -> None:
+def test_counts_are_shown_without_examples() -> None:
     text = shown(overlap_report(overlap(vocabularies(3), examples=0)))
     assert "qwen2 lacks 9,833 tokens that all the others have\n" in text
     assert "gemma3  and 110 more" in text
 
 
-def test_roles_show_who_lacks_them_and_which_special_tokens_have_none() -> None:
+def test_roles_show_missing_tokens_and_tokens_without_a_role() -> None:
     text = shown(overlap_report(overlap([resolve(name).vocabulary for name in ("llama3", "smollm2")])))
     roles = rows(text, "role")
     assert roles["pad"][0] == "-"
@@ -170,7 +170,7 @@ def test_roles_show_who_lacks_them_and_which_special_tokens_have_none() -> None:
     assert "and 6 more" in without
 
 
-def test_a_corpus_and_reachability_are_shown_if_asked_for() -> None:
+def test_corpus_and_reachability_are_shown_on_request() -> None:
     some = [resolve(name).vocabulary for name in ("smollm2-135m", "mistral-v1")]
     counts = {v.name: np.ones(len(v), np.int64) for v in some}
     found = overlap(some, examples=1, counts=counts, reachability=True)
@@ -184,14 +184,14 @@ def test_a_corpus_and_reachability_are_shown_if_asked_for() -> None:
     assert rows(shown(overlap_report(three)), "mass")["smollm2-135m"][0] == "·"
 
 
-def test_an_explanation_shows_ids_pieces_and_hints() -> None:
+def test_explanation_shows_ids_pieces_and_hints() -> None:
     text = shown(explanation(explain("Ġthe".encode(), vocabularies(3))))
     assert text.startswith("'Ġthe'\n  bytes  c4 a0 74 68 65\n")
     assert "  gemma3  -  2 tokens: 'Ġ' 245237, 'the' 1437\n" in text
     assert "read as a byte-level spelling it is ' the', found in qwen2, llama3, gemma3" in text
 
 
-def test_an_audit_shows_verdicts_and_examples() -> None:
+def test_audit_shows_verdicts_and_examples() -> None:
     source, target = (
         small([b"a", b"\xa1", b"c"], name="source"),
         small(["¡".encode(), b"a", b"c", b"\xa1"], name="target"),

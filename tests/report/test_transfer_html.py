@@ -46,7 +46,7 @@ def check(here: Path, *words: str | Path) -> Done:
     return vocabkit_here(here, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, *words)
 
 
-def test_the_page_holds_proof_coverage_and_validation(here: Path, tmp_path: Path) -> None:
+def test_page_has_proof_coverage_and_validation(here: Path, tmp_path: Path) -> None:
     losses = {"blind": Estimate(2.5, 2.4, 2.6), "transferred": Estimate(1.234, 1.2, 1.3)}
     write_json(tmp_path / "validation.json", {"held-out": result(**losses)})
     done = check(here, "--html", tmp_path / "page.html", "--validation", tmp_path / "validation.json")
@@ -57,7 +57,7 @@ def test_the_page_holds_proof_coverage_and_validation(here: Path, tmp_path: Path
     assert "Retention" not in page, "it was not finite"
 
 
-def test_answers_have_their_interval_and_number_on_the_page(here: Path, tmp_path: Path) -> None:
+def test_page_shows_answers_with_number_and_interval(here: Path, tmp_path: Path) -> None:
     share = Share(0.417, 0.3, 0.533, 60)
     found = result(share, None, None, None, None, None, blind=Estimate(2.5, 2.4, 2.6))
     write_json(tmp_path / "validation.json", {"held-out": found})
@@ -67,14 +67,14 @@ def test_answers_have_their_interval_and_number_on_the_page(here: Path, tmp_path
     assert re.sub("<[^>]*>", " ", row).split() == ["named", "60", "41.7%", "30.0%", "to", "53.3%"]
 
 
-def test_a_page_is_written_when_the_proof_fails_too(here: Path, tmp_path: Path) -> None:
+def test_page_is_written_if_the_proof_fails(here: Path, tmp_path: Path) -> None:
     langbridge("softmax", seed=1).save(tmp_path / "other.pt")
     words = ("check-transfer", "moved", tmp_path / "other.pt", *TO_LLAMA, "--html", tmp_path / "page.html")
     assert vocabkit_here(here, *words).returncode == 1
     assert "not proven" in (tmp_path / "page.html").read_text("utf-8")
 
 
-def test_a_validation_needs_a_page(here: Path, tmp_path: Path) -> None:
+def test_validation_without_a_page_raises(here: Path, tmp_path: Path) -> None:
     assert error_of(check(here, "--validation", "x.json")) == "--validation is shown on a page: add --html FILE"
 
 
@@ -82,7 +82,7 @@ def test_a_validation_needs_a_page(here: Path, tmp_path: Path) -> None:
     "content",
     ["", "[]", "{}", '{"a": 1}', '{"a": {"validation": {}}}', '{"results": {"t": {"m,none": 1}}}', "[" * 9999],
 )
-def test_another_file_is_no_validation(here: Path, tmp_path: Path, content: str) -> None:
+def test_other_files_as_validation_raise(here: Path, tmp_path: Path, content: str) -> None:
     file = tmp_path / "validation.json"
     file.write_text(content)
     problem = error_of(check(here, "--html", tmp_path / "page.html", "--validation", file))
@@ -91,7 +91,7 @@ def test_another_file_is_no_validation(here: Path, tmp_path: Path, content: str)
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_validation_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_validation_round_trips(tmp_path: Path) -> None:
     results = {"a": result(blind=Estimate(2.5, 2.4, 2.6)), "b": result(blind=Estimate(1.5, 1.4, 1.6))}
     write_json(tmp_path / "v.json", results)
     found = read_validation(tmp_path / "v.json")
@@ -109,7 +109,7 @@ FIGURES = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
     st.dictionaries(st.text(max_size=3), st.lists(FIGURES, min_size=3, max_size=3).map(sorted), min_size=1, max_size=5)
 )
 @settings(deadline=None, max_examples=200)
-def test_a_plot_holds_all_figures_and_has_round_ticks(figures: dict[str, list[float]]) -> None:
+def test_plot_spans_all_figures_with_round_ticks(figures: dict[str, list[float]]) -> None:
     made = plot({name: Estimate(value, low, high) for name, (low, value, high) in figures.items()}, {"none": 0.0})
     (_, zero), *_ = made.lines
     for bar in made.bars:
