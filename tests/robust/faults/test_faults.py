@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 COMMANDS = (
     "build-shared", "import-map", "snapshot", "scenes", "features", "train", "import-adapter folder", "transfer",
     "transfer mmproj", "transfer llava", "validate", "infer", "overlap --html",

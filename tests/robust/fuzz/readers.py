@@ -22,7 +22,6 @@ class Reader:
     """Returns, or raises VocabkitError."""
     file: str
     """Name of the file: readers go by the ending, and by what stands beside it."""
-    needs_torch: bool = False
     beside: Mapping[str, str] = field(default_factory=dict)
     """What stands beside it: name -> file of the corpus."""
 
@@ -164,12 +163,12 @@ READERS: Mapping[str, Reader] = {
     "shared": Reader(_shared, "shared.arrow"),
     "index-map": Reader(_index_map, "map.json"),
     "llava": Reader(_llava, "data.json"),
-    "shard-index": Reader(_shard_index, "model.safetensors.index.json", needs_torch=True),
-    "recipe": Reader(_recipe, "recipe.toml", needs_torch=True),
-    "adapter": Reader(_adapter, "adapter.pt", needs_torch=True),
-    "torch": Reader(_projector_weights, "mm_projector.bin", needs_torch=True),
-    "safetensors": Reader(_safetensors, "features.safetensors", needs_torch=True),
-    "gguf-weights": Reader(_gguf_weights, "model.gguf", needs_torch=True),
-    "features": Reader(_features, "index.json", True, {SHARD: "feature-shard/clip"}),
-    "feature-shard": Reader(_features, SHARD, True, {"index.json": "features/clip"}),
+    "shard-index": Reader(_shard_index, "model.safetensors.index.json"),
+    "recipe": Reader(_recipe, "recipe.toml"),
+    "adapter": Reader(_adapter, "adapter.pt"),
+    "torch": Reader(_projector_weights, "mm_projector.bin"),
+    "safetensors": Reader(_safetensors, "features.safetensors"),
+    "gguf-weights": Reader(_gguf_weights, "model.gguf"),
+    "features": Reader(_features, "index.json", {SHARD: "feature-shard/clip"}),
+    "feature-shard": Reader(_features, SHARD, {"index.json": "features/clip"}),
 }
