@@ -22,7 +22,7 @@ _INSTRUMENTED = ["vocabkit", "tomllib", "zipfile"]
 
 def main(name: str, folder: Path, options: list[str]) -> None:
     """Fuzz the reader `name` with files in `folder`. An input with a finding is what ends the process."""
-    for module in SLOW if READERS[name].needs_torch else ():
+    for module in SLOW:
         importlib.import_module(module)
     with atheris.instrument_imports(include=_INSTRUMENTED, enable_loader_override=False):
         from fuzz.examine import examine
