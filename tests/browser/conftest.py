@@ -1,4 +1,4 @@
-"""A real browser, in which pages are opened as people do: from a file. Every page is watched while it is open."""
+"""A real browser that opens pages from files, and fails on any error or request of a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of small reports in which everything untrusted is hostile."""
+"""Pages of small reports with hostile names and tokens."""
 
 from __future__ import annotations
 

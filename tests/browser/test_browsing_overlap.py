@@ -1,4 +1,4 @@
-"""The overlap page in a browser: every token can be found, and none is anything but text."""
+"""The overlap page in a browser: every token can be found, and is shown as text."""
 
 from __future__ import annotations
 

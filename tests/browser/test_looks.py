@@ -1,4 +1,4 @@
-"""What all pages have in common: contrast in light and dark, a phone's width, and one file that fetches nothing."""
+"""Properties of all pages: contrast in light and dark, a phone's width, no requests."""
 
 from __future__ import annotations
 

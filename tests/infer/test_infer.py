@@ -1,4 +1,4 @@
-"""vocabkit infer: what it writes is what the models give, whatever names the pictures and whatever interrupts it."""
+"""vocabkit infer: its results are those of the models, for any kind of input and after any interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from a head agrees with all of its coefficients."""
+"""Readings of a head agree with its full matrix of coefficients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""interpret names what visual tokens stand for: in adapters that are made to say one thing, and in the shipped one."""
+"""interpret: with adapters built to say one token, and with the shipped adapter."""
 
 from __future__ import annotations
 

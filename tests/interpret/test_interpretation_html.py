@@ -1,4 +1,4 @@
-"""interpret --html: the readings as they are, in a page that holds the pictures, too."""
+"""interpret --html: a page with the pictures and their readings."""
 
 from __future__ import annotations
 

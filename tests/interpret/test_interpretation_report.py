@@ -1,4 +1,4 @@
-"""Interpretations in the terminal: 80 columns, each word in its place, nothing that talks to the terminal."""
+"""Interpretations in the terminal: within the width, laid out like the patches, with tokens escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which words name what an image shows."""
+"""Words that name what an image shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a picture that an encoder sees is found whatever its image processor does."""
+"""The part of a picture that an encoder sees, for several image processors."""
 
 from __future__ import annotations
 

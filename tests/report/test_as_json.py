@@ -1,4 +1,4 @@
-"""Results as JSON: keys that programs can rely on, and nothing that breaks a parser or a terminal."""
+"""JSON of results: stable keys, and output that is safe for parsers and terminals."""
 
 from __future__ import annotations
 

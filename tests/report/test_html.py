@@ -1,4 +1,4 @@
-"""Pages as files: written whole, the same for the same report, and only with what they need."""
+"""HTML pages as files: atomic, reproducible, and without torch."""
 
 from __future__ import annotations
 

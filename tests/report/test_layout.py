@@ -1,4 +1,4 @@
-"""Untrusted text made harmless, columns and lists."""
+"""Building blocks of terminal reports: escaped text, columns and lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports in a terminal: complete, within 80 columns, and harmless whatever the tokens are."""
+"""Terminal reports on vocabularies: complete, within the width, and with tokens escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""check-transfer --html: the page says what the proof says, and takes a validation along."""
+"""check-transfer --html: a page with the proof and, on request, a validation."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _development(found: Interpretation) -> RenderableType:
         Columns(headings, [Section(_name(title), section) for title, section in rows.items()])
     ]
     if any(entry.named is not None for entry in found.development):
-        note = f"named: a word for what is shown is among the {found.top} nearest tokens, or largest coefficients"
+        note = f"named: one of the {found.top} nearest, or largest, is a word for what is shown"
         parts.append(Text(note, style="dim"))
     return Group(*parts)
 
