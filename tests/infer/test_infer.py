@@ -20,6 +20,8 @@ from torch.testing import assert_close
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
+from vocabkit.errors import VocabkitError
+from vocabkit.infer import infer as library
 from vocabkit.infer import result_files
 from vocabkit.infer.result_files import ResultFolder, Results
 from vocabkit.llm.load import load_llm
@@ -423,3 +425,15 @@ def test_llm_with_other_ids_raises(world: InferWorld, tmp_path: Path) -> None:
     assert "is it another LLM?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))
     assert "columns of one, two, none of three" in error_of(vocabkit_here(tmp_path, *words, f"three={source}"))
     assert open_target(world.small.two)[0].vocabulary.name == "two"
+
+
+def test_invalid_options_raise(world: InferWorld, tmp_path: Path) -> None:
+    for problem, options in {
+        "`batch` 0: must be at least 1": {"batch": 0},
+        "`dtype` float16: must be auto, float32 or bfloat16": {"dtype": "float16"},
+    }.items():
+        with pytest.raises(VocabkitError, match=problem):
+            library.infer(world.mlp, [world.pictures], tmp_path / "out", **options)
+    with pytest.raises(TypeError, match="colour"):
+        library.infer(world.mlp, [world.pictures], tmp_path / "out", colour=True)
+    assert not (tmp_path / "out").exists()

@@ -249,3 +249,4 @@ def test_mismatched_parts_raise(world: World, tmp_path: Path) -> None:
     refused("features of width 1280, but the adapter takes 32", [world.data], vision="efficientnet-lite0")
     refused("none of 1 pictures can be used; the first: .*broken.png: not an image", [tmp_path / "broken.png"])
     refused("no such file", [tmp_path / "absent.json"])
+    refused("`top` 0: must be at least 1", [world.data], top=0)

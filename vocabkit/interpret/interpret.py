@@ -89,6 +89,8 @@ def interpret(
     Raises VocabkitError: anything not found, parts that do not fit together, or no usable picture.
     """
     wanted = InterpretOptions(**options)
+    if wanted.top < 1:
+        raise VocabkitError(f"`top` {wanted.top}: must be at least 1")
     series = _series(adapter, wanted.checkpoints)
     own = series["adapter"]
     targets = _targets(wanted.llms, own.llm, progress)

@@ -89,12 +89,8 @@ def nearest_tokens(
         them are kept, is unspecified. With fewer than k nonzero rows, the last ids are -1 and the last cosines -inf.
 
     Raises:
-        VocabkitError: queries of another width or not finite, k < 1, or rows that can't be read.
+        VocabkitError: queries that are not finite, or rows that can't be read.
     """
-    if queries.ndim != 2 or queries.shape[1] != table.width:
-        raise VocabkitError(f"{table.source}: visual tokens are {tuple(queries.shape)}; expected (Q, {table.width})")
-    if k < 1:
-        raise VocabkitError(f"{k} nearest tokens: must be at least 1")
     if not queries.isfinite().all():
         raise VocabkitError("visual tokens are NaN or infinite; is the adapter damaged?")
     directions = functional.normalize(queries.float(), dim=1)  # (Q, D)
