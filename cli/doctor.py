@@ -1,4 +1,4 @@
-"""doctor: what there is to compute with."""
+"""doctor: installed versions and devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .show import show, show_json
 
 
 def doctor(json: AsJson = False) -> None:
-    """Show versions, devices, and how visual tokens will be computed here, and why."""
+    """Show installed versions, devices, and how visual tokens are computed here and why."""
     from vocabkit.llm.environment import environment
 
     found = environment()

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,34 +29,27 @@ class SceneSplit(enum.StrEnum):
 
 
 def scenes(
-    out: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
-    train: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 12_000,
+    out: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Training pictures.")] = 12_000,
     held_out: Annotated[int, typer.Option(min=1, help="Pictures in each of the three held-out splits.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same data.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
     only: Annotated[
         list[SceneSplit] | None,
-        typer.Option(help="Draw this split only; may be repeated. By default all four.", show_default=False),
+        typer.Option(help="Draw only this split; may be repeated. [default: all four]", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
     """Draw captioned scenes of OpenMoji drawings.
 
-    One split to train on and three held out: known scenes drawn anew, new combinations of known drawings, and new
+    One training split and three held-out ones: known scenes drawn anew, new combinations of known drawings, and new
     drawings. All in LLaVA's JSON format.
     """
     from vocabkit.data.scene_files import write_scenes
 
+    wanted = [split.value for split in only or SceneSplit]
     with show_progress() as progress:
-        splits = write_scenes(
-            out,
-            train=train,
-            held_out=held_out,
-            seed=seed,
-            size=size,
-            only=[split.value for split in only or SceneSplit],
-            progress=partial(progress, "drawing scenes"),
-        )
+        splits = write_scenes(out, train=train, held_out=held_out, seed=seed, size=size, only=wanted, progress=progress)
     if json:
         show_json({"folder": out, "seed": seed, "size": size, "splits": splits})
         return
@@ -67,11 +58,8 @@ def scenes(
         say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} drawings")
 
 
-# MERGED: features: patch features of a frozen vision encoder, computed once.
-
-
 class Stored(enum.StrEnum):
-    """How features are stored."""
+    """Dtype of stored features."""
 
     float16 = "float16"
     float32 = "float32"
@@ -82,63 +70,47 @@ def features(
         list[str], typer.Argument(metavar="DATA...", help=f"{DATA}, with the pictures.", show_default=False)
     ],
     vision: Annotated[
-        str, typer.Option(help="A vision model, folder or hub id, or efficientnet-lite0.", show_default=False)
+        str, typer.Option(help="Vision model: a folder, a hub id, or efficientnet-lite0.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write, or to go on with.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
     images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the pictures. [default: that of each file of data]", show_default=False),
+        Path | None, typer.Option(help="Folder of the pictures. [default: that of each data file]", show_default=False)
     ] = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
-    layer: Annotated[int, typer.Option(help="Hidden states to take, as transformers counts them.")] = -2,
+    layer: Annotated[int, typer.Option(help="Hidden states to use, numbered as in transformers.")] = -2,
     keep_cls: Annotated[bool, typer.Option("--keep-cls", help="Keep class and register tokens.")] = False,
     pool: Annotated[
         str | None,
         typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in 4x4.", show_default=False),
     ] = None,
-    dtype: Annotated[Stored, typer.Option(help="How features are stored.")] = Stored.float16,
+    dtype: Annotated[Stored, typer.Option(help="Dtype of the stored features.")] = Stored.float16,
+    device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Compute the patch features of a frozen vision model once, for training.
 
-    An interrupted run goes on where it was. Missing and broken pictures are counted and left out.
+    An interrupted run resumes. Missing and broken pictures are counted and left out.
     """
     import torch
 
-    from vocabkit.data.sources import Columns, pictures_of
+    from vocabkit.data.sources import Columns
     from vocabkit.llm.devices import keep_freed_memory
-    from vocabkit.vision.features import cache_features
-    from vocabkit.vision.open_vision import open_vision
+    from vocabkit.vision.features import FeatureOptions, cache_files
 
     keep_freed_memory()
-    columns = Columns(split, image_column)
-    found = [pictures_of(source, images, columns) for source in data]
-    gpu = torch.cuda.is_available()
-    encoder = open_vision(
-        vision,
-        layer=layer,
-        keep_cls=keep_cls,
-        pool=None if pool is None else grid_size(pool),
-        device="cuda" if gpu else "cpu",
-        dtype=torch.float16 if gpu else torch.float32,
+    options = FeatureOptions(
+        layer, keep_cls, None if pool is None else grid_size(pool), getattr(torch, dtype.value), device
     )
-    listed = [each for each in found if isinstance(each, list)]
-    total = len({picture.key for each in listed for picture in each}) if len(listed) == len(found) else None
+    columns = Columns(split, image_column)
     with show_progress() as progress:
-        report = cache_features(
-            encoder,
-            chain.from_iterable(found),
-            out,
-            dtype=getattr(torch, dtype.value),
-            progress=lambda done: progress(encoder.name, done, total),
-        )
+        encoder, report = cache_files(data, vision, out, options, images=images, columns=columns, progress=progress)
     if json:
-        show_json({"folder": out, "encoder": encoder.info, "report": report})
+        show_json({"folder": out, "encoder": encoder, "report": report})
         return
     say(
-        f"{out}: {report.pictures - report.broken:,} pictures, {encoder.tokens} x {encoder.width} features of "
-        f"{encoder.name} each; {report.cached:,} were there, {report.computed:,} computed"
+        f"{out}: {report.pictures - report.broken:,} pictures, {encoder['tokens']} x {encoder['width']} features of "
+        f"{encoder['name']} each; {report.cached:,} were there, {report.computed:,} computed"
     )
     note_broken(report.broken, report.pictures, report.first_broken)
 

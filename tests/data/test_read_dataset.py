@@ -44,7 +44,7 @@ def refusal(source: str, **options: str) -> str:
     return message.removeprefix(f"{source}: ")
 
 
-def test_a_row_of_image_and_caption_becomes_a_sample(tmp_path: Path) -> None:
+def test_row_of_image_and_caption_becomes_a_sample(tmp_path: Path) -> None:
     images = [{"bytes": APPLE, "path": "apple.png"}, {"bytes": OWL, "path": None}]
     source = parquet(tmp_path / "a", image=images, text=["a red apple", "an owl"], licence=["x", "y"])
     samples = list(read_dataset(source))
@@ -56,7 +56,7 @@ def test_a_row_of_image_and_caption_becomes_a_sample(tmp_path: Path) -> None:
     assert [(picture.key, content(picture)) for picture in pictures] == [("train/0/0", APPLE), ("train/1/0", OWL)]
 
 
-def test_columns_and_split_can_be_named(tmp_path: Path) -> None:
+def test_columns_and_split_can_be_chosen(tmp_path: Path) -> None:
     parquet(tmp_path / "a", image=[APPLE], text=["no"])
     source = parquet(tmp_path / "a", "validation", photo=[OWL], alt=["an owl"])
     (tmp_path / "a" / "train.parquet").unlink()
@@ -65,7 +65,7 @@ def test_columns_and_split_can_be_named(tmp_path: Path) -> None:
     assert [(picture.key, content(picture)) for picture in sample.images] == [("validation/0/0", OWL)]
 
 
-def test_a_row_may_hold_several_images_and_a_conversation(tmp_path: Path) -> None:
+def test_row_with_several_images_and_a_conversation(tmp_path: Path) -> None:
     turns = record("<image> or <image>?", "The first.", "Sure?", "Yes.")["conversations"]
     source = parquet(tmp_path / "a", images=[[APPLE, OWL]], conversations=[turns])
     (sample,) = read_dataset(source, image_column="images", text_column="conversations")
@@ -73,7 +73,7 @@ def test_a_row_may_hold_several_images_and_a_conversation(tmp_path: Path) -> Non
     assert sample.turns == (Turn("<image> or <image>?", "The first."), Turn("Sure?", "Yes."))
 
 
-def test_images_stay_bytes_where_the_file_says_that_they_are_images(tmp_path: Path) -> None:
+def test_image_feature_stays_bytes(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
@@ -87,20 +87,20 @@ def test_images_stay_bytes_where_the_file_says_that_they_are_images(tmp_path: Pa
         assert [(picture.key, content(picture)) for picture in sample.images] == [("train/0/0", APPLE)]
 
 
-def test_content_is_not_held_in_memory_and_goes_to_other_processes(tmp_path: Path) -> None:
+def test_content_is_not_held_in_memory_and_pickles(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=[os.urandom(1_000_000)], text=["noise"])
     (sample,) = read_dataset(source)
     assert len(pickle.dumps(sample)) < 10_000
     assert content(pickle.loads(pickle.dumps(sample)).images[0]) == content(sample.images[0])
 
 
-def test_the_pictures_alone_have_the_same_keys_and_content(tmp_path: Path) -> None:
+def test_read_pictures_gives_the_same_keys_and_content(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=[[APPLE, OWL], [OWL]])
     streamed = [(picture.key, picture.source) for picture in pictures_of(source)]
     assert streamed == [("train/0/0", APPLE), ("train/0/1", OWL), ("train/1/0", OWL)]
 
 
-def test_a_source_is_a_file_of_llavas_or_a_data_set(tmp_path: Path) -> None:
+def test_source_is_a_llava_file_or_a_dataset(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "a", photo=[APPLE], alt=["an apple"])
     (tmp_path / "data.json").write_text(json.dumps([record("<image>", "an owl", image="owl.png")]))
     columns = Columns(image="photo", text="alt")
@@ -123,7 +123,7 @@ def test_images_may_be_files_beside_their_captions(tmp_path: Path, monkeypatch: 
         assert sample.turns == (Turn("<image>", "a red apple"),)
 
 
-def test_a_null_image_is_found_broken_when_it_is_opened(tmp_path: Path) -> None:
+def test_null_image_raises_when_opened(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=pa.array([None, APPLE], pa.binary()), text=["nothing", "a red apple"])
     nothing, apple = read_dataset(source)
     with pytest.raises(BrokenImage, match="train/0/0"):
@@ -134,18 +134,18 @@ def test_a_null_image_is_found_broken_when_it_is_opened(tmp_path: Path) -> None:
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+def test_missing_column_raises_with_the_known_ones(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=[APPLE], caption=["an apple"])
     assert refusal(source) == "train, row 0: no column 'text'; it has 'image, caption': choose one of them"
     assert "no column 'photo'" in refusal(source, image_column="photo")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../other.png", "link.png"])
-def test_an_image_outside_the_data_set_is_refused(tmp_path: Path, path: str) -> None:
+def test_image_outside_the_dataset_raises(tmp_path: Path, path: str) -> None:
     source = parquet(tmp_path / "a", image=[{"bytes": None, "path": path}], text=["secrets"])
     (tmp_path / "other.png").write_bytes(APPLE)
     (tmp_path / "a" / "link.png").symlink_to(tmp_path / "other.png")
-    assert refusal(source).startswith(f"train, row 0: image '{path}' lies outside {source}")
+    assert refusal(source).startswith(f"train, row 0: image '{path}' is outside {source}")
 
 
 @pytest.mark.parametrize(
@@ -158,26 +158,24 @@ def test_an_image_outside_the_data_set_is_refused(tmp_path: Path, path: str) -> 
         ({"image": [APPLE], "text": [record("What?", "An apple.")["conversations"]]}, "0 <image> in the questions"),
     ],
 )
-def test_a_malformed_row_is_named_with_its_place(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
+def test_malformed_row_raises_with_its_number(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
     message = refusal(parquet(tmp_path / "a", **columns))
     assert message.startswith("train, row 0: ")
     assert problem in message
 
 
-def test_what_can_not_be_opened_is_one_line(tmp_path: Path) -> None:
+def test_unreadable_dataset_raises_in_one_line(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=[APPLE], text=["an apple"])
-    assert "can't read split 'test' of this data set" in refusal(source, split="test")
+    assert "can't read split 'test' of this dataset" in refusal(source, split="test")
     (tmp_path / "a" / "train.parquet").write_bytes(b"PAR1 and no more")
-    assert "can't read split 'train' of this data set" in refusal(source)
+    assert "can't read split 'train' of this dataset" in refusal(source)
     (tmp_path / "empty").mkdir()
-    assert "can't read split 'train' of this data set" in refusal(str(tmp_path / "empty"))
+    assert "can't read split 'train' of this dataset" in refusal(str(tmp_path / "empty"))
     assert refusal(str(tmp_path / "absent")) == "no such folder, and no hub id (owner/name)"
-    assert "can't read split 'train' of this data set" in refusal("nobody/nothing")  # offline
+    assert "can't read split 'train' of this dataset" in refusal("nobody/nothing")  # offline
 
 
-def test_without_the_library_the_command_that_installs_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_library_raises_with_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(VocabkitError, match=r"needs datasets: pip install 'vocabkit\[train\]'"):
         next(read_dataset(str(tmp_path)))

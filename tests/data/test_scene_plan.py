@@ -36,7 +36,7 @@ def pairs(scenes: Iterable[Scene]) -> set[frozenset[str]]:
 
 @given(PLANS)
 @several
-def test_renderings_show_what_train_shows(plan: dict[str, list[Scene]]) -> None:
+def test_renderings_are_scenes_of_train(plan: dict[str, list[Scene]]) -> None:
     assert not Counter(plan["rendering"]) - Counter(plan["train"])
 
 
@@ -61,7 +61,7 @@ def test_new_drawings_are_in_no_other_split(plan: dict[str, list[Scene]]) -> Non
 
 @given(PLANS)
 @several
-def test_every_scene_is_what_its_kind_says(plan: dict[str, list[Scene]]) -> None:
+def test_scenes_match_their_kind(plan: dict[str, list[Scene]]) -> None:
     for scene in (scene for scenes in plan.values() for scene in scenes):
         assert len(set(scene.objects)) == len(scene.objects) == (2 if scene.kind == "pair" else 1)
         assert set(scene.objects) <= set(NAMES)
@@ -72,7 +72,7 @@ def test_every_scene_is_what_its_kind_says(plan: dict[str, list[Scene]]) -> None
 
 @given(st.integers(50, 400), st.integers(1, 40), st.integers())
 @several
-def test_sizes_are_as_asked_and_the_seed_decides(train: int, held_out: int, seed: int) -> None:
+def test_sizes_and_seed_determine_the_plan(train: int, held_out: int, seed: int) -> None:
     plan = plan_scenes(NAMES, train=train, held_out=held_out, seed=seed)
     sizes = {"train": train, "rendering": held_out, "combination": held_out, "drawing": held_out}
     assert {name: len(scenes) for name, scenes in plan.items()} == sizes
@@ -80,7 +80,7 @@ def test_sizes_are_as_asked_and_the_seed_decides(train: int, held_out: int, seed
     assert plan_scenes(NAMES, train=train, held_out=held_out, seed=seed + 1) != plan
 
 
-def test_at_full_size_train_shows_every_known_drawing_about_as_often_as_any_other() -> None:
+def test_train_balances_drawings() -> None:
     plan = plan_scenes(NAMES, train=12_000, held_out=500, seed=0)
     assert names(plan["train"]) | names(plan["drawing"]) == set(NAMES)
     for kind, spread in (("single", 1), ("pair", 2), ("count", 1)):
@@ -95,7 +95,7 @@ def test_at_full_size_train_shows_every_known_drawing_about_as_often_as_any_othe
         }
 
 
-def test_too_many_held_out_scenes_are_refused() -> None:
+def test_too_many_held_out_scenes_raise() -> None:
     with pytest.raises(VocabkitError, match="101 held-out scenes of 100 in train; hold out fewer"):
         plan_scenes(NAMES, train=100, held_out=101, seed=0)
     with pytest.raises(VocabkitError, match=r"400 held-out scenes, but train leaves only \d+ pairs; hold out fewer"):
@@ -106,7 +106,7 @@ def test_too_many_held_out_scenes_are_refused() -> None:
 
 @given(PLANS, st.integers())
 @several
-def test_drawings_stand_inside_the_picture_and_do_not_overlap(plan: dict[str, list[Scene]], seed: int) -> None:
+def test_places_are_inside_and_do_not_overlap(plan: dict[str, list[Scene]], seed: int) -> None:
     rng = random.Random(seed)
     for scene in plan["train"]:
         found = places(scene, rng)

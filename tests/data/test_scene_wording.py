@@ -31,7 +31,7 @@ from vocabkit.data.scenes import Scene, counted, plural, with_article
         "a nest with eggs",
     ],
 )
-def test_an_article_goes_by_the_first_sound(phrase: str) -> None:
+def test_article_follows_the_first_sound(phrase: str) -> None:
     article, _, name = phrase.partition(" ")
     assert with_article(name) == f"{article} {name}"
 
@@ -39,7 +39,7 @@ def test_an_article_goes_by_the_first_sound(phrase: str) -> None:
 @pytest.mark.parametrize(
     "name", ["grapes", "french fries", "busts in silhouette", "flexed biceps", "bread", "curry and rice", "shaved ice"]
 )
-def test_plural_names_and_stuff_stand_without_article(name: str) -> None:
+def test_plurals_and_mass_nouns_take_no_article(name: str) -> None:
     assert with_article(name).removeprefix("a ") == name
     assert with_article(name).startswith("a ") == (name == "curry and rice")  # its noun is curry
 
@@ -61,7 +61,7 @@ def test_plural_names_and_stuff_stand_without_article(name: str) -> None:
         ("octopus", "octopuses"),
     ],
 )
-def test_a_regular_plural_is_formed_by_rule(name: str, expected: str) -> None:
+def test_regular_plurals(name: str, expected: str) -> None:
     assert plural(name) == expected
 
 
@@ -69,11 +69,11 @@ def test_a_regular_plural_is_formed_by_rule(name: str, expected: str) -> None:
     "name",
     ["mouse", "snowman", "tooth", "fish", "maple leaf", "grapes", "two hearts", "bread", "slice of pizza", "deer"],
 )
-def test_a_name_without_a_regular_plural_has_none(name: str) -> None:
+def test_names_without_regular_plural_give_none(name: str) -> None:
     assert plural(name) is None
 
 
-def test_answers_are_sentences_that_the_question_begins() -> None:
+def test_answers_complete_the_question() -> None:
     assert Scene("single", ("red apple",)).answer == "a red apple."
     assert Scene("pair", ("owl", "red apple"), None, "blue").answer == "an owl and a red apple on a blue background."
     assert Scene("count", ("owl",), 3, "orange").answer == "three owls on an orange background."
@@ -88,13 +88,13 @@ def test_drawings_are_about_900_named_in_at_most_three_plain_words() -> None:
     assert {"owl", "red apple", "see-no-evil monkey", "keyboard", "bow and arrow"} <= set(names)
 
 
-def test_signs_letters_shapes_and_deeds_are_no_drawings() -> None:
+def test_signs_letters_shapes_and_activities_are_excluded() -> None:
     unwanted = {"sign", "symbol", "circle", "square", "flag", "keycap", "button", "clock face", "arrows"}
     assert not [name for name in drawings() if any(f" {word} " in f" {name} " for word in unwanted)]
     assert not {"aries", "juggling", "foggy", "black heart suit", "no entry", "upwards arrow"} & set(drawings())
 
 
-def test_no_two_phrases_about_drawings_are_the_same() -> None:
+def test_phrases_about_drawings_are_distinct() -> None:
     phrases = [with_article(name) for name in drawings()]
     assert len(set(phrases)) == len(phrases)
     plurals = [plural(name) for name in drawings() if plural(name)]

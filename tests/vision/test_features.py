@@ -77,7 +77,7 @@ class Watched(VisionEncoder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_they_are_the_encoders_features_rounded_to_the_stored_dtype(
+def test_cached_features_are_the_encoders_rounded_to_the_stored_dtype(
     encoder: VisionEncoder, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     pictures = painted(tmp_path / "images", 7)
@@ -93,7 +93,7 @@ def test_they_are_the_encoders_features_rounded_to_the_stored_dtype(
         assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=tolerance, atol=tolerance)
 
 
-def test_a_cache_says_what_made_it(model: Path, tmp_path: Path) -> None:
+def test_cache_records_its_encoder(model: Path, tmp_path: Path) -> None:
     encoder = open_vision(str(model), layer=-1, keep_cls=True, pool=(2, 2))
     cache_features(encoder, painted(tmp_path / "images", 1), tmp_path / "out")
     features = open_features(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_pictures_of_efficientnet_lite0_are_pooled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_shards_are_of_bounded_size(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_shards_have_bounded_size(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 7)
     cache_features(encoder, pictures, tmp_path / "out", batch_size=1)
     assert len(shards(tmp_path / "out")) == 4
@@ -123,7 +123,7 @@ def test_shards_are_of_bounded_size(encoder: VisionEncoder, tmp_path: Path) -> N
         assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
 
 
-def test_a_key_that_is_not_there_is_named(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_missing_key_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     cache_features(encoder, painted(tmp_path / "images", 1), tmp_path / "out")
     features = open_features(tmp_path / "out")
     assert "0.png" in features
@@ -132,25 +132,25 @@ def test_a_key_that_is_not_there_is_named(encoder: VisionEncoder, tmp_path: Path
         features["1.png"]
 
 
-def test_content_in_memory_is_a_picture_too(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_picture_may_be_bytes(encoder: VisionEncoder, tmp_path: Path) -> None:
     (picture,) = painted(tmp_path / "images", 1)
     assert isinstance(picture.source, Path)
     cache_features(encoder, [Picture("row 0", picture.source.read_bytes())], tmp_path / "out")
     assert_close(open_features(tmp_path / "out")["row 0"].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
 
 
-def test_numbers_of_pictures_done_are_reported(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_progress_counts_pictures(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 5)
-    done: list[int] = []
+    done: list[tuple[str, int, int | None]] = []
     cache_features(encoder, pictures[:2], tmp_path / "out")
-    cache_features(encoder, pictures, tmp_path / "out", batch_size=2, progress=done.append)
-    assert done == [4, 5]
+    cache_features(encoder, pictures, tmp_path / "out", batch_size=2, progress=lambda *call: done.append(call))
+    assert done == [(encoder.name, 4, 5), (encoder.name, 5, 5)]
 
 
 # ---- each picture once -------------------------------------------------------------------------------------------
 
 
-def test_a_picture_that_several_samples_show_is_computed_once(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_picture_of_several_samples_is_computed_once(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, watched = painted(tmp_path / "images", 3), Watched(encoder)
     report = cache_features(watched, pictures * 4, tmp_path / "out", batch_size=2)
     assert (report.pictures, report.computed, watched.seen) == (3, 3, 3)
@@ -172,9 +172,7 @@ def test_equal_pictures_under_several_keys_share_a_row(encoder: VisionEncoder, t
     assert not torch.equal(features["copy of 3.png"], features["copy of 0.png"])
 
 
-def test_any_number_of_keys_can_share_a_row(
-    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_keys_can_share_a_row(encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("features", "feature_files"):
         monkeypatch.setattr(f"vocabkit.vision.{module}.SHARD_PICTURES", 3)
     (picture,) = painted(tmp_path / "images", 1)
@@ -187,7 +185,7 @@ def test_any_number_of_keys_can_share_a_row(
     assert len(features) == 10
 
 
-def test_more_pictures_are_added_to_a_finished_cache(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_finished_cache_can_grow(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, watched = painted(tmp_path / "images", 6), Watched(encoder)
     cache_features(encoder, pictures[:4], tmp_path / "out")
     report = cache_features(watched, pictures[2:], tmp_path / "out")
@@ -198,23 +196,23 @@ def test_more_pictures_are_added_to_a_finished_cache(encoder: VisionEncoder, tmp
         assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
 
 
-def test_a_key_of_two_pictures_is_refused(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_key_of_two_pictures_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = [*painted(tmp_path / "one", 1), *painted(tmp_path / "other", 1, seed=1)]
     with pytest.raises(VocabkitError, match=r"'0\.png' is the key of two pictures"):
         cache_features(encoder, pictures, tmp_path / "out")
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_pictures_under_the_old_keys_are_refused(encoder: VisionEncoder, tmp_path: Path, finished: bool) -> None:
+def test_changed_picture_raises(encoder: VisionEncoder, tmp_path: Path, finished: bool) -> None:
     cache_features(encoder, painted(tmp_path / "images", 20), tmp_path / "out")
     if not finished:
         (tmp_path / "out" / shard_files.INDEX).unlink()
     pictures = painted(tmp_path / "images", 25, seed=1)
-    with pytest.raises(VocabkitError, match=r"out: '0\.png' is another picture now"):
+    with pytest.raises(VocabkitError, match=r"out: '0\.png' has changed since its features were computed"):
         cache_features(encoder, pictures, tmp_path / "out")
 
 
-def test_few_pictures_of_a_cache_are_opened_again(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_few_cached_pictures_are_opened_again(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, watched = painted(tmp_path / "images", 20), Watched(encoder)
     cache_features(encoder, pictures, tmp_path / "out")
     (tmp_path / "images" / "0.png").unlink()  # not needed any more
@@ -223,7 +221,7 @@ def test_few_pictures_of_a_cache_are_opened_again(encoder: VisionEncoder, tmp_pa
     assert len(watched.threads) == 4  # the second, the fourth, the eighth, the sixteenth
 
 
-def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_pictures_are_streamed(encoder: VisionEncoder, tmp_path: Path) -> None:
     taken, ahead = 0, []
 
     def stream() -> Iterator[Picture]:
@@ -232,11 +230,15 @@ def test_pictures_are_read_as_they_are_needed(encoder: VisionEncoder, tmp_path: 
             taken += 1
             yield picture
 
-    cache_features(encoder, stream(), tmp_path / "out", batch_size=4, progress=lambda done: ahead.append(taken - done))
+    def progress(what: str, done: int, total: int | None) -> None:
+        assert total is None
+        ahead.append(taken - done)
+
+    cache_features(encoder, stream(), tmp_path / "out", batch_size=4, progress=progress)
     assert max(ahead) <= 9
 
 
-def test_pictures_are_opened_by_other_threads_than_the_encoders(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_pictures_are_opened_by_other_threads(encoder: VisionEncoder, tmp_path: Path) -> None:
     watched = Watched(encoder)
     cache_features(watched, painted(tmp_path / "images", 8), tmp_path / "out")
     assert len(watched.threads) == 8
@@ -259,7 +261,7 @@ def test_missing_and_broken_pictures_are_counted_and_the_first_named(encoder: Vi
     assert set(open_features(tmp_path / "out").keys) == {"0.png", "2.png", "3.png"}
 
 
-def test_a_picture_that_was_missing_is_tried_again(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_missing_picture_is_tried_again(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 2)
     hidden = tmp_path / "images" / "1.png"
     hidden.rename(tmp_path / "elsewhere.png")
@@ -269,7 +271,7 @@ def test_a_picture_that_was_missing_is_tried_again(encoder: VisionEncoder, tmp_p
     assert (report.cached, report.computed, report.broken) == (1, 1, 0)
 
 
-def test_without_a_single_usable_picture_there_is_no_cache(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_no_usable_picture_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"none of 1 pictures can be used; the first: .*gone: no such file"):
         cache_features(encoder, [Picture("gone", tmp_path / "gone")], tmp_path / "out")
     with pytest.raises(VocabkitError, match="no pictures in the data"):
@@ -278,7 +280,7 @@ def test_without_a_single_usable_picture_there_is_no_cache(encoder: VisionEncode
         open_features(tmp_path / "out")
 
 
-def test_features_that_are_not_finite_are_refused(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_nonfinite_features_raise(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 3)
     with torch.no_grad():  # an encoder beyond float16
         for parameter in encoder._model.module.encoder.layers[1].mlp.fc2.parameters():
@@ -302,7 +304,7 @@ from vocabkit.vision.features import cache_features
 from vocabkit.vision.open_vision import open_vision
 feature_files.SHARD_BYTES = {shard_bytes}
 pictures = [Picture(f"{{n}}.png", Path({images!r}) / f"{{n}}.png") for n in range(10)]
-def killed(done):
+def killed(what, done, total):
     if done >= {kill_at}:
         os.kill(os.getpid(), signal.SIGKILL)
 cache_features(open_vision({model!r}), pictures, Path({out!r}), batch_size=1, progress=killed)
@@ -310,7 +312,7 @@ cache_features(open_vision({model!r}), pictures, Path({out!r}), batch_size=1, pr
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_killed_run_is_taken_up_where_it_was(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 10), tmp_path / "out"
     code = KILLED.format(
         tests=str(HERE.parent / "support"), images=str(tmp_path / "images"), model=str(model), out=str(out), kill_at=7,
@@ -332,7 +334,7 @@ def test_a_killed_run_is_taken_up_where_it_was(encoder: VisionEncoder, model: Pa
         assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
 
 
-def test_what_a_killed_write_leaves_behind_is_no_shard(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_write_are_ignored(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
     out.mkdir()
     (out / ".vocabkit-0123456789abcdef.tmp").write_bytes(b"half a shard")
@@ -340,7 +342,7 @@ def test_what_a_killed_write_leaves_behind_is_no_shard(encoder: VisionEncoder, t
     assert len(open_features(out)) == 2
 
 
-def test_a_cache_can_be_used_while_it_grows(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_cache_can_be_read_while_it_grows(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 4), tmp_path / "out"
     cache_features(encoder, pictures[:2], out)
     early = open_features(out)
@@ -352,9 +354,7 @@ def test_a_cache_can_be_used_while_it_grows(encoder: VisionEncoder, tmp_path: Pa
 # ---- refusals ----------------------------------------------------------------------------------------------------
 
 
-def test_another_encoder_or_setting_in_the_same_folder_is_refused(
-    encoder: VisionEncoder, model: Path, tmp_path: Path
-) -> None:
+def test_other_encoder_or_setting_raises(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
     pictures, out, source = painted(tmp_path / "images", 2), tmp_path / "out", str(model)
     cache_features(encoder, pictures, out)
     (out / shard_files.INDEX).unlink()  # also while it is unfinished
@@ -372,9 +372,7 @@ def test_another_encoder_or_setting_in_the_same_folder_is_refused(
         cache_features(encoder, pictures, out, dtype=torch.float32)
 
 
-def test_other_weights_or_another_preparation_of_pictures_are_another_encoder(
-    encoder: VisionEncoder, tmp_path: Path
-) -> None:
+def test_fingerprint_covers_weights_and_preprocessing(encoder: VisionEncoder, tmp_path: Path) -> None:
     same = open_vision(str(clip(tmp_path / "same")))
     assert same.info == {**encoder.info, "name": str(tmp_path / "same")}
     settings = clip(tmp_path / "settings") / "preprocessor_config.json"
@@ -384,14 +382,14 @@ def test_other_weights_or_another_preparation_of_pictures_are_another_encoder(
     assert open_vision(str(weights)).info["fingerprint"] != encoder.info["fingerprint"]
 
 
-def test_a_model_may_have_moved(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_moved_model_resumes(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 2)
     cache_features(encoder, pictures[:1], tmp_path / "out")
     moved = open_vision(str(clip(tmp_path / "moved")))
     assert cache_features(moved, pictures, tmp_path / "out").computed == 1
 
 
-def test_a_folder_of_other_files_is_refused(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
+def test_folder_of_other_files_raises(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 1)
     with pytest.raises(VocabkitError, match=r"model\.safetensors: not written by `vocabkit features`"):
         cache_features(encoder, pictures, model)
@@ -407,7 +405,7 @@ def edited(out: Path, old: str, new: str) -> None:
     index.write_text(text.replace(old, new))
 
 
-def test_damaged_caches_are_refused_in_one_line(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_damaged_index_raises_in_one_line(encoder: VisionEncoder, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     cache_features(encoder, painted(tmp_path / "images", 2), fresh)
     name = shards(fresh)[0].name
@@ -430,7 +428,7 @@ def test_damaged_caches_are_refused_in_one_line(encoder: VisionEncoder, tmp_path
         assert "\n" not in str(caught.value)
 
 
-def test_sizes_that_an_index_makes_up_are_not_believed(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_index_with_wrong_sizes_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cache_features(encoder, painted(tmp_path / "images", 2), out)
     edited(out, '"width":32', f'"width":{10**12}')
@@ -438,7 +436,7 @@ def test_sizes_that_an_index_makes_up_are_not_believed(encoder: VisionEncoder, t
         open_features(out)
 
 
-def test_a_damaged_shard_is_named(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_damaged_shard_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
     cache_features(encoder, pictures, out)
     shard = shards(out)[0]

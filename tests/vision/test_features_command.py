@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 WORDS = ("features", "train.json", "test.json", "--images", "images", "--vision", "clip", "--out", "out")
 
 
-def test_the_pictures_of_all_data_are_cached_once_and_the_next_run_has_nothing_to_do(folder: Path) -> None:
+def test_features_are_computed_once(folder: Path) -> None:
     done = vocabkit_here(folder, *WORDS)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "out: 6 pictures, 16 x 32 features of clip each; 0 were there, 6 computed\n"
@@ -34,7 +34,7 @@ def test_the_pictures_of_all_data_are_cached_once_and_the_next_run_has_nothing_t
     assert "6 were there, 0 computed" in vocabkit_here(folder, *WORDS).stdout
 
 
-def test_options_are_the_encoders(folder: Path) -> None:
+def test_options_reach_the_encoder(folder: Path) -> None:
     options = ("--layer", "-1", "--keep-cls", "--pool", "2x4", "--dtype", "float32")
     assert vocabkit_here(folder, *WORDS, *options).returncode == 0
     found = open_features(folder / "out").encoder
@@ -42,7 +42,7 @@ def test_options_are_the_encoders(folder: Path) -> None:
     assert (found["tokens"], found["width"]) == (9, VISION)
 
 
-def test_images_stand_beside_their_data_if_no_folder_is_named(folder: Path) -> None:
+def test_images_default_to_the_folder_of_the_data(folder: Path) -> None:
     llava_json(folder / "images" / "data.json", ["0.png"])
     words = ("features", "images/data.json", "--vision", "clip", "--out", "out")
     assert vocabkit_here(folder, *words).stdout.startswith("out: 1 pictures")
@@ -60,7 +60,7 @@ def test_missing_and_broken_pictures_are_named_on_stderr(folder: Path) -> None:
     assert len(named) == 2
 
 
-def test_json_holds_the_report_and_the_encoder(folder: Path) -> None:
+def test_json_has_report_and_encoder(folder: Path) -> None:
     (folder / "images" / "4.png").unlink()
     done = vocabkit_here(folder, *WORDS, "--json")
     found = json.loads(done.stdout)
@@ -69,7 +69,7 @@ def test_json_holds_the_report_and_the_encoder(folder: Path) -> None:
     assert (found["report"]["pictures"], found["report"]["computed"], found["report"]["broken"]) == (6, 5, 1)
 
 
-def test_bad_input_ends_in_one_line(folder: Path) -> None:
+def test_bad_input_raises_in_one_line(folder: Path) -> None:
     words = ("features", "train.json", "--images", "images", "--out", "out", "--vision")
     assert "--pool '4' is not of the form ROWSxCOLUMNS" in error_of(
         vocabkit_here(folder, *words, "clip", "--pool", "4")

@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_a_broken_model_is_refused(tmp_path: Path, way: str) -> None:
+def test_broken_model_raises(tmp_path: Path, way: str) -> None:
     breaks, words = BROKEN[way]
     folder = clip(tmp_path / "vision")
     breaks(folder)
@@ -75,17 +75,17 @@ def test_a_broken_model_is_refused(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("layer", [-5, 4])
-def test_a_layer_that_is_not_there_is_refused(tmp_path: Path, layer: int) -> None:
+def test_missing_layer_raises(tmp_path: Path, layer: int) -> None:
     with pytest.raises(VocabkitError, match=f"has 4 hidden states, so there is no layer {layer}"):
         open_vision(str(clip(tmp_path / "vision")), layer=layer)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"nowhere: no such path, and no valid hub id"):
         open_vision(str(tmp_path / "nowhere"))
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+def test_malicious_pickle_raises(tmp_path: Path) -> None:
     folder = clip(tmp_path / "vision")
     (folder / "model.safetensors").unlink()
     torch.save({"post_layernorm.bias": Path("/etc")}, folder / "pytorch_model.bin")
@@ -97,7 +97,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     ("file", "entry"), [("config.json", "AutoConfig"), ("config.json", "AutoModel"),
                         ("preprocessor_config.json", "AutoImageProcessor")],
 )  # fmt: skip
-def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path, file: str, entry: str) -> None:
+def test_code_of_a_model_is_never_run(tmp_path: Path, file: str, entry: str) -> None:
     folder = clip(tmp_path / "vision")
     (folder / "code.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
     edit(folder / file, auto_map={entry: "code.TheirOwn"})

@@ -1,1 +1,1 @@
-"""Captioned pictures: LLaVA's JSON, Hugging Face data sets, and scenes drawn offline."""
+"""Captioned pictures: LLaVA's JSON, Hugging Face datasets, and scenes drawn offline."""

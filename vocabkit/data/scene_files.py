@@ -1,4 +1,4 @@
-"""Drawing scenes: where each drawing stands, and the picture."""
+"""Scenes as a data set on disk: drawn pictures, and LLaVA's JSON format with one file per split."""
 
 from __future__ import annotations
 
@@ -16,68 +16,11 @@ from vocabkit.data.samples import PLACEHOLDER
 from vocabkit.data.scenes import BACKGROUNDS, SPLITS, Scene, plan_scenes
 from vocabkit.errors import needs_extra
 from vocabkit.files.atomic import new_folder
+from vocabkit.files.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
-class Place(NamedTuple):
-    """Where a drawing stands: a square that holds it whatever its turn. Lengths are shares of the picture's side."""
-
-    left: float
-    top: float
-    side: float
-    turn: float
-    """Degrees, counterclockwise."""
-
-
-def places(scene: Scene, rng: random.Random) -> list[Place]:
-    """A place for each drawing of a scene, inside the picture; no two overlap.
-
-    One drawing fills 55 to 95% of the side; two stand in the left and the right half at 38 to 49%. Counted ones stand
-    in cells of a 3 x 3 grid at 25 to 32%, whatever their number, so that their size does not give it away.
-    """
-
-    def inside(left: float, top: float, width: float, height: float, smallest: float, largest: float) -> Place:
-        side = rng.uniform(smallest, largest)
-        x, y = left + rng.uniform(0, width - side), top + rng.uniform(0, height - side)
-        return Place(x, y, side, rng.uniform(-15, 15))
-
-    if scene.kind == "single":
-        return [inside(0, 0, 1, 1, 0.55, 0.95)]
-    if scene.kind == "pair":
-        return [inside(half, 0, 1 / 2, 1, 0.38, 0.49) for half in (0, 1 / 2)]
-    cells = rng.sample([(column / 3, row / 3) for row in range(3) for column in range(3)], scene.count or 1)
-    return [inside(left, top, 1 / 3, 1 / 3, 0.25, 0.32) for left, top in cells]
-
-
-def painter(files: dict[str, Path], size: int) -> Callable[[Scene, random.Random], Image]:
-    """A function that paints scenes of the drawings in `files` by name, as (size, size) RGB.
-
-    Each drawing is rasterised once. Raises VocabkitError: Pillow or resvg-py is not installed.
-    """
-    with needs_extra("offline", "drawing scenes"):
-        from PIL import Image
-
-    drawing = cache(lambda name: rasterised(files[name], size))
-
-    def paint(scene: Scene, rng: random.Random) -> Image.Image:
-        light = "#" + "".join(f"{rng.randint(222, 255):02x}" for _ in range(3))
-        picture = Image.new("RGBA", (size, size), BACKGROUNDS[scene.background] if scene.background else light)
-        names = scene.objects * (scene.count or 1)
-        for name, place in zip(names, places(scene, rng), strict=True):
-            side = int(place.side * size)
-            turned = drawing(name).resize((side, side)).rotate(place.turn, Image.Resampling.BICUBIC)
-            picture.alpha_composite(turned, (int(place.left * size), int(place.top * size)))
-        return picture.convert("RGB")
-
-    return paint
-
-
-# MERGED: Scenes as a data set on disk: LLaVA's JSON format, one file per split, and the pictures.
-
-Progress = Callable[[int, int], None]
-"""Called with (pictures drawn, pictures in total)."""
 
 QUESTION = f"""\
 This is a picture of a harp.
@@ -85,8 +28,7 @@ This is a picture of three barns on a red background.
 This is a picture of a kettle and a windmill on a blue background.
 Image: {PLACEHOLDER}
 This is a picture of"""
-"""Shows the form of the answers by things that no drawing shows, so that a loss measures what is seen, not the form."""
-
+"""Shows the form of answers with things that no drawing shows, so that a loss measures what is seen, not the form."""
 _README = """\
 # Scenes of OpenMoji drawings
 
@@ -116,7 +58,7 @@ _ABOUT = {
 
 @dataclass(frozen=True)
 class Split:
-    """What was written of one split."""
+    """Summary of a written split."""
 
     name: str
     file: Path
@@ -125,18 +67,18 @@ class Split:
     pair: int
     count: int
     drawings: int
-    """Different drawings in it."""
+    """Different drawings in the split."""
 
 
 def write_scenes(
-    out: Path,
+    out: str | Path,
     *,
     train: int = 12_000,
     held_out: int = 500,
     seed: int = 0,
     size: int = 224,
     only: Collection[str] = SPLITS,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Split, ...]:
     """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json and drawing.json
     (see `vocabkit.data.scenes`), images/, README.md and LICENSE.txt.
@@ -147,12 +89,13 @@ def write_scenes(
         train, held_out: pictures in train and in each of the other splits.
         only: the splits to write. They are the same whether or not the others are written.
         size: width and height of the pictures in pixels.
-        progress: called after each picture.
+        progress: counts the pictures drawn.
 
     Raises:
-        VocabkitError: `out` is there already or can't be written, packages are missing, or `held_out` is more than
+        VocabkitError: `out` already exists or can't be written, packages are missing, or `held_out` is more than
             `train` or the drawings allow.
     """
+    out = Path(out)
     with new_folder(out) as folder:
         files = drawings()
         plan = plan_scenes(files, train=train, held_out=held_out, seed=seed)
@@ -166,8 +109,7 @@ def write_scenes(
                 picture = paint(scene, random.Random(f"{seed}/{record['id']}"))
                 picture.save(folder / record["image"], compress_level=1)
                 done += 1
-                if progress:
-                    progress(done, total)
+                progress("drawing scenes", done, total)
             lines = ",\n".join(json.dumps(record) for record in records)
             (folder / f"{split}.json").write_text(f"[\n{lines}\n]\n", "utf-8")
         (folder / "LICENSE.txt").write_text(licence(), "utf-8")
@@ -202,3 +144,56 @@ def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: in
         splits="\n".join(f"- `{name}.json` ({len(scenes):,}): {_ABOUT[name]}" for name, scenes in plan.items()),
         attribution=ATTRIBUTION,
     )
+
+
+def painter(files: dict[str, Path], size: int) -> Callable[[Scene, random.Random], Image]:
+    """Return a function that paints scenes of the drawings in `files`, by name, as (size, size) RGB.
+
+    Each drawing is rasterised once. Raises VocabkitError: Pillow or resvg-py is not installed.
+    """
+    with needs_extra("offline", "drawing scenes"):
+        from PIL import Image
+
+    drawing = cache(lambda name: rasterised(files[name], size))
+
+    def paint(scene: Scene, rng: random.Random) -> Image.Image:
+        light = "#" + "".join(f"{rng.randint(222, 255):02x}" for _ in range(3))
+        picture = Image.new("RGBA", (size, size), BACKGROUNDS[scene.background] if scene.background else light)
+        names = scene.objects * (scene.count or 1)
+        for name, place in zip(names, places(scene, rng), strict=True):
+            side = int(place.side * size)
+            turned = drawing(name).resize((side, side)).rotate(place.turn, Image.Resampling.BICUBIC)
+            picture.alpha_composite(turned, (int(place.left * size), int(place.top * size)))
+        return picture.convert("RGB")
+
+    return paint
+
+
+class Place(NamedTuple):
+    """Position of a drawing: a square that holds it at any rotation. Lengths are shares of the picture's side."""
+
+    left: float
+    top: float
+    side: float
+    turn: float
+    """Degrees, counterclockwise."""
+
+
+def places(scene: Scene, rng: random.Random) -> list[Place]:
+    """Choose a place inside the picture for each drawing of a scene; no two overlap.
+
+    One drawing fills 55 to 95% of the side; two are in the left and the right half at 38 to 49%. Counted ones are in
+    cells of a 3 x 3 grid at 25 to 32%, whatever their number, so that their size does not reveal it.
+    """
+
+    def inside(left: float, top: float, width: float, height: float, smallest: float, largest: float) -> Place:
+        side = rng.uniform(smallest, largest)
+        x, y = left + rng.uniform(0, width - side), top + rng.uniform(0, height - side)
+        return Place(x, y, side, rng.uniform(-15, 15))
+
+    if scene.kind == "single":
+        return [inside(0, 0, 1, 1, 0.55, 0.95)]
+    if scene.kind == "pair":
+        return [inside(half, 0, 1 / 2, 1, 0.38, 0.49) for half in (0, 1 / 2)]
+    cells = rng.sample([(column / 3, row / 3) for row in range(3) for column in range(3)], scene.count or 1)
+    return [inside(left, top, 1 / 3, 1 / 3, 0.25, 0.32) for left, top in cells]

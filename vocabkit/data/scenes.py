@@ -1,7 +1,12 @@
-"""English for names of things: articles, plurals, and the answers about scenes.
+"""Scenes: what each picture of each split shows, and the sentence that describes it. Nothing is drawn here.
 
-Rules of spelling, with the exceptions that the names of OpenMoji's drawings need. Where they give no plural that
-anyone would write, there is none, and such a drawing is not counted in scenes.
+- train
+- rendering: scenes of train, to be drawn anew.
+- combination: two drawings that train has, but never together, on a background on which it has neither of them.
+- drawing: drawings that train does not have.
+
+English spelling follows rules, with the exceptions that the names of OpenMoji's drawings need. Where they give no
+plural that anyone would write, there is none, and such a drawing is not counted in scenes.
 """
 
 from __future__ import annotations
@@ -15,69 +20,8 @@ from typing import Literal
 
 from vocabkit.errors import VocabkitError
 
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
-_VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
-_BEFORE_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")
-"""What follows the noun that a name is about."""
-_PLURAL = re.compile(r"(?:.*[^aious]s|biceps)")
-"""Words that are plural as they stand; not `dress`, `octopus`, `iris`."""
-_UNCOUNTABLE = re.compile(
-    r"bacon|bread|broccoli|butter|christmas|custard|flatbread|fog|food|fuji|fire|garlic|ice|liquid|luggage|oden|polish"
-    r"|polo|popcorn|rice|spaghetti|sushi|wood"
-)
-"""Stuff, and proper names: words without article and plural."""
-_IRREGULAR = re.compile(
-    r".*(?:man|child|foot|tooth|mouse|fish|sheep|deer|leaf|knife|scarf)"
-    r"|americas|bison|buffalo|clothes|climbing|dancing|deeply|die|elf|fleur-de-lis|frowning|helix|ox|shrimp|squid"
-    r"|together|yang"
-)
-"""Last words whose plural is not formed by rule."""
-_ENDS_IN_ES = re.compile(r".*(?:s|x|z|ch|sh)|(?:mosquit|potat|superher|tomat|volcan)o")
-
-
-def with_article(name: str) -> str:
-    """`an owl`, `a unicorn face`; `grapes`, `bread`: without, if the name is plural or names stuff."""
-    noun = _noun(name)
-    if _UNCOUNTABLE.fullmatch(noun) or _PLURAL.fullmatch(noun):
-        return name
-    return f"{'an' if _VOWEL_SOUND.match(name) else 'a'} {name}"
-
-
-def plural(name: str) -> str | None:
-    """`owls`, `cherry blossoms`, `mosquitoes`.
-
-    None where English has no regular plural (`mouse`, `bread`), where the name is one already (`grapes`), and where its
-    noun is not at its end (`slice of pizza`).
-    """
-    noun = _noun(name)
-    if not name.endswith(noun) or any(rule.fullmatch(noun) for rule in (_UNCOUNTABLE, _PLURAL, _IRREGULAR)):
-        return None
-    if _ENDS_IN_ES.fullmatch(noun):
-        return f"{name}es"
-    if re.search(r"[^aeiou]y$", noun):
-        return f"{name[:-1]}ies"
-    return f"{name}s"
-
-
-def counted(name: str, count: int) -> str:
-    """`three owls`. `count` is 2 to 5, and `name` has a plural."""
-    return f"{_NUMBERS[count]} {plural(name)}"
-
-
-def _noun(name: str) -> str:
-    return _BEFORE_HEAD.sub("", name).split(" ")[-1]
-
-
-# MERGED: What stands in each scene of each split. Nothing is drawn here.
-# MERGED:
-# MERGED: - train
-# MERGED: - rendering: what some scenes of train show, to be drawn anew.
-# MERGED: - combination: two drawings that train has, but never together, on a background on which it has neither of them.
-# MERGED: - drawing: drawings that train does not have at all.
-
 Kind = Literal["single", "pair", "count"]
 SPLITS = ("train", "rendering", "combination", "drawing")
-
 BACKGROUNDS = {
     "red": "#d94a3d",
     "blue": "#3f7fd9",
@@ -90,7 +34,7 @@ BACKGROUNDS = {
 }
 COUNTS = (2, 3, 4, 5)
 _KINDS: tuple[Kind, ...] = ("single", "pair", "single", "pair", "count")
-"""Scenes of a split are of these kinds in turn."""
+"""The kinds of a split's scenes, in turn."""
 _NEW_DRAWINGS = 1 / 10
 """Share of the drawings that train does not have."""
 _LACKING = 2
@@ -99,15 +43,15 @@ _LACKING = 2
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows."""
+    """Content of a picture."""
 
     kind: Kind
     objects: tuple[str, ...]
     """Names of drawings: one, or the left and the right one."""
     count: int | None = None
-    """Copies of the drawing, if they are counted."""
+    """Copies of the drawing in a counted scene."""
     background: str | None = None
-    """Name of its colour; None for a light one, of which the answer says nothing."""
+    """Name of its colour; None for a light one, which the answer does not name."""
 
     @property
     def answer(self) -> str:
@@ -117,7 +61,7 @@ class Scene:
 
 
 def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int) -> dict[str, list[Scene]]:
-    """The scenes of each split by its name: `train` of them in train, `held_out` in each of the others.
+    """Plan the scenes of each split by name: `train` of them in train, `held_out` in each of the others.
 
     Raises VocabkitError: `held_out` is more than `train` or the drawings allow, or they are too few.
     """
@@ -138,7 +82,7 @@ def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int)
 
 
 def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
-    """Scenes in which each drawing is about as frequent as any other, on no background that it is lacking."""
+    """Make scenes with all drawings about equally frequent, none on a background that it is lacking."""
     countable = [name for name in names if plural(name)]
     if len(names) < 2 or not countable:
         raise VocabkitError(f"{len(names)} drawings are too few for scenes")
@@ -163,7 +107,7 @@ def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mappin
 def _combinations(
     rng: random.Random, train: Sequence[Scene], size: int, lacking: Mapping[str, frozenset[str]]
 ) -> list[Scene]:
-    """Pairs of drawings that `train` has, but not together, on a background that both are lacking."""
+    """Pair drawings that `train` has, but not together, on a background that both are lacking."""
     seen = {name for scene in train for name in scene.objects}
     together = {frozenset(scene.objects) for scene in train if scene.kind == "pair"}
     pairs = [pair for pair in combinations(sorted(seen), 2) if lacking[pair[0]] & lacking[pair[1]]]
@@ -179,6 +123,59 @@ def _combinations(
 
 
 def _deck(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
-    """All names in a random order, then all in another, without end."""
+    """Yield all names in a random order, then in another, without end."""
     while True:
         yield from rng.sample(names, len(names))
+
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
+_VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
+_BEFORE_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")
+"""What follows the head noun of a name."""
+_PLURAL = re.compile(r"(?:.*[^aious]s|biceps)")
+"""Plural words; not `dress`, `octopus`, `iris`."""
+_UNCOUNTABLE = re.compile(
+    r"bacon|bread|broccoli|butter|christmas|custard|flatbread|fog|food|fuji|fire|garlic|ice|liquid|luggage|oden|polish"
+    r"|polo|popcorn|rice|spaghetti|sushi|wood"
+)
+"""Mass nouns and proper names: words without article and plural."""
+_IRREGULAR = re.compile(
+    r".*(?:man|child|foot|tooth|mouse|fish|sheep|deer|leaf|knife|scarf)"
+    r"|americas|bison|buffalo|clothes|climbing|dancing|deeply|die|elf|fleur-de-lis|frowning|helix|ox|shrimp|squid"
+    r"|together|yang"
+)
+"""Head nouns with an irregular plural."""
+_ENDS_IN_ES = re.compile(r".*(?:s|x|z|ch|sh)|(?:mosquit|potat|superher|tomat|volcan)o")
+
+
+def with_article(name: str) -> str:
+    """Return `an owl`, `a unicorn face`; `grapes`, `bread`: no article for plurals and mass nouns."""
+    noun = _noun(name)
+    if _UNCOUNTABLE.fullmatch(noun) or _PLURAL.fullmatch(noun):
+        return name
+    return f"{'an' if _VOWEL_SOUND.match(name) else 'a'} {name}"
+
+
+def plural(name: str) -> str | None:
+    """Return `owls`, `cherry blossoms`, `mosquitoes`.
+
+    None if English has no regular plural (`mouse`, `bread`), the name is plural (`grapes`), or its noun is not its last
+    word (`slice of pizza`).
+    """
+    noun = _noun(name)
+    if not name.endswith(noun) or any(rule.fullmatch(noun) for rule in (_UNCOUNTABLE, _PLURAL, _IRREGULAR)):
+        return None
+    if _ENDS_IN_ES.fullmatch(noun):
+        return f"{name}es"
+    if re.search(r"[^aeiou]y$", noun):
+        return f"{name[:-1]}ies"
+    return f"{name}s"
+
+
+def counted(name: str, count: int) -> str:
+    """Return `three owls`. `count` is 2 to 5, and `name` has a plural."""
+    return f"{_NUMBERS[count]} {plural(name)}"
+
+
+def _noun(name: str) -> str:
+    return _BEFORE_HEAD.sub("", name).split(" ")[-1]

@@ -1,4 +1,4 @@
-"""Samples and pictures by the name of their source: a file of LLaVA's, or a data set of Hugging Face."""
+"""Sources of samples and pictures, by name: LLaVA files and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vocabkit.hub import is_hub_id
 
 @dataclass(frozen=True)
 class Columns:
-    """Which part of a data set is read. Files of LLaVA's have no such parts."""
+    """Split and columns of a Hugging Face dataset; LLaVA files have none."""
 
     split: str = "train"
     image: str = "image"
@@ -23,12 +23,12 @@ class Columns:
 
 
 def samples_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterator[Sample]:
-    """The samples of `source`: JSON or JSONL as `read_llava` reads it, or a folder or hub id for `read_dataset`.
+    """Yield the samples of `source`: JSON or JSONL as for `read_llava`, or a folder or hub id as for `read_dataset`.
 
     Args:
-        images: folder of the images in a file of LLaVA's. By default that of the file.
+        images: folder of the images of a LLaVA file; by default that of the file.
 
-    Raises VocabkitError: as those two.
+    Raises VocabkitError: as these two.
     """
     if _is_dataset(source):
         return read_dataset(source, split=columns.split, image_column=columns.image, text_column=columns.text)
@@ -36,13 +36,13 @@ def samples_of(source: str, images: Path | None = None, columns: Columns = Colum
 
 
 def pictures_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterable[Picture]:
-    """The pictures alone of `samples_of`, with the same keys: a list, but a data set is streamed, and needs no text."""
+    """Return the pictures of `samples_of`, with the same keys: a list, or a stream for a dataset, even without text."""
     if _is_dataset(source):
         return read_pictures(source, split=columns.split, image_column=columns.image)
     return [picture for sample in read_llava(Path(source), images) for picture in sample.images]
 
 
 def _is_dataset(source: str) -> bool:
-    """Whether this is a folder or, if there is no such file, a hub id."""
+    """Whether `source` is a folder or, if there is no such file, a hub id."""
     path = Path(source)
     return path.is_dir() or (not path.exists() and not is_llava(path) and is_hub_id(source))

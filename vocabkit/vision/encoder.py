@@ -1,4 +1,4 @@
-"""A frozen vision model, and the patch features that are taken from it.
+"""Frozen vision encoders: from pictures to patch features (Eq. 1).
 
 Sizes: B pictures of H x W pixels; P patches in a grid; C class and register tokens; N features of width Dv a picture.
 """
@@ -25,7 +25,7 @@ class PatchModel(Protocol):
 
     name: str
     layer: int | None
-    """The hidden states that are taken; None where there is no choice."""
+    """The hidden states that are used; None if there is no choice."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
     class_tokens: int
@@ -33,7 +33,7 @@ class PatchModel(Protocol):
     width: int
     """Dv."""
     preparation: str
-    """How pictures become pixels, as text: other text, other features."""
+    """Preprocessing of pictures as text: other text, other features."""
     module: nn.Module
 
     def pixels(self, image: Image) -> Tensor:
@@ -45,12 +45,12 @@ class PatchModel(Protocol):
         ...
 
     def weights(self) -> Mapping[str, Tensor]:
-        """What features depend on."""
+        """The weights that features depend on."""
         ...
 
 
 class VisionEncoder:
-    """Eq. 1: pictures -> pixels -> patch features. Nothing in it is trained."""
+    """Pictures -> pixels -> patch features (Eq. 1), without gradients."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class VisionEncoder:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Take over `model`: it is frozen and moved to `device`. Raises VocabkitError: `pool` does not fit its grid."""
+        """Freeze `model` and move it to `device`, in place. Raises VocabkitError: `pool` does not fit its grid."""
         rows, columns = model.grid
         if pool is not None and not (1 <= pool[0] <= rows and 1 <= pool[1] <= columns):
             raise VocabkitError(
-                f"pool {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give numbers from 1 to these"
+                f"`pool` {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give 1x1 to {rows}x{columns}"
             )
         fingerprint = hash_tensors(model.preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
@@ -91,14 +91,14 @@ class VisionEncoder:
         )
 
     def pixels(self, image: Image) -> Tensor:
-        """RGB -> (3, H, W) float32 on the CPU, resized and normalised as the model wants it; from any thread.
+        """RGB -> (3, H, W) float32 on the CPU, resized and normalised for the model; callable from any thread.
 
         Raises VocabkitError: a picture of extreme proportions.
         """
         return self._model.pixels(image)
 
     def pixels_of(self, picture: Picture) -> Tensor:
-        """As `pixels`. Raises BrokenImage: missing, damaged, or of extreme proportions."""
+        """Load a picture, then as `pixels`. Raises BrokenImage: missing, damaged, or of extreme proportions."""
         image = load_image(picture)
         try:
             return self.pixels(image)
@@ -107,7 +107,7 @@ class VisionEncoder:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) on any device -> (B, N, Dv) on the encoder's: class tokens, if kept, then patches row by row."""
+        """(B, 3, H, W) on any device -> (B, N, Dv) on the encoder's: kept class tokens, then patches row by row."""
         states = self._model.states(pixels.to(self._device, self._dtype))[:, self._dropped :]
         if self._pool is None:
             return states

@@ -1,21 +1,25 @@
-"""Patch features of a frozen vision encoder, computed once and kept in a folder (see `feature_files`)."""
+"""Cached patch features of a frozen vision encoder, in a folder (see `feature_files`)."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, KeysView
+from collections.abc import Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
 from vocabkit.data.shards import INDEX
+from vocabkit.data.sources import Columns, pictures_of
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.progress import Progress, no_progress
+from vocabkit.llm.devices import open_device
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.feature_files import (
     SHARD_PICTURES,
@@ -25,23 +29,37 @@ from vocabkit.vision.feature_files import (
     read_index,
     read_shard,
 )
+from vocabkit.vision.open_vision import LAYER, open_vision
 
 _NAMED = 5
 """Broken pictures that a report names."""
 
 
 @dataclass(frozen=True)
+class FeatureOptions:
+    """Settings of features; see `open_vision`."""
+
+    layer: int = LAYER
+    keep_cls: bool = False
+    pool: tuple[int, int] | None = None
+    dtype: torch.dtype = torch.float16
+    """float16 or float32: how features are stored."""
+    device: str = "auto"
+    """A GPU computes in float16, a CPU in float32."""
+
+
+@dataclass(frozen=True)
 class CacheReport:
-    """What became of the pictures that a cache was asked to hold."""
+    """Summary of a call of `cache_features`."""
 
     pictures: int
     """Different keys."""
     cached: int
-    """Of these: were there before."""
+    """Were in the folder before."""
     computed: int
     """Went through the encoder."""
     equal: int
-    """Are, as the encoder sees them, the picture of another key."""
+    """Have the same pixels as the picture of another key."""
     broken: int
     """Are missing or can't be decoded."""
     first_broken: tuple[str, ...]
@@ -73,7 +91,7 @@ class Features:
         return key in self._index.keys
 
     def __getitem__(self, key: str) -> Tensor:
-        """(N, Dv). Raises VocabkitError: not in the cache, or its shard is missing or damaged."""
+        """Return (N, Dv). Raises VocabkitError: not in the cache, or its shard is missing or damaged."""
         if key not in self._index.keys:
             raise VocabkitError(f"{self.folder}: no features of {quote(key)}; run `vocabkit features` on its data")
         shard, row = self._index.keys[key]
@@ -84,38 +102,75 @@ class Features:
         return self._shards[shard][row]
 
 
-def open_features(folder: Path) -> Features:
-    """The features that `cache_features` left in `folder`.
+def open_features(folder: str | Path) -> Features:
+    """Open the features that `cache_features` wrote to `folder`.
 
-    Raises VocabkitError: none there, not finished, damaged, or of another format.
+    Raises VocabkitError: no features, unfinished, damaged, or another format.
     """
-    features = Features(folder, read_index(folder))
+    features = Features(Path(folder), read_index(Path(folder)))
     for key in islice(features.keys, 1):
-        features[key]  # whether the index tells the shards' sizes, before anyone takes memory by them
+        features[key]  # checks the sizes that the index claims, before anyone allocates memory by them
     return features
+
+
+def cache_files(
+    data: Sequence[str],
+    vision: str,
+    out: str | Path,
+    options: FeatureOptions = FeatureOptions(),
+    *,
+    images: Path | None = None,
+    columns: Columns = Columns(),
+    progress: Progress = no_progress,
+) -> tuple[EncoderInfo, CacheReport]:
+    """Run `cache_features` on the pictures of `data` with an encoder by name.
+
+    Args:
+        data: each as for `samples_of`, whose `images` and `columns` these are.
+        vision: as for `open_vision`.
+        out: the folder to write or to resume.
+
+    Raises VocabkitError: see `pictures_of`, `open_vision` and `cache_features`.
+    """
+    found = [pictures_of(source, images, columns) for source in data]
+    device = open_device(options.device)
+    encoder = open_vision(
+        vision,
+        layer=options.layer,
+        keep_cls=options.keep_cls,
+        pool=options.pool,
+        device=device,
+        dtype=torch.float16 if device.type == "cuda" else torch.float32,
+    )
+    pictures: Iterable[Picture] = chain.from_iterable(found)
+    if all(isinstance(each, list) for each in found):
+        pictures = list(pictures)
+    return encoder.info, cache_features(encoder, pictures, out, dtype=options.dtype, progress=progress)
 
 
 def cache_features(
     encoder: VisionEncoder,
     pictures: Iterable[Picture],
-    folder: Path,
+    folder: str | Path,
     *,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float16,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> CacheReport:
-    """Compute the features of those `pictures` that `folder` lacks. Killed at any moment, the next call goes on.
+    """Compute the features of the `pictures` that `folder` lacks. Safe to kill; the next call resumes.
 
-    A key stands for its picture: of those that are in the folder, only the first, second, fourth, eighth... are opened
-    to see whether they are still the same. Missing and broken pictures are left out; the next call tries them again.
+    A key identifies its picture: of those in the folder, only the first, second, fourth, eighth... are opened to check
+    that they are unchanged. Missing and broken pictures are left out; the next call tries them again.
 
     Args:
         dtype: float16 or float32: how features are stored.
-        progress: called with the number of pictures that are done.
+        progress: counts the pictures that are done.
 
     Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
-    pictures, or of another one than before; features that are not finite; no picture that can be used; can't write.
+    pictures, or whose picture has changed; features that are not finite; no usable picture; can't write.
     """
+    folder = Path(folder)
+    total = len({picture.key for picture in pictures}) if isinstance(pictures, list) else None
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
     counts: Counter[str] = Counter()
     broken: list[str] = []
@@ -126,7 +181,7 @@ def cache_features(
         for picture in each_once(pictures, "cache their data in two folders"):
             there = picture.key in writer.keys
             counts["cached"] += there
-            if not there or counts["cached"].bit_count() == 1:  # a few are checked
+            if not there or counts["cached"].bit_count() == 1:  # powers of two: few, spread over all
                 yield picture
 
     def compute() -> None:
@@ -139,8 +194,7 @@ def cache_features(
         writer.add(rows, keys)
         batch.clear()
         keys.clear()
-        if progress:
-            progress(counts.total())
+        progress(encoder.name, counts.total(), total)
 
     with decoding_threads() as threads:
         asked = ((picture, threads.submit(_prepare, encoder, picture)) for picture in missing())
@@ -156,7 +210,7 @@ def cache_features(
             if known is not None:
                 if known != digest:
                     raise VocabkitError(
-                        f"{folder}: {quote(picture.key)} is another picture now than when its features were computed; "
+                        f"{folder}: {quote(picture.key)} has changed since its features were computed; "
                         "choose another folder, or remove this one"
                     )
                 continue
@@ -169,15 +223,15 @@ def cache_features(
             if len(batch) == batch_size or len(keys) == SHARD_PICTURES:
                 compute()
         compute()
-    total = counts.total()
-    if counts["broken"] == total:
-        why = f"none of {total} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
+    count = counts.total()
+    if counts["broken"] == count:
+        why = f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
         raise VocabkitError(f"{folder}: no features to compute: {why}")
     writer.finish()
-    return CacheReport(total, counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken))
+    return CacheReport(count, counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken))
 
 
 def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:
-    """(3, H, W) and their digest. Raises BrokenImage: no such pixels."""
+    """Return (3, H, W) and their digest. Raises BrokenImage: missing or damaged."""
     pixels = encoder.pixels_of(picture).contiguous()
     return pixels, hashlib.blake2b(pixels.numpy().data, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""From what people name to a vision encoder."""
+"""Open vision encoders: by name, or the one that an adapter was trained with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
 from vocabkit.vision.encoder import VisionEncoder
 
 LAYER = -2
-"""The hidden states that LLaVA takes: those before the last layer."""
+"""The hidden states that LLaVA uses: those before the last layer."""
 
 
 def open_vision(
@@ -25,7 +25,7 @@ def open_vision(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
-    """The frozen vision encoder that `source` names; of a model with a text half, only the vision half is loaded.
+    """Open a frozen vision encoder; of a model with a text half, only the vision half is loaded.
 
     Args:
         source: the folder or hub id of a vision transformer of transformers (CLIP, SigLIP, DINOv2, ViT, ...) with its
@@ -33,14 +33,16 @@ def open_vision(
         layer: index into the hidden states, as in transformers: 0 is the embedding, -1 the output of the last layer.
         keep_cls: keep the class and register tokens, before the patches.
         pool: (rows, columns) that the grid of patches is reduced to by adaptive average pooling.
-        dtype: what the encoder computes in.
+        dtype: of the encoder's arithmetic.
 
-    Raises VocabkitError: not found, incomplete or damaged, no such layer, a grid that can't be pooled so, or packages
-    that are not installed.
+    Raises VocabkitError: not found, incomplete or damaged, no such layer, `pool` larger than the grid, or missing
+    packages.
     """
     if source == NAME:
         if layer != LAYER or keep_cls:
-            raise VocabkitError(f"{NAME}: has no layers to choose from and no class token; leave layer and CLS out")
+            raise VocabkitError(
+                f"{NAME}: has no layers to choose from and no class token; leave out `layer` and `keep_cls`"
+            )
         model: Any = EfficientNetLite()
     else:
         from vocabkit.vision.transformers_model import TransformersModel
@@ -59,18 +61,18 @@ def encoder_of(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
-    """The vision encoder that an adapter was trained with.
+    """Open the vision encoder that an adapter was trained with.
 
     Args:
-        vision: as for `open_vision`, where it stands elsewhere now, or the adapter's config does not say.
-        layer, keep_cls, pool: as for `open_vision`, where the config does not say.
+        vision: as for `open_vision`, if the encoder has moved or the adapter's config does not name it.
+        layer, keep_cls, pool: as for `open_vision`, for settings that the config does not record.
 
-    Raises VocabkitError: nobody says which encoder, or as `check_encoder` and `open_vision`.
+    Raises VocabkitError: no encoder named anywhere, or as `check_encoder` and `open_vision`.
     """
     config = connector.config
     source = vision or config.vision_model
     if source is None:
-        raise VocabkitError("the adapter does not say what vision encoder it was trained with: add --vision")
+        raise VocabkitError("the adapter does not record its vision encoder: add `vision`")
     layer = config.vision_layer if layer is None else layer
     keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
     encoder = open_vision(

@@ -1,4 +1,4 @@
-"""Vision transformers of transformers: their config, the hidden states that they give, their image processor."""
+"""Vision transformers of transformers: config, hidden states, image processor."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PREPARATION = (
 )  # fmt: skip
 """The settings of an image processor that pixels depend on."""
 _AFTER_FEATURES = ("pooler.", "head.")
-"""Weights that hidden states do not depend on, and that some checkpoints lack."""
+"""Weights after the hidden states, which some checkpoints lack."""
 _STRETCHED = 100
-"""A picture this many times longer than wide is refused: resized by its shorter side, it could fill the memory."""
+"""Largest ratio of a picture's sides: resized by its shorter side, a longer one could fill the memory."""
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """The hidden states of a vision model that features are taken from."""
+    """Shape of the hidden states that features are taken from."""
 
     grid: tuple[int, int]
     """Rows and columns of patches."""
@@ -40,12 +40,12 @@ class HiddenStates:
 
     @property
     def patches(self) -> int:
-        """Their number."""
+        """Number of patches."""
         return self.grid[0] * self.grid[1]
 
 
 class TransformersModel:
-    """A vision model of transformers."""
+    """A vision model of transformers; a PatchModel."""
 
     def __init__(self, source: str, layer: int) -> None:
         """Load the folder or hub repository `source`. Raises VocabkitError: see `open_vision`."""
@@ -73,14 +73,14 @@ class TransformersModel:
         return found
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those that came from the checkpoint."""
+        """The weights that came from the checkpoint."""
         return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
 
 
 def read_vision_config(vision: Path) -> PreTrainedConfig:
-    """The config of the vision model in a folder; of a CLIP or SigLIP, that of its vision half.
+    """Read the config of the vision model in a folder; for CLIP and SigLIP, of the vision half.
 
-    Raises VocabkitError: no model, or one without a fixed image size and patch size.
+    Raises VocabkitError: not a model, or one without a fixed image size and patch size.
     """
     config = read_config(vision)
     config = getattr(config, "vision_config", config)
@@ -90,18 +90,18 @@ def read_vision_config(vision: Path) -> PreTrainedConfig:
 
 
 def hidden_states(vision: Path, config: PreTrainedConfig, layer: int, size: tuple[int, int]) -> HiddenStates:
-    """What the hidden states `layer` of the model look like, for pictures of `size` (height, width) in pixels.
+    """Return the shape of the hidden states `layer`, for pictures of `size` (height, width) in pixels.
 
-    The model is run without its weights, on torch's meta device.
+    Runs the model without its weights, on torch's meta device.
 
-    Raises VocabkitError: it has no such hidden states, or they are not one vector per patch.
+    Raises VocabkitError: no such hidden states, or not one vector per patch.
     """
     rows, columns = (side // config.patch_size for side in size)
     try:
         with torch.device("meta"):
             pixels = torch.empty(1, 3, *size)
             states = AutoModel.from_config(config)(pixel_values=pixels, output_hidden_states=True).hidden_states
-    except Exception as error:  # whatever a model that is no vision transformer makes of pixels
+    except Exception as error:  # a model other than a vision transformer raises many kinds
         raise VocabkitError(
             f"{vision}: a {config.model_type} gives no hidden states for pixels ({quote(str(error), 80)})"
         ) from error
@@ -116,7 +116,7 @@ def hidden_states(vision: Path, config: PreTrainedConfig, layer: int, size: tupl
 
 
 def image_processor(vision: Path) -> Any:
-    """The image processor in the folder. Raises VocabkitError if there is none."""
+    """Load the image processor in the folder. Raises VocabkitError: there is none."""
     try:
         return AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -124,14 +124,14 @@ def image_processor(vision: Path) -> Any:
 
 
 def pixel_size(vision: Path, config: PreTrainedConfig, processor: Any) -> tuple[int, int]:
-    """(height, width) in pixels that the image processor gives every picture.
+    """Return the (height, width) in pixels of every processed picture.
 
-    Raises VocabkitError: it depends on the picture's proportions.
+    Raises VocabkitError: the size depends on the picture's proportions.
     """
     long, short = 2 * config.image_size, config.image_size
     try:
         wide, tall = (processed(processor, Image.new("RGB", size)).shape for size in ((long, short), (short, long)))
-    except Exception as error:  # whatever settings out of some file make of a picture
+    except Exception as error:  # settings of an untrusted file raise many kinds
         raise VocabkitError(f"{vision}: its image processor fails ({first_line(error)})") from error
     if wide != tall or len(wide) != 3:
         raise VocabkitError(
@@ -142,17 +142,17 @@ def pixel_size(vision: Path, config: PreTrainedConfig, processor: Any) -> tuple[
 
 
 def processed(processor: Any, image: Image.Image) -> Tensor:
-    """(3, H, W) float32: the pixels that an image processor makes of a picture."""
+    """Return (3, H, W) float32: the pixels of a picture after an image processor."""
     pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
     return pixels.float()
 
 
 def _load(folder: Path, config: PreTrainedConfig) -> tuple[Any, frozenset[str]]:
-    """The model with the weights in the folder, and the names of those that the folder lacks."""
+    """Load the model, and return it with the names of weights that the folder lacks."""
     load: Any = AutoModel.from_pretrained
     try:
         module, found = load(folder, config=config, trust_remote_code=False, output_loading_info=True)
-    except Exception as error:  # whatever damaged files make safetensors and transformers raise
+    except Exception as error:  # safetensors and transformers raise many kinds on damaged files
         raise VocabkitError(f"{folder}: transformers can't load its weights ({first_line(error)})") from error
     absent = frozenset(found["missing_keys"])
     if needed := sorted(key for key in absent if not key.startswith(_AFTER_FEATURES)):
