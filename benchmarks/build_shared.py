@@ -17,7 +17,7 @@ from pathlib import Path
 from process import Cost, cost
 
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.tokenizer.segmentation import load_tokenizer
+from vocabkit.tokenizer.segmentation import to_tokenizers
 
 ROUNDS = 7
 PEER = """
@@ -79,7 +79,7 @@ def _best(commands: dict[str, Sequence[str]]) -> dict[str, Cost]:
 
 def _hub_layout(name: str, folder: Path) -> Path:
     """A tokenizer.json as it lies on the hub: indented, merges as "left right"."""
-    content = json.loads(load_tokenizer(resolve(name).vocabulary).to_str())
+    content = json.loads(to_tokenizers(resolve(name).vocabulary).to_str())
     content["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
     folder.mkdir()

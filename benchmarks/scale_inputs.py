@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vocabkit.arrow.values import taken
+from vocabkit.arrow.values import take
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.snapshot import Provenance, write
 from vocabkit.tokenizer.spelling import to_alphabet
@@ -60,7 +60,7 @@ def _variant(path: Path, name: str, seed: int) -> Path:
         vocabulary = resolve(name).vocabulary
         chosen = np.random.default_rng(seed)
         ids = chosen.permutation(len(vocabulary))
-        tokens = taken(vocabulary.tokens, ids).to_pylist()
+        tokens = take(vocabulary.tokens, ids).to_pylist()
         for i in chosen.choice(len(ids), len(ids) // 100, replace=False).tolist():
             tokens[i] = b"%d of %d" % (i, seed)
         kinds = np.full(len(ids), Kind.TEXT, np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabkit.arrow.values import binary_array, filled, number_array, numbers, taken, token_buffers, validity
+from vocabkit.arrow.values import binary_array, fill_null, number_array, numbers, take, token_buffers, validity
 from vocabkit.errors import VocabkitError
 
 generated = settings(deadline=None, max_examples=100)
@@ -73,7 +73,7 @@ def test_rows_of_any_slice_are_taken_in_any_order(
 ) -> None:
     array = pa.array(values, pa.binary()).slice(*cut)
     rows = np.array(data.draw(st.lists(st.sampled_from(range(len(array))))) if len(array) else [], np.int64)
-    found = taken(array, rows)
+    found = take(array, rows)
     found.validate(full=True)
     assert ipc(found) == ipc(array.take(pa.array(rows)))
 
@@ -81,7 +81,7 @@ def test_rows_of_any_slice_are_taken_in_any_order(
 def test_bytes_that_another_program_put_under_a_null_are_not_taken() -> None:
     plain = pa.array([b"a", b"under", b"b"], pa.binary())
     array = pa.Array.from_buffers(plain.type, 3, [pa.array([1, None, 1]).buffers()[0], *plain.buffers()[1:]])
-    assert taken(array, np.array([1, 2])).buffers()[2].to_pybytes() == b"b"
+    assert take(array, np.array([1, 2])).buffers()[2].to_pybytes() == b"b"
 
 
 @generated
@@ -90,13 +90,13 @@ def test_numbers_of_any_slice_are_read_with_minus_one_for_null(
     values: list[int | None], cut: tuple[int, int], wide: bool
 ) -> None:
     array = pa.array(values, pa.int64() if wide else pa.int32()).slice(*cut)
-    found = filled(array, np.int64 if wide else np.int32)
+    found = fill_null(array, np.int64 if wide else np.int32)
     assert found.dtype == (np.int64 if wide else np.int32)
     assert found.tolist() == [-1 if value is None else value for value in array.to_pylist()]
 
 
 def test_what_stands_for_null_can_be_chosen() -> None:
-    found = filled(pa.array([0.5, None], pa.float32()), np.float32, null=np.nan)
+    found = fill_null(pa.array([0.5, None], pa.float32()), np.float32, null=np.nan)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [0.5, np.nan])
 

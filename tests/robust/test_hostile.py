@@ -19,7 +19,7 @@ from vocabkit.errors import VocabkitError, one_line
 from vocabkit.shared.maps import read_map
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.read import read
-from vocabkit.tokenizer.segmentation import encode_batch, load_tokenizer
+from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 
 SUPPORT = FOLDER.parents[1] / "support"
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py")
@@ -162,7 +162,7 @@ def test_hostile_segmentation_rules_work_or_raise_in_one_line() -> None:
         except VocabkitError:
             continue
         try:
-            encode_batch(load_tokenizer(vocabulary), ["a b", "é\0", "a" * 60 + "c"], vocabulary.name)
+            encode_batch(to_tokenizers(vocabulary), ["a b", "é\0", "a" * 60 + "c"], vocabulary.name)
         except VocabkitError as error:
             problems[str(error)] = vocabulary
     assert [problem for problem in problems if not problem.isprintable()] == []

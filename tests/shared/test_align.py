@@ -194,9 +194,9 @@ def test_a_name_that_no_column_can_have_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("at_least", [-1, 0, 3])
-def test_asking_for_more_tokenizers_than_there_are_is_refused(at_least: int) -> None:
+def test_at_least_out_of_range_raises(at_least: int) -> None:
     vocabularies = [text_vocabulary("a", b"x"), text_vocabulary("b", b"x")]
-    assert f"at least {at_least} of 2 tokenizers is not possible; choose 1 to 2" in refusal(
+    assert f"`at_least` is {at_least} for 2 tokenizers; choose 1 to 2" in refusal(
         align, vocabularies, at_least=at_least
     )
 

@@ -34,7 +34,7 @@ from vocabkit.shared.corpus import LONGEST
 from vocabkit.shared.rank import count_tokens, rank
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.tokenizer.segmentation import load_tokenizer
+from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 LLAMA3_PATTERN = [
@@ -124,7 +124,7 @@ def test_a_token_counts_wherever_the_whole_caption_cut_alone_has_it(tmp_path: Pa
     vocabulary = real(name) if name in ("deepseek", "minilm", "kyoto-unigram") else resolve(name).vocabulary
     lines = lines_of_tokens(vocabulary, 1500)
     (tmp_path / "lines.txt").write_bytes("\n".join(lines).encode())
-    cut = load_tokenizer(vocabulary).encode_batch(lines, add_special_tokens=False)
+    cut = to_tokenizers(vocabulary).encode_batch(lines, add_special_tokens=False)
     counts = count_tokens(vocabulary, [tmp_path / "lines.txt"])
     assert by_id(counts) == occurrences(vocabulary, (encoding.ids for encoding in cut))
 
@@ -152,14 +152,14 @@ def test_aliases_count_for_the_canonical_id(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, content)
     assert vocabulary.aliases() == {2: [3]}
     (tmp_path / "a.txt").write_text("a a a")
-    assert load_tokenizer(vocabulary).encode("a a a").ids == [0, 3, 3]
+    assert to_tokenizers(vocabulary).encode("a a a").ids == [0, 3, 3]
     assert count_tokens(vocabulary, [tmp_path / "a.txt"]).tolist() == [1, 0, 2, 0]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_counts(tmp_path: Path, smollm: Vocabulary, name: str) -> None:
     FORMATS[name](tmp_path / name, CAPTIONS)
-    cut = load_tokenizer(smollm).encode_batch(CAPTIONS, add_special_tokens=False)
+    cut = to_tokenizers(smollm).encode_batch(CAPTIONS, add_special_tokens=False)
     assert by_id(count_tokens(smollm, [tmp_path / name])) == occurrences(smollm, (encoding.ids for encoding in cut))
 
 
@@ -181,7 +181,7 @@ def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> No
     sentence = "The <b> bold </b> brown fox, 42 years old, jumps  over the lazy dog's tail."
     long = " ".join([sentence] * (3 * LONGEST // len(sentence)))
     (tmp_path / "a.txt").write_text(long)
-    whole = load_tokenizer(vocabulary).encode(long, add_special_tokens=False)
+    whole = to_tokenizers(vocabulary).encode(long, add_special_tokens=False)
     assert by_id(count_tokens(vocabulary, [tmp_path / "a.txt"])) == occurrences(vocabulary, [whole.ids])
 
 

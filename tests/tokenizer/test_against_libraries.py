@@ -38,7 +38,7 @@ from tokenizers import Tokenizer, decoders
 
 from vocabkit.tokenizer.catalog import catalog, read_source
 from vocabkit.tokenizer.read import read
-from vocabkit.tokenizer.segmentation import load_tokenizer
+from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 pytestmark = pytest.mark.usefixtures("sources")
@@ -280,7 +280,7 @@ def test_unigram_with_byte_fallback_is_what_sentencepiece_decodes(unigram_with_b
 
 def as_tokenizer_json(vocabulary: Vocabulary, decoder: dict[str, Any], path: Path) -> Path:
     """A tokenizer.json with the pieces and rules of `vocabulary`, as converters write it for its family."""
-    content = json.loads(load_tokenizer(vocabulary).to_str())
+    content = json.loads(to_tokenizers(vocabulary).to_str())
     path.write_text(json.dumps({**content, "decoder": decoder}), "utf-8")
     return path
 

@@ -9,7 +9,7 @@ from index_map_files import refusal, small
 from tokenizer_files import bpe_json, read_json_tokenizer
 
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.tokenizer.segmentation import load_tokenizer
+from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.segmenter import unreachable
 
 
@@ -36,7 +36,7 @@ def test_unreachable_tokens_of_real_tokenizers_are_cut_into_other_tokens(name: s
     found = unreachable(vocabulary)
     if name == "qwen2":
         assert 1_800 < len(found) < 2_000
-    tokenizer = load_tokenizer(vocabulary, mid_text=True)
+    tokenizer = to_tokenizers(vocabulary, mid_text=True)
     for token_id in found[:: max(1, len(found) // 100)].tolist():
         token = vocabulary.token(token_id)
         assert token is not None

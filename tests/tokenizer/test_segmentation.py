@@ -36,7 +36,7 @@ from tokenizers import Tokenizer, models
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.catalog import catalog, resolve
 from vocabkit.tokenizer.read import read
-from vocabkit.tokenizer.segmentation import load_rules, load_tokenizer
+from vocabkit.tokenizer.segmentation import load_rules, to_tokenizers
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -102,7 +102,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     name, place = request.param
     vocabulary = vocabulary_of(name, place)
     cut = Segmenter(vocabulary).ids_of_each(tokens_of_all())
-    return Case(vocabulary, load_tokenizer(vocabulary), publisher(name), cut)
+    return Case(vocabulary, to_tokenizers(vocabulary), publisher(name), cut)
 
 
 # ---- whole texts -------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_text_is_cut_as_by_the_publishers_library(case: Case) -> None:
 
 @pytest.mark.parametrize("name", sorted(RANK_FILES))
 def test_a_bare_rank_file_does_not_say_how_text_is_cut(name: str) -> None:
-    for load in (load_tokenizer, Segmenter):
+    for load in (to_tokenizers, Segmenter):
         with pytest.raises(VocabkitError, match="does not say how text is cut into tokens; use its tokenizer"):
             load(real(name))
 
@@ -123,7 +123,7 @@ def test_a_bare_rank_file_does_not_say_how_text_is_cut(name: str) -> None:
 def test_an_added_token_that_is_text_comes_out_of_text() -> None:
     vocabulary = resolve("qwen3").vocabulary
     expected = vocabulary.tokens.to_pylist().index(b"<tool_call>")
-    ids = load_tokenizer(vocabulary).encode("a<tool_call>b").ids
+    ids = to_tokenizers(vocabulary).encode("a<tool_call>b").ids
     assert expected in ids
     assert Segmenter(vocabulary).ids(b"a<tool_call>b") == ids
 
@@ -199,7 +199,7 @@ def test_a_long_text_is_cut_in_little_memory_and_time(name: str) -> None:
     """Its pieces are looked up to the length of the longest token, not of the text."""
     value = "\n".join(TEXTS).encode() * 20
     ids = segmenter(name).ids(value)
-    assert ids == load_tokenizer(resolve(name).vocabulary, mid_text=True).encode(value.decode()).ids
+    assert ids == to_tokenizers(resolve(name).vocabulary, mid_text=True).encode(value.decode()).ids
 
 
 def test_partial_utf_8_becomes_byte_pieces_between_cut_text() -> None:
@@ -248,7 +248,7 @@ def test_sentencepiece_symbols_of_the_user_come_first_and_no_space_is_put_after_
     # without a trimmed text: remove_extra_whitespaces off
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(pieces, normalizer=[(3, 1), (4, 0)]))
     vocabulary = read(tmp_path / "tokenizer.model")
-    tokenizer = load_tokenizer(vocabulary)
+    tokenizer = to_tokenizers(vocabulary)
     assert tokenizer.encode("a<x>a").tokens == ["▁a", "<x>", "a"]
     assert tokenizer.encode("a  a").tokens == ["▁a", "▁▁", "a"]
     assert Segmenter(vocabulary).ids(b"<x>a  a") == [2, 5, 3, 5]
@@ -275,7 +275,7 @@ def test_a_tokenizer_json_is_used_as_it_is_without_what_it_puts_around(tmp_path:
     }
     vocabulary = read_json_tokenizer(tmp_path, content)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("abc").tokens == ["<s>", "a"]
-    assert load_tokenizer(vocabulary).encode("abc").tokens == ["a", "b", "c"]
+    assert to_tokenizers(vocabulary).encode("abc").tokens == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_a_tokenizer_json_is_used_as_it_is_without_what_it_puts_around(tmp_path:
 )
 def test_no_space_is_put_before_a_text_inside_another(part: str, step: dict[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(LETTERS), "pre_tokenizer": BYTE_LEVEL, part: step})
-    assert load_tokenizer(vocabulary).encode("a").tokens == ["Ġ", "a"]
-    assert load_tokenizer(vocabulary, mid_text=True).encode("a").tokens == ["a"]
+    assert to_tokenizers(vocabulary).encode("a").tokens == ["Ġ", "a"]
+    assert to_tokenizers(vocabulary, mid_text=True).encode("a").tokens == ["a"]
     assert Segmenter(vocabulary).ids(b"a") == [ord("a")]
 
 
@@ -314,7 +314,7 @@ def one_line(call: Any) -> str:
 def test_a_source_that_is_gone_gets_one_line(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(LETTERS))
     (tmp_path / "tokenizer.json").unlink()
-    for use in (load_tokenizer, load_rules, Segmenter):
+    for use in (to_tokenizers, load_rules, Segmenter):
         assert "tokenizer.json: no such file" in one_line(lambda use=use: use(vocabulary))
 
 
@@ -330,7 +330,7 @@ def test_a_source_that_is_gone_gets_one_line(tmp_path: Path) -> None:
 )
 def test_a_tokenizer_json_that_the_library_refuses_gets_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
-    assert vocabulary.source in one_line(lambda: load_tokenizer(vocabulary, mid_text=True))
+    assert vocabulary.source in one_line(lambda: to_tokenizers(vocabulary, mid_text=True))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_gguf_with_rules_that_do_not_fit_gets_one_line(model: str, changes: di
     path.write_bytes(gguf_file(gguf_tokenizer(pieces, model, **changes)))
     vocabulary = read(path)
     assert len(vocabulary) == 3
-    assert "model.gguf" in one_line(lambda: load_tokenizer(vocabulary))
+    assert "model.gguf" in one_line(lambda: to_tokenizers(vocabulary))
     assert "model.gguf" in one_line(lambda: Segmenter(vocabulary).ids(b"a"))
 
 
@@ -372,7 +372,7 @@ def test_a_gguf_with_a_pre_tokenizer_that_is_not_known_does_not_say_how_text_is_
 ) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)], "gpt2", pre=name, merges=["a a"])))
-    assert "does not say how text is cut" in one_line(lambda: load_tokenizer(read(path)))
+    assert "does not say how text is cut" in one_line(lambda: to_tokenizers(read(path)))
 
 
 def test_wordpiece_is_cut_by_its_tokenizer_json_but_has_no_rules(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from vocabkit.arrow.arrow_file import read_table, write_table
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer.read import read
-from vocabkit.tokenizer.segmentation import load_rules, load_tokenizer
+from vocabkit.tokenizer.segmentation import load_rules, to_tokenizers
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary, make_vocabulary
 
@@ -64,7 +64,7 @@ def test_a_real_vocabulary_comes_back_as_it_was(name: str, tmp_path: Path) -> No
     assert_same(found, expected)
     assert found.source == "some-package 1.2"
     if found.segmentation is not None:
-        cut, recut = (load_tokenizer(each).encode(TEXT, add_special_tokens=False) for each in (expected, found))
+        cut, recut = (to_tokenizers(each).encode(TEXT, add_special_tokens=False) for each in (expected, found))
         assert recut.ids == cut.ids
 
 
@@ -125,9 +125,9 @@ def test_how_added_tokens_are_found_is_kept(flag: str, tmp_path: Path) -> None:
     content = bpe_json([*letters], added=added)
     content |= {"pre_tokenizer": BYTE_LEVEL, "normalizer": {"type": "Lowercase"}}
     vocabulary = read_json_tokenizer(tmp_path, content)
-    kept = load_tokenizer(read(written(tmp_path, vocabulary)))
+    kept = to_tokenizers(read(written(tmp_path, vocabulary)))
     for text in ("a <X> b", "a<X>b", "a <x> b", "<Y><x>"):
-        assert kept.encode(text).ids == load_tokenizer(vocabulary).encode(text).ids
+        assert kept.encode(text).ids == to_tokenizers(vocabulary).encode(text).ids
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_rules_that_a_snapshot_can_not_hold_are_left_out(content: Mapping[str, A
     found = read(written(tmp_path, vocabulary))
     assert_same(found, vocabulary)
     with pytest.raises(VocabkitError, match="does not say how text is cut into tokens"):
-        load_tokenizer(found)
+        to_tokenizers(found)
 
 
 # ---- files that lie ----------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def merges(first: list[int]) -> pa.Array:
 def test_rules_that_fit_their_vocabulary_are_used(tmp_path: Path) -> None:
     columns = {"priority": PRIORITY, "merges": merges([])}
     vocabulary = read(rewritten(tmp_path / "x.arrow", {"rules": json.dumps(RULES)}, columns))
-    assert load_tokenizer(vocabulary).encode("aa\n").ids == [0, 0, 4]
+    assert to_tokenizers(vocabulary).encode("aa\n").ids == [0, 0, 4]
 
 
 @pytest.mark.parametrize(
@@ -332,5 +332,5 @@ def test_damaged_rules_are_refused_when_they_are_used(
     vocabulary = read(rewritten(tmp_path / "x.arrow", {"rules": json.dumps(RULES | rules)}, columns))
     assert vocabulary.fingerprint == GOOD.fingerprint
     with pytest.raises(VocabkitError) as error:
-        load_tokenizer(vocabulary, mid_text=True)
+        to_tokenizers(vocabulary, mid_text=True)
     assert str(error.value).isprintable()

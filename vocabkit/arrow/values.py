@@ -55,10 +55,10 @@ def numbers(array: pa.Array, dtype: type[np.number[Any]]) -> np.ndarray:
     return found
 
 
-def filled(array: pa.Array, dtype: type[np.number[Any]], null: float = -1) -> np.ndarray:
-    """`numbers` with `null` where the array is null; read-only and without a copy if it nowhere is."""
+def fill_null(array: pa.Array, dtype: type[np.number[Any]], null: float = -1) -> np.ndarray:
+    """A copy of `numbers`, with `null` where the array is null. Writable, so that torch takes it without a warning."""
     data = numbers(array, dtype)
-    return data if array.null_count == 0 else np.where(validity(array), data, np.dtype(dtype).type(null))
+    return data.copy() if array.null_count == 0 else np.where(validity(array), data, np.dtype(dtype).type(null))
 
 
 def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return offsets - offsets[0], data[offsets[0] : offsets[-1]]
 
 
-def taken(tokens: pa.Array, rows: np.ndarray) -> pa.Array:
+def take(tokens: pa.Array, rows: np.ndarray) -> pa.Array:
     """(R,) binary: the values of a binary array at `rows`, (R,) integers from 0 to V-1."""
     offsets, data = token_buffers(tokens)
     valid = validity(tokens)[rows]

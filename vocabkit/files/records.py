@@ -91,16 +91,21 @@ def decode_json(path: Path, structure: type[T], what: str) -> T:
     """
     with reading(path):
         content = path.read_bytes()
+    return parse_json(content, str(path), structure, what)
+
+
+def parse_json(content: bytes, where: str, structure: type[T], what: str) -> T:
+    """`decode_json` of a file's bytes. Errors name them `where`."""
     try:
         if not content.isascii():
             content.decode()  # also what msgspec skips: other programs refuse the file
         return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=structure)
     except msgspec.ValidationError as error:
-        raise VocabkitError(f"{path}: not {what} ({quote(str(error), 200)})") from error
+        raise VocabkitError(f"{where}: not {what} ({quote(str(error), 200)})") from error
     except UnicodeDecodeError as error:
-        raise VocabkitError(f"{path}: not UTF-8 ({error.reason}); expected a JSON file") from error
+        raise VocabkitError(f"{where}: not UTF-8 ({error.reason}); expected a JSON file") from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise VocabkitError(f"{path}: not valid JSON ({quote(str(error), 200)}); is it truncated?") from error
+        raise VocabkitError(f"{where}: not valid JSON ({quote(str(error), 200)}); is it truncated?") from error
 
 
 def optional_json(path: Path) -> dict[str, Any]:

@@ -5,37 +5,44 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array, taken
+from vocabkit.arrow.values import binary_array, take
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared
+from vocabkit.tokenizer.load import load_tokenizers
 from vocabkit.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.load import AnyTokenizer
 
 MAX_TOKENIZERS = 50
 
 
 def align(
-    vocabularies: Sequence[Vocabulary], *, at_least: int | None = None, special_roles: bool = False
+    tokenizers: Sequence[AnyTokenizer], *, at_least: int | None = None, special_roles: bool = False
 ) -> SharedVocabulary:
-    """The shared vocabulary of 2 to 50 tokenizers (V_shared of Eq. 5).
+    """Build the shared vocabulary of 2 to 50 tokenizers (V_shared of Eq. 5).
 
-    A row is a byte string that at least `at_least` vocabularies contribute to text with one token. Rows stand in
-    the order of the first tokenizer's ids, then what it lacks in the order of the second's, and so on. Where a
-    tokenizer has several ids for the bytes, its canonical one is taken.
+    A row is a byte string that at least `at_least` tokenizers contribute to text with one token. Rows are in the order
+    of the first tokenizer's ids, then those it lacks in the order of the second's, and so on. Where a tokenizer has
+    several ids for the bytes, the canonical one is used.
 
     Args:
-        at_least: in how many of the tokenizers a token must be: None for all (intersection), 1 for the union.
-            Below all, an id column holds null where its tokenizer lacks the token.
+        tokenizers: each as `load_tokenizer` takes it.
+        at_least: how many of the tokenizers must have a token: None for all (intersection), 1 for the union. Below
+            all, an id column holds null where its tokenizer lacks the token.
         special_roles: also add one row per role of special tokens (`bos`, `turn_end`, ...) that enough tokenizers
             have, after the text rows and sorted by role. Special tokens are never matched by their spelling.
 
     Raises:
-        VocabkitError: fewer than 2 or more than 50 tokenizers, two of one name, a name that is empty or not
-            printable, `at_least` out of range, or no text shared.
+        VocabkitError: fewer than 2 or more than 50 tokenizers, a name given twice, empty or not printable, `at_least`
+            out of range, or no text shared.
     """
+    vocabularies = load_tokenizers(tokenizers)
     names = [vocabulary.name for vocabulary in vocabularies]
     count = len(names)
     required = count if at_least is None else at_least
@@ -45,19 +52,19 @@ def align(
         twice = sorted(name for name in set(names) if names.count(name) > 1)
         raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")
     if not 1 <= required <= count:
-        raise VocabkitError(f"at least {required} of {count} tokenizers is not possible; choose 1 to {count}")
-    tokenizers = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
+        raise VocabkitError(f"`at_least` is {required} for {count} tokenizers; choose 1 to {count}")
+    infos = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
     tokens, ids = _match(vocabularies, required)
     roles = _match_roles(vocabularies, required) if special_roles else {}
     if len(tokens) == 0:
-        raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller at-least")
+        raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller `at_least`")
     if roles:
         tokens = pa.concat_arrays([tokens, binary_array([b""] * len(roles))])
         ids = np.concatenate([ids, np.array(list(roles.values()), np.int32).T], axis=1)
     return make_shared(
         tokens=tokens,
         ids=ids,
-        tokenizers=tokenizers,
+        tokenizers=infos,
         selection=Selection(at_least=required, order=f"id:{names[0]}"),
         roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
     )
@@ -91,7 +98,7 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
         by_code[codes] = vocabulary_ids
         row[:] = by_code[kept]
     first = np.argmax(ids >= 0, axis=0)  # (R,) vocabulary that brought the token, never falling
-    parts = [taken(vocabulary.tokens, ids[at, first == at]) for at, vocabulary in enumerate(vocabularies)]
+    parts = [take(vocabulary.tokens, ids[at, first == at]) for at, vocabulary in enumerate(vocabularies)]
     return pa.concat_arrays(parts), ids
 
 

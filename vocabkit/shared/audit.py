@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabkit.arrow.values import taken
+from vocabkit.arrow.values import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.maps import checked_ids, keyed_rows, read_json, read_map
 from vocabkit.shared.overlap import scripts, varied
@@ -171,6 +171,10 @@ class Audit:
     wrong_examples: tuple[Case, ...]
     missed_examples: tuple[Case, ...]
 
+    def __repr__(self) -> str:
+        counts = f"{self.right:,} right, {self.wrong:,} wrong, {self.missed:,} missed"
+        return f"Audit({self.source} to {self.target}: {counts})"
+
 
 def audit(
     pairs: np.ndarray | Sequence[tuple[int, int]], source: Vocabulary, target: Vocabulary, *, examples: int = 6
@@ -201,7 +205,7 @@ def audit(
     missed = expected.copy()
     missed[s[(s >= 0) & (s < len(source))]] = False
     missed_ids = np.flatnonzero(missed)
-    missed_scripts, _ = scripts(taken(source.tokens, missed_ids))
+    missed_scripts, _ = scripts(take(source.tokens, missed_ids))
 
     def case(source_id: int, target_id: int | None, reason: str) -> Case:
         known = 0 <= source_id < len(source)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.load import load_tokenizers
 from vocabkit.tokenizer.segmenter import Piece, spell
 from vocabkit.tokenizer.spelling import ALPHABET, from_alphabet
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.load import AnyTokenizer
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(0010[0-9a-fA-F]{4}|000[0-9a-fA-F]{5})|([ntr\\'\"]))")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
@@ -61,9 +66,22 @@ class Explanation:
     reason: str
     hints: tuple[Hint, ...]
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.token!r}: {self.reason})"
 
-def explain(token: bytes, vocabularies: Sequence[Vocabulary]) -> Explanation:
-    """Look `token` up in each vocabulary and say why it is shared by all of them or not."""
+
+def explain(token: bytes | str, tokenizers: Sequence[AnyTokenizer]) -> Explanation:
+    """Look `token` up in each tokenizer and say why it is shared by all of them or not.
+
+    Args:
+        token: its bytes in decoded text; a `str` stands for its UTF-8.
+        tokenizers: each as `load_tokenizer` takes it.
+    """
+    vocabularies = load_tokenizers(tokenizers)
+    if isinstance(token, str):
+        token = token.encode()
+    elif not isinstance(token, bytes):
+        raise TypeError(f"`token` is {type(token).__name__}; expected bytes or str")
     findings = tuple(_finding(token, vocabulary) for vocabulary in vocabularies)
     shared = all(finding.id is not None for finding in findings)
     return Explanation(token, findings, shared, _reason(findings), () if shared else _hints(token, vocabularies))

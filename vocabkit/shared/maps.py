@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array, taken
+from vocabkit.arrow.values import binary_array, take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared
@@ -137,7 +137,7 @@ def import_map(
     rows = read_map(path)
     ids = _proven_ids(path, rows, owner)
     shared = make_shared(
-        tokens=taken(owner.tokens, ids),
+        tokens=take(owner.tokens, ids),
         ids=ids[None],
         tokenizers=[TokenizerInfo.of(owner)],
         selection=Selection(at_least=1 + len(others), order="map"),
@@ -173,7 +173,7 @@ def best_alphabet(rows: Sequence[tuple[str, int]], owner: Vocabulary) -> tuple[s
     ids = np.array([token_id for _, token_id in rows], np.int64)
     safe = np.where(ids < len(owner), ids, 0)
     usable = (ids < len(owner)) & owner.alignable[owner.canonical[safe]]
-    expected = taken(owner.tokens, safe).to_pylist()
+    expected = take(owner.tokens, safe).to_pylist()
     proven: dict[str, np.ndarray] = {}
     for name, decode in ALPHABETS.items():
         decoded = decode([spelling for spelling, _ in rows]).to_pylist()

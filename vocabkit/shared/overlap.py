@@ -7,14 +7,19 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import taken, token_buffers
+from vocabkit.arrow.values import take, token_buffers
 from vocabkit.shared.align import align
+from vocabkit.tokenizer.load import load_tokenizers
 from vocabkit.tokenizer.segmenter import Piece, spell, unreachable
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.load import AnyTokenizer
 
 PARTIAL_UTF8 = "partial UTF-8"
 LENGTHS = ("1", "2", "3", "4", "5-8", "9-16", "17+")
@@ -201,23 +206,28 @@ class Overlap:
     roles: tuple[Role, ...]
     """Every role that some tokenizer has."""
 
+    def __repr__(self) -> str:
+        return f"Overlap({', '.join(each.name for each in self.tokenizers)}: {self.shared_by_all:,} shared by all)"
+
 
 def overlap(
-    vocabularies: Sequence[Vocabulary],
+    tokenizers: Sequence[AnyTokenizer],
     *,
     examples: int = 8,
     reachability: bool = False,
     counts: Mapping[str, np.ndarray] | None = None,
 ) -> Overlap:
-    """Compare 2 to 50 vocabularies.
+    """Compare 2 to 50 tokenizers.
 
     Args:
+        tokenizers: each as `load_tokenizer` takes it.
         examples: how many tokens to show of each kind, of different scripts.
         reachability: also find unreachable tokens (takes seconds per tokenizer).
         counts: corpus counts (V,) int64 for each tokenizer by name, at canonical ids, for coverage by mass.
 
     Raises VocabkitError as `align` does; with `reachability`, if a source does not say how text is cut.
     """
+    vocabularies = load_tokenizers(tokenizers)
     union = align(vocabularies, at_least=1)
     ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
     has = ids >= 0
@@ -232,7 +242,7 @@ def overlap(
     def summary(at: int) -> Summary:
         v = vocabularies[at]
         lacking = np.flatnonzero((owners == len(vocabularies) - 1) & ~has[at])
-        lacked = taken(union.tokens, varied(lacking, script[lacking], examples)).to_pylist()
+        lacked = take(union.tokens, varied(lacking, script[lacking], examples)).to_pylist()
         kinds = np.bincount(v.kinds, minlength=len(Kind)).tolist()
         return Summary(
             name=v.name,
@@ -314,7 +324,7 @@ def _spelled(vocabulary: Vocabulary, tokens: Sequence[bytes]) -> tuple[Spelled, 
 
 def _unreachable(vocabulary: Vocabulary, shared_ids: np.ndarray, examples: int) -> Unreachable:
     ids = unreachable(vocabulary)
-    script, _ = scripts(taken(vocabulary.tokens, ids))
+    script, _ = scripts(take(vocabulary.tokens, ids))
     shown = [vocabulary.token(i) or b"" for i in varied(ids, script, examples).tolist()]
     return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), _spelled(vocabulary, shown))
 

@@ -19,7 +19,7 @@ import numpy as np
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.corpus import Progress, captions
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
-from vocabkit.tokenizer.segmentation import encode_batch, load_tokenizer
+from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def count_tokens(
         VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut, or that
             has no token for some character and none for unknown ones.
     """
-    tokenizer = load_tokenizer(vocabulary)
+    tokenizer = to_tokenizers(vocabulary)
     seam, joint = _seams(vocabulary, tokenizer)
     counts = np.zeros(len(vocabulary), np.int64)
     for pieces in _pieces(captions(paths, field=field, progress=progress, joint=joint), seam, joint):

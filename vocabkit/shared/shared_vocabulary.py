@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from vocabkit.arrow.arrow_file import json_field, one_chunk, parse_table, read_table, table_bytes, write_table
-from vocabkit.arrow.values import bitmap, filled, number_array, taken, token_buffers, validity
+from vocabkit.arrow.values import bitmap, fill_null, number_array, take, token_buffers, validity
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
@@ -134,6 +138,41 @@ class SharedVocabulary:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def __repr__(self) -> str:
+        return f"SharedVocabulary({', '.join(self.names)}: {len(self):,} rows)"
+
+    def __contains__(self, token: object) -> bool:
+        """Whether some row has this token, bytes or its text as `str`."""
+        return (token.encode() if isinstance(token, str) else token) in self._rows
+
+    def __getitem__(self, row: int) -> bytes:
+        """The token of a row, as bytes; empty for the row of a role. Iterating gives all tokens in row order."""
+        return bytes(self.tokens[operator.index(row)].as_py())
+
+    def row_of(self, token: bytes | str) -> int:
+        """The row of a token. Raises KeyError if there is none; see `in`."""
+        return self._rows[token.encode() if isinstance(token, str) else token]
+
+    @cached_property
+    def _rows(self) -> dict[bytes, int]:
+        return {token: row for row, token in enumerate(self.tokens.to_pylist()) if token}
+
+    def to_arrow(self) -> pa.Table:
+        """The table itself: `token`, `text`, `count` and one `id:<name>` per tokenizer."""
+        return self.table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a DataFrame whose index is the row number; integers are of pandas' nullable types.
+
+        Raises VocabkitError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise VocabkitError("to_pandas needs pandas: pip install pandas") from error
+        types = {pa.int32(): pandas.Int32Dtype(), pa.int64(): pandas.Int64Dtype()}
+        return self.table.to_pandas(types_mapper=types.get)
+
     @property
     def names(self) -> list[str]:
         """Names of the tokenizers, in column order."""
@@ -146,12 +185,12 @@ class SharedVocabulary:
 
     @property
     def counts(self) -> np.ndarray | None:
-        """(R,) int64 corpus frequencies, read-only, None if no corpus was counted."""
+        """(R,) int64 corpus frequencies, None if no corpus was counted."""
         counts = one_chunk(self.table["count"])
-        return None if counts.null_count else filled(counts, np.int64)
+        return None if counts.null_count else fill_null(counts, np.int64)
 
     def ids_for(self, name: str) -> np.ndarray:
-        """(R,) int32, read-only: the id of each row in tokenizer `name`, without a copy.
+        """(R,) int32: the id of each row in tokenizer `name`. A new array, as `torch.from_numpy` takes it.
 
         Raises VocabkitError: `name` is not in the file, or lacks some rows (a union map); `mask_for` tells which,
         `only_with` leaves them out, `ids_with_gaps` marks them.
@@ -166,7 +205,7 @@ class SharedVocabulary:
 
     def ids_with_gaps(self, name: str) -> np.ndarray:
         """(R,) int32: as `ids_for`, with -1 where tokenizer `name` lacks the token of the row."""
-        return filled(self._id_column(name), np.int32)
+        return fill_null(self._id_column(name), np.int32)
 
     def mask_for(self, name: str) -> np.ndarray:
         """(R,) bool: True where tokenizer `name` has the token of the row."""
@@ -198,9 +237,9 @@ class SharedVocabulary:
         where = {int(old): new for new, old in enumerate(index)}
         roles = {role: where[row] for role, row in self.roles.items() if row in where}
         has_text = validity(one_chunk(self.table["text"]))[index]
-        counts = filled(one_chunk(self.table["count"]), np.int64)[index]
+        counts = fill_null(one_chunk(self.table["count"]), np.int64)[index]
         ids = {name: self.ids_with_gaps(name)[index] for name in self.names}
-        table = shared_table(taken(self.tokens, index), has_text, counts, ids)
+        table = shared_table(take(self.tokens, index), has_text, counts, ids)
         record = selection or self._selection_of(index)
         return SharedVocabulary(table, self.tokenizers, record, MappingProxyType(roles))
 
@@ -239,15 +278,15 @@ class SharedVocabulary:
         digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
         digest.update(_json({**self._records(), "rows": len(self)}).encode())
         offsets, data = token_buffers(self.tokens)
-        counts = filled(one_chunk(self.table["count"]), np.int64)
+        counts = fill_null(one_chunk(self.table["count"]), np.int64)
         ids = [self.ids_with_gaps(name) for name in self.names]
         for part in (np.diff(offsets).astype("<i4"), data, counts.astype("<i8"), *(i.astype("<i4") for i in ids)):
             digest.update(np.ascontiguousarray(part).view(np.uint8).data)
         return "sha256:" + digest.hexdigest()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the Arrow file, whole or not at all. Same content, same bytes. Raises VocabkitError."""
-        write_table(path, self._plain_table(), self._metadata(), compression=None)
+        write_table(Path(path), self._plain_table(), self._metadata(), compression=None)
 
     def to_bytes(self) -> bytes:
         """The content of the Arrow file, for keeping inside another file; `parse_shared` reads it."""
@@ -268,7 +307,7 @@ class SharedVocabulary:
     def _plain_table(self) -> pa.Table:
         """The table with nothing that depends on its history: what lies under nulls, chunks, offsets."""
         has_text = validity(one_chunk(self.table["text"]))
-        counts = filled(one_chunk(self.table["count"]), np.int64)
+        counts = fill_null(one_chunk(self.table["count"]), np.int64)
         return shared_table(self.tokens, has_text, counts, {name: self.ids_with_gaps(name) for name in self.names})
 
     def _records(self) -> dict[str, Any]:
@@ -298,12 +337,12 @@ def make_shared(
     return SharedVocabulary(table, tuple(tokenizers), selection, MappingProxyType(dict(roles or {})))
 
 
-def open_shared(path: Path) -> SharedVocabulary:
+def open_shared(path: str | Path) -> SharedVocabulary:
     """Open a shared vocabulary memory-mapped, verified by checksum and fingerprint.
 
     Raises VocabkitError: missing, damaged, of a newer format, or not a shared vocabulary.
     """
-    return _checked(str(path), *read_table(path, FORMAT))
+    return _checked(str(path), *read_table(Path(path), FORMAT))
 
 
 def parse_shared(content: bytes | mmap | memoryview, where: str) -> SharedVocabulary:
@@ -344,7 +383,7 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
     empty_rows = np.flatnonzero(np.diff(token_buffers(tokens)[0]) == 0)
     if sorted(shared.roles.values()) != empty_rows.tolist():
         return "its roles do not match its rows without a token"
-    if count.null_count not in (0, len(shared)) or (count.null_count == 0 and (filled(count, np.int64) < 0).any()):
+    if count.null_count not in (0, len(shared)) or (count.null_count == 0 and (fill_null(count, np.int64) < 0).any()):
         return "column count has nulls or negative numbers"
     for info in shared.tokenizers:
         ids = shared.ids_with_gaps(info.name)[shared.mask_for(info.name)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vocabkit.arrow.values import taken, token_buffers
+from vocabkit.arrow.values import take, token_buffers
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -53,7 +53,7 @@ def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) 
     return (
         all(vocabulary.roles.get(role) == ids[row] for role, row in shared.roles.items())
         and vocabulary.alignable[ids[rows]].all()
-        and taken(vocabulary.tokens, ids[rows]).equals(taken(shared.tokens, rows))
+        and take(vocabulary.tokens, ids[rows]).equals(take(shared.tokens, rows))
     )
 
 

@@ -94,6 +94,14 @@ def resolve(argument: str) -> Resolved:
     raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
 
 
+def resolve_path(path: Path) -> Resolved:
+    """The vocabulary of a folder or file. Raises VocabkitError: not found, or it can't be read."""
+    found = _existing(str(path))
+    if found is None:
+        raise VocabkitError(f"{path}: not found; give a tokenizer file or a folder that holds one")
+    return _from_path(None, found)
+
+
 def without_name(argument: str) -> str:
     """What stands after `NAME=` in an argument that `resolve` understands; all of it where there is no name."""
     return argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
@@ -174,8 +182,9 @@ def _existing(argument: str) -> Path | None:
         return None
 
 
-def _from_path(argument: str, path: Path) -> Resolved:
-    clash = f"; a path goes before the catalog name {argument}" if argument.lower() in catalog() else ""
+def _from_path(argument: str | None, path: Path) -> Resolved:
+    is_name = argument is not None and argument.lower() in catalog()
+    clash = f"; a path goes before the catalog name {argument}" if is_name else ""
     try:
         file = tokenizer_file(path) if path.is_dir() else path
         return Resolved(read(path), f"local file {file}{clash}", file)

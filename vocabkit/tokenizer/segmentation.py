@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from vocabkit.arrow.values import taken
+from vocabkit.arrow.values import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step
@@ -31,15 +31,18 @@ def load_rules(vocabulary: Vocabulary) -> Rules | None:
     if segmentation is None:
         return None
     with refusing_damaged(vocabulary):
-        if isinstance(segmentation, Path):
+        if isinstance(segmentation, Path | bytes):
             return rules_from_tokenizer_json(vocabulary, parse(segmentation))
         return segmentation()
 
 
-def parse(path: Path) -> dict[str, Any]:
-    """The JSON object of a tokenizer.json."""
-    with reading(path):
-        content = path.read_bytes()
+def parse(source: Path | bytes) -> dict[str, Any]:
+    """The JSON object of a tokenizer.json, given as a path or as its bytes."""
+    if isinstance(source, bytes):
+        content = source
+    else:
+        with reading(source):
+            content = source.read_bytes()
     return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
 
 
@@ -63,7 +66,7 @@ def rules_missing(vocabulary: Vocabulary) -> VocabkitError:
     )
 
 
-def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenizer:
+def to_tokenizers(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenizer:
     """A `tokenizers.Tokenizer` that cuts text as the vocabulary's own tokenizer does, without special tokens around it.
 
     Text is text: where it spells a special token, that is cut like any other.
@@ -75,7 +78,7 @@ def load_tokenizer(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokeniz
     Raises:
         VocabkitError: the source does not say how its tokenizer cuts text, is gone, or contradicts itself.
     """
-    if isinstance(vocabulary.segmentation, Path):
+    if isinstance(vocabulary.segmentation, Path | bytes):
         with refusing_damaged(vocabulary):
             content = parse(vocabulary.segmentation)
     else:
@@ -111,7 +114,7 @@ def refusing_failures(problem: str) -> Iterator[None]:
 
 
 def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
-    """The tokenizer of a parsed tokenizer.json (see `load_tokenizer`)."""
+    """The tokenizer of a parsed tokenizer.json (see `to_tokenizers`)."""
     from tokenizers import Tokenizer
 
     content = {**content, "truncation": None, "padding": None, "post_processor": None}
@@ -186,7 +189,7 @@ def _added_token(vocabulary: Vocabulary, rules: Rules, token_id: int, position: 
 
 def _merges(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> Sequence[tuple[int, int]]:
     """Merges (left, right) among `ids`, as positions in `ids`, in merge order."""
-    values = taken(vocabulary.tokens, ids).to_pylist()
+    values = take(vocabulary.tokens, ids).to_pylist()
     if rules.merges is None:
         return all_merges(values, np.where(vocabulary.kinds[ids] == Kind.TEXT, rules.priority[ids], np.nan))
     position = np.full(len(vocabulary), -1, np.int64)
@@ -223,7 +226,7 @@ def spellings(vocabulary: Vocabulary, rules: Rules, ids: Sequence[int] | np.ndar
     added tokens of byte-level vocabularies and special tokens literally.
     """
     index = np.asarray(ids, np.int64)
-    values = taken(vocabulary.tokens, index).to_pylist()
+    values = take(vocabulary.tokens, index).to_pylist()
     kinds = vocabulary.kinds[index].tolist()
     own = (~np.isnan(rules.priority[index])).tolist()
     if rules.spelling == "byte-level":

@@ -14,10 +14,10 @@ from vocabkit.tokenizer.segmentation import (
     build,
     encode_batch,
     load_rules,
-    load_tokenizer,
     refusing_damaged,
     refusing_failures,
     rules_missing,
+    to_tokenizers,
     tokenizer_json,
 )
 from vocabkit.tokenizer.spelling import to_alphabet
@@ -41,8 +41,8 @@ class Segmenter:
         self._values = vocabulary.tokens.to_pylist()
         self._byte_ids = {self._values[i]: i for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE).tolist()}
         self._whole = self._rules = None
-        if isinstance(vocabulary.segmentation, Path):
-            self._whole = load_tokenizer(vocabulary, mid_text=True)
+        if isinstance(vocabulary.segmentation, Path | bytes):
+            self._whole = to_tokenizers(vocabulary, mid_text=True)
             return
         self._rules = load_rules(vocabulary)
         if self._rules is None:
@@ -122,7 +122,7 @@ def unreachable(vocabulary: Vocabulary) -> np.ndarray:
 
     Raises VocabkitError if the source does not say how text is cut.
     """
-    tokenizer = load_tokenizer(vocabulary, mid_text=True)
+    tokenizer = to_tokenizers(vocabulary, mid_text=True)
     ids, texts = [], []
     for token_id in np.flatnonzero(vocabulary.alignable & (vocabulary.kinds == Kind.TEXT)).tolist():
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from vocabkit.arrow.arrow_file import json_field, read_table, write_table
-from vocabkit.arrow.values import filled, number_array, numbers, token_buffers, validity
+from vocabkit.arrow.values import fill_null, number_array, numbers, token_buffers, validity
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.rules import Rules
 from vocabkit.tokenizer.segmentation import load_rules
@@ -182,7 +182,7 @@ def _read_rules(path: Path) -> Rules:
     settings = json_field(str(path), metadata, "rules", _RulesSettings)
     has_merges = "merges" in table.column_names
     return Rules(
-        priority=filled(_column(path, table, "priority", pa.float32()), np.float32, null=np.nan),
+        priority=fill_null(_column(path, table, "priority", pa.float32()), np.float32, null=np.nan),
         merges=_merges(_column(path, table, "merges", pa.list_(pa.int32()))) if has_merges else None,
         **msgspec.structs.asdict(settings),
     )

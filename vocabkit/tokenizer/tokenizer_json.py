@@ -7,6 +7,7 @@ never from a class name and never from how pieces look. The rules of each decode
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pyarrow as pa
 
 from vocabkit.arrow.values import binary_array
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.records import decode_json, optional_json
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import optional_json, parse_json
 from vocabkit.tokenizer.special_tokens import roles, special_kind
 from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary, check_highest_id, make_vocabulary
@@ -63,38 +65,60 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     Raises VocabkitError: not JSON, not a tokenizer, ids out of range or claimed twice, a decoder that vocabkit
     does not know.
     """
-    file = decode_json(path, File, "a tokenizer.json")
-    spellings = _spellings(path, file)
-    only_added = _add_tokens(path, spellings, file.added_tokens)
-    unk = _unknown_piece(file.model, spellings)
-    special = {token.id for token in file.added_tokens if token.special} | ({unk} if unk is not None else set())
-    named = {i: spellings[i] or "" for i in sorted(special)}
-
-    decode, notes = _piece_decoder(path, file)
-    tokens, kinds = decode([spelling or "" for spelling in spellings])
-    for token_id, spelling in named.items():
-        kinds[token_id] = special_kind(spelling)
-    declared = _declared_roles(path.parent / "tokenizer_config.json", named)
-    if unk is not None:
-        declared.setdefault("unk", unk)
+    with reading(path):
+        content = path.read_bytes()
     config = optional_json(path.parent / "config.json")
     if isinstance(config.get("text_config"), dict):
         config = config["text_config"]
+    return dataclasses.replace(
+        parse(
+            content,
+            name or path.parent.resolve().name,
+            optional_json(path.parent / "tokenizer_config.json"),
+            where=str(path),
+            source=path.name,
+        ),
+        embedding_rows=_positive(config.get("vocab_size")),
+        width=_positive(config.get("hidden_size")),
+        segmentation=path,  # read again when text is to be cut, rather than kept in memory
+    )
+
+
+def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, source: str) -> Vocabulary:
+    """`read` of the bytes of a tokenizer.json, without an embedding table.
+
+    Args:
+        special: which tokens have a role, as in tokenizer_config.json: `bos_token` and so on -> spelling.
+        where: how errors name the content.
+        source: what the vocabulary records as its source.
+    """
+    file = parse_json(content, where, File, "a tokenizer.json")
+    spellings = _spellings(where, file)
+    only_added = _add_tokens(where, spellings, file.added_tokens)
+    unk = _unknown_piece(file.model, spellings)
+    controls = {token.id for token in file.added_tokens if token.special} | ({unk} if unk is not None else set())
+    named = {i: spellings[i] or "" for i in sorted(controls)}
+
+    decode, notes = _piece_decoder(where, file)
+    tokens, kinds = decode([spelling or "" for spelling in spellings])
+    for token_id, spelling in named.items():
+        kinds[token_id] = special_kind(spelling)
+    declared = _declared_roles(special, named)
+    if unk is not None:
+        declared.setdefault("unk", unk)
     return make_vocabulary(
-        name=name or path.parent.resolve().name,
-        source=path.name,
+        name=name,
+        source=source,
         tokens=_with_literals(tokens, spellings, named),
         kinds=kinds,
         added=only_added,
         roles=roles(named, kinds, declared),
-        embedding_rows=_positive(config.get("vocab_size")),
-        width=_positive(config.get("hidden_size")),
         notes=notes,
-        segmentation=path,
+        segmentation=content,
     )
 
 
-def _spellings(path: Path, file: File) -> list[str | None]:
+def _spellings(where: str, file: File) -> list[str | None]:
     """(V,) spellings of the model's own pieces by id, with room for the added tokens."""
     vocab = file.model.vocab
     pieces = [piece for piece, _ in vocab] if isinstance(vocab, list) else list(vocab)
@@ -104,8 +128,8 @@ def _spellings(path: Path, file: File) -> list[str | None]:
     every = [*ids[-1:], *added] if in_order else ids + added
     lowest, top = min(every, default=0), max(every, default=-1)
     if lowest < 0:
-        raise VocabkitError(f"{path}: has id {quote(str(lowest))}; ids are counted from 0")
-    check_highest_id(path, top, len(ids) + len(added))
+        raise VocabkitError(f"{where}: has id {quote(str(lowest))}; ids are counted from 0")
+    check_highest_id(where, top, len(ids) + len(added))
     spellings: list[str | None] = [None] * (top + 1)
     if in_order:
         spellings[: len(ids)] = pieces
@@ -113,19 +137,19 @@ def _spellings(path: Path, file: File) -> list[str | None]:
     for spelling, token_id in zip(pieces, ids, strict=True):
         if spellings[token_id] is not None:
             both = f"{quote(spellings[token_id] or '')} and {quote(spelling)}"
-            raise VocabkitError(f"{path}: id {token_id} belongs to two pieces, {both}")
+            raise VocabkitError(f"{where}: id {token_id} belongs to two pieces, {both}")
         spellings[token_id] = spelling
     return spellings
 
 
-def _add_tokens(path: Path, spellings: list[str | None], added: Sequence[AddedToken]) -> np.ndarray:
+def _add_tokens(where: str, spellings: list[str | None], added: Sequence[AddedToken]) -> np.ndarray:
     """Put the added tokens over the pieces in `spellings`. Returns (V,) bool: ids that are no piece of the model."""
     seen: dict[int, str] = {}
     only_added = np.zeros(len(spellings), bool)
     for token in added:
         if token.id in seen:
             both = f"{quote(seen[token.id])} and {quote(token.content)}"
-            raise VocabkitError(f"{path}: id {token.id} belongs to two added tokens, {both}")
+            raise VocabkitError(f"{where}: id {token.id} belongs to two added tokens, {both}")
         seen[token.id] = token.content
         if spellings[token.id] != token.content:
             only_added[token.id] = True
@@ -157,9 +181,8 @@ def _positive(value: Any) -> int | None:
     return value if type(value) is int and 0 < value < 1 << 31 else None
 
 
-def _declared_roles(path: Path, special: Mapping[int, str]) -> dict[str, int]:
+def _declared_roles(config: Mapping[str, Any], special: Mapping[int, str]) -> dict[str, int]:
     """Roles of tokenizer_config.json (`bos_token`, ...), a text or {"content": text}."""
-    config = optional_json(path)
     ids = {spelling: i for i, spelling in special.items()}
     declared: dict[str, int] = {}
     for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
@@ -179,25 +202,25 @@ Decode = Callable[[Sequence[str]], tuple[pa.Array, np.ndarray]]
 """Spellings -> bytes (V,) binary and kinds (V,) uint8, for pieces in the middle of a text."""
 
 
-def _piece_decoder(path: Path, file: File) -> tuple[Decode, tuple[str, ...]]:
+def _piece_decoder(where: str, file: File) -> tuple[Decode, tuple[str, ...]]:
     """How pieces turn into bytes, and notes for the user."""
     try:
-        steps = _flatten(file.decoder, "decoders") or _implied_decoder(path, file)
+        steps = _flatten(file.decoder, "decoders") or _implied_decoder(where, file)
         kinds = [step["type"] for step in steps]
         if kinds == ["ByteLevel"]:
             return _all_text(all_from_alphabet), ()
         if kinds == ["WordPiece"]:
             return _all_text(_wordpiece(steps[0])), _wordpiece_notes(file)
-        return _replacing(path, steps), ()
+        return _replacing(where, steps), ()
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise VocabkitError(f"{path}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
+        raise VocabkitError(f"{where}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
 
 
 def _all_text(to_bytes: Callable[[Sequence[str]], pa.Array]) -> Decode:
     return lambda pieces: (to_bytes(pieces), np.full(len(pieces), Kind.TEXT, np.uint8))
 
 
-def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
+def _replacing(where: str, steps: Sequence[Step]) -> Decode:
     """SentencePiece-style decoders: replacements, and byte pieces where the file has the step ByteFallback."""
     replacements: list[tuple[str, str]] = []
     fallback = fused = False
@@ -217,12 +240,12 @@ def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
                 pass  # acts on the ends of a whole text only
             case _:
                 names = " + ".join(str(each["type"]) for each in steps)
-                raise VocabkitError(f"{path}: decoder {quote(names)} is not known to vocabkit; please report it")
+                raise VocabkitError(f"{where}: decoder {quote(names)} is not known to vocabkit; please report it")
 
     for old, new in replacements:
         if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
             raise VocabkitError(
-                f"{path}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it"
+                f"{where}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it"
             )
 
     def decode(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
@@ -236,7 +259,7 @@ def _replacing(path: Path, steps: Sequence[Step]) -> Decode:
     return decode
 
 
-def _implied_decoder(path: Path, file: File) -> list[Step]:
+def _implied_decoder(where: str, file: File) -> list[Step]:
     """The decoder that belongs to the pre-tokenizer, for files that have no decoder."""
     for step in _flatten(file.pre_tokenizer, "pretokenizers"):
         if step["type"] == "ByteLevel":
@@ -247,7 +270,7 @@ def _implied_decoder(path: Path, file: File) -> list[Step]:
         prefix = file.model.continuing_subword_prefix
         return [{"type": "WordPiece", "prefix": "##" if prefix is None else prefix, "cleanup": False}]
     raise VocabkitError(
-        f"{path}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to the file"
+        f"{where}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to it"
     )
 
 

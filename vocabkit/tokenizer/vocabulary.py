@@ -6,7 +6,7 @@ import enum
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,13 +22,13 @@ MAX_TOKENS = 1 << 24
 """Largest id accepted. No tokenizer comes near it; a file that claims more is damaged or hostile."""
 
 
-def check_highest_id(path: Path, highest: int, count: int) -> None:
+def check_highest_id(where: str | Path, highest: int, count: int) -> None:
     """Raises VocabkitError if `count` tokens can't have the id `highest`: a few bytes of a damaged or hostile file must
     not make gigabytes of holes.
     """
     limit = min(MAX_TOKENS, 2 * count + 65536) - 1
     if highest > limit:
-        raise VocabkitError(f"{path}: id {quote(str(highest))} with {count} tokens; expected ids up to {limit}")
+        raise VocabkitError(f"{where}: id {quote(str(highest))} with {count} tokens; expected ids up to {limit}")
 
 
 class Kind(enum.IntEnum):
@@ -70,8 +70,8 @@ class Vocabulary:
     """Width of the model's embedding table, when known."""
     notes: tuple[str, ...] = ()
     """What a user must know about this tokenizer, for example that it is lossy."""
-    segmentation: Path | Callable[[], Rules] | None = field(default=None, repr=False)
-    """How to cut text into these tokens: a tokenizer.json, or a function that loads the rules."""
+    segmentation: Path | bytes | Callable[[], Rules] | None = None
+    """How to cut text into these tokens: a tokenizer.json or its bytes, or a function that loads the rules."""
 
     def __post_init__(self) -> None:
         for part in (self.kinds, self.canonical):
@@ -79,6 +79,9 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.name!r}, {len(self):,} ids)"
 
     @property
     def alignable(self) -> np.ndarray:
@@ -135,7 +138,7 @@ def make_vocabulary(
     embedding_rows: int | None = None,
     width: int | None = None,
     notes: tuple[str, ...] = (),
-    segmentation: Path | Callable[[], Rules] | None = None,
+    segmentation: Path | bytes | Callable[[], Rules] | None = None,
 ) -> Vocabulary:
     """A Vocabulary with its aliases resolved.
 

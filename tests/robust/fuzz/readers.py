@@ -45,12 +45,12 @@ def findings(reader: str) -> list[bytes]:
 
 def _tokenizer(path: Path) -> None:
     from vocabkit.tokenizer.read import read
-    from vocabkit.tokenizer.segmentation import encode_batch, load_tokenizer
+    from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 
     vocabulary = read(path)
     assert len(vocabulary.fingerprint) == 71
     if vocabulary.segmentation is not None:
-        encode_batch(load_tokenizer(vocabulary, mid_text=True), ["a cat", "é\n\x00 <s>"], "x")
+        encode_batch(to_tokenizers(vocabulary, mid_text=True), ["a cat", "é\n\x00 <s>"], "x")
 
 
 def _rank_file(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from vocabkit.arrow.values import taken
+from vocabkit.arrow.values import take
 from vocabkit.errors import VocabkitError
 from vocabkit.report.html.page import pack, render, spelled
 from vocabkit.shared.align import align
@@ -94,7 +94,7 @@ def token_table(vocabularies: Sequence[Vocabulary], *, max_bytes: int = MAX_BYTE
         rows = np.sort(order)
         table = TokenTable(
             names=tuple(union.names),
-            tokens=tuple(taken(union.tokens, rows).to_pylist()),
+            tokens=tuple(take(union.tokens, rows).to_pylist()),
             ids=ids[:, rows],
             aliases=tuple(map(_aliases, vocabularies, ids[:, rows])),
             left_out=len(union) - len(rows),

@@ -1,0 +1,64 @@
+"""The public names: what `import vocabkit` offers, and what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+import vocabkit
+
+LIGHT = ["VocabkitError", "__version__", "align", "explain", "load_tokenizer", "open_shared", "overlap"]
+HEAVY = ["check_transfer", "infer", "load_adapter", "mix", "transfer"]
+
+
+def printed(program: str) -> str:
+    """What a fresh Python prints for `program`."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_dir_lists_exactly_the_public_names() -> None:
+    assert dir(vocabkit) == sorted(vocabkit.__all__) == sorted(LIGHT + HEAVY)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_name_resolves(name: str) -> None:
+    assert getattr(vocabkit, name)
+
+
+def test_unknown_name_raises_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'alignn'"):
+        vocabkit.alignn  # noqa: B018
+
+
+def test_import_loads_no_library() -> None:
+    program = "import sys; before = set(sys.modules); import vocabkit; print(*set(sys.modules) - before)"
+    assert set(printed(program).split()) <= {"__future__", "vocabkit"}
+
+
+def test_light_names_load_no_torch() -> None:
+    program = f"import sys, vocabkit; [getattr(vocabkit, name) for name in {LIGHT}]; print('torch' in sys.modules)"
+    assert printed(program) == "False"
+
+
+STEPS = (
+    "import vocabkit.transfer.transfer",
+    "from vocabkit.transfer import fold",
+    "from vocabkit import transfer, infer",
+    "from vocabkit.infer.infer import infer_files",
+)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(STEPS, 2)))
+def test_functions_named_like_rooms_win_in_any_import_order(order: tuple[str, ...]) -> None:
+    pytest.importorskip("torch")
+    check = "import vocabkit; print(vocabkit.transfer.__name__, callable(vocabkit.infer))"
+    assert printed("; ".join([*order, check])) == "transfer True"
+
+
+def test_module_runs_as_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "vocabkit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"vocabkit {vocabkit.__version__}\n"

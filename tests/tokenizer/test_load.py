@@ -1,0 +1,116 @@
+"""load_tokenizer: one vocabulary, whatever way its tokenizer is given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizer_files import added_token, bpe_json, sentencepiece_model, write_json
+from tokenizers import Tokenizer, pre_tokenizers
+from vocabularies import text_vocabulary
+
+from vocabkit import VocabkitError, align, explain, load_tokenizer, overlap
+from vocabkit.tokenizer.segmentation import to_tokenizers
+from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.tokenizer.vocabulary import Vocabulary
+
+CONTENT = bpe_json(
+    {"a": 0, "b": 1, "ab": 2, "Ġ": 3, "Ġa": 4},
+    added=[added_token(5, "<s>", special=True), added_token(6, "<pad>", special=True)],
+)
+CONTENT["model"]["merges"] = [["a", "b"], ["Ġ", "a"]]
+CONTENT["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    return write_json(folder / "tokenizer.json", CONTENT)
+
+
+def test_path_string_object_and_vocabulary_give_the_same(file: Path) -> None:
+    expected = load_tokenizer(str(file))
+    for same in (file, file.parent, f"mine={file}", Tokenizer.from_file(str(file)), expected):
+        assert load_tokenizer(same).fingerprint == expected.fingerprint
+    assert load_tokenizer(file).name == "letters"
+    assert load_tokenizer(file, name="mine").name == load_tokenizer(f"mine={file}").name == "mine"
+
+
+def test_live_tokenizer_cuts_text_like_its_file(file: Path) -> None:
+    live, read = load_tokenizer(Tokenizer.from_file(str(file))), load_tokenizer(file)
+    for text in ("ab ab", "a<s>b"):
+        assert to_tokenizers(live).encode(text).ids == to_tokenizers(read).encode(text).ids
+    assert Segmenter(live).ids(b" ab") == Segmenter(read).ids(b" ab")
+
+
+def test_fast_transformers_tokenizer_brings_its_name_and_roles(file: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    live = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<pad>", name_or_path="owner/model")
+    found = load_tokenizer(live)
+    assert found.name == "model"
+    assert found.roles == {"bos": 5, "pad": 6}
+    assert found.tokens == load_tokenizer(file).tokens
+
+
+def test_slow_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model([("a", 1), ("▁a", 1)]))
+
+    class Slow:
+        vocab_file = str(path)
+        name_or_path = "owner/slow"
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __len__(self) -> int:
+            return self.size
+
+    assert load_tokenizer(Slow(2)).fingerprint == load_tokenizer(path).fingerprint
+    with pytest.raises(VocabkitError, match=r"has 3 tokens, but its file .* has 2; give the folder"):
+        load_tokenizer(Slow(3))
+
+
+def test_missing_path_raises(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="not found; give a tokenizer file or a folder"):
+        load_tokenizer(tmp_path / "none")
+
+
+@pytest.mark.parametrize("wrong", [None, 7, b"smollm2", ["smollm2"], Tokenizer, {"a": 1}])
+def test_other_type_raises_type_error(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="expected a name, a path, a Vocabulary, or a tokenizer"):
+        load_tokenizer(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["smollm2", Path("x"), text_vocabulary("a", b"x"), 7])
+def test_single_tokenizer_instead_of_list_raises_type_error(wrong: Any) -> None:
+    for call in (align, overlap, lambda given: explain(b"a", given)):
+        with pytest.raises(TypeError, match="expected a list of tokenizers"):
+            call(wrong)
+
+
+def test_tokenizer_with_python_steps_raises(file: Path) -> None:
+    live = Tokenizer.from_str(json.dumps(CONTENT))
+    live.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(object())
+    with pytest.raises(VocabkitError, match="Tokenizer: can't be written"):
+        load_tokenizer(live)
+
+
+def test_align_overlap_and_explain_take_any_tokenizer(file: Path) -> None:
+    others: list[Any] = [file, text_vocabulary("other", b"ab", b"c")]
+    assert list(align(others)) == [b"ab"]
+    assert overlap(others).shared_by_all == 1
+    assert explain("ab", others).shared
+    with pytest.raises(TypeError, match="`token` is int; expected bytes or str"):
+        explain(7, others)  # type: ignore[arg-type]
+
+
+def test_results_have_short_reprs(file: Path) -> None:
+    others: list[Any] = [file, text_vocabulary("other", b"ab", b"c")]
+    assert repr(load_tokenizer(file)) == "Vocabulary('letters', 7 ids)"
+    assert repr(overlap(others)) == "Overlap(letters, other: 1 shared by all)"
+    assert len(repr(explain("ab", others))) < 120
+    assert isinstance(load_tokenizer(file), Vocabulary)
