@@ -48,7 +48,7 @@ STEPS = (
     "import vocabkit.transfer.transfer",
     "from vocabkit.transfer import fold",
     "from vocabkit import transfer, infer",
-    "from vocabkit.infer.infer import infer_files",
+    "from vocabkit.infer.infer import InferOptions",
 )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vocabkit.adapter.mixing.mix import mix
     from vocabkit.adapter.model import load_adapter
     from vocabkit.errors import VocabkitError
-    from vocabkit.infer.infer import infer_files as infer
+    from vocabkit.infer.infer import infer
     from vocabkit.shared.align import align
     from vocabkit.shared.explain import explain
     from vocabkit.shared.overlap import overlap
@@ -48,7 +48,7 @@ _HOME = {
     "align": ("vocabkit.shared.align", "align"),
     "check_transfer": ("vocabkit.transfer.check", "check_transfer"),
     "explain": ("vocabkit.shared.explain", "explain"),
-    "infer": ("vocabkit.infer.infer", "infer_files"),
+    "infer": ("vocabkit.infer.infer", "infer"),
     "load_adapter": ("vocabkit.adapter.model", "load_adapter"),
     "load_tokenizer": ("vocabkit.tokenizer.load", "load_tokenizer"),
     "mix": ("vocabkit.adapter.mixing.mix", "mix"),
