@@ -31,7 +31,8 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.transfer import Target, transfer
+from vocabkit.transfer.target import Target
+from vocabkit.transfer.transfer import transfer
 
 ROWS, WIDTH = 128_256, 4_096
 ROUNDS = 5

@@ -115,63 +115,42 @@ def features(
     note_broken(report.broken, report.pictures, report.first_broken)
 
 
-# MERGED: train and finetune: an adapter, or an LLM with it, by a recipe.
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A TOML file; see docs/training.md.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Replaces a field of RECIPE; may be repeated.", show_default=False
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train an adapter by a recipe, with the LLM frozen (stage 1) or together with it (stage 2).
 
-RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A TOML file; see docs/training.md.", show_default=False)
-]
-Out = Annotated[Path, typer.Option(help="Folder for the result. If a training was stopped there, it goes on.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="In place of what RECIPE says; may be repeated.", show_default=False
-    ),
-]
+    The recipe says which: `adapter` names one to continue from, `train_llm` whether the LLM is trained.
 
-
-def train(recipe: RecipeFile, out: Out, settings: Settings = None, json: AsJson = False) -> None:
-    """Train an adapter on captions, with the LLM frozen (stage 1).
-
-    For many GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
+    For several GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
     """
-    _run(recipe, out, settings or [], json, stage=1)
-
-
-def finetune(recipe: RecipeFile, out: Out, settings: Settings = None, json: AsJson = False) -> None:
-    """Go on with an adapter on instructions, alone or together with the LLM (stage 2).
-
-    The recipe names the adapter, which may be one that was transferred. For many GPUs or machines:
-    accelerate launch -m vocabkit_cli finetune RECIPE --out DIR
-    """
-    _run(recipe, out, settings or [], json, stage=2)
-
-
-def _run(path: Path, out: Path, settings: list[str], json: bool, *, stage: int) -> None:
-    from vocabkit.errors import VocabkitError
-    from vocabkit.train.recipe import read_recipe
-
-    recipe = read_recipe(path, settings)
-    if stage == 1 and recipe.train_llm != "no":
-        raise VocabkitError(
-            f"{path}: train_llm is {recipe.train_llm}; `vocabkit train` keeps the LLM frozen, use finetune"
-        )
-    if stage == 2 and recipe.adapter is None:
-        raise VocabkitError(f"{path}: names no adapter to go on from; add adapter = PATH, or use `vocabkit train`")
     from vocabkit.llm.devices import keep_freed_memory
+    from vocabkit.train.recipe import read_recipe
     from vocabkit.train.train import STATE
     from vocabkit.train.train import train as run_training
 
     keep_freed_memory()
+    read = read_recipe(recipe, settings or [])
     if _is_first_process():
-        note(f"{path}: data {', '.join(recipe.data)}, LLM {recipe.llm}")
+        note(f"{recipe}: data {', '.join(read.data)}, LLM {read.llm}")
         if (out / STATE).exists():
-            note(f"{out}: goes on from its last saved state")
-    with _progress() as progress:
-        trained = run_training(recipe, out, progress=progress)
+            note(f"{out}: resumes from its last saved state")
+    with _step_bar() as on_step:
+        trained = run_training(read, out, on_step=on_step)
     if not _is_first_process():
         return
     if trained.skipped:
-        note(f"samples that can't be used were skipped {trained.skipped:,} times:")
+        note(f"unusable samples were skipped {trained.skipped:,} times:")
         for reason in trained.first_skipped:
             note(f"  {reason}")
     if json:
@@ -195,8 +174,8 @@ def _is_first_process() -> bool:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Step], None]]:
-    """A bar over steps, with loss and throughput."""
+def _step_bar() -> Iterator[Callable[[Step], None]]:
+    """Show a bar over steps, with losses and throughput."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -213,9 +192,6 @@ def _progress() -> Iterator[Callable[[Step], None]]:
         yield show
 
 
-# MERGED: validate, calibrate, compare: how good the visual tokens of an adapter are, for which LLM.
-
-
 def validate(
     data: Annotated[
         list[str], typer.Argument(metavar="DATA...", help=f"Held-out samples: {DATA}.", show_default=False)
@@ -226,22 +202,20 @@ def validate(
         list[str] | None,
         typer.Option(
             metavar="NAME=ADAPTER",
-            help="What to measure; may be repeated. `transferred`, `native` (trained on this LLM) and `mlp` (an MLP "
-            "trained on it) have a part in retention.",
+            help="Adapter to measure; may be repeated. Retention is relative to `native` (trained on this LLM) and "
+            "`mlp` (an MLP trained on it).",
             show_default=False,
         ),
     ] = None,
     rival: Annotated[
         str | None,
         typer.Option(
-            help="An MLP trained with the LLM that the transferred adapter comes from: its tokens are carried over by "
-            "ridge and Procrustes maps.",
+            help="MLP trained with the LLM that the transferred adapter comes from; ridge and Procrustes maps carry "
+            "its visual tokens over.",
             show_default=False,
         ),
     ] = None,
-    rival_llm: Annotated[
-        str | None, typer.Option(help="That LLM, for its embedding table.", show_default=False)
-    ] = None,
+    rival_llm: Annotated[str | None, typer.Option(help="The LLM of --rival.", show_default=False)] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
@@ -260,22 +234,27 @@ def validate(
 ) -> None:
     """Measure caption loss on held-out data: blind, shuffled, transferred, native.
 
-    Every figure comes with a 95% bootstrap interval.
+    Every figure has a 95% bootstrap interval.
     """
     from vocabkit.data.sources import Columns
-    from vocabkit.evaluate.validate import validate_files
+    from vocabkit.errors import VocabkitError
+    from vocabkit.evaluate.validate import FileOptions, validate_files
     from vocabkit.llm.devices import fitting_memory, keep_freed_memory
+    from vocabkit.llm.prompts import parse_template
 
     keep_freed_memory()
     if out is not None:
         check_output(out, map(Path, data))
+    if (rival is None) != (rival_llm is None):
+        raise VocabkitError("--rival, an MLP, and --rival-llm, the LLM that it was trained with, need each other")
+    options = FileOptions(
+        features=features, images=images, columns=Columns(split, image_column, text_column),
+        template=parse_template(template), limit=limit, batch=batch, device=device,
+    )  # fmt: skip
+    opponent = None if rival is None or rival_llm is None else (rival, rival_llm)
     adapters = named_paths(adapter, "--adapter")
     with fitting_memory(batch), show_progress() as progress:
-        results = validate_files(
-            data, llm=llm, features=features, adapters=adapters, rival=rival, rival_llm=rival_llm, images=images,
-            columns=Columns(split, image_column, text_column),
-            template=template, limit=limit, batch=batch, device=device, answers=answers, progress=progress,
-        )  # fmt: skip
+        results = validate_files(data, llm, adapters, options, rival=opponent, answers=answers, progress=progress)
     if out is not None:
         from vocabkit.report.as_json import write_json
 
@@ -291,65 +270,18 @@ def validate(
         say(f"written: {out}")
 
 
-def calibrate(
-    adapter: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
-    data: Annotated[
-        str, typer.Argument(help="Samples to choose by, not those that are reported on.", show_default=False)
-    ],
-    llm: Annotated[str, typer.Option(help="The LLM that it was moved to.")],
-    features: Annotated[Path, typer.Option(help="Patch features of DATA, of `vocabkit features`.")],
-    out: Annotated[Path, typer.Option(help="Folder or *.pt for the adapter with the best scale.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
-    split: Split = "train",
-    image_column: ImageColumn = "image",
-    text_column: TextColumn = "text",
-    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
-    limit: Annotated[int, typer.Option(help="Samples, from the start of DATA.", min=1)] = 100,
-    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Choose the factor on the visual tokens of a transferred adapter by caption loss.
-
-    It is recorded in the adapter, which keeps its own where no other is certainly better. Visual
-    tokens of a linear head can be far longer than the embeddings of the target.
-    """
-    from vocabkit.adapter.checkpoint import check_destination
-    from vocabkit.data.sources import Columns
-    from vocabkit.evaluate.validate import calibrate_file
-    from vocabkit.llm.devices import fitting_memory, keep_freed_memory
-
-    keep_freed_memory()
-    check_destination(out, "transferred")
-    with fitting_memory(batch), show_progress() as progress:
-        found = calibrate_file(
-            adapter, data, llm=llm, features=features, out=out, images=images,
-            columns=Columns(split, image_column, text_column), template=template, limit=limit,
-            batch=batch, device=device, progress=progress,
-        )  # fmt: skip
-    if json:
-        show_json(found)
-        return
-    for scale, loss in found.caption_loss.items():
-        say(f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.best else ''}")
-    if found.scale != found.best:
-        gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
-        say(f"the best gains {gain} nats per token, which may be chance, so the scale stays as it is")
-    say(f"{out}: scale {found.scale:.4g} for {found.llm}, chosen on {found.samples} samples")
-
-
 def compare(
     results: Annotated[
         list[str],
         typer.Argument(
             metavar="BASELINE=FILE NAME=FILE...",
-            help="JSON of `validate --out`, of which NAME is the adapter that is meant, or of lmms-eval.",
+            help="JSON of `validate --out`, in which NAME is an adapter, or of lmms-eval.",
             show_default=False,
         ),
     ],
     json: AsJson = False,
 ) -> None:
-    """Show results of connectors side by side, each relative to the first."""
+    """Compare results of connectors, each relative to the first."""
     from vocabkit.evaluate.compare import compare as compare_files
 
     found = compare_files({name: Path(path) for name, path in named_paths(results, "result").items()})

@@ -12,6 +12,7 @@ from small_world import World
 
 from vocabkit.data.scenes import Scene
 from vocabkit.evaluate.answers import Answers, Share, ask, names_all, ranked
+from vocabkit.evaluate.losses import EvaluateOptions
 
 NAMES = ("owl", "cat", "dog", "car", "hat", "key", "cup", "bell", "boat", "drum", "harp")
 SCENES = [
@@ -23,7 +24,7 @@ SCENES = [
 
 
 def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
-    found = ask(*stage(world, SCENES), template="completion", batch=7)
+    found = ask(*stage(world, SCENES), EvaluateOptions(template="completion", batch=7))
     assert values(found) == {
         "named": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
     }  # fmt: skip
@@ -36,7 +37,7 @@ def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
 def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
     others = [replace(scene, objects=(NAMES[(n + 1) % len(NAMES)],)) for n, scene in enumerate(SCENES[:11])]
     others += [replace(SCENES[11 + (n + 1) % 4], objects=("owl",)) for n in range(4)]
-    found = values(ask(*stage(world, [*SCENES[:15]], sees=others), template="completion"))
+    found = values(ask(*stage(world, [*SCENES[:15]], sees=others), EvaluateOptions(template="completion")))
     assert (found["name_chosen"], found["counted"]) == (0, 0)
     assert found["named"] == 4 / 15  # owls are owls, however many
     assert found["yes_no"] < 0.7
@@ -45,7 +46,7 @@ def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
 def test_an_interval_is_that_of_a_share_of_so_many_pictures(world: World) -> None:
     """The LLM takes 23 owls for cats."""
     owl, cat = SCENES[:2]
-    found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), template="completion")
+    found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), EvaluateOptions(template="completion"))
     named = found.named
     assert named is not None
     error = math.sqrt(named.value * (1 - named.value) / 60)
@@ -56,7 +57,7 @@ def test_an_interval_is_that_of_a_share_of_so_many_pictures(world: World) -> Non
 
 def test_the_two_questions_about_a_picture_are_drawn_together(world: World) -> None:
     """An LLM that always says yes is right in half of the questions, whichever pictures are drawn."""
-    found = ask(*stage(world, SCENES, yes=99.0), template="completion")
+    found = ask(*stage(world, SCENES, yes=99.0), EvaluateOptions(template="completion"))
     assert found.yes_no == Share(0.5, 0.5, 0.5, questions=32)
 
 
@@ -64,20 +65,20 @@ def test_the_two_questions_about_a_picture_are_drawn_together(world: World) -> N
 def test_a_bias_towards_yes_or_no_shows_in_answers_but_not_in_their_ranking(
     world: World, yes: float, right: float, said: float
 ) -> None:
-    found = values(ask(*stage(world, SCENES, yes=yes), template="completion"))
+    found = values(ask(*stage(world, SCENES, yes=yes), EvaluateOptions(template="completion")))
     assert (found["yes_no"], found["said_yes"], found["yes_no_ranked"]) == (right, said, 1)
 
 
 def test_the_template_plain_still_asks_yes_or_no_in_words(world: World) -> None:
-    found = values(ask(*stage(world, SCENES), template="plain"))
+    found = values(ask(*stage(world, SCENES), EvaluateOptions(template="plain")))
     assert (found["yes_no"], found["yes_no_ranked"]) == (1, 1)
 
 
 def test_what_is_not_asked_has_no_share(world: World) -> None:
-    few = ask(*stage(world, SCENES[:3]), template="completion")
+    few = ask(*stage(world, SCENES[:3]), EvaluateOptions(template="completion"))
     assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
     assert (few.name_chosen, few.counted) == (None, None)
-    assert values(ask(*stage(world, SCENES[:1]), template="completion")) == {"named": 1}
+    assert values(ask(*stage(world, SCENES[:1]), EvaluateOptions(template="completion"))) == {"named": 1}
 
 
 @pytest.mark.parametrize(
@@ -98,13 +99,13 @@ def test_samples_that_are_no_scenes_or_have_no_features_are_not_asked_about(
     llm, samples, features, adapter = stage(world, SCENES)
     stranger = replace(samples[0], extra=extra)
     del features["1"]
-    found = ask(llm, [stranger, samples[1]], features, adapter, template="completion")
+    found = ask(llm, [stranger, samples[1]], features, adapter, EvaluateOptions(template="completion"))
     assert found == Answers(*[None] * 6)
 
 
 def test_the_same_seed_asks_the_same(world: World) -> None:
     llm, samples, features, adapter = stage(world, SCENES, sees=list(reversed(SCENES)))
-    one, two = (ask(llm, samples, features, adapter, template="completion", seed=3) for _ in range(2))
+    one, two = (ask(llm, samples, features, adapter, EvaluateOptions(template="completion", seed=3)) for _ in range(2))
     assert one == two
 
 

@@ -120,10 +120,10 @@ def test_names_from_files_can_not_talk_to_the_terminal(tmp_path: Path) -> None:
         (["a=nowhere.json"], "nowhere.json: no such file"),
         (["a=text.json"], "text.json: not JSON"),
         (["a=deep.json"], "deep.json: not JSON"),
-        (["a=list.json"], "list.json: no results of `vocabkit validate --out` or of lmms-eval in it"),
+        (["a=list.json"], "list.json: no results of `vocabkit validate` or lmms-eval in it"),
         (["a=empty.json"], "empty.json: no results of"),
         (["mlp=ours.json"], "ours.json: 'mlp' is not among its results: 'blind, transferred, native'"),
-        (["a=mlp.json", "native=ours.json"], "ours.json: has no metric that mlp.json has, too: here 'rendering loss, "),
+        (["a=mlp.json", "native=ours.json"], "ours.json: no metric in common with mlp.json: here 'rendering loss, "),
     ],
 )
 def test_what_can_not_be_compared_is_one_line(folder: Path, words: list[str], message: str) -> None:

@@ -32,9 +32,13 @@ def test_the_losses_of_all_samples_are_those_of_the_lvlm_whatever_the_batch(
     llm, features = load_llm(world.one), open_features(world.features)
     lvlm = LVLM(llm, load_adapter(trained.adapter))
     held, kept = prepare(llm, list(read_llava(world.data)), features, "completion")
-    seen: list[int] = []
+    seen: list[tuple[str, int, int | None]] = []
     found = measure(
-        llm, held, lambda numbers: lvlm.visual_tokens(held.features_of(numbers)), batch=5, progress=seen.append
+        llm,
+        held,
+        lambda numbers: lvlm.visual_tokens(held.features_of(numbers)),
+        batch=5,
+        progress=lambda *step: seen.append(step),
     )
     with torch.no_grad():
         images = [features[key].float() for key in held.keys]
@@ -42,7 +46,7 @@ def test_the_losses_of_all_samples_are_those_of_the_lvlm_whatever_the_batch(
     assert found.nats == pytest.approx(expected.double().numpy(), rel=1e-4)
     assert found.tokens.tolist() == [len(f" {sample.turns[0].answer}") for sample in kept]
     assert found.mean == pytest.approx(found.nats.sum() / found.tokens.sum())
-    assert seen == [5, 5, 2]
+    assert seen == [("caption loss", done, 12) for done in (5, 10, 12)]
 
 
 @pytest.mark.parametrize("samples", [1, 7, 100])

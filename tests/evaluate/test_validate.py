@@ -20,7 +20,7 @@ from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.conditions import derangement, mean_embedding, other_images, random_vocabulary
-from vocabkit.evaluate.losses import Estimate, measure, prepare
+from vocabkit.evaluate.losses import Estimate, EvaluateOptions, measure, prepare
 from vocabkit.evaluate.validate import Result, Validation, validate
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
@@ -44,7 +44,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         train(world.recipe(**changes, steps=30), folder / name)
     adapter = load_adapter(folder / "source" / "adapter")
     assert isinstance(adapter, LangBridgeAdapter)
-    transfer(adapter, open_target(world.two)[0])[0].save(folder / "transferred" / "adapter")
+    transfer(adapter, open_target(world.two))[0].save(folder / "transferred" / "adapter")
     return {name.name: name / "adapter" for name in folder.iterdir()}
 
 
@@ -173,7 +173,7 @@ def test_what_is_found_of_an_adapter_does_not_depend_on_its_place(world: World, 
     samples, features = list(read_llava(world.data)), open_features(world.features)
     adapters = {name: load_adapter(trained[name]) for name in ("transferred", "native", "mlp")}
     one, other = (
-        validate(load_llm(world.two), samples, features, order, template="completion")
+        validate(load_llm(world.two), samples, features, order, EvaluateOptions(template="completion"))
         for order in (adapters, dict(reversed(adapters.items())))
     )
     assert one == other
@@ -193,15 +193,15 @@ def test_an_adapter_with_the_name_of_another_condition_is_refused(
 ) -> None:
     adapters = dict.fromkeys(names, load_adapter(trained["native"]))
     samples, features = list(read_llava(world.data)), open_features(world.features)
-    with pytest.raises(VocabkitError, match=r"two things to be shown are called '.*'; give the adapter another name"):
-        validate(load_llm(world.two), samples, features, adapters, template="completion")
+    with pytest.raises(VocabkitError, match=r"two conditions are called '.*'; give the adapter another name"):
+        validate(load_llm(world.two), samples, features, adapters, EvaluateOptions(template="completion"))
 
 
 @pytest.mark.parametrize(
     ("gain", "of_picture", "says"),
     [
         ((0.5, 0.4, 0.6), (0.3, 0.2, 0.4), "0.50 nats better than blind, 80% of what native gains, 0.30 better than"),
-        ((0.5, 0.4, 0.6), (0.1, -0.1, 0.3), "no better than with the tokens of other pictures: it tells the form"),
+        ((0.5, 0.4, 0.6), (0.1, -0.1, 0.3), "no better than with the tokens of other pictures: it knows only the form"),
         ((0.5, -0.1, 1.1), (0.3, 0.2, 0.4), "not certainly better than blind"),
         ((-0.5, -0.6, -0.4), (0.3, 0.2, 0.4), "worse than blind"),
     ],
@@ -247,7 +247,9 @@ def test_two_files_of_one_name_are_told_apart(world: World, trained: dict[str, P
 def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> None:
     write_data(tmp_path / "data.json", repeats=4)
     samples = list(read_llava(tmp_path / "data.json"))
-    found = validate(load_llm(world.one), samples, open_features(world.features), {}, template="completion")
+    found = validate(
+        load_llm(world.one), samples, open_features(world.features), {}, EvaluateOptions(template="completion")
+    )
     assert (found.samples, found.left_out) == (12, 4)
     assert list(found.caption_loss) == ["blind"]
 
@@ -308,9 +310,9 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
     """Moved to LLM two or read by it as it is, an adapter is the same."""
     llm, features = load_llm(world.two), open_features(world.features)
     samples = list(read_llava(world.data))
-    moved, _ = transfer(load_adapter(trained["source"]), open_target(world.two)[0])  # type: ignore[arg-type]
+    moved, _ = transfer(load_adapter(trained["source"]), open_target(world.two))  # type: ignore[arg-type]
     both = {"transferred": moved, "as it is": load_adapter(trained["source"])}
-    found = validate(llm, samples, features, both, template="completion").caption_loss
+    found = validate(llm, samples, features, both, EvaluateOptions(template="completion")).caption_loss
     assert found["transferred"].value == pytest.approx(found["as it is"].value, rel=1e-5)
     held, _ = prepare(llm, samples, features, "completion")
     own = measure(llm, held, lambda numbers: moved(held.features_of(numbers)))
@@ -330,9 +332,9 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
         (["--llm", "nowhere"], "nowhere"),
         (["--device", "abacus"], "--device 'abacus': can't be used here"),
         (["--out", "missing/results.json"], "missing/results.json: no folder "),
-        (["--rival", "MLP"], "--rival needs --rival-llm, the LLM that this MLP was trained with"),
-        (["--rival-llm", "ONE"], "--rival-llm needs --rival, an MLP that was trained with that LLM"),
-        (["--rival", "SOURCE", "--rival-llm", "ONE"], "is no MLP projector; give as --rival an MLP that was trained"),
+        (["--rival", "MLP"], "--rival, an MLP, and --rival-llm, the LLM that it was trained with, need each other"),
+        (["--rival-llm", "ONE"], "need each other"),
+        (["--rival", "SOURCE", "--rival-llm", "ONE"], "not an MLP projector; give as --rival an MLP that was trained"),
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
         (
             ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],
@@ -367,7 +369,13 @@ def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[st
     features.encoder["width"] = 5
     samples = list(read_llava(world.data))
     with pytest.raises(VocabkitError, match=r"gives features of width 5, but the adapter takes 32; use"):
-        validate(load_llm(world.two), samples, features, {"native": load_adapter(trained["native"])}, template="plain")
+        validate(
+            load_llm(world.two),
+            samples,
+            features,
+            {"native": load_adapter(trained["native"])},
+            EvaluateOptions(template="plain"),
+        )
 
 
 def test_samples_of_which_none_can_be_used_are_refused(world: World, tmp_path: Path) -> None:
@@ -377,4 +385,4 @@ def test_samples_of_which_none_can_be_used_are_refused(world: World, tmp_path: P
     (tmp_path / "data.json").write_text(json.dumps(records))
     samples = list(read_llava(tmp_path / "data.json"))
     with pytest.raises(VocabkitError, match=r"none of 12 samples can be used \(no features of x11.png\)"):
-        validate(load_llm(world.one), samples, open_features(world.features), {}, template="plain")
+        validate(load_llm(world.one), samples, open_features(world.features), {}, EvaluateOptions(template="plain"))

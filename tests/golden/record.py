@@ -4,9 +4,9 @@
     python tests/golden/record.py --compare tests/golden/expected.json
     python tests/golden/record.py --only 'transfer|infer' --compare tests/golden/expected.json
 
-A case is a name and a command line. When the commands change, edit the command line, never the name. The files in
-inputs/, checkpoints among them, were written by vocabkit 0.1.0 and are not written again: what reads them now must go
-on reading them.
+A case is a name and a command line, or several joined by `&&`; the last one is recorded. When the commands change, edit
+the command line, never the name. The files in inputs/, checkpoints among them, were written by vocabkit 0.1.0 and
+are not written again: what reads them now must go on reading them.
 
 Each case runs in a process and a folder of its own. `inputs` and `data` (of the package) are there, `sources` (the
 publishers' files in .sources/) if they have been fetched, and `made` with what is too large to commit; all else in the
@@ -106,9 +106,9 @@ TRAINING = {
     "train vision": "train inputs/linear.toml --out out --set steps=2 --set vision=inputs/vision --set micro_batch=2",
     "train dataset": "train inputs/dataset.toml --out out",
     "train wrong setting": "train inputs/linear.toml --out out --set conector=mlp",
-    "finetune full": "finetune inputs/tune-full.toml --out out",
-    "finetune lora": "finetune inputs/tune-lora.toml --out out",
-    "finetune transferred": "finetune inputs/tune-full.toml --out out --set adapter=inputs/moved-linear"
+    "finetune full": "train inputs/tune-full.toml --out out",
+    "finetune lora": "train inputs/tune-lora.toml --out out",
+    "finetune transferred": "train inputs/tune-full.toml --out out --set adapter=inputs/moved-linear"
     " --set llm=two=inputs/two --set train_llm=no --set steps=2",
 }
 TO_TWO = "--to two=inputs/two"
@@ -127,22 +127,23 @@ ADAPTERS = {
     " --out out",
     "transfer missing compose": "transfer inputs/smollm2-linear.pt --to gemma3 --weights made/gemma3 --missing compose"
     " --out out",
-    "transfer projector": f"transfer inputs/linear {TO_TWO} --export projector --out out",
-    "transfer projector pt": f"transfer inputs/linear {TO_TWO} --export projector --out out.pt",
-    "transfer mm_projector": f"transfer inputs/linear {TO_TWO} --export mm_projector --out out.bin",
-    "transfer mmproj": f"transfer inputs/linear {TO_TWO} --export mmproj --vision inputs/vision --out out.gguf",
-    "transfer llava": f"transfer inputs/linear {TO_TWO} --export llava --vision inputs/vision --out out",
-    "transfer llava scaled": f"transfer inputs/linear.pt {TO_TWO} --scale 2 --export llava --vision inputs/vision"
-    " --out out",
-    "transfer softmax projector": f"transfer inputs/softmax {TO_TWO} --export projector --out out",
+    "transfer projector": "export inputs/moved-linear --as projector --out out",
+    "transfer projector pt": "export inputs/moved-linear --as projector --out out.pt",
+    "transfer mm_projector": "export inputs/moved-linear --as mm_projector --out out.bin",
+    "transfer mmproj": "export inputs/moved-linear --as mmproj --vision inputs/vision --out out.gguf",
+    "transfer llava": "export inputs/moved-linear --as llava --llm two=inputs/two --vision inputs/vision --out out",
+    "transfer llava scaled": f"transfer inputs/linear.pt {TO_TWO} --scale 2 --out made/scaled.pt && export"
+    " made/scaled.pt --as llava --llm two=inputs/two --vision inputs/vision --out out",
+    "transfer softmax projector": "export inputs/moved-softmax --as projector --out out",
     "check-transfer": f"check-transfer inputs/moved-linear inputs/linear {TO_TWO} --html out.html"
     " --validation inputs/validation.json",
     "check-transfer softmax": f"check-transfer inputs/moved-softmax.pt inputs/softmax.pt {TO_TWO}"
     " --features inputs/features",
     "check-transfer wrong": f"check-transfer inputs/moved-linear inputs/training/step-000030/adapter {TO_TWO}",
-    "distill": "distill inputs/moved-softmax --features inputs/features --steps 20 --out out",
-    "distill pt": "distill inputs/moved-softmax.pt --features inputs/features --data inputs/data.json --steps 5"
-    " --seed 1 --out out.pt",
+    "distill": "export inputs/moved-softmax --as projector --features inputs/features --steps 20 --device cpu"
+    " --out out",
+    "distill pt": "export inputs/moved-softmax.pt --as projector --features inputs/features --data inputs/data.json"
+    " --steps 5 --seed 1 --device cpu --out out.pt",
     "export projector": "export inputs/distilled --as projector --out out.pt",
     "export mm_projector": "export inputs/mlp.pt --as mm_projector --out out.bin",
     "export mmproj": "export inputs/mlp --as mmproj --vision inputs/vision --out out.gguf",
@@ -150,6 +151,7 @@ ADAPTERS = {
     "export transferred": "export inputs/moved-linear.pt --as projector --out out",
 }
 TWO = "--llm two=inputs/two --features inputs/features --template completion"
+CAPTIONS = "--scale captions --data inputs/data.json --features inputs/features --template completion"
 SCENES = (
     "validate inputs/scenes/rendering.json --llm two=inputs/two --features inputs/scenes/features --template completion"
 )
@@ -167,8 +169,8 @@ USE = {
     "infer dataset": "infer inputs/linear inputs/dataset --split test --image-column photo --llm one=inputs/one"
     " --out out",
     "infer broken": "infer inputs/moved-linear inputs/broken.png inputs/0.png --out out",
-    "calibrate": f"calibrate inputs/moved-linear inputs/data.json {TWO} --out out",
-    "calibrate softmax": f"calibrate inputs/moved-softmax inputs/data.json {TWO} --limit 8 --out out.pt",
+    "calibrate": f"transfer inputs/linear {TO_TWO} {CAPTIONS} --out out",
+    "calibrate softmax": f"transfer inputs/softmax {TO_TWO} {CAPTIONS} --limit 8 --out out.pt",
     "validate": f"validate inputs/data.json {TWO} --adapter transferred=inputs/moved-linear --adapter mlp=inputs/mlp"
     " --out out.json",
     "validate native": "validate inputs/data.json --llm one=inputs/one --features inputs/features --adapter"
@@ -258,7 +260,8 @@ def run(task: tuple[str, str, Path]) -> tuple[str, dict[str, Any]]:
         for place in ("inputs", "data", "sources", "made"):
             if (common / place).exists():
                 (folder / place).symlink_to(common / place)
-        code, out, err = vocabkit(folder, *shlex.split(line), "--json")
+        for each in line.split(" && "):
+            code, out, err = vocabkit(folder, *shlex.split(each), "--json")
         found: dict[str, Any] = {"exit": code}
         if out:
             found["json"] = without_times(parsed(out))

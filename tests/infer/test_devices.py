@@ -20,11 +20,24 @@ def commands(world: InferWorld) -> dict[str, list[str | Path]]:
     return {
         "infer": ["infer", world.mlp, world.pictures, "--out", "out"],
         "validate": ["validate", *plain, "--adapter", f"transferred={world.transferred}"],
-        "calibrate": ["calibrate", world.transferred, *plain, "--out", "out"],
+        "transfer": [
+            "transfer",
+            world.langbridge,
+            "--to",
+            small.two,
+            "--scale",
+            "captions",
+            "--data",
+            small.data,
+            "--features",
+            small.features,
+            "--out",
+            "out",
+        ],
     }
 
 
-@pytest.mark.parametrize("command", ["infer", "validate", "calibrate"])
+@pytest.mark.parametrize("command", ["infer", "validate", "transfer"])
 def test_missing_device_raises_before_any_work(world: InferWorld, tmp_path: Path, command: str) -> None:
     names = ["toaster"] if torch.cuda.is_available() else ["toaster", "cuda", "cuda:1"]
     for name in names:

@@ -424,7 +424,7 @@ def test_llm_with_other_ids_raises(world: InferWorld, tmp_path: Path) -> None:
     source = world.small.two.partition("=")[2]
     assert "is it another LLM?" in error_of(vocabkit_here(tmp_path, *words, f"one={source}"))
     assert "columns of one, two, none of three" in error_of(vocabkit_here(tmp_path, *words, f"three={source}"))
-    assert open_target(world.small.two)[0].vocabulary.name == "two"
+    assert open_target(world.small.two).vocabulary.name == "two"
 
 
 def test_invalid_options_raise(world: InferWorld, tmp_path: Path) -> None:

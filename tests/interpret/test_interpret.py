@@ -24,8 +24,8 @@ from vocabkit.interpret.results import ImageInfo, Interpretation, Reading
 from vocabkit.report.as_json import to_json
 from vocabkit.shared.align import align
 from vocabkit.train.train import train
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import Target, transfer
+from vocabkit.transfer.target import Target, open_target
+from vocabkit.transfer.transfer import transfer
 
 if TYPE_CHECKING:
     from small_world import World
@@ -71,7 +71,7 @@ def test_mlp_has_nearest_tokens_but_no_coefficients(world: World, tmp_path: Path
 
 
 def test_transferred_adapter_reads_in_words_of_its_target(world: World, tmp_path: Path) -> None:
-    moved, _ = transfer(saying(world, b"k"), open_target(world.two)[0])
+    moved, _ = transfer(saying(world, b"k"), open_target(world.two))
     moved.save(tmp_path / "moved")
     found = interpret(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
     assert {found.tokens["two"][token].token for token in found.readings[0].nearest[:, 0].tolist()} == {b"k"}
@@ -150,7 +150,7 @@ def test_word_loss_raises_cosine_and_lowers_entropy_over_checkpoints(world: Worl
 
 
 def test_embedding_rows_are_read_once_for_all_checkpoints(world: World, tmp_path: Path) -> None:
-    target, _ = open_target(world.two)
+    target = open_target(world.two)
     table = replace(target.embeddings, stored=CountedRows(target.embeddings.stored))
     picture = ImageInfo("a.png", tmp_path, (9, 9), (0, 0, 1, 1), None, (), ())
     features = torch.randn(1, 4, VISION, generator=torch.Generator().manual_seed(0))

@@ -287,7 +287,7 @@ def test_answers_are_one_line_except_for_chat(world: World, llm: LLM, template: 
 
 def test_lvlm_matches_the_exported_llava_checkpoint(world: World, tmp_path: Path) -> None:
     """A linear head is transferred to LLM two and folded; both then see the same picture and text."""
-    target, _ = open_target(world.two)
+    target = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
     folder = Path(without_name(world.two))
     out = export_llava(fold(transferred), world.vision, folder, tmp_path / "llava")
@@ -330,7 +330,7 @@ def test_adapter_of_another_width_raises(llm: LLM) -> None:
 
 
 def test_adapter_with_other_token_ids_raises(world: World) -> None:
-    target, _ = open_target(world.two)
+    target = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
     impostor = load_llm(f"two={without_name(world.one)}")
     with pytest.raises(VocabkitError, match="its tokenizer has other ids than two has in the shared vocabulary"):
@@ -341,7 +341,7 @@ def test_adapter_with_other_token_ids_raises(world: World) -> None:
 
 
 def test_load_adapter_loads_every_kind_from_folder_and_file(world: World, tmp_path: Path) -> None:
-    target, _ = open_target(world.two)
+    target = open_target(world.two)
     transferred, _ = transfer(adapter(world), target)
     for number, each in enumerate([adapter(world), fold(transferred), transferred]):
         for name in (f"{number}", f"{number}.pt"):

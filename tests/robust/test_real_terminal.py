@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter = LangBridgeAdapter(config, shared)
         torch.nn.init.normal_(adapter.head.weight, std=3)
     adapter.save(folder / "adapter")
-    transfer(adapter, open_target(world.two)[0])[0].save(folder / "moved")
+    transfer(adapter, open_target(world.two))[0].save(folder / "moved")
     return folder
 
 

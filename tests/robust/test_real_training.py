@@ -37,7 +37,7 @@ def test_lora_overfits_four_pictures_below_the_best_blind_loss(sources: Path, tm
         learning_rate = 4e-3
         """
     )
-    run(tmp_path, "finetune", "recipe.toml", "--out", "tuned")
+    run(tmp_path, "train", "recipe.toml", "--out", "tuned")
 
     captions = [each["conversations"][1]["value"] for each in json.loads((tmp_path / "scenes/train.json").read_text())]
     assert len(set(captions)) == PICTURES

@@ -58,7 +58,7 @@ def make_infer_world(folder: Path) -> InferWorld:
     says: dict[str, Any] = {"vision_layer": -1, "vision_keep_cls": True, "vision_pool": (2, 2)}
     mlp.config = replace(mlp.config, **says)
     mlp.save(folder / "pooled.pt")
-    transfer(adapter, open_target(small.two)[0])[0].save(folder / "transferred")
+    transfer(adapter, open_target(small.two))[0].save(folder / "transferred")
     return InferWorld(small, folder / "langbridge.pt", folder / "transferred", folder / "mlp.pt", folder / "pooled.pt")
 
 

@@ -33,7 +33,7 @@ def saying(world: World, letter: bytes, head: Head = "softmax") -> LangBridgeAda
 
 def projecting(world: World, letter: bytes) -> MLPProjector:
     """The same of an MLP."""
-    target, _ = open_target(world.one)
+    target = open_target(world.one)
     width = target.embeddings.width
     mlp = MLPProjector(MLPConfig(VISION, 8, width, "one", str(world.vision), -2)).requires_grad_(False)
     mlp.linear_2.weight.zero_()

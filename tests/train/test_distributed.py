@@ -63,7 +63,7 @@ def test_so_they_have_when_adapter_and_llm_are_sharded(world: World, tmp_path: P
     start = train(world.recipe(steps=1), tmp_path / "start")
     changes = {"train_llm": "full", "adapter": str(start.adapter), "micro_batch": 1, "checkpoint_every": 3}
     recipe = world.write_recipe(tmp_path / "recipe.toml", **changes)
-    run(ACCELERATE, "FSDP", "finetune", recipe, "--out", tmp_path / "two")
+    run(ACCELERATE, "FSDP", "train", recipe, "--out", tmp_path / "two")
     one = train(world.recipe(**changes), tmp_path / "one")
     assert_same_training(tmp_path / "one", tmp_path / "two")
     found, expected = (load_llm(f"one={folder / 'llm'}").model for folder in (tmp_path / "two", one.folder))

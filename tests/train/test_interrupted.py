@@ -36,7 +36,7 @@ def stopped_after(step: int, recipe: Recipe, out: Path) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(recipe, out, progress=stop)
+        train(recipe, out, on_step=stop)
 
 
 def assert_same_end(one: Path, two: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_second_training_in_a_folder_is_refused_while_the_first_is_at_work(wor
         if measured.step == 4:
             refused.append(error_of(vocabkit_here(tmp_path, "train", recipe, "--out", "out")))
 
-    train(world.recipe(), tmp_path / "out", progress=second)
+    train(world.recipe(), tmp_path / "out", on_step=second)
     assert refused == ["out: another process is writing its results here; wait for it, or choose another folder"]
     train(world.recipe(), tmp_path / "alone")
     assert_same_end(tmp_path / "out", tmp_path / "alone")
@@ -158,7 +158,7 @@ def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path)
     first = train(world.recipe(), tmp_path)
     before, state = weights(tmp_path), (tmp_path / "state.pt").read_bytes()
     steps: list[Any] = []
-    assert train(world.recipe(), tmp_path, progress=steps.append) == first
+    assert train(world.recipe(), tmp_path, on_step=steps.append) == first
     assert steps == []
     assert same_bits(weights(tmp_path), before)
     assert (tmp_path / "state.pt").read_bytes() == state
@@ -167,7 +167,7 @@ def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path)
 def test_another_recipe_is_refused_in_the_same_folder(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(VocabkitError, match=r"state.pt: is the state of a training by another recipe"):
+    with pytest.raises(VocabkitError, match=r"state.pt: the state of a training by another recipe"):
         train(world.recipe(steps=2), tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 

@@ -29,7 +29,7 @@ def connector(world: World, moved: bool, **options: Any) -> Adapter:
     config = AdapterConfig.of(shared, llm="one", vision_width=32, hidden_width=16, head="softmax", **options)
     torch.manual_seed(0)
     adapter = LangBridgeAdapter(config, shared)
-    return with_scale(transfer(adapter, open_target(world.two)[0])[0], 0.5) if moved else adapter
+    return with_scale(transfer(adapter, open_target(world.two))[0], 0.5) if moved else adapter
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["adapter", "transferred"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import error_of, vocabkit_here
+from command_line import vocabkit_here
 from peft import AutoPeftModelForCausalLM
 from PIL import Image
 from results import curve, metrics, same_bits, weights
@@ -81,7 +81,7 @@ def test_the_word_loss_of_an_adapter_is_the_same_with_any_llm_that_knows_its_tok
         trained = load_adapter(adapter)
         assert isinstance(trained, LangBridgeAdapter)
         adapter = tmp_path / "moved"
-        transfer(trained, open_target(world.two)[0])[0].save(adapter)
+        transfer(trained, open_target(world.two))[0].save(adapter)
     train(world.recipe(**words, llm=world.two, adapter=str(adapter)), tmp_path / "second")
     assert_close(curve(tmp_path / "second", "word_loss"), curve(tmp_path / "first", "word_loss"))
 
@@ -201,7 +201,7 @@ def test_an_adapter_that_was_transferred_is_tuned_with_its_new_llm(
 ) -> None:
     adapter = load_adapter(linear.adapter)
     assert isinstance(adapter, LangBridgeAdapter)
-    target, _ = open_target(world.two)
+    target = open_target(world.two)
     transferred, _ = transfer(adapter, target)
     transferred.to(torch.bfloat16).save(tmp_path / "transferred")
     train(world.recipe(llm=world.two, adapter=str(tmp_path / "transferred"), steps=20), tmp_path / "out")
@@ -292,7 +292,7 @@ def test_the_command_names_them_on_stderr(world: World, tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "train", recipe, "--out", "out", "--set", "steps=2")
     assert done.returncode == 0, done
     _, count, reason = done.stderr.splitlines()
-    assert count == "samples that can't be used were skipped 2 times:"
+    assert count == "unusable samples were skipped 2 times:"
     assert reason.startswith("  2: 2.png: not an image in any of BMP")
 
 
@@ -328,7 +328,7 @@ def test_where_no_sample_can_be_used_one_of_them_says_why(world: World, tmp_path
 
 def test_each_step_is_a_line_of_json(world: World, tmp_path: Path) -> None:
     seen: list[Step] = []
-    train(world.recipe(**WORDS), tmp_path, progress=seen.append)
+    train(world.recipe(**WORDS), tmp_path, on_step=seen.append)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [Step(**line) for line in lines] == seen
     assert [(line["step"], line["steps"]) for line in lines] == [(number, 12) for number in range(1, 13)]
@@ -388,7 +388,9 @@ def test_an_adapter_for_other_features_or_another_llm_is_refused(world: World, l
     ):
         train(narrow, tmp_path / "a")
     trained = train(world.recipe(connector="mlp", steps=1), tmp_path / "b")
-    with pytest.raises(VocabkitError, match=r"visual tokens of width 24, but the embeddings of two=.* have 32"):
+    with pytest.raises(
+        VocabkitError, match=r"its embeddings have width 32, but the adapter gives visual tokens of width 24"
+    ):
         train(replace(world.recipe(llm=world.two), adapter=str(trained.adapter)), tmp_path / "c")
 
 
@@ -400,10 +402,6 @@ def test_the_commands_say_what_came_out(world: World, linear: Trained, tmp_path:
     last = metrics(tmp_path / "one")[-1]["caption_loss"]
     assert f" {last:.3f} nats per token, mean of the last tenth of its steps\n" in done.stdout
     words = ("--set", f"adapter={linear.adapter}", "--set", "steps=1", "--set", "train_llm=lora", "--json")
-    done = vocabkit_here(tmp_path, "finetune", recipe, "--out", "two", *words)
+    done = vocabkit_here(tmp_path, "train", recipe, "--out", "two", *words)
     found = json.loads(done.stdout)
     assert (found["adapter"], found["llm"], found["steps"]) == ("two/adapter", "two/llm", 1)
-    assert "names no adapter to go on from" in error_of(vocabkit_here(tmp_path, "finetune", recipe, "--out", "three"))
-    refused = vocabkit_here(tmp_path, "train", recipe, "--out", "three", "--set", "train_llm=full")
-    assert "`vocabkit train` keeps the LLM frozen" in error_of(refused)
-    assert not (tmp_path / "three").exists()

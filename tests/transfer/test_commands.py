@@ -1,4 +1,4 @@
-"""transfer and check-transfer through the real entry point."""
+"""transfer, check and export through the real entry point."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     langbridge().save(tmp_path / "adapter.pt")
     langbridge("softmax").save(tmp_path / "softmax.pt")
     table_folder(tmp_path / "llm", random_rows(128_256, 6))
-    table_folder(tmp_path / "narrow", random_rows(10, 4))
     table_folder(tmp_path / "bert", random_rows(10, 6))
     (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
     projector().save(tmp_path / "mlp.pt")
@@ -37,6 +36,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file({"features": normal(4, 5, 31)}, tmp_path / "wide.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def moved(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The adapter on the LLM."""
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 0
+    capsys.readouterr()
+    return here / "moved"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -48,8 +55,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 TO_LLAMA = ("--to", "llama3", "--weights", "llm")
-TO_NARROW = ("--to", "llama3", "--weights", "narrow")
-"""Narrower than the adapter's hidden layer, and with too few rows: which is found when they are read."""
 EFFICIENT = ("--vision", "efficientnet-lite0")
 
 
@@ -72,7 +77,7 @@ def test_a_transfer_is_written_and_proven(
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 0
     shown = capsys.readouterr()
     assert shown.out.endswith("written: moved\n")
-    proof = "prove it: vocabkit check-transfer moved adapter.pt --to llama3 --weights llm"
+    proof = "prove it: vocabkit check moved adapter.pt --to llama3 --weights llm"
     assert shown.err.splitlines()[-1] == proof
     assert (
         run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
@@ -173,33 +178,65 @@ def features_folder(folder: Path, features: torch.Tensor, dtype: str) -> None:
     writer.finish()
 
 
-def test_the_size_in_the_report_is_that_of_the_export(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_linear_adapter_exports_as_projector(
+    moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for kind, options in ((LangBridgeAdapter, ()), (MLPProjector, ("--export", "projector"))):
-        out = f"{kind.__name__}.pt"
-        assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--json", "--out", out, *options) == 0
-        size = json.loads(capsys.readouterr().out)["preflight"]["bytes"]
-        assert size == sum(tensor.nbytes for tensor in kind.from_pretrained(out).state_dict().values())
+    assert run(monkeypatch, "export", "moved", "--as", "projector", "--out", "folded", "--json") == 0
+    transferred = LangBridgeAdapter.from_pretrained(moved, kind="transferred")
+    folded = MLPProjector.from_pretrained("folded")
+    torch.testing.assert_close(folded(normal(3, 7)), transferred(normal(3, 7)), rtol=1e-4, atol=1e-4)
+    size = json.loads(capsys.readouterr().out)["bytes"]
+    assert size == sum(tensor.nbytes for tensor in folded.state_dict().values())
 
 
-def test_a_linear_adapter_is_written_as_a_plain_projector(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
-    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "folded", "--export", "projector") == 0
-    moved, folded = (
-        LangBridgeAdapter.from_pretrained(here / "moved", kind="transferred"),
-        MLPProjector.from_pretrained(here / "folded"),
-    )
-    torch.testing.assert_close(folded(normal(3, 7)), moved(normal(3, 7)), rtol=1e-4, atol=1e-4)
-
-
-def test_mm_projector_is_what_llava_loads(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = ("--out", "mm_projector.bin", "--export", "mm_projector")
-    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *out) == 0
-    tensors = torch.load(here / "mm_projector.bin", weights_only=True)
+def test_mm_projector_is_what_llava_loads(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "export", "moved", "--as", "mm_projector", "--out", "mm_projector.bin") == 0
+    tensors = torch.load(moved.parent / "mm_projector.bin", weights_only=True)
     assert sorted(tensors) == [f"model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("bias", "weight")]
     with pytest.raises(ValueError, match="plain LLaVA projector"):
-        import_published(here / "mm_projector.bin", langbridge().shared, "qwen2")
+        import_published(moved.parent / "mm_projector.bin", langbridge().shared, "qwen2")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("adapter.pt", "--as", "projector", "--out", "x"), "was not transferred: it has no LLM's embedding rows"),
+        (("moved-softmax", "--as", "projector", "--out", "x"), "give --features to distil it into a projector"),
+        (("moved", "--as", "mmproj", "--out", "x.gguf"), "give --vision"),
+        (("moved", "--as", "llava", "--vision", "v", "--out", "x"), "holds the LLM: give --llm"),
+        (("moved", "--as", "projector", "--keep-cls", "--out", "x"), "--keep-cls is only for llava"),
+        (("moved", "--as", "projector", "--vision", "v", "--out", "x"), "leave --vision out"),
+        (("moved", "--as", "mm_projector", "--llm", "llm", "--out", "x.bin"), "leave --llm out"),
+        (("moved", "--as", "projector", "--data", "d.json", "--out", "x"), "give --features"),
+        (("moved-narrow", "--as", "mm_projector", "--out", "x.bin"), "more than the LLM's width 4"),
+        (("moved-narrow", "--as", "llava", "--vision", "v", "--llm", "llm", "--out", "x"), "than the LLM's width 4"),
+        (("moved", "--as", "llava", *EFFICIENT, "--llm", "llm", "--out", "x"), "not a vision transformer, so llava"),
+        (("moved", "--as", "mmproj", *EFFICIENT, "--out", "x.gguf"), "run the adapter with vocabkit"),
+        (("moved", "--as", "projector", "--out", "softmax.pt"), "is not an MLP projector"),
+        (("moved", "--as", "mm_projector", "--out", "projector.pt"), "a file named *.bin"),
+        (("moved", "--as", "llava", "--llm", "l", "--vision", "x", "--out", "x.gguf"), "checkpoint is a folder"),
+        (("moved", "--as", "llava", "--llm", "l", "--vision", "x", "--out", "llm"), "llm: is there already"),
+        (("absent.pt", "--as", "projector", "--out", "x"), "absent.pt: no such file"),
+        (("mlp.pt", "--as", "projector", "--features", "f", "--out", "x"), "no index.json"),
+    ],
+)
+def test_invalid_export_writes_nothing(
+    moved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    run(monkeypatch, "transfer", "softmax.pt", *TO_LLAMA, "--out", "moved-softmax")
+    table_folder(moved.parent / "four", random_rows(128_256, 4))
+    run(monkeypatch, "transfer", "adapter.pt", "--to", "llama3", "--weights", "four", "--out", "moved-narrow")
+    capsys.readouterr()
+    before = sorted(moved.parent.rglob("*"))
+    assert run(monkeypatch, "export", *words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert says in error
+    assert sorted(moved.parent.rglob("*")) == before
 
 
 def test_published_weights_become_an_adapter_that_can_be_moved(
@@ -306,28 +343,13 @@ def test_commands_without_the_option_do_not_name_it(
     [
         (("adapter.pt", "--to", "llama3"), "names a tokenizer, not a model; say which model: llama3-8b"),
         (("adapter.pt", "--to", "lama3"), "did you mean"),
-        (("adapter.pt", *TO_LLAMA, "--scale", "rms"), "add --features FILE"),
-        (("adapter.pt", *TO_LLAMA, "--scale", "big"), "choose none, rms, or a number from 1e-6 to 1e6"),
-        (("adapter.pt", *TO_LLAMA, "--scale", "1e40"), "choose none, rms, or a number from 1e-6 to 1e6"),
-        (("adapter.pt", *TO_LLAMA, "--vision", "clip"), "add --export, or leave it out"),
-        (("adapter.pt", *TO_LLAMA, "--export", "llava"), "add --out"),
-        (("adapter.pt", *TO_LLAMA, "--export", "mmproj", "--out", "x.gguf"), "add --vision"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "rms"), "add --features"),
+        (("adapter.pt", "--to", "llm", "--scale", "captions"), "add --data and --features"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "big"), "choose none, rms, captions, or a number"),
+        (("adapter.pt", *TO_LLAMA, "--scale", "1e40"), "--scale is 1e+40: choose rms or a number from 1e-6 to 1e6"),
         (("adapter.pt", *TO_LLAMA, "--out", "adapter.pt"), "adapter.pt: is the adapter that is moved; name another"),
-        (("adapter.pt", *TO_LLAMA, "--keep-cls"), "--keep-cls is about a Llava checkpoint: add --export llava"),
-        (("adapter.pt", *TO_LLAMA, "--keep-cls", "--export", "projector", "--out", "x"), "add --export llava"),
-        (
-            ("softmax.pt", *TO_LLAMA, "--export", "projector", "--out", "x"),
-            "make a projector of it with `vocabkit distill`",
-        ),
-        (("adapter.pt", *TO_NARROW, "--export", "mm_projector", "--out", "x.bin"), "more than the target's width 4"),
-        (("adapter.pt", *TO_NARROW, "--export", "llava", "--vision", "v", "--out", "x"), "than the target's width 4"),
-        (("adapter.pt", *TO_LLAMA, "--export", "llava", *EFFICIENT, "--out", "x"), "no vision transformer, so llava"),
-        (
-            ("adapter.pt", *TO_LLAMA, "--export", "mmproj", *EFFICIENT, "--out", "x.gguf"),
-            "run the adapter with vocabkit",
-        ),
         (("mlp.pt", *TO_LLAMA), "mlp.pt: holds an MLP projector, not a LangBridge adapter; it has no vocabulary"),
-        (("adapter.pt", "--to", "llama3", "--weights", "bert"), "is an encoder ('bert'), which reads text but can't"),
+        (("adapter.pt", "--to", "llama3", "--weights", "bert"), "encoder-only model ('bert'); pass a causal LLM"),
         (
             ("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "wide.safetensors"),
             "wide.safetensors: has features of",
@@ -336,7 +358,7 @@ def test_commands_without_the_option_do_not_name_it(
         (("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "adapter.pt"), "; is it a safetensors file?"),
         (
             ("adapter.pt", *TO_LLAMA, "--scale", "rms", "--features", "llm/model.safetensors"),
-            "model.safetensors: no tensor `features` of patch features (N, Dv) in it",
+            "model.safetensors: no tensor 'features' of patch features (N, Dv) in it",
         ),
         (
             ("adapter.pt", *TO_LLAMA, "--out", "llm"),
@@ -344,10 +366,6 @@ def test_commands_without_the_option_do_not_name_it(
         ),
         (("adapter.pt", *TO_LLAMA, "--out", "softmax.pt"), "softmax.pt: exists and is not a transferred adapter"),
         (("adapter.pt", *TO_LLAMA, "--out", "moved.safetensors"), "a folder, or one file named *.pt"),
-        (("adapter.pt", *TO_LLAMA, "--export", "projector", "--out", "softmax.pt"), "is not an MLP projector"),
-        (("adapter.pt", *TO_LLAMA, "--export", "mm_projector", "--out", "projector.pt"), "a file named *.bin"),
-        (("adapter.pt", *TO_LLAMA, "--export", "llava", "--vision", "x", "--out", "x.gguf"), "checkpoint is a folder"),
-        (("adapter.pt", *TO_LLAMA, "--export", "llava", "--vision", "x", "--out", "llm"), "llm: is there already"),
         (("absent.pt", *TO_LLAMA), "absent.pt: no such file"),
         (("adapter.pt", "--to", "llama3", "--weights", "absent"), "absent"),
         (("adapter.pt", "--to", "mistral-v1", "--weights", "llm", "--out", "missing/moved.pt"), "missing"),

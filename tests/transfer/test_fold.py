@@ -134,7 +134,7 @@ def test_a_softmax_head_is_refused_with_the_reason() -> None:
 def test_a_result_beyond_its_dtype_is_refused() -> None:
     module = transferred(size=1e6)
     fold(module)
-    with pytest.raises(VocabkitError, match=r"beyond torch\.float16; fold it to float32"):
+    with pytest.raises(VocabkitError, match=r"overflows torch\.float16; fold it to float32"):
         fold(module, torch.float16)
 
 
@@ -179,6 +179,6 @@ def test_a_projector_of_that_width_is_left_alone() -> None:
 
 def test_a_hidden_layer_wider_than_the_llm_is_refused_with_both_sizes_and_what_is_left() -> None:
     with pytest.raises(
-        VocabkitError, match=r"has 5 units, more than the target's width 4.*mmproj.*or projector.*`vocabkit distill`"
+        VocabkitError, match=r"has 5 units, more than the LLM's width 4.*mmproj.*or projector.*`features`"
     ):
         pad_hidden(projector(), 4)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_adapters import assert_same_state, langbridge, normal, shared_vocabulary
 from tiny_llms import random_rows, table_folder, target
 from torch import Tensor
@@ -26,7 +27,8 @@ from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.check import check_transfer
-from vocabkit.transfer.transfer import Preflight, Target, match_rms, parse_scale, transfer, with_visual_rms
+from vocabkit.transfer.target import Target, open_target
+from vocabkit.transfer.transfer import Preflight, transfer, visual_rms
 
 HEADS: list[Head] = ["linear", "softmax"]
 
@@ -55,21 +57,21 @@ def test_visual_tokens_are_coefficients_times_the_rows_of_the_target(tmp_path: P
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_moving_back_to_the_llm_of_the_training_is_the_adapter_itself(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_transfer_to_the_training_llm_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
     adapter, qwen = langbridge("softmax", dtype=dtype), target(tmp_path / "llm", "qwen2", dtype=dtype)
     moved, _ = transfer(adapter, qwen)
     rows, features = qwen.embeddings.rows(adapter.shared.ids_for("qwen2")), normal(3, 7, dtype=dtype)
     assert torch.equal(moved(features), adapter(features, rows))
 
 
-def test_a_target_is_told_by_its_bytes_whatever_it_is_called(tmp_path: Path) -> None:
+def test_target_tokens_are_found_by_bytes_not_by_name(tmp_path: Path) -> None:
     adapter, llama = langbridge(), target(tmp_path / "llm", "llama3")
     renamed = Target(dataclasses.replace(llama.vocabulary, name="my-llama"), llama.embeddings)
     assert torch.equal(transfer(adapter, renamed)[0].embeddings, transfer(adapter, llama)[0].embeddings)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_any_order_of_the_rows_gives_the_same_visual_tokens(tmp_path: Path, head: Head) -> None:
+def test_row_order_does_not_change_visual_tokens(tmp_path: Path, head: Head) -> None:
     adapter, llama = langbridge(head), target(tmp_path / "llm", "llama3")
     order = np.random.default_rng(0).permutation(64)
     shared = adapter.shared.select(order)
@@ -91,13 +93,13 @@ def sparse_adapter(head: Head) -> LangBridgeAdapter:
     return LangBridgeAdapter.from_parts(Path("sparse"), config, langbridge(head).state_dict(), shared)
 
 
-def test_missing_tokens_are_refused_unless_the_user_says_what_becomes_of_them(tmp_path: Path) -> None:
-    with pytest.raises(VocabkitError, match=r"mistral-v1 lacks \d+ of the 64 tokens.*--missing drop or --missing comp"):
+def test_missing_tokens_raise_by_default(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match=r"mistral-v1 lacks \d+ of the 64 tokens.*set `missing` to drop or compose"):
         transfer(sparse_adapter("linear"), target(tmp_path / "llm", "mistral-v1"))
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_dropped_rows_leave_the_others_and_a_softmax_is_renormalised(tmp_path: Path, head: Head) -> None:
+def test_drop_keeps_other_rows_and_renormalises_softmax(tmp_path: Path, head: Head) -> None:
     adapter, mistral = sparse_adapter(head), target(tmp_path / "llm", "mistral-v1")
     moved, report = transfer(adapter, mistral, missing="drop")
     values = mistral.vocabulary.tokens.to_pylist()
@@ -111,7 +113,7 @@ def test_dropped_rows_leave_the_others_and_a_softmax_is_renormalised(tmp_path: P
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_composed_rows_are_the_mean_of_the_targets_own_tokens(tmp_path: Path, head: Head) -> None:
+def test_compose_uses_the_mean_of_the_target_tokens(tmp_path: Path, head: Head) -> None:
     adapter, mistral = sparse_adapter(head), target(tmp_path / "llm", "mistral-v1")
     moved, report = transfer(adapter, mistral, missing="compose")
     assert (report.dropped, len(moved.embeddings)) == (0, 64)
@@ -124,7 +126,7 @@ def test_composed_rows_are_the_mean_of_the_targets_own_tokens(tmp_path: Path, he
         assert_close(moved.embeddings[example.row], mistral.embeddings.rows(np.array(ids)).mean(dim=0))
 
 
-def test_the_report_says_how_much_of_the_corpus_is_lost(tmp_path: Path) -> None:
+def test_report_has_corpus_mass(tmp_path: Path) -> None:
     qwen, llama = resolve("qwen2").vocabulary, resolve("llama3").vocabulary
     corpus = tmp_path / "captions.txt"
     corpus.write_text("A photo of a cat.\nA photograph of an unmistakably orange hovercraft.\n" * 3)
@@ -141,7 +143,7 @@ def test_the_report_says_how_much_of_the_corpus_is_lost(tmp_path: Path) -> None:
     assert report.mass_dropped == pytest.approx(1 - report.mass_found)
 
 
-def test_a_target_that_has_none_of_the_tokens_is_refused(tmp_path: Path) -> None:
+def test_target_without_shared_tokens_raises(tmp_path: Path) -> None:
     shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary])
     long = [row for row, token in enumerate(shared.tokens.to_pylist()) if len(token) > 30][:64]
     shared = shared.select(long)
@@ -154,7 +156,7 @@ def test_a_target_that_has_none_of_the_tokens_is_refused(tmp_path: Path) -> None
 # ---- wrong partners ----------------------------------------------------------------------------------------------
 
 
-def test_another_tokenizer_under_a_name_of_the_set_is_refused(tmp_path: Path) -> None:
+def test_other_tokenizer_of_a_known_name_raises(tmp_path: Path) -> None:
     other = target(tmp_path / "llm", "mistral-v1")
     impostor = Target(dataclasses.replace(other.vocabulary, name="llama3"), other.embeddings)
     with pytest.raises(VocabkitError, match=r"llama3: .* has other ids .* for 64 of 64 tokens, the first is '!'"):
@@ -172,7 +174,7 @@ def moved_to(folder: Path, shared: SharedVocabulary, vocabulary: Vocabulary) -> 
     return transfer(LangBridgeAdapter(config, shared), Target(vocabulary, rows), missing="drop")[1]
 
 
-def test_ids_for_special_tokens_are_those_of_their_roles(tmp_path: Path) -> None:
+def test_special_tokens_get_the_ids_of_their_roles(tmp_path: Path) -> None:
     assert moved_to(tmp_path / "llm", align([SEEN, WIDER], special_roles=True), SEEN).found == 5
     assert moved_to(tmp_path / "again", align([SEEN, WIDER], at_least=1, special_roles=True), SEEN).found == 5
 
@@ -195,23 +197,23 @@ def test_ids_for_special_tokens_are_those_of_their_roles(tmp_path: Path) -> None
         ),
     ],
 )
-def test_one_row_with_another_id_is_enough_to_be_refused(tmp_path: Path, other: Vocabulary, differing: str) -> None:
+def test_one_differing_id_raises(tmp_path: Path, other: Vocabulary, differing: str) -> None:
     with pytest.raises(VocabkitError, match=f"seen: .* has other ids .* for {differing}"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER], special_roles=True), other)
 
 
-def test_a_target_that_has_a_row_it_is_said_to_lack_is_refused(tmp_path: Path) -> None:
+def test_target_with_a_row_recorded_as_missing_raises(tmp_path: Path) -> None:
     other = text_vocabulary("seen", b"x", b"y", b"zz", b"<bos>", b"<eos>", b"w", roles={"bos": 3, "eos": 4})
     with pytest.raises(VocabkitError, match=r"seen: .* has other ids .* for 1 of 6 tokens, the first is 'w'"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER], at_least=1, special_roles=True), other)
 
 
-def test_a_target_that_ends_before_a_row_is_refused(tmp_path: Path) -> None:
+def test_target_with_too_few_ids_raises(tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"seen: .* has other ids .* for 1 of 3 tokens, the first is 'zz'"):
         moved_to(tmp_path / "llm", align([SEEN, WIDER]), text_vocabulary("seen", b"x", b"y"))
 
 
-def test_another_file_of_the_same_tokenizer_takes_its_place(tmp_path: Path) -> None:
+def test_newer_file_of_the_same_tokenizer_replaces_its_record(tmp_path: Path) -> None:
     newer = target(tmp_path / "llm", "llama3.1")
     renamed = Target(dataclasses.replace(newer.vocabulary, name="llama3"), newer.embeddings)
     moved, _ = transfer(langbridge(), renamed)
@@ -219,7 +221,7 @@ def test_another_file_of_the_same_tokenizer_takes_its_place(tmp_path: Path) -> N
     assert check_transfer(moved, langbridge(), renamed).passed
 
 
-def test_ids_without_an_embedding_row_are_refused(tmp_path: Path) -> None:
+def test_ids_without_an_embedding_row_raise(tmp_path: Path) -> None:
     vocabulary = resolve("llama3").vocabulary
     short = int(shared_vocabulary().ids_for("llama3").max())
     table = open_embeddings(table_folder(tmp_path / "llm", random_rows(short, 6)))
@@ -232,7 +234,7 @@ def test_ids_without_an_embedding_row_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["moved", "moved.pt"])
 @pytest.mark.parametrize("head", HEADS)
-def test_the_result_needs_nothing_but_its_checkpoint(tmp_path: Path, head: Head, name: str) -> None:
+def test_result_loads_from_its_checkpoint_alone(tmp_path: Path, head: Head, name: str) -> None:
     adapter = sparse_adapter(head)
     moved, _ = transfer(adapter, target(tmp_path / "llm", "mistral-v1"), missing="drop", scale=0.5)
     moved.save(tmp_path / name)
@@ -243,14 +245,14 @@ def test_the_result_needs_nothing_but_its_checkpoint(tmp_path: Path, head: Head,
     assert torch.equal(loaded(normal(2, 7)), moved(normal(2, 7)))
 
 
-def test_bytes_in_the_report_are_those_of_the_tensors(tmp_path: Path) -> None:
+def test_report_has_the_size_of_the_tensors(tmp_path: Path) -> None:
     moved, report = transfer(langbridge(), target(tmp_path / "llm", "llama3"))
     moved.save(tmp_path / "moved")
     assert report.bytes == sum(tensor.nbytes for tensor in moved.state_dict().values())
     assert report.bytes < (tmp_path / "moved/model.safetensors").stat().st_size < report.bytes + 4096
 
 
-def test_the_report_gives_the_norms_of_the_rows(tmp_path: Path) -> None:
+def test_report_has_row_norms(tmp_path: Path) -> None:
     moved, report = transfer(langbridge(), target(tmp_path / "llm", "llama3", dtype=torch.bfloat16))
     lengths = moved.embeddings.double().norm(dim=1)
     found = (report.norms.shortest, report.norms.median, report.norms.longest)
@@ -264,40 +266,48 @@ def test_the_report_gives_the_norms_of_the_rows(tmp_path: Path) -> None:
 # ---- scale -------------------------------------------------------------------------------------------------------
 
 
-def test_the_scale_multiplies_the_visual_tokens(tmp_path: Path) -> None:
+def test_scale_multiplies_visual_tokens(tmp_path: Path) -> None:
     llama, features = target(tmp_path / "llm", "llama3"), normal(3, 7)
     plain, scaled = (transfer(langbridge(), llama, scale=scale)[0] for scale in (1.0, 0.25))
     assert_close(scaled(features), plain(features) * 0.25)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_rms_brings_visual_tokens_to_the_length_of_the_targets_embeddings(tmp_path: Path, head: Head) -> None:
+def test_rms_matches_the_length_of_the_target_embeddings(tmp_path: Path, head: Head) -> None:
     llama, features = target(tmp_path / "llm", "llama3"), normal(50, 7)
-    moved, report = transfer(langbridge(head), llama)
-    before = with_visual_rms(moved, report, features)
-    after = match_rms(moved, report, features)
+    _, before = transfer(langbridge(head), llama, features=features)
+    moved, after = transfer(langbridge(head), llama, scale="rms", features=features)
     tokens = moved(features).detach()
     assert float(tokens.square().mean()) == pytest.approx(float(moved.embeddings.square().mean()), rel=1e-4)
-    assert after.scale == moved.scale == pytest.approx(report.norms.rms / before.visual_rms)
+    assert after.scale == moved.scale == pytest.approx(before.norms.rms / before.visual_rms)
     assert after.visual_rms == pytest.approx(float(tokens.square().mean().sqrt()))
 
 
-def test_rms_of_visual_tokens_that_are_zero_is_refused(tmp_path: Path) -> None:
+def test_rms_of_zero_visual_tokens_raises(tmp_path: Path) -> None:
     adapter = langbridge()
     with torch.no_grad():
         adapter.head.weight.zero_()
         adapter.head.bias.zero_()
-    moved, report = transfer(adapter, target(tmp_path / "llm", "llama3"))
     with pytest.raises(VocabkitError, match="all zero"):
-        match_rms(moved, report, normal(3, 7))
+        transfer(adapter, target(tmp_path / "llm", "llama3"), scale="rms", features=normal(3, 7))
 
 
-@pytest.mark.parametrize(("argument", "factor"), [("none", 1.0), ("rms", None), ("0.5", 0.5), ("2", 2.0)])
-def test_scales_that_are_understood(argument: str, factor: float | None) -> None:
-    assert parse_scale(argument) == factor
+def test_rms_without_features_raises(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="give `features`"):
+        transfer(langbridge(), target(tmp_path / "llm", "llama3"), scale="rms")
 
 
-@pytest.mark.parametrize("argument", ["", "0", "-1", "nan", "inf", "half"])
-def test_scales_that_are_none_are_refused(argument: str) -> None:
-    with pytest.raises(VocabkitError, match="choose none, rms, or a number from 1e-6 to 1e6"):
-        parse_scale(argument)
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e40, float("nan"), float("inf")])
+def test_invalid_scale_raises(tmp_path: Path, scale: float) -> None:
+    with pytest.raises(VocabkitError, match="choose rms or a number from 1e-6 to 1e6"):
+        transfer(langbridge(), target(tmp_path / "llm", "llama3"), scale=scale)
+
+
+def test_adapter_features_and_target_may_be_paths(tmp_path: Path) -> None:
+    langbridge().save(tmp_path / "adapter.pt")
+    target(tmp_path / "llm", "llama3")
+    table = open_target("llama3", weights=tmp_path / "llm")
+    save_file({"features": normal(9, 7)}, tmp_path / "features.safetensors")
+    moved, report = transfer(tmp_path / "adapter.pt", table, features=tmp_path / "features.safetensors")
+    assert_same_state(moved, transfer(langbridge(), table)[0])
+    assert report.visual_rms == pytest.approx(visual_rms(moved, normal(9, 7)))

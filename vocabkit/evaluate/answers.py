@@ -1,7 +1,7 @@
-"""Answers about pictures whose objects are known: naming, yes or no, counting.
+"""Answers about pictures with known objects: naming, yes or no, counting.
 
-The records of `vocabkit scenes` say what is in each picture. By likelihood the LLM chooses between captions that differ
-in one word; by generation it writes the caption itself.
+The records of `vocabkit scenes` say what is in each picture. The LLM chooses by likelihood between captions that differ
+in one word, and writes captions itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ import torch
 from vocabkit.adapter.model import Adapter
 from vocabkit.data.samples import Sample, Turn
 from vocabkit.data.scenes import COUNTS, Scene, plural, with_article
-from vocabkit.evaluate.losses import LONGEST_PROMPT, Estimate, HeldOut, bootstrap, measure, shown_by
+from vocabkit.evaluate.losses import (
+    LONGEST_PROMPT,
+    Estimate,
+    EvaluateOptions,
+    HeldOut,
+    bootstrap,
+    measure,
+    shown_by,
+)
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import Template, encode_question, encode_sample
@@ -27,34 +35,34 @@ from vocabkit.vision.features import Features
 CHOICES = 10
 """Names to choose from."""
 LONGEST = 24
-"""Tokens of a written caption."""
+"""Most tokens of a written caption."""
 
 
 @dataclass(frozen=True)
 class Share(Estimate):
-    """Of questions, from 0 to 1. Its interval is over the pictures: the two questions about one are drawn together."""
+    """Share of questions, from 0 to 1. Its interval resamples pictures: both questions about one are drawn together."""
 
     questions: int
-    """How many it is a share of."""
+    """Number of questions."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Shares of right answers but for `said_yes`; None where the data asks no such question."""
+    """Shares of right answers, except `said_yes`; None where the data has no such question."""
 
     named: Share | None
-    """Of written captions, those that hold the names of all objects."""
+    """Written captions with the names of all objects."""
     name_chosen: Share | None
-    """Of pictures with one drawing, those whose name is the most likely of ten; by chance 0.1."""
+    """Pictures with one drawing whose name is the most likely of ten; 0.1 by chance."""
     yes_no: Share | None
-    """Of questions whether an object is there (POPE), half of them about others; by chance 0.5."""
+    """Right answers to whether an object is in the picture (POPE), which is true of half of them; 0.5 by chance."""
     said_yes: Share | None
-    """Of these, those that were answered yes, rightly or not; half of them should be."""
+    """The same questions that were answered yes, rightly or not; 0.5 is right."""
     yes_no_ranked: Share | None
-    """The chance that a question about an object that is there gets a higher likelihood of yes than one about another:
-    the area under the ROC curve, which no bias towards yes or no changes."""
+    """Chance that a question about a present object gets a higher likelihood of yes than one about an absent object:
+    the area under the ROC curve, which a bias towards yes or no does not change."""
     counted: Share | None
-    """Of pictures with several equal objects, those whose number is the most likely of two to five; by chance 0.25."""
+    """Pictures with several equal objects whose number is the most likely of two to five; 0.25 by chance."""
 
 
 RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
@@ -66,20 +74,18 @@ def ask(
     samples: Sequence[Sample],
     features: Features,
     adapter: Adapter,
-    *,
-    template: Template,
-    batch: int = 32,
-    seed: int = 0,
+    options: EvaluateOptions = EvaluateOptions(),
 ) -> Answers:
-    """What `llm` answers about those of `samples` that are scenes with features, when `adapter` shows them."""
+    """Ask `llm` about those of `samples` that are scenes with features, as `adapter` shows them."""
+    template, seed = options.template, options.seed
     scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
     random = np.random.default_rng(seed)
     names = sorted({name for seen in scenes for name in seen.scene.objects})
-    asker = _Asker(llm, LVLM(llm, adapter), features, template, batch)
+    asker = _Asker(llm, LVLM(llm, adapter), features, template, options.batch)
     alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
     several = [seen for seen in scenes if seen.scene.count]
     favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
-    favour = favour.reshape(-1, 2)  # (S, 2) of an object that is there, and of another
+    favour = favour.reshape(-1, 2)  # (S, 2): a present object, an absent one
     texts = asker.write([seen.sample for seen in scenes])
     named = np.array([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)])
     chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
@@ -100,7 +106,7 @@ class _Seen(NamedTuple):
 
 
 def _scene_of(sample: Sample) -> Scene | None:
-    """What its record says that its picture shows; None if it is no record of `vocabkit scenes`."""
+    """What a record of `vocabkit scenes` says about its picture; None for other samples."""
     if not sample.extra.get("objects"):
         return None
     try:
@@ -140,9 +146,7 @@ class _Asker:
         return np.array([all(row[0] < other for other in row[1:]) for row in rows])
 
     def favour_yes(self, questions: Sequence[tuple[Sample, str]]) -> np.ndarray:
-        """(Q,) how many nats likelier yes is than no. The template plain, which leaves questions out, is no template
-        for them.
-        """
+        """(Q,) how many nats likelier yes is than no. Plain has no questions, so completion replaces it."""
         template: Template = "completion" if self._template == "plain" else self._template
         no, yes = (
             self._nats([(sample, (Turn(question, answer),)) for sample, question in questions], template)
@@ -162,7 +166,7 @@ class _Asker:
 
 
 def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:
-    """The answer, and the same with nine other names."""
+    """The right answer, and the same with nine other names."""
     (own,) = scene.objects
     others = [names[i] for i in random.permutation(len(names)) if names[i] != own][: CHOICES - 1]
     return [replace(scene, objects=(name,)).answer for name in (own, *others)]
@@ -176,7 +180,7 @@ def _other_counts(scene: Scene) -> list[str]:
 def _yes_no_questions(
     seen: _Seen, names: Sequence[str], template: Template, random: np.random.Generator
 ) -> list[tuple[Sample, str]]:
-    """One question about an object that is there, and one about another; none if there is no other in the data."""
+    """One question about a present object and one about an absent one; none if the data has no other object."""
     objects = seen.scene.objects
     others = [name for name in names if name not in objects]
     if not others:
@@ -193,7 +197,7 @@ def _is_there(name: str, template: Template) -> str:
 
 
 def names_all(text: str, scene: Scene) -> bool:
-    """Whether a caption holds all names in its first sentence, one of several equal things as its plural."""
+    """Whether the first sentence of a caption has all names; for several equal objects, the plural."""
     first = re.split(r"[.\n]", text.strip(), maxsplit=1)[0].lower()
     wanted = [plural(scene.objects[0]) or scene.objects[0]] if scene.count else scene.objects
     return all(re.search(rf"\b{re.escape(name.lower())}\b", first) for name in wanted)
@@ -208,7 +212,7 @@ def _share(answers: np.ndarray, figure: Callable[[np.ndarray], float], seed: int
 
 
 def ranked(there: np.ndarray, others: np.ndarray) -> float:
-    """The area under the ROC curve: the chance that one of `there` is above one of `others`."""
+    """Area under the ROC curve: the chance that one of `there` is above one of `others`."""
     ordered = np.sort(others)
     below, up_to = (np.searchsorted(ordered, there, side) for side in ("left", "right"))
     return float((below + up_to).mean() / (2 * len(others)))

@@ -1,41 +1,85 @@
-"""The factor on transferred visual tokens at which the target LLM reads them best."""
+"""Choose the scale of a transferred adapter: the factor on visual tokens at which the target LLM reads them best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 from torch import Tensor
 
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import check_encoder
 from vocabkit.data.samples import Sample
+from vocabkit.data.sources import samples_of
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluate.losses import Estimate, Losses, VisualTokens, difference, measure, prepare, shown_by
-from vocabkit.llm.load import LLM
+from vocabkit.evaluate.losses import (
+    Estimate,
+    EvaluateOptions,
+    Losses,
+    VisualTokens,
+    difference,
+    measure,
+    prepare,
+    shown_by,
+)
+from vocabkit.evaluate.validate import FileOptions
+from vocabkit.files.progress import Progress, no_progress
+from vocabkit.llm.devices import open_device
+from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM
-from vocabkit.llm.prompts import Template
-from vocabkit.vision.features import Features
+from vocabkit.transfer.transfer import with_scale
+from vocabkit.vision.features import Features, open_features
 
 FACTORS = tuple(2 ** (power / 2) for power in range(-10, 7))
-"""Tried, from 1/32 to 8, each beside the scale that the adapter has."""
+"""Factors to try on the adapter's scale, from 1/32 to 8. Linear heads overshoot more often than they fall short."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found, on how many samples."""
+    """The scale that was chosen."""
 
     llm: str
     samples: int
     scale: float
-    """Of the least caption loss; the scale that the adapter has, if the least is not certainly less."""
+    """The scale of least caption loss, or the adapter's own if the least is not certainly (95%) less."""
     caption_loss: Mapping[float, float]
     """Scale -> nats per answer token."""
     best: float
-    """The scale of the least caption loss."""
+    """The scale of least caption loss."""
     gain: Estimate
-    """What `best` gains over the scale that the adapter has, nats per answer token."""
+    """What `best` gains over the adapter's own scale, in nats per answer token."""
+
+
+def calibrate_file(
+    transferred: LangBridgeAdapter,
+    llm: str,
+    data: str,
+    options: FileOptions,
+    *,
+    progress: Progress = no_progress,
+) -> Calibration:
+    """Set the scale of `transferred`, in place, to what `calibrate` chooses on the samples of one file or dataset.
+
+    Args:
+        llm: the LLM that it was moved to, as `load_llm` takes it.
+        data: samples to choose by, as `samples_of` takes them. They must not be those that results are reported on.
+        progress: reports scales.
+
+    Raises:
+        VocabkitError: anything that can't be found or does not fit.
+    """
+    place, features = open_device(options.device), open_features(Path(options.features))
+    check_encoder(transferred.config, features.encoder, features.folder)
+    loaded = load_llm(llm)
+    loaded.model.to(place)
+    images = None if options.images is None else Path(options.images)
+    samples = list(islice(samples_of(data, images, options.columns), options.limit))
+    found = calibrate(loaded, samples, features, transferred.to(place), options, progress=progress)
+    with_scale(transferred, found.scale)
+    return found
 
 
 def calibrate(
@@ -43,31 +87,33 @@ def calibrate(
     samples: Sequence[Sample],
     features: Features,
     transferred: LangBridgeAdapter,
+    options: EvaluateOptions = EvaluateOptions(),
     *,
-    template: Template,
-    batch: int = 32,
-    progress: Callable[[str, int, int], None] = lambda shown, done, total: None,
+    progress: Progress = no_progress,
 ) -> Calibration:
-    """Measure the caption loss of `samples` at each scale. They must not be those that results are reported on.
+    """Measure the caption loss of `samples` at each scale.
 
-    Where it can't be told from noise (95%) that another scale is better, the adapter keeps its own.
+    Args:
+        progress: reports scales.
 
-    Raises VocabkitError: other features than in training, no sample that can be used, or the scale to be chosen is the
-    first or last.
+    Raises:
+        VocabkitError: other features than in training, no sample that can be used, or the best scale is the smallest
+            or largest one tried.
     """
     check_encoder(transferred.config, features.encoder, features.folder)
-    held, kept = prepare(llm, samples, features, template)
+    held, kept = prepare(llm, samples, features, options.template)
     visual = shown_by(LVLM(llm, transferred), held)
     found: dict[float, Losses] = {}
     for number, factor in enumerate(FACTORS):
-        shown = measure(llm, held, partial(_times, visual, factor), batch=batch)
+        shown = measure(llm, held, partial(_times, visual, factor), batch=options.batch)
         found[transferred.scale * factor] = shown
         progress("scale", number + 1, len(FACTORS))
     own, best = transferred.scale, min(found, key=lambda scale: found[scale].mean)
-    gain = difference(found[own], found[best])
+    gain = difference(found[own], found[best], seed=options.seed)
     if gain.low > 0 and best in (min(found), max(found)):
         raise VocabkitError(
-            f"the loss is least at the smallest or largest scale tried, {best:.3g}; nothing to choose by"
+            f"the loss is least at the smallest or largest scale tried, {best:.3g}, so the best may lie beyond; "
+            "set `scale` to rms or a number"
         )
     losses = {scale: shown.mean for scale, shown in found.items()}
     return Calibration(llm.vocabulary.name, len(kept), best if gain.low > 0 else own, losses, best, gain)

@@ -1,4 +1,4 @@
-"""Results of several connectors side by side, each relative to the first, as papers print them."""
+"""Compare results of several connectors, each relative to the first, as papers print them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ class Comparison:
     """The rows: name -> metric -> figure, which may be missing."""
 
 
-def compare(files: Mapping[str, Path]) -> Comparison:
-    """The results of each connector in its file; the first is the baseline.
+def compare(files: Mapping[str, str | Path]) -> Comparison:
+    """Compare the results of each connector in its file; the first is the baseline.
 
-    Raises VocabkitError: none given, a file that is missing or holds no results of that connector, or not one metric
-    that the baseline has, too.
+    Raises:
+        VocabkitError: no files, a file that is missing or has no results of that connector, or no metric in common with
+            the baseline.
     """
     if not files:
         raise VocabkitError("nothing to compare: give BASELINE=FILE and NAME=FILE")
-    found = {name: read_results(path, name) for name, path in files.items()}
+    found = {name: read_results(Path(path), name) for name, path in files.items()}
     first = next(iter(found))
     for name, figures in found.items():
         if not figures.keys() & found[first].keys():
             raise VocabkitError(
-                f"{files[name]}: has no metric that {files[first]} has, too: here {_some(figures)}, "
+                f"{files[name]}: no metric in common with {files[first]}: here {_some(figures)}, "
                 f"there {_some(found[first])}"
             )
     connectors = {
@@ -60,13 +61,13 @@ def compare(files: Mapping[str, Path]) -> Comparison:
 
 
 def read_results(path: Path, connector: str) -> dict[str, float]:
-    """Metric -> value, out of JSON that `vocabkit validate --out` or lmms-eval wrote.
+    """Metric -> value, from the JSON of `vocabkit validate` or lmms-eval.
 
-    lmms-eval, {"results": {TASK: {"METRIC,FILTER": number}}}: all metrics, as `TASK METRIC`, but for standard errors.
-    vocabkit, which measures several connectors in one run: `DATA loss` and the answers, of the one that `connector`
-    names.
+    lmms-eval, {"results": {TASK: {"METRIC,FILTER": number}}}: all metrics except standard errors, as `TASK METRIC`.
+    vocabkit, which measures several connectors in one run: `DATA loss` and the answers of `connector`.
 
-    Raises VocabkitError: missing, no JSON, neither of the two, or without that connector.
+    Raises:
+        VocabkitError: missing, not JSON, of neither program, or without that connector.
     """
     with reading(path):
         try:
@@ -75,7 +76,7 @@ def read_results(path: Path, connector: str) -> dict[str, float]:
             raise VocabkitError(f"{path}: not JSON ({quote(str(error), 80)})") from error
     found = _of_lmms_eval(content) or _of_vocabkit(content, path, connector)
     if not found:
-        raise VocabkitError(f"{path}: no results of `vocabkit validate --out` or of lmms-eval in it")
+        raise VocabkitError(f"{path}: no results of `vocabkit validate` or lmms-eval in it")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Held-out samples as an LLM reads them, and what is shown to it in the places of their images."""
+"""Caption losses of held-out samples, and the figures that follow from them, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,31 @@ from torch import Tensor
 
 from vocabkit.data.samples import Sample
 from vocabkit.errors import VocabkitError
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, caption_loss, collate
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_sample
 from vocabkit.vision.features import Features
 
 LONGEST_PROMPT = 2048
-"""Of a sample, its visual tokens included."""
+"""Tokens of a sample, visual tokens included."""
+RESAMPLES = 2000
+"""Resamples of the bootstrap."""
 
 VisualTokens = Callable[[Tensor], Tensor]
 """From the numbers (I,) of images to their visual tokens (I, N, D)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How held-out samples are measured."""
+
+    template: Template = "plain"
+    """How question and answer become text."""
+    batch: int = 32
+    """Samples at a time."""
+    seed: int = 0
+    """Seed of shuffled images, permuted rows and bootstrap intervals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +45,7 @@ class HeldOut:
 
     prompts: Sequence[Prompt]
     keys: Sequence[str]
-    """Of all images, in the order of the prompts."""
+    """Keys of all images, in the order of the prompts."""
     features: Features
 
     @cached_property
@@ -49,9 +64,13 @@ class HeldOut:
 def prepare(
     llm: LLM, samples: Sequence[Sample], features: Features, template: Template
 ) -> tuple[HeldOut, list[Sample]]:
-    """Samples with images as `llm` reads them, and those of them that can be used.
+    """Turn samples with images into prompts for `llm`.
 
-    Raises VocabkitError: none can.
+    Returns:
+        The prompts, and the samples that could be used.
+
+    Raises:
+        VocabkitError: no sample can be used.
     """
     prompts, kept, reason = [], [], "no images"
     for sample in samples:
@@ -74,19 +93,13 @@ def prepare(
 
 
 def shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:
-    """The visual tokens of an adapter."""
+    """The visual tokens that an adapter gives."""
     return lambda numbers: lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device))
-
-
-# MERGED: Caption losses of held-out samples, and what follows from them, with bootstrap intervals.
-
-RESAMPLES = 2000
-"""Of the bootstrap."""
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Of each sample, the nats and the number of its answer tokens."""
+    """Nats and number of answer tokens of each sample."""
 
     nats: np.ndarray
     """(S,) float64."""
@@ -101,7 +114,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the interval that holds it with 95% confidence, over which samples are drawn."""
+    """A figure with its 95% bootstrap interval over samples."""
 
     value: float
     low: float
@@ -110,13 +123,20 @@ class Estimate:
 
 @torch.no_grad()
 def measure(
-    llm: LLM, held: HeldOut, visual: VisualTokens, *, batch: int = 32, progress: Callable[[int], None] = lambda n: None
+    llm: LLM,
+    held: HeldOut,
+    visual: VisualTokens,
+    *,
+    batch: int = 32,
+    what: str = "caption loss",
+    progress: Progress = no_progress,
 ) -> Losses:
-    """The caption loss of each sample when the LLM is shown these visual tokens.
+    """Measure the caption loss of each sample when the LLM is shown these visual tokens.
 
     Args:
         batch: samples at a time.
-        progress: called with the number of samples after each.
+        what: the step that `progress` is called with.
+        progress: reports samples.
     """
     first = held.first_images
     nats, tokens = [], []
@@ -126,7 +146,7 @@ def measure(
         shown = visual(torch.arange(int(first[start]), int(first[start + len(prompts)])))
         nats += caption_loss(llm.model, made, shown.to(llm.model.device)).double().tolist()
         tokens += [sum(label != IGNORED for label in prompt.labels[1:]) for prompt in prompts]
-        progress(len(prompts))
+        progress(what, start + len(prompts), len(held.prompts))
     return Losses(np.array(nats), np.array(tokens))
 
 
@@ -136,22 +156,20 @@ def mean_loss(losses: Losses, *, seed: int = 0) -> Estimate:
 
 
 def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int = 0) -> Estimate:
-    """(blind - transferred) / (blind - native): the share of what seeing brings that outlives the transfer.
+    """(blind - transferred) / (blind - native): the share of the gain from seeing that survives the transfer.
 
-    It is not finite where `native` is no better than `blind` at all.
+    Not finite where `native` is no better than `blind`.
     """
     return _of_means([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
 
 
 def difference(worse: Losses, better: Losses, *, seed: int = 0) -> Estimate:
-    """By how many nats per answer token the second is better. Of the same samples: its interval is narrower than
-    theirs.
-    """
+    """By how many nats per answer token `better` is better. Pairing samples narrows the interval."""
     return _of_means([worse, better], lambda w, b: w - b, seed)
 
 
 def _of_means(losses: Sequence[Losses], figure: Callable[..., float], seed: int) -> Estimate:
-    """A figure of mean losses, for which the same samples are drawn."""
+    """A figure of mean losses, with the same samples drawn for each."""
 
     def of_some(drawn: np.ndarray) -> float:
         return figure(*(each.nats[drawn].sum() / each.tokens[drawn].sum() for each in losses))
@@ -160,10 +178,10 @@ def _of_means(losses: Sequence[Losses], figure: Callable[..., float], seed: int)
 
 
 def bootstrap(samples: int, figure: Callable[[np.ndarray], float], *, seed: int = 0) -> Estimate:
-    """A figure of all samples, and its percentiles when they are drawn again.
+    """A figure of all samples, and its percentiles over samples drawn with replacement.
 
     Args:
-        figure: of the samples of these numbers (S,), of which some stand there more than once.
+        figure: computed from sample numbers (S,), some of them repeated.
     """
     random = np.random.default_rng(seed)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -267,7 +267,7 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
                 "the adapter first"
             )
         return _Reader(own, 0)
-    target, _ = open_target(llm)
+    target = open_target(llm)
     ids = llm_ids(connector.shared, target.vocabulary, llm)
     rows = target.embeddings.rows(ids, tokens=target.vocabulary)
     return _Reader(target.vocabulary.name, target.embeddings.width, rows)

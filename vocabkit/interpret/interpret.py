@@ -41,8 +41,8 @@ from vocabkit.interpret.results import (
     object_words,
 )
 from vocabkit.tokenizer.vocabulary import Kind
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import Target, head_rows, transfer
+from vocabkit.transfer.target import Target, open_target
+from vocabkit.transfer.transfer import head_rows, transfer
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
 
@@ -142,11 +142,7 @@ def _targets(llms: Sequence[str], own: str, progress: Progress) -> dict[str, Tar
     """Name -> LLM; the adapter's own first, if it is among them."""
     targets = {}
     for llm in llms or [own]:
-
-        def downloaded(done: int, total: int, llm: str = llm) -> None:
-            progress(f"{llm}: bytes", done, total)
-
-        target = open_target(llm, progress=downloaded)[0]
+        target = open_target(llm, progress=progress)
         if target.vocabulary.name in targets:
             raise VocabkitError(f"`llm` {llm}: {target.vocabulary.name} is already given; rename one with NAME=SOURCE")
         targets[target.vocabulary.name] = target

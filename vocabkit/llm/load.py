@@ -88,7 +88,7 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
 
     Raises VocabkitError: not found, damaged, or not a causal language model.
     """
-    *loras, llm = _down_to_llm(llm_source(source))
+    *loras, llm = down_to_llm(llm_source(source))
     with llm_folder(str(llm)) as folder, quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
@@ -143,7 +143,7 @@ def lora_base(folder: Path) -> str:
             raise VocabkitError(f"{config}: names no LLM that the LoRA weights belong to") from error
 
 
-def _down_to_llm(path: Path) -> list[Path]:
+def down_to_llm(path: Path) -> list[Path]:
     """Follow LoRA weights down to their LLM, which comes last; an LLM gives itself alone.
 
     Raises VocabkitError: not found, or LoRA weights that name each other in a circle.
@@ -194,7 +194,7 @@ def _read_once() -> Iterator[None]:
 
 def _from_lora(path: Path, folder: Path) -> None:
     _write(path, "merged", *load_model(str(path), "auto"), folder)
-    llm = _down_to_llm(path)[-1]
+    llm = down_to_llm(path)[-1]
     for name in ("config.json", "generation_config.json"):
         if (llm / name).is_file():  # as published, not as transformers rewrites it
             shutil.copyfile(llm / name, folder / name)

@@ -16,6 +16,7 @@ from vocabkit.report.layout import Columns, Listing, Section, printable, show_to
 
 if TYPE_CHECKING:
     from vocabkit.evaluate.answers import Answers, Share
+    from vocabkit.evaluate.calibrate import Calibration
     from vocabkit.evaluate.compare import Comparison, Metric
     from vocabkit.evaluate.losses import Estimate
     from vocabkit.evaluate.validate import Result, Validation
@@ -99,6 +100,19 @@ def _missing(token: MissingToken) -> tuple[str, list[str]]:
 
 
 # ---- validation and comparison ----------------------------------------------------------------------------------
+
+
+def calibration_report(found: Calibration) -> RenderableType:
+    """Caption losses by scale, and the scale that was chosen."""
+    lines = [
+        f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.best else ''}"
+        for scale, loss in found.caption_loss.items()
+    ]
+    if found.scale != found.best:
+        gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
+        lines.append(f"the best gains {gain} nats per token, which may be chance, so the scale stays")
+    lines.append(f"scale {found.scale:.4g} for {printable(found.llm)}, chosen on {found.samples:,} samples")
+    return Group(Text("Caption loss by scale", style="bold"), *map(Text, lines))
 
 
 def validation_report(name: str, result: Result) -> RenderableType:

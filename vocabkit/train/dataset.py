@@ -1,4 +1,4 @@
-"""The batches of a training: which samples a step takes, and what they become."""
+"""Batches of a training: which samples a step takes, and the tensors that they become."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.features import Features
 
 Images = Features | VisionEncoder
-"""Where the images of samples come from: the cache, or pixels for an encoder."""
+"""Source of image features: the cache, or an encoder that computes them from pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What one process handles at a time."""
+    """A micro-batch: what one process handles at a time."""
 
     batch: Batch
     words: list[dict[int, float]]
-    """For each image, the rows of V_shared that its caption is about."""
+    """For each image, the rows of V_shared that its caption is about, and their weights."""
     skipped: list[str]
-    """What was wrong with samples that others took the place of, each time that one was met."""
+    """Why samples were skipped, once for each time."""
 
     def to(self, device: torch.device) -> Item:
-        """The same on `device`."""
+        """The item on `device`."""
         return replace(self, batch=self.batch.to(device))
 
 
 class CaptionData(Dataset[Item]):
-    """Micro-batches of one process, in order. The same recipe gives the same ones, wherever a training resumes."""
+    """Micro-batches of one process, in order. A recipe always gives the same ones, wherever a training resumes."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class CaptionData(Dataset[Item]):
         words: CaptionWords | None,
         plan: Sequence[np.ndarray],
     ) -> None:
-        """Samples in batches.
+        """Prepare micro-batches by `plan`.
 
         Args:
-            longest: token ids that are kept of a sample.
+            longest: most token ids of a sample; the rest is cut off.
             words: for the word loss.
-            plan: the numbers of the samples of each micro-batch.
+            plan: sample numbers of each micro-batch.
         """
         self._samples, self._images, self._plan = samples, images, plan
         self._tokenizer, self._template, self._longest, self._words = tokenizer, template, longest, words
@@ -77,7 +77,7 @@ class CaptionData(Dataset[Item]):
         return Item(collate(prompts, images, width=self._images.width), words, skipped)
 
     def _usable(self, wanted: int, skipped: list[str]) -> tuple[Sample, Prompt, list[Tensor]]:
-        """The sample `wanted`, or the first after it that can be used."""
+        """Sample `wanted`, or the next one that can be used."""
         for number in range(wanted, wanted + len(self._samples)):
             sample = self._samples[number % len(self._samples)]
             try:
@@ -93,28 +93,29 @@ class CaptionData(Dataset[Item]):
 
 
 def image_tensor(images: Images, picture: Picture) -> Tensor:
-    """(N, Dv) features or (3, H, W) pixels. Raises VocabkitError: not in the cache, or as `VisionEncoder` says."""
+    """(N, Dv) features or (3, H, W) pixels. Raises VocabkitError if they are not in the cache or can't be decoded."""
     return images[picture.key] if isinstance(images, Features) else images.pixels_of(picture)
 
 
 def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
-    """Token ids of all answers, each as it stands after a space."""
+    """Token ids of all answers, each as after a space."""
     return [i for turn in sample.turns for i in tokenizer.encode(f" {turn.answer}", add_special_tokens=False)]
 
 
 def count_words(samples: Sequence[Sample], tokenizer: Any, ids: Sequence[int]) -> CaptionWords:
-    """How rare each row of V_shared is in the captions of `samples`."""
+    """Count how rare each row of V_shared is in the captions of `samples`."""
     return CaptionWords((answer_ids(tokenizer, sample) for sample in samples), ids)
 
 
 def plan(
     samples: int, batch: int, steps: int, seed: int, *, process: int, processes: int, micro: int
 ) -> list[np.ndarray]:
-    """The numbers of the samples of each micro-batch of one process: step after step, `batch / processes / micro` each.
+    """Sample numbers of each micro-batch of one process, step by step: `batch / processes / micro` of them a step.
 
-    All processes together see, step for step, the samples that one alone would see: a permutation per epoch.
+    In each step all processes together see the samples that a single one would see: a permutation per epoch.
 
-    Raises VocabkitError: a batch that can't be divided so.
+    Raises:
+        VocabkitError: a batch that can't be divided.
     """
     share = batch // processes
     if batch % processes or share % micro:

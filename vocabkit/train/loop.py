@@ -1,10 +1,10 @@
-"""The loop over optimizer steps, on accelerate: one process or many, killed and resumed."""
+"""Loop over optimizer steps, on accelerate: one process or many."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,13 @@ from torch.utils.data import DataLoader
 
 from vocabkit.errors import VocabkitError
 from vocabkit.train.dataset import CaptionData, Item
-from vocabkit.train.objective import Objective
 from vocabkit.train.recipe import Recipe
-from vocabkit.train.state import Saved, State
+from vocabkit.train.state import Saved
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of steps with its own schedule."""
+    """Consecutive steps with a learning-rate schedule of their own."""
 
     name: str
     steps: int
@@ -35,13 +34,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Step:
-    """What was measured in one optimizer step, over all processes."""
+    """Measurements of one optimizer step, over all processes."""
 
     phase: str
     step: int
     """Counted from 1, over all phases."""
     steps: int
-    """Of all phases."""
+    """Number of steps of all phases."""
     caption_loss: float | None
     """Nats per answer token."""
     word_loss: float | None
@@ -50,49 +49,37 @@ class Step:
     gradient_norm: float
     samples_per_second: float
     skipped: int
-    """How often a sample that can't be used was met and passed over, so far."""
+    """How often an unusable sample was skipped so far."""
 
 
 def run(
     accelerator: Accelerator,
-    objective: Objective,
+    model: Any,
+    optimizer: Any,
     phases: list[tuple[Phase, CaptionData]],
     recipe: Recipe,
-    state: State,
-    found: Saved | None,
-    *,
-    before_save: Callable[[int], None],
-    progress: Callable[[Step], None],
-    skipped: Callable[[str], None],
-) -> None:
-    """Run `phases`, from where `found` says, which needs the same number of processes and micro-batches.
+    saved: Saved | None,
+) -> Iterator[tuple[Step, list[str]]]:
+    """Take the steps of `phases` after those of `saved`, if any.
 
     Args:
-        before_save: called with the step before each save of the state, on every process; what it writes is there when
-            a training goes on from that state.
-        progress: called on the main process after each step.
-        skipped: called with what is wrong with a sample that can't be used, on the process that met it.
+        model, optimizer: as `accelerator` prepared them, with the state of `saved`.
+        saved: a state of the same number of processes and micro-batches.
 
-    Raises VocabkitError: a loss or gradient that is not finite; the state is then that of an earlier step.
+    Yields:
+        Each step, and why this process skipped samples in it.
+
+    Raises:
+        VocabkitError: a loss or gradient that is not finite.
     """
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=recipe.weight_decay)
-    model, optimizer = accelerator.prepare(objective, adamw)
-    if found is not None:
-        state.restore(found, model, adamw)
-    done, left_out = (found.step, found.skipped) if found is not None else (0, 0)
+    done, skipped = (saved.step, saved.skipped) if saved is not None else (0, 0)
     total, before = sum(phase.steps for phase, _ in phases), 0
     for phase, data in phases:
         start = min(max(done - before, 0), phase.steps)
-        steps = _steps(accelerator, model, optimizer, phase, data, recipe, start, skipped)
-        for number, (measured, more) in enumerate(steps, before + start + 1):
-            left_out += more
-            if accelerator.is_main_process:
-                progress(Step(phase=phase.name, step=number, steps=total, skipped=left_out, **measured))
-            if number % recipe.checkpoint_every == 0 or number == total:
-                before_save(number)
-                state.save(accelerator, model, adamw, number, left_out)
-                accelerator.wait_for_everyone()
+        steps = _steps(accelerator, model, optimizer, phase, data, recipe, start)
+        for number, (measured, more, reasons) in enumerate(steps, before + start + 1):
+            skipped += more
+            yield Step(phase=phase.name, step=number, steps=total, skipped=skipped, **measured), reasons
         before += phase.steps
 
 
@@ -104,9 +91,8 @@ def _steps(
     data: CaptionData,
     recipe: Recipe,
     start: int,
-    skipped: Callable[[str], None],
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Do the steps of a phase from `start` on. Yields what was measured in each, and how many samples it skipped."""
+) -> Iterator[tuple[dict[str, Any], int, list[str]]]:
+    """Take the steps of a phase from `start`. Yields measurements, and how many samples were skipped and why."""
     parts = len(data) // phase.steps
     loader = DataLoader(data, batch_size=None, sampler=range(start * parts, len(data)), num_workers=recipe.workers)
     items = iter(loader)
@@ -116,10 +102,9 @@ def _steps(
         rate = learning_rate(phase, number, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed((recipe.seed * 1_000_003 + number) % 2**63)  # for dropout: the same after a resume
+        # for dropout: a resumed run draws the same numbers; a large prime keeps seeds of different recipes apart
+        torch.manual_seed((recipe.seed * 1_000_003 + number) % 2**63)
         micro_batches = [next(items) for _ in range(parts)]
-        for reason in (reason for item in micro_batches for reason in item.skipped):
-            skipped(reason)
         captions, words, left_out = _accumulate(accelerator, model, phase, micro_batches)
         norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm))
         if not math.isfinite(captions + words + norm):
@@ -136,15 +121,18 @@ def _steps(
             "gradient_norm": norm,
             "samples_per_second": samples / (time.perf_counter() - began),
         }
-        yield measured, left_out
+        yield measured, left_out, [reason for item in micro_batches for reason in item.skipped]
 
 
 def _accumulate(accelerator: Accelerator, model: Any, phase: Phase, items: list[Item]) -> tuple[float, float, int]:
-    """Gradients of a step. Returns the mean caption loss per answer token, the mean word loss per image and the number
-    of skipped samples, over all processes.
+    """Accumulate the gradients of a step.
 
     Means are over the whole step, not means of means, so that the number of processes and micro-batches changes
-    nothing but rounding.
+    only rounding.
+
+    Returns:
+        The mean caption loss per answer token, the mean word loss per image and the number of skipped samples, over all
+        processes.
     """
     counts = torch.tensor(
         [
@@ -162,14 +150,14 @@ def _accumulate(accelerator: Accelerator, model: Any, phase: Phase, items: list[
         with nullcontext() if last else accelerator.no_sync(model):
             captions, words = model(item, caption=phase.caption > 0, words=phase.words > 0)
             loss = phase.caption * captions / tokens + phase.words * words / images
-            accelerator.backward(loss * accelerator.num_processes)  # what averages gradients over processes
+            accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
         sums += torch.stack([captions.detach(), words.detach()])
     captions, words = (accelerator.reduce(sums, "sum") / sums.new_tensor([tokens, images])).tolist()
     return captions, words, skipped
 
 
 def learning_rate(phase: Phase, step: int, warmup: float) -> float:
-    """Of step number `step` (from 0) of a phase: linear warm-up, then half a cosine down to 0."""
+    """Learning rate of step `step` (from 0) of a phase: linear warm-up, then half a cosine down to 0."""
     rising = max(1, round(warmup * phase.steps))
     if step < rising:
         return phase.learning_rate * (step + 1) / rising

@@ -1,4 +1,4 @@
-"""What a training minimises: the caption loss of an LVLM, and the word loss of its head."""
+"""Training objective: the caption loss of an LVLM, and the word loss of its head."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from vocabkit.vision.encoder import VisionEncoder
 
 
 class Objective(nn.Module):
-    """An LVLM in training. One module, so that a wrapper of it (DDP, FSDP2) sees all that is trained."""
+    """An LVLM in training: one module, so that a wrapper (DDP, FSDP2) sees all trained parameters."""
 
     def __init__(self, lvlm: LVLM, images: Images, *, entropy: float = 0.0) -> None:
-        """Losses of `lvlm`; a frozen vision encoder in `images` computes features of pixels.
+        """Wrap `lvlm`.
 
         Args:
+            images: source of features; a frozen vision encoder computes them from pixels.
             entropy: weight of the coefficients' entropy in the word loss.
         """
         super().__init__()
         self.lvlm = lvlm
         self._images = images
         self._entropy = entropy
-        self._no_split_modules = getattr(lvlm.llm, "_no_split_modules", None)  # what accelerate shards by, under FSDP2
+        self._no_split_modules = getattr(lvlm.llm, "_no_split_modules", None)  # accelerate shards by it under FSDP2
 
     def train(self, mode: bool = True) -> Objective:
-        """As of any module; but an LLM that is frozen has no dropout."""
+        """Set the training mode, but keep a frozen LLM without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.lvlm.llm.parameters()):
             self.lvlm.llm.eval()
         return self
 
     def forward(self, item: Item, *, caption: bool, words: bool) -> tuple[Tensor, Tensor]:
-        """The sums of the caption loss over answer tokens and of the word loss over images, in nats; 0 if not asked."""
+        """Sums of the caption loss over answer tokens and the word loss over images, in nats; 0 if not asked for."""
         features = self.features(item.batch.images)
         zero = torch.zeros((), device=features.device)
         word, visual = self._words_and_tokens(features, item.words, caption) if words else (zero, None)
@@ -47,13 +48,13 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """(I, N, Dv) features as they are, or of (I, 3, H, W) pixels."""
+        """(I, N, Dv) features unchanged, or computed from (I, 3, H, W) pixels."""
         return self._images(images) if isinstance(self._images, VisionEncoder) and images.ndim == 4 else images
 
     def _words_and_tokens(
         self, features: Tensor, words: list[dict[int, float]], tokens: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The word loss and, if they are asked for, the visual tokens."""
+        """The word loss and, with `tokens`, the visual tokens."""
         adapter = head_of(self.lvlm)
         hidden = adapter.hidden(features.to(self.lvlm.connector_dtype))
         head = (hidden, adapter.head.weight, adapter.head.bias, adapter.config.temperature)
@@ -64,7 +65,7 @@ class Objective(nn.Module):
 
 
 def head_of(lvlm: LVLM) -> LangBridgeAdapter:
-    """The adapter with the softmax head of an LVLM. Raises VocabkitError: it has none."""
+    """The adapter of an LVLM, with a softmax head. Raises VocabkitError if it has none."""
     adapter = lvlm.connector
     if not isinstance(adapter, LangBridgeAdapter) or adapter.config.head != "softmax":
         raise VocabkitError("the word loss needs an adapter with a softmax head; set word_steps and word_weight to 0")

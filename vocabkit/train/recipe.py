@@ -1,4 +1,4 @@
-"""A recipe: everything that decides the outcome of a training, as plain data in a TOML file."""
+"""Training recipe: everything that decides the outcome of a training, as plain data in a TOML file."""
 
 from __future__ import annotations
 
@@ -31,97 +31,97 @@ _VALUES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter, or an LLM with it, is trained. Fields without a default must be given."""
+    """How to train an adapter, alone or together with the LLM. Fields without a default are required."""
 
     data: tuple[str, ...]
-    """Files in the LLaVA JSON format, and data sets of Hugging Face: folders or hub ids."""
+    """Files in the LLaVA JSON format, and Hugging Face datasets: folders or hub ids."""
     llm: str
     """The LLM that reads the visual tokens: a model folder, a GGUF, a catalog model or a hub id."""
 
     images: str | None = None
-    """Folder that the image paths in files of `data` start from; by default the folder of each file."""
+    """Folder of the image paths in files of `data`; by default the folder of each file."""
     split: str = "train"
-    """Of data sets."""
+    """Dataset split."""
     image_column: str = "image"
-    """Of data sets: an image or a list of them."""
+    """Dataset column with an image or a list of them."""
     text_column: str = "text"
-    """Of data sets: a caption, or a conversation in LLaVA's form."""
+    """Dataset column with a caption, or a conversation in LLaVA's form."""
     features: str | None = None
-    """Folder of `vocabkit features`. Without it, `vision` computes features while training."""
+    """Folder written by `vocabkit features`. Without it, `vision` computes features during training."""
     vision: str | None = None
     """Vision model: `efficientnet-lite0`, a folder or a hub id."""
     vision_layer: int = -2
-    """Hidden states that `vision` gives, as transformers counts them."""
+    """Hidden states to take from `vision`, as transformers counts them."""
     vision_pool: tuple[int, int] | None = None
-    """Rows and columns that the patch grid is averaged to."""
+    """Rows and columns to pool the patch grid to."""
     template: Template = "plain"
     """How question and answer become text."""
     max_tokens: int = 2048
-    """Of a sample, its visual tokens included; what is beyond is cut off."""
+    """Maximum tokens of a sample, visual tokens included; the rest is cut off."""
 
     connector: Literal["linear", "softmax", "mlp"] = "softmax"
-    """The head of a new adapter, or the MLP baseline. The default is the head that other LLMs read best."""
+    """Head of a new adapter, or the MLP baseline. The default is the head that other LLMs read best."""
     shared: str | None = None
-    """The shared vocabulary of a new adapter, of `vocabkit build-shared`."""
+    """Shared vocabulary of a new adapter, from `vocabkit build-shared`."""
     hidden_width: int = 1024
-    """Of a new adapter's MLP."""
+    """Hidden units of a new adapter's MLP."""
     temperature: float = 1.0
-    """Of a softmax head: scores are divided by it."""
+    """Divisor of the scores of a softmax head."""
     start_from_embeddings: bool = False
     """Whether a softmax head starts at the LLM's own embeddings."""
     adapter: str | None = None
-    """An adapter to go on from, instead of a new one."""
+    """Adapter to continue from (stage 2), which may have been transferred, instead of a new one."""
 
     train_adapter: bool = True
-    """Whether the adapter is trained, or stays as it is."""
+    """Whether to train the adapter."""
     train_llm: Literal["no", "lora", "full"] = "no"
-    """Whether the LLM is, too (`finetune`): by LoRA weights beside its linear layers, or all of it."""
+    """Whether to train the LLM (stage 2): not, by LoRA weights on its linear layers, or fully."""
     lora_rank: int = 16
-    """Of these weights."""
+    """Rank of the LoRA weights."""
 
     word_steps: int | None = None
     """Optimizer steps on the word loss alone, which needs no LLM, before the caption loss. By default 1,500 for a new
     softmax head, else 0."""
     word_batch: int = 128
-    """`batch` of these steps."""
+    """`batch` for these steps."""
     word_learning_rate: float = 1e-3
-    """`learning_rate` of these steps."""
+    """`learning_rate` for these steps."""
     word_weight: float = 0.0
-    """Of the word loss beside the caption loss."""
+    """Weight of the word loss next to the caption loss."""
     word_entropy: float = 0.3
-    """Of the entropy of a patch's coefficients in the word loss."""
+    """Weight of the entropy of a patch's coefficients in the word loss."""
 
     steps: int = 0
-    """Optimizer steps on the caption loss; 0 for as many as `epochs` need."""
+    """Optimizer steps on the caption loss; 0 for as many as `epochs` takes."""
     epochs: float = 1.0
-    """Over the data, where `steps` is 0. With 0 here, too, an adapter is trained on the word loss alone."""
+    """Epochs over the data if `steps` is 0. If both are 0, only the word loss is trained."""
     batch: int = 32
     """Samples of a step, over all processes."""
     micro_batch: int | None = None
     """Samples that one process handles at a time; by default its whole share."""
     learning_rate: float = 1e-3
-    """The highest, of AdamW on the caption loss."""
+    """Peak learning rate of AdamW on the caption loss."""
     weight_decay: float = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     warmup: float = 0.03
     """Share of the steps in which the learning rate rises; then it falls as a cosine."""
     max_gradient_norm: float = 1.0
-    """Longer gradients are cut to it."""
+    """Gradients are clipped to this norm."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What is computed in. Weights that are trained stay float32."""
+    """Precision of the computation. Trained weights stay float32."""
     checkpoint_activations: bool = False
-    """Whether the LLM's activations are computed again in the backward pass, for want of memory."""
+    """Whether to recompute the LLM's activations in the backward pass, which saves memory."""
     seed: int = 0
-    """Of new weights and the order of samples. The same recipe gives the same result."""
+    """Seed of new weights and the order of samples. The same recipe gives the same result."""
 
     checkpoint_every: int = 500
-    """Steps between saves of the training state, from which a training goes on after it was stopped."""
+    """Steps between saves of the training state that an interrupted run resumes from."""
     keep_adapters: bool = False
-    """Whether the adapter of each save is kept."""
+    """Whether to keep the adapter of each save."""
     workers: int = 0
     """Processes that prepare batches ahead."""
     tracker: str | None = None
-    """A tracker of accelerate, such as tensorboard or wandb."""
+    """Tracker of accelerate, such as tensorboard or wandb."""
 
     def __post_init__(self) -> None:
         positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "temperature"}
@@ -136,11 +136,11 @@ class Recipe:
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
         if not (self.steps or self.epochs or self.steps_on_words):
-            raise VocabkitError("steps, epochs and word_steps are all 0: there is nothing to do")
+            raise VocabkitError("steps, epochs and word_steps are all 0: nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
         if not self.data:
-            raise VocabkitError("data is empty; name a file in the LLaVA JSON format, or a data set")
+            raise VocabkitError("data is empty; name a file in the LLaVA JSON format, or a dataset")
         if self.features is None and self.vision is None:
             raise VocabkitError("give features (of `vocabkit features`) or vision (a vision model)")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch:
@@ -150,9 +150,11 @@ class Recipe:
         if (self.steps_on_words or self.word_weight) and not self.train_adapter:
             raise VocabkitError("the word loss trains the adapter; set train_adapter too")
         if self.steps_on_words and self.train_llm != "no":
-            raise VocabkitError(f"word_steps train no LLM, but train_llm is {self.train_llm}; do one after the other")
+            raise VocabkitError(
+                f"word_steps train no LLM, but train_llm is {self.train_llm}; use two recipes, one after the other"
+            )
         if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
-            raise VocabkitError("start_from_embeddings: only a new adapter with a softmax head can")
+            raise VocabkitError("start_from_embeddings needs a new adapter with a softmax head")
         if self.connector != "softmax" and self.temperature != 1.0:
             raise VocabkitError(f"temperature is {self.temperature}: must be 1 without a softmax head")
         if self.adapter is None and self.connector != "mlp" and self.shared is None:
@@ -168,11 +170,13 @@ class Recipe:
         return 1500 if self.connector == "softmax" and self.adapter is None else 0
 
 
-def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe in a TOML file, with NAME=VALUE settings in place of its own.
+def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read the recipe in a TOML file, with fields replaced by NAME=VALUE settings.
 
-    Raises VocabkitError: missing, no TOML, an unknown name, or a value of the wrong kind.
+    Raises:
+        VocabkitError: missing, not TOML, an unknown name, or a value of the wrong kind.
     """
+    path = Path(path)
     with reading(path):
         try:
             content = tomllib.loads(path.read_text("utf-8"))
@@ -182,19 +186,19 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     given = dict(_setting(text, known) for text in settings)
     content |= given
     if unknown := sorted(content.keys() - known):
-        raise VocabkitError(f"{path}: no recipe has {quote(unknown[0])}; {_near(unknown[0], known)}")
+        raise VocabkitError(f"{path}: unknown field {quote(unknown[0])}; {_near(unknown[0], known)}")
     try:
         return msgspec.convert(content, type=Recipe)
     except msgspec.ValidationError as error:
         problem = str(error.__cause__ or _misfit(content, str(error)))
-        place = "--set" if problem.partition(" ")[0] in given else path
+        place = "`settings`" if problem.partition(" ")[0] in given else path
         raise VocabkitError(f"{place}: {problem}") from error
 
 
 def value_of(name: str) -> str:
-    """What a field of a recipe holds, as readers of TOML say it."""
+    """The kind of value of a recipe's field, in the words of TOML."""
     hint = get_type_hints(Recipe)[name]
-    if get_origin(hint) is UnionType:  # with None, which TOML has not
+    if get_origin(hint) is UnionType:  # with None, which TOML does not have
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         *most, last = map(str, get_args(hint))
@@ -203,10 +207,10 @@ def value_of(name: str) -> str:
 
 
 def _misfit(content: Mapping[str, Any], problem: str) -> str:
-    """What is wrong with a field, which msgspec names as `$.name`; or that one is missing."""
+    """What is wrong with the field that msgspec names as `$.name`, or which one is missing."""
     place = re.search(r"`\$\.(\w+)", problem)
     if place is None:
-        return f"{problem}; add it to the file, or with --set"
+        return f"{problem}; add it to the file or `settings`"
     name = place[1]
     value = quote(json.dumps(content[name], default=str), 60)[1:-1]
     return f"{name} is {value}: must be {value_of(name)}"
@@ -219,9 +223,9 @@ def _near(name: str, known: set[str]) -> str:
 def _setting(text: str, known: set[str]) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator:
-        raise VocabkitError(f"--set {quote(text)}: must be NAME=VALUE")
+        raise VocabkitError(f"`settings` {quote(text)}: must be NAME=VALUE")
     if name not in known:
-        raise VocabkitError(f"--set {quote(text)}: no recipe has {quote(name)}; {_near(name, known)}")
+        raise VocabkitError(f"`settings` {quote(text)}: unknown field {quote(name)}; {_near(name, known)}")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

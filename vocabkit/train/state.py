@@ -1,4 +1,4 @@
-"""The file that a training goes on from: what is trained, and the optimizer."""
+"""Saved state of a training: trained weights and the optimizer, to resume from."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ _KEYS = {"recipe", "step", "skipped", "model", "optimizer"}
 
 @dataclass(frozen=True)
 class Saved:
-    """A training that was stopped."""
+    """The content of a state file."""
 
     step: int
-    """The last one that was done."""
+    """The last completed step."""
     skipped: int
     model: dict[str, Any]
-    """The tensors that are trained."""
+    """Trained tensors."""
     optimizer: dict[str, Any]
 
 
 class State:
-    """The file at `path` of a training by `recipe`."""
+    """State file of a training by one recipe."""
 
     def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
-        """See the class."""
+        """Use the file at `path`, which may not exist yet."""
         self._path, self._recipe = path, json.dumps(recipe, sort_keys=True)
 
     def read(self) -> Saved | None:
-        """The content, or None if there is none yet. Raises VocabkitError: damaged, or of another recipe."""
+        """Read the file; None if there is none. Raises VocabkitError if it is damaged or of another recipe."""
         if not self._path.exists():
             return None
         content = read_torch(self._path)
         if not (isinstance(content, dict) and content.keys() == _KEYS):
-            raise VocabkitError(f"{self._path}: not the state of a training; remove it, or choose another --out")
+            raise VocabkitError(f"{self._path}: not the state of a training; remove it, or choose another `out`")
         if content.pop("recipe") != self._recipe:
             raise VocabkitError(
-                f"{self._path}: is the state of a training by another recipe; choose another --out, or take its own"
+                f"{self._path}: the state of a training by another recipe; choose another `out`, or use that recipe"
             )
         return Saved(**content)
 
     def save(self, accelerator: Accelerator, model: nn.Module, optimizer: Any, step: int, skipped: int) -> None:
-        """Write it, by the first of all processes."""
+        """Write the file on the main process."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         names = trained_names(model)
         content = {
@@ -71,25 +71,26 @@ class State:
             write_torch(self._path, content)
 
     def restore(self, found: Saved, model: nn.Module, optimizer: Any) -> None:
-        """Put `found` into what is trained. Raises VocabkitError: it is of other tensors."""
+        """Restore trained weights and optimizer. Raises VocabkitError if `found` has other tensors."""
         if found.model.keys() != trained_names(model):
-            raise VocabkitError(f"{self._path}: holds other tensors than this training has; choose another --out")
+            raise VocabkitError(f"{self._path}: has other tensors than this training; choose another `out`")
         set_model_state_dict(model, found.model, options=StateDictOptions(full_state_dict=True, strict=False))
         set_optimizer_state_dict(model, optimizer, found.optimizer, options=StateDictOptions(full_state_dict=True))
 
 
 def trained_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that are trained, without what DDP, FSDP2 and checkpointing put into them."""
+    """Names of trained parameters, without the prefixes of DDP, FSDP2 and activation checkpointing."""
     named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
     return set(fsdp2_canonicalize_names(named))
 
 
 def whole_tensors(module: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
-    """Parameters and buffers by name, gathered from all processes, each of which must call it, on the CPU of the first;
-    the others get none.
+    """Parameters and buffers by name, gathered to the CPU of the main process; the others get none.
+
+    All processes must call it.
 
     Args:
-        frozen: with parameters that are not trained.
+        frozen: include parameters that are not trained.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
     found = get_model_state_dict(module, options=options)

@@ -1,4 +1,4 @@
-"""From a recipe to what is trained, on which batches."""
+"""Train an adapter by a recipe, alone or together with the LLM."""
 
 from __future__ import annotations
 
@@ -40,14 +40,131 @@ from vocabkit.train.state import State, whole_tensors
 from vocabkit.vision.features import Features, open_features
 from vocabkit.vision.open_vision import open_vision
 
+ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
+"""Names in the output folder."""
+NAMED = 5
+"""Reasons for skipped samples that a result lists."""
 
-def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
-    """All samples whose images have features, where these come from, and how many were left out.
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training."""
+
+    folder: Path
+    adapter: Path
+    llm: Path | None
+    """The tuned LLM, or its LoRA weights."""
+    steps: int
+    samples: int
+    left_out: int
+    """Samples without features."""
+    skipped: int
+    """How often an unusable sample was skipped; the same sample counts each time."""
+    first_skipped: tuple[str, ...]
+    """The first few distinct reasons, on the first process since it started."""
+    caption_loss: float | None
+    """Nats per answer token of the training data, mean of the last tenth of the steps with a caption loss."""
+    word_loss: float | None
+    """Nats per image, likewise."""
+
+
+def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = lambda step: None) -> Trained:
+    """Train by `recipe` into the folder `out`. Safe to kill; the next run with the same recipe resumes.
+
+    Start it with `accelerate launch` for several processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
+    step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
 
     Args:
-        device: for a vision encoder, if there are no features.
+        on_step: called on the main process after each step.
 
-    Raises VocabkitError: no data, no features, or none of them for any sample.
+    Raises:
+        VocabkitError: parts that do not fit together, a damaged state, a training by another recipe in `out` or one
+            that is running there, or a loss that is not finite.
+    """
+    out = Path(out)
+    accelerator = _accelerator(recipe, out)
+    make_folder(out)
+    with claiming(out) if accelerator.is_main_process else nullcontext():
+        return _train(accelerator, recipe, out, on_step)
+
+
+def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callable[[Step], None]) -> Trained:
+    state = State(out / STATE, dataclasses.asdict(recipe))
+    saved = state.read()
+    samples, images, left_out = _read_samples(recipe, accelerator.device)
+    keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
+    llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
+    torch.manual_seed(recipe.seed)
+    connector = _open_connector(recipe, images, llm)
+    llm = dataclasses.replace(llm, model=_trainable(llm.model, recipe))
+    lvlm = LVLM(llm, connector)
+    objective = Objective(lvlm, images, entropy=recipe.word_entropy)
+    phases = _plan_phases(recipe, samples, images, llm, lvlm, accelerator)
+    metrics = _Metrics(accelerator, out / METRICS, saved.step if saved else 0)
+    if accelerator.is_main_process:
+        write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+    weights = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    adamw = torch.optim.AdamW(weights, lr=0.0, weight_decay=recipe.weight_decay)
+    model, optimizer = accelerator.prepare(objective, adamw)
+    if saved is not None:
+        state.restore(saved, model, adamw)
+    reasons: dict[str, None] = {}  # in order, each once
+    for step, skipped in run(accelerator, model, optimizer, phases, recipe, saved):
+        reasons |= dict.fromkeys(skipped[: NAMED - len(reasons)] if len(reasons) < NAMED else ())
+        if accelerator.is_main_process:
+            metrics.add(step)
+            on_step(step)
+        if step.step % recipe.checkpoint_every == 0 or step.step == step.steps:
+            if recipe.keep_adapters:  # before the state: a run that resumes from it does not write this adapter again
+                _save_adapter(accelerator, connector, out / f"step-{step.step:06d}" / ADAPTER)
+            state.save(accelerator, model, adamw, step.step, step.skipped)
+            accelerator.wait_for_everyone()
+    _save_adapter(accelerator, connector, out / ADAPTER)
+    tuned = None if recipe.train_llm == "no" else _save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
+    accelerator.end_training()
+    return Trained(
+        out,
+        out / ADAPTER,
+        tuned,
+        steps=sum(phase.steps for phase, _ in phases),
+        samples=len(samples),
+        left_out=left_out,
+        skipped=metrics.last.get("skipped", 0),
+        first_skipped=tuple(reasons),
+        caption_loss=metrics.last_loss("caption_loss"),
+        word_loss=metrics.last_loss("word_loss"),
+    )
+
+
+def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
+    if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
+        names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
+        raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; installed are: {names}")
+    AcceleratorState._reset_state()  # it keeps the precision of an earlier training in this process
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+        log_with=recipe.tracker,
+        project_dir=out if recipe.tracker else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
+        raise VocabkitError(
+            "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
+        )
+    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return accelerator
+
+
+def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
+    """All samples whose images have features, the source of these, and how many samples were left out.
+
+    Args:
+        device: device of the vision encoder, if there are no features.
+
+    Raises:
+        VocabkitError: no data, no features, or no features for any sample.
     """
     folder = None if recipe.images is None else Path(recipe.images)
     columns = Columns(recipe.split, recipe.image_column, recipe.text_column)
@@ -65,10 +182,11 @@ def read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Im
     return usable, features, len(samples) - len(usable)
 
 
-def open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
-    """The adapter to go on from, or a new one, with weights of float32; trained or not, as the recipe says.
+def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
+    """The adapter to continue from, or a new one, with float32 weights, trainable as the recipe says.
 
-    Raises VocabkitError: not found, or for other features.
+    Raises:
+        VocabkitError: not found, or for other features.
     """
     if recipe.adapter is None:
         connector = _new_connector(recipe, images, llm)
@@ -76,7 +194,7 @@ def open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         connector = load_adapter(recipe.adapter)
         check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")
     for parameter in connector.parameters():
-        parameter.data = parameter.data.float()  # steps of half precision would be lost
+        parameter.data = parameter.data.float()  # small steps would be lost in half precision
     return connector.requires_grad_(recipe.train_adapter)
 
 
@@ -106,8 +224,8 @@ def _info(images: Images) -> EncoderInfo:
     return images.encoder if isinstance(images, Features) else images.info
 
 
-def to_be_trained(model: Any, recipe: Recipe) -> Any:
-    """The LLM with LoRA weights, or with all its own to be trained, or frozen."""
+def _trainable(model: Any, recipe: Recipe) -> Any:
+    """The LLM with LoRA weights, fully trainable, or frozen."""
     if recipe.checkpoint_activations:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name in transformers 5.0
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -120,16 +238,19 @@ def to_be_trained(model: Any, recipe: Recipe) -> Any:
     return model.requires_grad_(recipe.train_llm == "full")
 
 
-def plan_phases(
+def _plan_phases(
     recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
 ) -> list[tuple[Phase, CaptionData]]:
-    """The stretches of steps, each with the batches of this process: first those on words alone, if any.
+    """The phases, each with the batches of this process: first the steps on words alone, if any.
 
-    Raises VocabkitError: a batch that can't be divided so, or the word loss for an adapter without a softmax head.
+    Raises:
+        VocabkitError: a batch that can't be divided, or a word loss for an adapter without a softmax head.
     """
     words, pictured = None, [sample for sample in samples if sample.images]
     if recipe.steps_on_words or recipe.word_weight:
-        ids = head_of(lvlm).shared.look_up(llm.vocabulary)  # not of the LLM that the adapter began with
+        ids = head_of(lvlm).shared.look_up(
+            llm.vocabulary
+        )  # of this LLM, not of the one that the adapter was trained with
         words = count_words(pictured, llm.tokenizer, ids.tolist())
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
     first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
@@ -157,11 +278,8 @@ def plan_phases(
     return found
 
 
-# MERGED: What a training writes: adapters, an LLM, and metrics.
-
-
-def save_adapter(accelerator: Accelerator, connector: Adapter, folder: Path) -> None:
-    """Write the adapter as it is, by the first of all processes; sharded weights are gathered from all."""
+def _save_adapter(accelerator: Accelerator, connector: Adapter, folder: Path) -> None:
+    """Write the adapter on the main process; sharded weights are gathered from all."""
     tensors = whole_tensors(connector)
     if accelerator.is_main_process:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +287,8 @@ def save_adapter(accelerator: Accelerator, connector: Adapter, folder: Path) -> 
     accelerator.wait_for_everyone()
 
 
-def save_llm(accelerator: Accelerator, llm: LLM, source: str, folder: Path) -> Path:
-    """Write the LLM as `load_llm` reads it, or its LoRA weights and where the LLM is that they belong to."""
+def _save_llm(accelerator: Accelerator, llm: LLM, source: str, folder: Path) -> Path:
+    """Write the LLM as `load_llm` reads it, or its LoRA weights and the source of their LLM."""
     tensors = whole_tensors(llm.model)
     if accelerator.is_main_process:
         options = {}
@@ -185,11 +303,11 @@ def save_llm(accelerator: Accelerator, llm: LLM, source: str, folder: Path) -> P
     return folder
 
 
-class Metrics:
-    """metrics.jsonl, of the main process, and the tracker."""
+class _Metrics:
+    """metrics.jsonl, written by the main process, and the tracker."""
 
     def __init__(self, accelerator: Accelerator, path: Path, done: int) -> None:
-        """Go on after step `done`: what a stopped training wrote beyond it is dropped."""
+        """Continue after step `done`: lines that an interrupted run wrote beyond it are dropped."""
         self._accelerator, self._path = accelerator, path
         self._losses: dict[str, list[float]] = {"caption_loss": [], "word_loss": []}
         self.last: dict[str, Any] = {}
@@ -202,7 +320,7 @@ class Metrics:
                 self._remember(json.loads(line))
 
     def add(self, measured: Step) -> None:
-        """Of the next step."""
+        """Record the next step."""
         values = dataclasses.asdict(measured)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -216,120 +334,7 @@ class Metrics:
                 losses.append(values[name])
 
     def last_loss(self, name: str) -> float | None:
-        """The mean of caption_loss or word_loss over the last tenth of the steps that had one."""
+        """The mean of caption_loss or word_loss over the last tenth of the steps that have it."""
         losses = self._losses[name]
         last = losses[-max(1, len(losses) // 10) :]
         return sum(last) / len(last) if last else None
-
-
-# MERGED: From a recipe to a trained adapter.
-
-ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
-"""What a training writes into its folder."""
-NAMED = 5
-"""Samples that can't be used and are named."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came out."""
-
-    folder: Path
-    adapter: Path
-    llm: Path | None
-    """The tuned LLM, or its LoRA weights."""
-    steps: int
-    samples: int
-    left_out: int
-    """Samples without features."""
-    skipped: int
-    """How often a sample that can't be used was met and passed over; the same one counts each time."""
-    first_skipped: tuple[str, ...]
-    """What is wrong with the first few of them that the first process met since it started, each named once."""
-    caption_loss: float | None
-    """Nats per answer token of the training data, mean of the last tenth of the steps that had one."""
-    word_loss: float | None
-    """Nats per image, likewise."""
-
-
-def train(recipe: Recipe, out: Path, *, progress: Callable[[Step], None] = lambda step: None) -> Trained:
-    """Train by `recipe` into the folder `out`; where a training by the same recipe was stopped there, go on with it.
-
-    Start it with `accelerate launch` for many processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
-    step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
-
-    Raises VocabkitError: parts that do not fit together, a damaged state, another recipe in `out` or a training at work
-    there, a loss that is not finite.
-    """
-    accelerator = _accelerator(recipe, out)
-    make_folder(out)
-    with claiming(out) if accelerator.is_main_process else nullcontext():
-        return _train(accelerator, recipe, out, progress)
-
-
-def _train(accelerator: Accelerator, recipe: Recipe, out: Path, progress: Callable[[Step], None]) -> Trained:
-    state = State(out / STATE, dataclasses.asdict(recipe))
-    found = state.read()
-    samples, images, left_out = read_samples(recipe, accelerator.device)
-    keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
-    llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
-    torch.manual_seed(recipe.seed)
-    connector = open_connector(recipe, images, llm)
-    llm = dataclasses.replace(llm, model=to_be_trained(llm.model, recipe))
-    lvlm = LVLM(llm, connector)
-    objective = Objective(lvlm, images, entropy=recipe.word_entropy)
-    phases = plan_phases(recipe, samples, images, llm, lvlm, accelerator)
-    metrics = Metrics(accelerator, out / METRICS, found.step if found else 0)
-    reasons: list[str] = []
-    if accelerator.is_main_process:
-        write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
-
-    def step(measured: Step) -> None:
-        metrics.add(measured)
-        progress(measured)
-
-    def before_save(number: int) -> None:
-        if recipe.keep_adapters:
-            save_adapter(accelerator, connector, out / f"step-{number:06d}" / ADAPTER)
-
-    def skipped(reason: str) -> None:
-        if len(reasons) < NAMED and reason not in reasons:
-            reasons.append(reason)
-
-    run(accelerator, objective, phases, recipe, state, found, before_save=before_save, progress=step, skipped=skipped)
-    save_adapter(accelerator, connector, out / ADAPTER)
-    tuned = None if recipe.train_llm == "no" else save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
-    accelerator.end_training()
-    return Trained(
-        out,
-        out / ADAPTER,
-        tuned,
-        steps=sum(phase.steps for phase, _ in phases),
-        samples=len(samples),
-        left_out=left_out,
-        skipped=metrics.last.get("skipped", 0),
-        first_skipped=tuple(reasons),
-        caption_loss=metrics.last_loss("caption_loss"),
-        word_loss=metrics.last_loss("word_loss"),
-    )
-
-
-def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
-        names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
-        raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; there are: {names}")
-    AcceleratorState._reset_state()  # the precision of an earlier training in this process
-    accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
-        log_with=recipe.tracker,
-        project_dir=out if recipe.tracker else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
-        raise VocabkitError(
-            "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
-        )
-    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses, too
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    return accelerator

@@ -1,13 +1,13 @@
-"""Word loss: the coefficients of an image, averaged over its patches, as a guess at the tokens of its caption.
+"""Word loss: an image's coefficients, averaged over its patches, must predict the tokens of its caption.
 
 It teaches a softmax head which tokens name what a patch shows, without a pass through any LLM, so that a visual token
 becomes a sum of the embeddings of fitting words: something every LLM can read. The cross-entropy per image is
 
     - sum_t w_t log( mean_n p_nt ) + e mean_n H(p_n),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
 
-over the tokens t of the caption. A token weighs the more, the rarer it is in the captions: by the fourth root of its
-inverse document frequency, so that the words of a caption's form count, too. The entropy H, in nats, has each patch
-choose one word and leave the others to other patches: mixtures of many words are read badly.
+over the tokens t of the caption. A token weighs more the rarer it is in the captions: by the fourth root of its inverse
+document frequency, so that common words still count. The entropy H, in nats, makes each patch choose one word and leave
+the others to other patches: LLMs read mixtures of many words badly.
 
 Sizes: I images, N patches, V rows of V_shared, H hidden width.
 """
@@ -25,13 +25,13 @@ from torch.utils.checkpoint import checkpoint
 from vocabkit.adapter.mixing.products import accumulation_dtype
 
 _BLOCK = 2**24
-"""Scores (patches x rows) that are in memory at a time: 64 MiB in float32."""
+"""Scores (patches x rows) in memory at a time: 64 MiB in float32."""
 RARITY = 0.25
-"""Power of the inverse document frequency. With 1 the form of captions is lost, with 0 names count too little."""
+"""Power of the inverse document frequency. With 1, the form of captions is lost; with 0, names count too little."""
 
 
 class CaptionWords:
-    """Which rows of V_shared a caption is about, and how much each counts."""
+    """The rows of V_shared that a caption is about, and their weights."""
 
     def __init__(self, captions: Iterable[Sequence[int]], ids: Sequence[int]) -> None:
         """Count in how many captions each row occurs.
@@ -49,7 +49,7 @@ class CaptionWords:
                 self._found[row] = self._found.get(row, 0) + 1
 
     def weights(self, caption: Sequence[int]) -> dict[int, float]:
-        """Row -> weight, which sum to 1; empty if no token of `caption` tells it from other captions."""
+        """Row -> weight. Weights sum to 1; empty if no token of `caption` distinguishes it from other captions."""
         rarity = {row: math.log(self._captions / self._found.get(row, 1)) ** RARITY for row in self._rows(caption)}
         total = sum(rarity.values())
         return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
@@ -67,12 +67,12 @@ def word_loss(
     *,
     entropy: float = 0.0,
 ) -> Tensor:
-    """The sum over images of the loss above, in nats. The (I N, V) coefficients are never held.
+    """Sum of the loss above over images, in nats. The (I N, V) coefficients are never held in memory.
 
     Args:
-        hidden: (I, N, H); the loss is in float32, or in float64 as this is. Under autocast, products are not.
+        hidden: (I, N, H). The loss is computed in float32, or float64 if `hidden` is; under autocast, products are not.
         weight, bias: (V, H) and (V,) of the head.
-        words: row -> weight of each image, of `CaptionWords.weights`.
+        words: row -> weight for each image, from `CaptionWords.weights`.
         entropy: e above.
     """
     return _computed(hidden, weight, bias, temperature, None, words, entropy)[0]
@@ -88,12 +88,12 @@ def word_loss_and_tokens(
     *,
     entropy: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The word loss and the visual tokens (I, N, D) of `vocabkit.adapter.mixing.mix.mix`, out of the same scores.
+    """The word loss, and the visual tokens (I, N, D) of `vocabkit.adapter.mixing.mix.mix` from the same scores.
 
-    Autocast has no influence.
+    Unaffected by autocast.
 
     Args:
-        embeddings: (V, D), without gradients or with. Others as for `word_loss`.
+        embeddings: (V, D), with or without gradients. Others as for `word_loss`.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         loss, tokens = _computed(hidden, weight, bias, temperature, embeddings, words, entropy)
@@ -117,16 +117,16 @@ def _computed(
     spread = entropy * entropies.sum() / max(patches, 1)
     rows, targets = _targets(words, dtype)
     if not len(rows):
-        return 0 * total.sum() + spread, tokens  # of which all weights are part, as DDP wants it
+        return 0 * total.sum() + spread, tokens  # depends on all weights, as DDP requires
     rows, targets = rows.to(hidden.device), targets.to(hidden.device)
-    # one gather for all images: the gradient of each is as large as the head
+    # one gather for all images: each gather has a gradient as large as the head
     scores = functional.linear(hidden, weight[rows], bias[rows])  # (I, N, H) @ (H, K) -> (I, N, K)
     log_mean = (scores - total.view(images, patches, 1)).logsumexp(dim=1) - math.log(patches)  # (I, K)
     return spread - (targets * log_mean).sum(), tokens
 
 
 def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(K,) the rows that any image is about, and (I, K) the weight of each for each image."""
+    """(K,) the rows that any image is about, and (I, K) their weights for each image."""
     rows = sorted(set().union(*words))
     column = {row: number for number, row in enumerate(rows)}
     targets = torch.zeros(len(words), len(rows), dtype=dtype)
@@ -139,8 +139,8 @@ def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Ten
 def _softmax(
     hidden: Tensor, weight: Tensor, bias: Tensor, embeddings: Tensor | None, *, with_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, H) -> (M,) the logarithm of each patch's softmax normaliser, (M,) its entropy, or zeros where that is not
-    asked for, and (M, D) its mix of embeddings, or (M, 0); a block at a time.
+    """(M, H) -> (M,) log of each patch's softmax normaliser, (M,) its entropy (0 without `with_entropy`) and (M, D) its
+    mix of embeddings, or (M, 0); a block at a time.
     """
     blocks = hidden.split(max(1, _BLOCK // len(weight)))
 

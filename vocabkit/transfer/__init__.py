@@ -1,1 +1,1 @@
-"""Moving an adapter to another LLM (Eq. 5-6): transfer, check, fold, distil and export."""
+"""Transfer of an adapter to another LLM (Eq. 5-6): move, check, fold, distil and export."""

@@ -1,7 +1,7 @@
-"""check_transfer: a transferred adapter against Eq. 5-6 evaluated in float64 from the original parts.
+"""Proof of a transfer: visual tokens compared with Eq. 5-6, evaluated in float64 from the original parts.
 
-The reference takes the adapter as it was before the transfer and the target's embedding table, looks every token up
-again by its bytes, and shares no code with `transfer`, `mix` or `fold`.
+The reference takes the adapter before the transfer and the target's embedding table, looks every token up again by its
+bytes, and shares no code with `transfer`, `mix` or `fold`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
-from vocabkit.transfer.transfer import Target
+from vocabkit.transfer.fold import fold, why_not_foldable
+from vocabkit.transfer.target import Target, open_target
+from vocabkit.vision.feature_files import read_features
 
 EXACT = 1e-9
-"""Largest relative error allowed where both sides are computed in float64."""
+"""Largest relative error where both sides are computed in float64."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""The same for visual tokens as the LLM gets them, by the dtype of the LLM, beside what `_ROUNDINGS` allows."""
+"""The same for visual tokens as the LLM gets them, by its dtype, in addition to what `_ROUNDINGS` allows."""
 _ROUNDINGS = 8
-"""How many times the error that rounding the hidden layer and the coefficients alone makes: some weights amplify it."""
+"""Multiple of the error that rounding only the hidden layer and the coefficients causes: some weights amplify it."""
 _BLOCK = 4096
+"""Embedding rows that are in float64 at a time."""
+_REAL_PATCHES = 256
+"""Patches of `features` that are read from a file: their coefficients are all held in float64."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Check:
     name: str
     patches: int
     error: float
-    """Largest over the patches of |ours - reference| / |reference|, Euclidean norms."""
+    """Largest |ours - reference| / |reference| of a patch, in Euclidean norms."""
     limit: float
 
     @property
@@ -51,48 +56,63 @@ class Proof:
     rows: int
     checks: tuple[Check, ...]
     problems: tuple[str, ...]
-    """Fingerprints that do not belong together, weights or rows that are not those they should be; empty if none."""
+    """Fingerprints that do not match, and weights or rows that are not the original ones; empty if all is well."""
     scale: float = 1.0
-    """The factor on visual tokens that the result records; both sides are multiplied by it."""
+    """Factor on the visual tokens that the result records. It multiplies both sides, so it is not checked."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems and all checks passed."""
         return not self.problems and all(check.passed for check in self.checks)
 
 
 @torch.no_grad()
 def check_transfer(
-    result: LangBridgeAdapter,
-    original: LangBridgeAdapter,
-    target: Target,
+    result: LangBridgeAdapter | str | Path,
+    original: LangBridgeAdapter | str | Path,
+    target: Target | str,
     *,
-    features: Tensor | None = None,
-    folded: MLPProjector | None = None,
+    features: Tensor | str | Path | None = None,
     patches: int = 64,
     seed: int = 0,
 ) -> Proof:
     """Compare `result` with the visual tokens that Eq. 5-6 give in float64.
 
+    A linear head is also folded, in float64, and the projector is compared as well.
+
     Args:
-        original: the adapter before the transfer.
-        features: (N, Dv) real patch features, checked beside random ones.
-        folded: the projector that `fold(result, torch.float64)` gave, checked as well.
-        patches: how many random patches, standard normal.
+        result: the transferred adapter, in memory or as a folder, `.pt` file or hub id.
+        original: the adapter before the transfer, likewise.
+        target: an LLM opened by `open_target`, or the argument to open it by.
+        features: real patch features (N, Dv), or a folder or file for `read_features`, checked beside random ones.
+        patches: number of random patches, drawn from a standard normal distribution.
+
+    Raises:
+        VocabkitError: an adapter that was not transferred, or features of another width.
     """
+    if not isinstance(result, LangBridgeAdapter):
+        result = LangBridgeAdapter.from_pretrained(result, kind="transferred")
+    if not isinstance(original, LangBridgeAdapter):
+        original = LangBridgeAdapter.from_pretrained(original, kind="langbridge")
     if result.embeddings is None:
         raise VocabkitError("the adapter was not transferred: it has no embedding rows to check")
+    width = original.config.vision_width
+    if isinstance(features, str | Path):
+        features = read_features(Path(features), width=width, limit=_REAL_PATCHES)
+    if isinstance(target, str):
+        target = open_target(target)
     ids, problems = _expected_ids(result, original, target)
     if problems:
         return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale)
     problems = _differences(result, original, ids, target)
-    width = original.config.vision_width
     inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
     if features is not None:
         if features.ndim != 2 or features.shape[1] != width or not len(features):
-            raise VocabkitError(f"features are {tuple(features.shape)}; expected (N, {width}), N > 0")
+            raise VocabkitError(f"`features` are {tuple(features.shape)}; expected (N, {width}), N > 0")
         inputs["real features"] = features.float()
     exact = _in_float64(result)
+    finite = all(tensor.isfinite().all() for tensor in result.state_dict().values())  # else it can't fold, and fails
+    folded = fold(result, torch.float64) if finite and not why_not_foldable(result.config.head) else None
     coarse = max((original.linear_1.weight.dtype, result.embeddings.dtype), key=TOLERANCE.__getitem__)
     checks = []
     for name, values in inputs.items():
@@ -103,16 +123,8 @@ def check_transfer(
         checks.append(Check(f"{name}, in float64", len(values), _error(exact(values.double()), reference), EXACT))
         checks.append(Check(f"{name}, as run", len(values), _error(result(values), reference), limit))
         if folded is not None:
-            ours = folded(values.to(folded.linear_1.weight.dtype))
-            limit = TOLERANCE[folded.linear_1.weight.dtype]
-            checks.append(
-                Check(
-                    f"{name}, folded, in {str(folded.linear_1.weight.dtype).removeprefix('torch.')}",
-                    len(values),
-                    _error(ours, reference),
-                    limit,
-                )
-            )
+            error = _error(folded(values.double()), reference)
+            checks.append(Check(f"{name}, folded, in float64", len(values), error, EXACT))
     return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale)
 
 
@@ -124,7 +136,7 @@ def _in_float64(result: LangBridgeAdapter) -> LangBridgeAdapter:
 def _expected_ids(
     result: LangBridgeAdapter, original: LangBridgeAdapter, target: Target
 ) -> tuple[list[list[int]], list[str]]:
-    """For each row of `original` the target's ids whose mean embedding it gets ([] if it was dropped), and problems."""
+    """For each row of `original`, the target's ids whose mean embedding it gets ([] if dropped); and what is wrong."""
     problems = []
     vocabulary, moved = target.vocabulary, result.config.transfer
     assert moved is not None
@@ -152,15 +164,16 @@ def _expected_ids(
     if len(kept) != result.config.rows:
         problems.append(f"{result.config.rows} rows, but the target has {len(kept)} of the adapter's")
     elif moved.missing == "error" and len(kept) < len(ids):
-        problems.append(f"rows are missing although none was allowed to be ({len(ids) - len(kept)})")
+        problems.append(f"{len(ids) - len(kept)} rows are missing, but the transfer allowed none")
     return ids, problems
 
 
 def _differences(
     result: LangBridgeAdapter, original: LangBridgeAdapter, ids: list[list[int]], target: Target
 ) -> list[str]:
-    """Weights that are not the adapter's, and the first row that is not the target's: visual tokens of a few patches
-    do not show a row that these patches have no use for.
+    """Weights that are not the adapter's, and the first row that is not the target's.
+
+    Visual tokens of a few patches do not show a wrong row that these patches have no use for.
     """
     kept = [row for row, parts in enumerate(ids) if parts]
     assert result.embeddings is not None
@@ -168,9 +181,9 @@ def _differences(
     for name, tensor in original.state_dict().items():
         expected = tensor[kept] if name.startswith("head.") else tensor
         if not torch.equal(stored[name].to(expected.dtype), expected):
-            found.append(f"{name} is not that of the adapter")
+            found.append(f"{name} differs from the adapter's")
     if len(found) == len(original.state_dict()):
-        found = ["none of its weights is that of the adapter: it was made from another one, or trained since"]
+        found = ["all of its weights differ from the adapter's: it was made from another one, or trained since"]
     for start in range(0, len(kept), _BLOCK):
         rows = kept[start : start + _BLOCK]
         parts = [ids[row] for row in rows]
@@ -198,7 +211,7 @@ def _reference(
     """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows.
 
     Args:
-        rounding: what hidden layer and coefficients are rounded to on the way, to learn how much that alone matters.
+        rounding: dtype that the hidden layer and the coefficients are rounded to, to measure how much that matters.
     """
     weight = {name: tensor.double() for name, tensor in original.state_dict().items() if "head" not in name}
     hidden = features @ weight["linear_1.weight"].T + weight["linear_1.bias"]

@@ -1,6 +1,6 @@
-"""Distillation: a stock two-layer projector that imitates a transferred adapter which does not fold into one.
+"""Distil a transferred adapter that does not fold into a stock two-layer projector.
 
-A softmax does not fold (see `fold`). A linear head does, into as many hidden units as its adapter has, which may be
+A softmax does not fold (see `fold`). A linear head folds into as many hidden units as its adapter has, which may be
 more than a Llava projector can hold. For one LLM, a projector `linear_1`, GELU, `linear_2` can be fitted to the visual
 tokens instead: only approximately, and for pictures like those it saw.
 """
@@ -16,28 +16,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, mse_loss
 
-from vocabkit.adapter.config import DistilledFrom, MLPConfig, vision_of
+from vocabkit.adapter.config import DistilledFrom
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError
-from vocabkit.transfer.fold import why_not_foldable
+from vocabkit.files.progress import Progress, no_progress
+from vocabkit.transfer.fold import folded_config, why_not_foldable
 from vocabkit.vision.features import Features
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
-"""Share of the pictures that the error is measured on, and how many of them at most."""
+"""Share of the pictures that the error is measured on, and their largest number."""
 PATCHES = 1024
-"""Of a step."""
+"""Patches of a step."""
 LEARNING_RATE, WARMUP = 2e-3, 0.05
+"""Peak learning rate of AdamW, and the share of the steps in which it rises."""
 NOISE = 0.5
-"""Standard deviation of what is added to standardised features; the adapter says what is right for them, too. It keeps
-a projector from learning its pictures by heart."""
+"""Standard deviation of the noise on standardised features. The adapter labels noisy features as well, so the noise
+keeps a projector from memorising its pictures."""
 FLOOR = 0.1
-"""The least deviation that a feature is divided by, as a share of that of all together. One that hardly varies where
-deviations are measured would outweigh all others in the first picture where it does."""
+"""Smallest deviation that a feature is divided by, as a share of the overall deviation. A feature that hardly varies in
+the sample would otherwise outweigh all others in the first picture where it does."""
 RIDGE = 1e-3
-"""On the weights of the first `linear_2`, relative to the mean square of a hidden unit."""
+"""Penalty on the first `linear_2`, relative to the mean square of a hidden unit."""
 _PER_UNIT = 16
-"""Patches for each hidden unit that the first `linear_2` is solved on."""
+"""Patches per hidden unit that the first `linear_2` is solved on: well above one, so that it is overdetermined."""
 _SAMPLE = 8 * PATCHES
 """Patches that means and deviations are measured on."""
 
@@ -49,16 +51,16 @@ class Distillation:
     llm: str
     """The LLM that it gives visual tokens for."""
     pictures: int
-    """Different ones that it was fitted on."""
+    """Distinct pictures that it was fitted on."""
     held_out: int
-    """Different ones that it was not fitted on, and that the error is measured on."""
+    """Distinct pictures that the error is measured on."""
     relative_error: float
-    """Squared error of the visual tokens of the held-out pictures, relative to that of one token for all, the mean of
-    the other pictures: 0 is perfect, 1 is what the mean token would do."""
+    """Squared error of the visual tokens of held-out pictures, relative to always giving the mean token of the other
+    pictures: 0 is perfect, 1 is no better than the mean token."""
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with it, if it is no better than one visual token for everything."""
+        """Why not to use the projector; None if it beats the mean token."""
         if self.relative_error < 1:
             return None
         return (
@@ -75,38 +77,34 @@ def distil(
     steps: int = 2000,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[MLPProjector, Distillation]:
-    """Fit a projector with as many hidden units as the LLM is wide, as Llava has it, to the tokens of `transferred`.
+    """Fit a projector to the visual tokens of `transferred`, with as many hidden units as the LLM is wide, as in Llava.
 
-    It starts with hidden units of the adapter itself, and for them the `linear_2` of least squared error, in closed
-    form. Then AdamW (a short warm-up, then a cosine) lowers the mean squared error of both layers. All on patches drawn
-    at random, with noise. Equal pictures are taken once, so none of the held-out ones is among the others. Same
-    arguments, same result.
+    It starts from the most important hidden units of the adapter, and the `linear_2` of least squared error for them,
+    in closed form. Then AdamW (a short warm-up, then a cosine) lowers the mean squared error of both layers. All on
+    patches drawn at random, with noise. Equal pictures count once, so no held-out picture is also fitted on. The same
+    arguments give the same result.
 
     Args:
-        keys: of the pictures in `features`; by default all of them.
-        progress: called with (what, number done, number in total), of the batches of the start and of the steps.
+        keys: the pictures of `features` to use; by default all of them.
+        progress: reports the batches of the start and the steps.
 
-    Returns the projector in the dtype of the adapter's embeddings, with `config.distilled_from`, and the figures.
+    Returns:
+        The projector in the dtype of the adapter's embeddings, with `config.distilled_from`, and its error.
 
-    Raises VocabkitError: an adapter that folds, features of another width or not in the cache, fewer than two different
-    pictures, visual tokens that are all equal, or a fit that diverges.
+    Raises:
+        VocabkitError: an adapter that folds, features of another encoder or not in the cache, fewer than two distinct
+            pictures, visual tokens that are all equal, or a fit that diverges.
     """
-    _check(transferred, features)
+    check_distillable(transferred, features)
     generator = torch.Generator().manual_seed(seed)
     held, seen = _split(features, sorted(set(features.keys if keys is None else keys)), generator)
     moved = transferred.config.transfer
     assert moved is not None
     tensors = {name: tensor.to(device, torch.float32) for name, tensor in transferred.state_dict().items()}
     teacher = LangBridgeAdapter.from_parts(Path(moved.target), transferred.config, tensors, transferred.shared)
-    config = MLPConfig(
-        vision_width=features.width,
-        hidden_width=moved.target_width,
-        llm_width=moved.target_width,
-        llm=moved.target,
-        **vision_of(transferred.config),
-    )
+    config = replace(folded_config(transferred.config), hidden_width=moved.target_width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = MLPProjector(config).to(device)
@@ -120,31 +118,32 @@ def distil(
     return student, Distillation(config.llm, len(seen), len(held), error)
 
 
-def _check(transferred: LangBridgeAdapter, features: Features) -> None:
+def check_distillable(transferred: LangBridgeAdapter, features: Features) -> None:
+    """Raise VocabkitError if `transferred` folds exactly, was not transferred, or takes other features."""
     adapter, width = transferred.config, transferred.llm_width
     if width is None:
-        raise VocabkitError("the adapter was not transferred: `vocabkit transfer` it first")
+        raise VocabkitError("the adapter was not transferred: it has no LLM's embedding rows; `vocabkit transfer` it")
     if why_not_foldable(adapter.head) is None and adapter.hidden_width <= width:
         raise VocabkitError(
-            f"a {adapter.head} head whose {adapter.hidden_width} hidden units are no more than the LLM's width {width} "
-            "folds exactly, nothing is to be distilled: `vocabkit export`"
+            f"a {adapter.head} head with {adapter.hidden_width} hidden units, no more than the LLM's width {width}, "
+            "folds exactly; leave `features` out"
         )
     check_encoder(transferred.config, features.encoder, features.folder)
 
 
 def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:
-    """A key of each different picture, at random: those that are held out, and the others."""
+    """A key of each distinct picture, in random order: held-out ones and the others."""
     distinct = {features[key].data_ptr(): key for key in reversed(keys)}  # equal pictures share a row in memory
     if len(distinct) < 2:
-        raise VocabkitError(f"{features.folder}: {len(distinct)} different pictures to fit a projector on; give more")
+        raise VocabkitError(f"{features.folder}: {len(distinct)} distinct pictures to fit a projector on; give more")
     ordered = sorted(distinct.values())
     order = [ordered[number] for number in torch.randperm(len(ordered), generator=generator).tolist()]
     count = min(max(1, round(HELD_OUT * len(order))), MOST_HELD_OUT)
     return order[:count], order[count:]
 
 
-def _drawn(features: Features, keys: Sequence[str], count: int, generator: torch.Generator) -> Tensor:
-    """(count, Dv) patches of these pictures, float32."""
+def _draw_patches(features: Features, keys: Sequence[str], count: int, generator: torch.Generator) -> Tensor:
+    """(count, Dv) random patches of these pictures, float32."""
     pictures = torch.randint(len(keys), (count,), generator=generator).tolist()
     patches = torch.randint(features.tokens, (count,), generator=generator).tolist()
     return torch.stack([features[keys[p]][n] for p, n in zip(pictures, patches, strict=True)]).float()
@@ -157,26 +156,26 @@ def _fit(
     keys: Sequence[str],
     steps: int,
     generator: torch.Generator,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Tensor:
-    """In place; gives back the mean token (D,).
+    """Fit `student` in place and return the mean token (D,).
 
-    Inputs and targets are standardised meanwhile, which afterwards goes into the weights.
+    Inputs and targets are standardised for the fit; afterwards the weights absorb both.
     """
     device = teacher.linear_1.weight.device
-    sample = _drawn(features, keys, _SAMPLE, generator).to(device)
+    sample = _draw_patches(features, keys, _SAMPLE, generator).to(device)
     with torch.no_grad():
         tokens = torch.cat([teacher(part) for part in sample.split(PATCHES)])  # (S, Dv) -> (S, D)
     shift, deviation = sample.mean(dim=0), sample.std(dim=0)  # (Dv,), (Dv,)
     spread = torch.maximum(deviation, FLOOR * deviation.square().mean().sqrt().clamp_min(1e-6))
     centre = tokens.mean(dim=0)  # (D,)
     size = (tokens - centre).square().mean().sqrt()
-    if size <= 1e-5 * tokens.square().mean().sqrt():  # which is rounding
-        raise VocabkitError(f"{features.folder}: the adapter gives all patches the same visual token; nothing to fit")
+    if size <= 1e-5 * tokens.square().mean().sqrt():  # only rounding
+        raise VocabkitError(f"{features.folder}: the adapter gives all patches the same visual token: nothing to fit")
 
     def draw() -> tuple[Tensor, Tensor]:
-        """(PATCHES, Dv) with noise, and what the adapter makes of them, (PATCHES, D)."""
-        drawn = _drawn(features, keys, PATCHES, generator).to(device)
+        """(PATCHES, Dv) with noise, and the adapter's tokens for them (PATCHES, D)."""
+        drawn = _draw_patches(features, keys, PATCHES, generator).to(device)
         drawn += NOISE * deviation * torch.randn(drawn.shape, generator=generator).to(device)
         with torch.no_grad():
             return (drawn - shift) / spread, (teacher(drawn) - centre) / size
@@ -213,9 +212,9 @@ def _start(
     sample: Tensor,
     shift: Tensor,
     spread: Tensor,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
-    """`linear_1` gets the units of the adapter's own that matter most, as far as it has room; `linear_2` is solved."""
+    """Set `linear_1` to the adapter's hidden units with the largest effect, and solve for `linear_2`."""
     first, second, width = teacher.linear_1, teacher.linear_2, student.config.hidden_width
     effect = gelu(first(sample)).std(dim=0) * second.weight.norm(dim=0)  # (H',) of each unit on what follows
     units = effect.topk(min(len(effect), width)).indices

@@ -1,4 +1,4 @@
-"""fold: a transferred linear adapter is exactly a two-layer projector, with no cost for V_shared at run time.
+"""Fold a transferred linear adapter into a two-layer projector: exact, and without V_shared at run time.
 
 After a transfer the head's weight W3 and the embedding rows E are both constant. With g = GELU(linear_1(v)), the visual
 token is scale * ((g W2.T + b2) W3.T + b3) E, so linear_2 of the projector is g -> g W2.T M + b2 M + b3 E with
@@ -20,35 +20,33 @@ from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.errors import VocabkitError
 
 BLOCK = 8192
-"""Rows of V_shared that are in float32 at a time."""
+"""Rows of V_shared that are widened at a time."""
 
 
 def why_not_foldable(head: str) -> str | None:
-    """None if an adapter with this head folds, else the reason that it does not."""
+    """Why an adapter with this head does not fold; None if it does."""
     if head == "linear":
         return None
     return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
 
 
 def check_folds(head: str) -> None:
-    """Raises VocabkitError: an adapter with this head does not fold."""
+    """Raise VocabkitError if an adapter with this head does not fold."""
     if reason := why_not_foldable(head):
-        raise VocabkitError(
-            f"a {head} head does not fold: {reason}; transfer it without an export, then make a projector of it with "
-            "`vocabkit distill`, which `vocabkit export` writes"
-        )
+        raise VocabkitError(f"a {head} head does not fold: {reason}; give `features` to distil it into a projector")
 
 
 @torch.no_grad()
 def fold(transferred: LangBridgeAdapter, dtype: torch.dtype | None = None) -> MLPProjector:
-    """The projector `linear_1` (Dv -> H), GELU, `linear_2` (H -> D) that computes what `transferred` does.
+    """Return the projector `linear_1` (Dv -> H), GELU, `linear_2` (H -> D) that computes what `transferred` does.
 
     Products are accumulated in float32 (in float64 for an adapter or a result of that dtype) and rounded once.
 
     Args:
-        dtype: of the result; by default that of the target's embeddings.
+        dtype: dtype of the result; by default that of the target's embeddings.
 
-    Raises VocabkitError: the head is not linear, or the result is beyond `dtype`.
+    Raises:
+        VocabkitError: the head is not linear, the adapter was not transferred, or the result overflows `dtype`.
     """
     check_folds(transferred.config.head)
     adapter, embeddings, scale = transferred, transferred.embeddings, transferred.scale
@@ -67,12 +65,12 @@ def fold(transferred: LangBridgeAdapter, dtype: torch.dtype | None = None) -> ML
     }
     tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise VocabkitError(f"the folded projector is beyond {dtype or embeddings.dtype}; fold it to float32")
+        raise VocabkitError(f"the folded projector overflows {dtype or embeddings.dtype}; fold it to float32")
     return _projector(folded_config(transferred.config), tensors)
 
 
 def folded_config(config: AdapterConfig) -> MLPConfig:
-    """The config of the projector that such an adapter folds into."""
+    """The config of the projector that a transferred adapter with this config folds into."""
     moved = config.transfer
     assert moved is not None
     return MLPConfig(
@@ -97,22 +95,20 @@ def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) ->
 
 
 def check_padding(hidden: int, width: int) -> None:
-    """Raises VocabkitError: a hidden layer of that many units can't be padded to `width`."""
+    """Raise VocabkitError if a hidden layer of that many units can't be padded to `width`."""
     if hidden > width:
         raise VocabkitError(
-            f"the adapter's hidden layer has {hidden:,} units, more than the target's width {width:,}, which a stock "
-            "Llava projector can't hold; export mmproj (llama.cpp) or projector, or fit one that it can hold to the "
-            "transferred adapter with `vocabkit distill`"
+            f"the hidden layer has {hidden:,} units, more than the LLM's width {width:,}, which a stock Llava "
+            "projector can't hold; export mmproj (llama.cpp) or projector, or give `features` to distil it"
         )
 
 
 @torch.no_grad()
 def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
-    """`projector` with its hidden layer padded to `width` by units of zero weight: GELU(0) = 0, so nothing changes.
+    """Pad the hidden layer of `projector` to `width` with units of zero weight: GELU(0) = 0, so nothing changes.
 
-    One whose hidden layer has that width is given back as it is.
-
-    Raises VocabkitError if its hidden layer is wider than that.
+    Raises:
+        VocabkitError: its hidden layer is wider than `width`.
     """
     hidden = len(projector.linear_1.weight)
     check_padding(hidden, width)

@@ -1,7 +1,7 @@
-"""The published weights: LLaVA's `mm_projector.bin`, as LangBridge's code writes it too, or the checkpoint that has it.
+"""Published weights: `mm_projector.bin` of LLaVA and LangBridge, or a whole checkpoint that contains it.
 
 A dict of `<prefix>mm_projector.<layer>.{weight,bias}`. Layers 0 and 2 are an MLP with a GELU between them; LangBridge
-has layer 3, the head, too. The prefix depends on how the model was wrapped.
+has a layer 3, the head. The prefix depends on how the model was wrapped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.checkpoint import check_destination
+from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
 from vocabkit.errors import VocabkitError, quote
@@ -31,22 +31,23 @@ _KEY = re.compile(r"((?:.*\.)?mm_projector\.)([0-9]+)\.(weight|bias)")
 
 
 def import_published(
-    weights: Path, shared: SharedVocabulary, llm: str, *, vision: str | None = None, layer: int | None = None
+    weights: str | Path, shared: SharedVocabulary, llm: str, *, vision: str | None = None, layer: int | None = None
 ) -> LangBridgeAdapter:
-    """The LangBridge adapter of an `mm_projector.bin`, whose head is linear. Dtypes are kept.
+    """Load an `mm_projector.bin` of LangBridge, whose head is linear, as an adapter. Dtypes are kept.
 
     Args:
-        weights: the file, or the folder of a whole checkpoint in one file or in shards, of safetensors or torch.save.
-            Of a checkpoint, nothing is read but what has `mm_projector.` in its name.
+        weights: the file, or the folder of a whole checkpoint, in one file or shards of safetensors or torch.save. Of a
+            checkpoint, only tensors with `mm_projector.` in their names are read.
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
-        vision, layer: the vision model and the hidden states that it was trained with, to be recorded. Where a
-            checkpoint's config.json says so, None takes them from there.
+        vision, layer: the vision model and the hidden states that it was trained with, to record. By default what a
+            checkpoint's config.json says.
 
     Raises:
-        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows than
-            the index map.
+        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, or another number of rows
+            than the index map.
     """
+    weights = Path(weights)
     tensors = _read_layers(weights)
     first, head = tensors["linear_1.weight"], tensors["head.weight"]
     if first.ndim != 2 or head.ndim != 2:
@@ -66,10 +67,11 @@ def import_published(
 def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]:
     """The tensors of `mm_projector.bin`, for `torch.save`: keys `model.mm_projector.{0,2,3}.{weight,bias}`.
 
-    Raises VocabkitError: a softmax head, which that layout can't tell from a linear one.
+    Raises:
+        VocabkitError: a softmax head, which that layout can't tell from a linear one.
     """
     if isinstance(adapter, LangBridgeAdapter) and adapter.config.head != "linear":
-        raise VocabkitError("mm_projector.bin can't say that a head is softmax; use save() instead")
+        raise VocabkitError("mm_projector.bin can't record a softmax head; use save() instead")
     state = adapter.state_dict()
     return {
         f"model.mm_projector.{layer}.{part}": state[f"{name}.{part}"]
@@ -84,13 +86,24 @@ def save_published(adapter: LangBridgeAdapter | MLPProjector, path: Path) -> Non
 
     For an MLP, that code expects a hidden layer as wide as the LLM; `export_mm_projector` pads it.
 
-    Raises VocabkitError: a softmax head, or can't write here.
+    Raises:
+        VocabkitError: a softmax head, or can't write here.
     """
     write_torch(path, {key: detach_copy(tensor) for key, tensor in to_published(adapter).items()})
 
 
+def export_mm_projector(projector: MLPProjector, out: Path) -> None:
+    """Write a projector as `mlp2x_gelu`, with its hidden layer padded with zeros to the width of the LLM.
+
+    Raises:
+        VocabkitError: the hidden layer is wider than the LLM, something else is there, or can't write here.
+    """
+    check_destination(out, "mm_projector")
+    save_published(pad_hidden(projector, projector.config.llm_width), out)
+
+
 def _recorded_vision(weights: Path) -> dict[str, Any]:
-    """What LLaVA's config.json beside the weights says of the features, as fields of an AdapterConfig."""
+    """What LLaVA's config.json beside the weights records about the features, as fields of an AdapterConfig."""
     file = (weights if weights.is_dir() else weights.parent) / "config.json"
     if not file.is_file():
         return {}
@@ -150,12 +163,3 @@ def _contents(path: Path) -> Mapping[Any, Any]:
                 return {name: file.get_tensor(name) for name in file.keys() if _KEY.fullmatch(name)}  # noqa: SIM118
         except SafetensorError as error:
             raise VocabkitError(f"{path}: damaged ({quote(str(error), 80)}); download it again") from error
-
-
-def export_mm_projector(projector: MLPProjector, out: Path) -> None:
-    """Write a folded adapter or an MLP as `mlp2x_gelu`, whose hidden layer is as wide as the LLM: padded with zeros.
-
-    Raises VocabkitError: the hidden layer is wider than the LLM, something else is there, or can't write here.
-    """
-    check_destination(out, "mm_projector")
-    save_published(pad_hidden(projector, projector.config.llm_width), out)

@@ -1,4 +1,8 @@
-"""transfer: the coefficients of an adapter over the embedding rows of another LLM (Eq. 5-6). Nothing is retrained."""
+"""Transfer an adapter to another LLM: the same coefficients over the embedding rows of the target (Eq. 5-6).
+
+Nothing is retrained. A linear head may give visual tokens far longer than any embedding: the LLM that it was trained
+with reads them all the same, another LLM does not. One factor on all visual tokens, the scale, corrects that.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,24 @@ from vocabkit.adapter.config import Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import other_ids
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.llm.embeddings import EmbeddingTable
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.fold import why_not_foldable
+from vocabkit.transfer.target import Target, open_target
+from vocabkit.vision.feature_files import read_features
 
 Missing = Literal["error", "drop", "compose"]
-"""What becomes of rows whose token the target lacks. error: the transfer is refused. drop: they are left out, by which
-a softmax is renormalised and a linear head loses their share. compose: they get the mean of the embeddings of the
-tokens that the target's own tokenizer cuts their bytes into."""
+"""How to handle rows whose token the target lacks. error: refuse. drop: leave them out, which renormalises a softmax
+and takes their share from a linear head. compose: use the mean embedding of the tokens that the target's tokenizer
+cuts their bytes into."""
 
 EXAMPLES = 8
 """Missing tokens that a report shows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """The LLM that an adapter is moved to."""
-
-    vocabulary: Vocabulary
-    embeddings: EmbeddingTable
+RMS_PATCHES = 4096
+"""Patches that the length of visual tokens is measured on. Their mean is stable long before that."""
+_LARGEST_SCALE = 1e6
+"""Beyond it, visual tokens overflow in every dtype that LLMs run in but bfloat16 and float32."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class MissingToken:
     row: int
     token: bytes
     composed_of: tuple[bytes, ...]
-    """The target's tokens that stand in for it; empty if it was dropped."""
+    """The target's tokens whose mean embedding replaces it; empty if it was dropped."""
 
 
 @dataclass(frozen=True)
 class Norms:
-    """How long embedding rows are."""
+    """Lengths of embedding rows."""
 
     rms: float
     """Root mean square of their elements."""
@@ -63,14 +64,14 @@ class Norms:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a transfer comes to, known before anything is written."""
+    """Transfer summary, known before anything is written."""
 
     head: str
     source: str
     """The LLM that the adapter was trained with."""
     target: str
     embeddings: str
-    """Where the target's embedding rows were read."""
+    """Source of the target's embedding rows."""
     rows: int
     """Rows of the adapter's V_shared."""
     found: int
@@ -78,41 +79,94 @@ class Preflight:
     composed: int
     dropped: int
     mass_found: float | None
-    """Share of the counted corpus mass on found rows; None if V_shared has no counts."""
+    """Share of the corpus counts on found rows; None if V_shared has no counts."""
     mass_dropped: float | None
     examples: tuple[MissingToken, ...]
     norms: Norms
-    """Of the target's rows."""
+    """Lengths of the target's rows."""
     scale: float
     vision_width: int
     hidden_width: int
     width: int
-    """Of the target LLM."""
+    """D of the target LLM."""
     dtype: str
     bytes: int
-    """Of all tensors of the result."""
+    """Size of all tensors of the result."""
     folds: bool
     """Whether the result is exactly a stock two-layer projector."""
     folding: str
     """Why, in words."""
     visual_rms: float | None = None
-    """Root mean square of the elements of visual tokens, scale included; None if there were no features to measure."""
+    """Root mean square of the elements of visual tokens, scale included; None without `features`."""
 
 
 def transfer(
-    adapter: LangBridgeAdapter, target: Target, *, missing: Missing = "error", scale: float = 1.0
+    adapter: LangBridgeAdapter | str | Path,
+    target: Target | str,
+    *,
+    missing: Missing = "error",
+    scale: float | Literal["rms"] = 1.0,
+    features: Tensor | str | Path | None = None,
 ) -> tuple[LangBridgeAdapter, Preflight]:
     """Put `adapter` onto the embedding rows of `target`: visual token = scale * P E_target[V_shared] (Eq. 6).
 
-    The target need not be among the tokenizers that V_shared was built for: its tokens are looked up by their bytes.
+    The target need not be one of the tokenizers that V_shared was built for: its tokens are looked up by their bytes.
 
     Args:
-        missing: what becomes of rows whose token the target lacks.
-        scale: factor on the visual tokens.
+        adapter: as it was trained: in memory, or a checkpoint folder, `.pt` file or hub id.
+        target: an LLM opened by `open_target`, or the argument to open it by.
+        missing: how to handle rows whose token the target lacks.
+        scale: factor on the visual tokens; `rms` makes them as long as the target's embedding rows, on `features`.
+        features: real patch features (N, Dv), or a folder or file for `read_features`: the length of their visual
+            tokens is reported.
+
+    Returns:
+        The transferred adapter and the summary of the transfer.
 
     Raises:
-        VocabkitError: rows missing under `error`, nothing shared at all, ids without an embedding row.
+        VocabkitError: missing rows under `error`, no shared tokens at all, ids without an embedding row, or visual
+            tokens that `rms` can't scale.
     """
+    if scale == "rms" and features is None:
+        raise VocabkitError("`scale` rms measures visual tokens: give `features`")
+    if scale != "rms" and not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
+        raise VocabkitError(f"`scale` is {scale}: choose rms or a number from 1e-6 to 1e6")
+    if not isinstance(adapter, LangBridgeAdapter):
+        adapter = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
+    if isinstance(features, str | Path):
+        features = read_features(Path(features), width=adapter.config.vision_width, limit=RMS_PATCHES)
+    if isinstance(target, str):
+        target = open_target(target)
+    result, report = _move(adapter, target, missing, 1.0 if scale == "rms" else scale)
+    if features is None:
+        return result, report
+    rms = visual_rms(result, features)
+    if scale == "rms":
+        factor = report.norms.rms / rms if rms else math.inf
+        if not 0 < factor < math.inf:
+            raise VocabkitError("the visual tokens of these features are all zero or not finite; give other `features`")
+        with_scale(result, factor)
+        rms *= factor
+    return result, dataclasses.replace(report, scale=result.scale, visual_rms=rms)
+
+
+@torch.no_grad()
+def visual_rms(transferred: LangBridgeAdapter, features: Tensor) -> float:
+    """Root mean square of the elements of the visual tokens of `features` (N, Dv), scale included."""
+    return float(transferred(features).float().square().mean().sqrt())
+
+
+def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapter:
+    """Set the factor on the visual tokens of `transferred`, in place, and return it."""
+    moved = transferred.config.transfer
+    assert moved is not None
+    transferred.config = dataclasses.replace(transferred.config, transfer=dataclasses.replace(moved, scale=scale))
+    return transferred
+
+
+def _move(
+    adapter: LangBridgeAdapter, target: Target, missing: Missing, scale: float
+) -> tuple[LangBridgeAdapter, Preflight]:
     name = target.vocabulary.name
     shared = _with_target(adapter.shared, target.vocabulary)
     found = shared.mask_for(name)
@@ -124,8 +178,8 @@ def transfer(
     if not len(kept):
         raise VocabkitError(f"{name} has none of the {len(shared):,} tokens of this adapter")
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
-    stand_ins = [composed.get(row) for row in kept.tolist()] if composed else []
-    embeddings, norms = _rows(kept_shared, stand_ins, target)
+    parts = [composed.get(row) for row in kept.tolist()] if composed else []
+    embeddings, norms = _rows(kept_shared, parts, target)
     moved = Transfer(
         target=name,
         target_width=target.embeddings.width,
@@ -143,7 +197,7 @@ def transfer(
 
 
 def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
-    """The tensors of `adapter` with these rows of its head only."""
+    """The tensors of `adapter`, its head cut down to the rows `kept`."""
     tensors: dict[str, Tensor] = adapter.state_dict()
     if len(kept) < adapter.config.rows:
         rows = torch.from_numpy(kept)
@@ -154,14 +208,14 @@ def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]
 def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
     """`shared` with a column of the target.
 
-    Another file of a tokenizer in the set may differ in what no row is about (roles, further tokens), and then takes
-    its place; one that has other ids for the rows is refused.
+    A tokenizer of the same name may differ in what no row depends on, such as roles or further tokens; then the
+    target's record replaces the one there. Other ids for the rows are an error.
     """
     name = vocabulary.name
     if name not in shared.names:
         return shared.extend(vocabulary)
     if difference := other_ids(shared, name, vocabulary):
-        raise VocabkitError(f"{name}: {difference}; is it another tokenizer? Then give it another name: NAME=TARGET")
+        raise VocabkitError(f"{name}: {difference}; if it is another tokenizer, give it another name: NAME=TARGET")
     records = [TokenizerInfo.of(vocabulary) if info.name == name else info for info in shared.tokenizers]
     return dataclasses.replace(shared, tokenizers=tuple(records))
 
@@ -172,32 +226,32 @@ def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:
     mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
     return (
         f"{name} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
-        "choose --missing drop or --missing compose"
+        "set `missing` to drop or compose"
     )
 
 
 def _compositions(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """Row -> the target's ids whose bytes join to its token, for the rows where there are such."""
+    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled."""
     segmenter = Segmenter(vocabulary)
     role_rows = set(shared.roles.values())
     spelled = {row: segmenter.ids(shared.tokens[row].as_py()) for row in lacking.tolist() if row not in role_rows}
     return {row: ids for row, ids in spelled.items() if ids}
 
 
-def _rows(shared: SharedVocabulary, stand_ins: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
-    """(R, D) embedding rows in the table's dtype and their norms (R,); row r is the rounded mean of the rows
-    `stand_ins[r]` if given.
+def _rows(shared: SharedVocabulary, parts: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
+    """(R, D) embedding rows in the table's dtype and their norms (R,). Where `parts[r]` is given, row r is the rounded
+    mean of those rows.
     """
     vocabulary, table = target.vocabulary, target.embeddings
-    if not stand_ins:
+    if not parts:
         return table.rows_and_norms(shared.ids_for(vocabulary.name), tokens=vocabulary)
     own = torch.from_numpy(shared.mask_for(vocabulary.name))
     embeddings, norms = torch.empty(len(shared), table.width, dtype=table.dtype), torch.empty(len(shared))
     ids = shared.only_with(vocabulary.name).ids_for(vocabulary.name)
     embeddings[own], norms[own] = table.rows_and_norms(ids, tokens=vocabulary)
     for row in (~own).nonzero().flatten().tolist():
-        parts = table.rows(np.array(stand_ins[row], np.int32), tokens=vocabulary)  # (P, D)
-        embeddings[row] = parts.double().mean(dim=0).to(table.dtype)
+        spelled = table.rows(np.array(parts[row], np.int32), tokens=vocabulary)  # (P, D)
+        embeddings[row] = spelled.double().mean(dim=0).to(table.dtype)
         norms[row] = embeddings[row].float().norm()
     return embeddings, norms
 
@@ -269,61 +323,3 @@ def _norms(lengths: np.ndarray, width: int) -> Norms:
 
 def _share(counts: np.ndarray, rows: np.ndarray) -> float:
     return float(counts[rows].sum() / max(counts.sum(), 1))
-
-
-# MERGED: The factor on transferred visual tokens. `none` is Eq. 6 as it stands.
-# MERGED:
-# MERGED: A linear head is free to make visual tokens far longer than any embedding: the LLM of the training reads them all the
-# MERGED: same, another LLM does not. `rms` brings them to the length of the target's embeddings, by one factor for all.
-
-_LARGEST = 1e6
-"""A factor that a visual token of any dtype but float16 survives."""
-
-
-@torch.no_grad()
-def visual_rms(transferred: LangBridgeAdapter, features: Tensor) -> float:
-    """Root mean square of the elements of the visual tokens of `features` (N, Dv), scale included."""
-    return float(transferred(features).float().square().mean().sqrt())
-
-
-def with_visual_rms(transferred: LangBridgeAdapter, report: Preflight, features: Tensor) -> Preflight:
-    """The report with the length of the visual tokens of real patch features (N, Dv)."""
-    return dataclasses.replace(report, visual_rms=visual_rms(transferred, features))
-
-
-def match_rms(transferred: LangBridgeAdapter, report: Preflight, features: Tensor) -> Preflight:
-    """Scale the visual tokens of `transferred`, in place, so that those of `features` get the root mean square of the
-    target's embedding rows.
-
-    Args:
-        features: (N, Dv) real patch features.
-
-    Returns the report with that scale. Raises VocabkitError: visual tokens that are all zero or not finite.
-    """
-    found = visual_rms(transferred, features) / transferred.scale
-    factor = report.norms.rms / found if found else math.inf
-    if not (0 < factor < math.inf):
-        raise VocabkitError("the visual tokens of these features are all zero or not finite; give other --features")
-    with_scale(transferred, factor)
-    return dataclasses.replace(report, scale=factor, visual_rms=found * factor)
-
-
-def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapter:
-    """The same adapter with this factor on its visual tokens, in place."""
-    moved = transferred.config.transfer
-    assert moved is not None
-    transferred.config = dataclasses.replace(transferred.config, transfer=dataclasses.replace(moved, scale=scale))
-    return transferred
-
-
-def parse_scale(argument: str) -> float | None:
-    """`none` -> 1.0, `rms` -> None (to be measured), 1e-6 to 1e6 -> itself. Raises VocabkitError: anything else."""
-    if argument == "rms":
-        return None
-    try:
-        factor = 1.0 if argument == "none" else float(argument)
-    except ValueError:
-        factor = math.nan
-    if not 1 / _LARGEST <= factor <= _LARGEST:
-        raise VocabkitError(f"--scale {quote(argument)}: choose none, rms, or a number from 1e-6 to 1e6")
-    return factor

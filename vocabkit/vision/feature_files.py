@@ -179,7 +179,7 @@ def _tensors_of(path: Path) -> Iterator[Tensor]:
         return
     features = _stored(path, "is it a safetensors file?")
     if features is None or features.ndim < 2:
-        raise VocabkitError(f"{path}: no tensor `features` of patch features (N, Dv) in it")
+        raise VocabkitError(f"{path}: no tensor 'features' of patch features (N, Dv) in it")
     yield features
 
 

@@ -61,7 +61,8 @@ def make_inputs(folder: Path) -> None:
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.tokenizer.read import read
     from vocabkit.transfer.published import to_published
-    from vocabkit.transfer.transfer import Target, transfer
+    from vocabkit.transfer.target import Target
+    from vocabkit.transfer.transfer import transfer
 
     folder.mkdir()
     for name, pieces in (("a", "abcdef"), ("b", "fedcb"), ("c", "cab")):
@@ -112,19 +113,19 @@ def _cases() -> Iterator[Case]:
     yield case("scenes", "scenes {out} --train 4 --held-out 2 --size 32")
     yield case("features", f"features world/data.json {vision} --out {{out}}", can_go_on=True)
     yield case("train", "train recipe.toml --out {out}", **going_on)
-    yield case("finetune", "finetune recipe-lora.toml --out {out}", **going_on)
+    yield case("finetune", "train recipe-lora.toml --out {out}", **going_on)
     for name, out in (("", "out.pt"), (" folder", "out")):
         yield twice(f"import-adapter{name}", "import-adapter mm_projector#.bin world/shared.arrow --llm one", out=out)
         yield twice(f"transfer{name}", transfer, out=out)
-    yield twice("transfer projector", f"{transfer} --export projector", out="out.pt")
-    yield twice("transfer mm_projector", f"{transfer} --export mm_projector", out="out.bin")
-    yield twice("transfer mmproj", f"{transfer} --export mmproj {vision}", out="out.gguf")
-    yield case("transfer llava", f"{transfer} --export llava {vision} --out {{out}}".replace("#", "1"))
-    yield twice("export", "export mlp#.pt --as mm_projector", out="out.bin")
-    yield twice("distill", "distill softmax#.pt --features features --steps 3", out="out.pt")
+    yield twice("export projector", "export moved#.pt --as projector", out="out.pt")
+    yield twice("export mmproj", f"export moved#.pt --as mmproj {vision}", out="out.gguf")
+    yield case("export llava", f"export moved1.pt --as llava --llm two=world/two {vision} --out {{out}}")
+    yield twice("export mm_projector", "export mlp#.pt --as mm_projector", out="out.bin")
+    yield twice("distill", "export softmax#.pt --as projector --features features --steps 3", out="out.pt")
     yield case("infer", f"infer moved1.pt world/data.json {vision} --out {{out}}", can_go_on=True)
     yield case("infer words", f"infer linear1.pt world/data.json {vision} --top 2 --out {{out}}", can_go_on=True)
-    yield twice("calibrate", f"calibrate moved#.pt {run}", out="out.pt")
+    captions = "--scale captions --data world/data.json --features features --limit 4"
+    yield twice("transfer by captions", f"{transfer} {captions}", out="out.pt")
     yield twice("validate", f"validate {run} --adapter mlp=mlp#.pt", out="out.json")
     yield page("overlap --html", "overlap x=a.json y=#.json", "b", "c")
     yield page("interpret --html", f"interpret linear#.pt world/1.png --llm one=world/one {vision}")

@@ -13,9 +13,9 @@ from small_models import VOCABULARY, llama, llm, projector
 from vision_models import clip, siglip
 
 from vocabkit.adapter.model import load_adapter
+from vocabkit.transfer.export.export import export_size
 from vocabkit.transfer.export.llava import export_llava
 from vocabkit.transfer.export.mmproj import export_mmproj
-from vocabkit.transfer.export.size import export_size
 from vocabkit.transfer.published import export_mm_projector
 
 

@@ -1,4 +1,4 @@
-"""`vocabkit transfer --export llava`: what its options come to, and what it says meanwhile."""
+"""`vocabkit export --as llava`: options, notes and errors."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vocabkit.llm.load import load_llm
 from vocabkit.llm.model_folders import quiet_transformers
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.transfer import transfer
 
 ROWS = 64
 
@@ -31,22 +32,25 @@ ROWS = 64
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with an adapter over single characters, a vision model and an LLM with a token for each byte."""
-    write_adapter(tmp_path)
     clip(tmp_path / "vision")
     llm(tmp_path / "llm")
+    write_adapter(tmp_path)
     return tmp_path
 
 
 def write_adapter(folder: Path, **recorded: Any) -> None:
-    """adapter.pt, which records this about its features."""
+    """adapter.pt, which records this about its features, and the same moved to the LLM, moved.pt."""
     shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(ROWS))
     config = AdapterConfig.of(shared, llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, **recorded)
-    LangBridgeAdapter(config, shared).save(folder / "adapter.pt")
+    adapter = LangBridgeAdapter(config, shared)
+    adapter.save(folder / "adapter.pt")
+    transfer(adapter, str(folder / "llm"))[0].save(folder / "moved.pt")
 
 
 def export(here: Path, *words: str) -> Done:
     """Run the command with these words besides."""
-    fixed = ("transfer", "adapter.pt", "--to", "llm", "--export", "llava", "--vision", "vision", "--out", "out")
+    llm = () if "mmproj" in words else ("--llm", "llm")
+    fixed = ("export", "moved.pt", "--as", "llava", *llm, "--vision", "vision", "--out", "out")
     return vocabkit_here(here, *fixed, *words)
 
 
@@ -67,7 +71,7 @@ def test_the_class_token_is_left_out_unless_it_is_to_be_kept(
     assert (config["image_seq_length"], config["vision_feature_select_strategy"]) == (tokens, strategy)
 
 
-def test_that_a_gguf_is_dequantised_is_said_before(here: Path) -> None:
+def test_damaged_gguf_raises(here: Path) -> None:
     with safe_open(here / "llm/model.safetensors", "numpy") as file:
         rows = file.get_tensor("model.embed_tokens.weight")
     assert rows.shape == (VOCABULARY, WIDTH)
@@ -77,8 +81,7 @@ def test_that_a_gguf_is_dequantised_is_said_before(here: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    done = export(here, "--weights", "rows-only.gguf")
-    assert "rows-only.gguf: dequantising it to bfloat16, which takes a while" in done.stderr.splitlines()
+    done = export(here, "--llm", "rows-only.gguf")
     assert "rows-only.gguf: transformers can't load this GGUF" in done.stderr.splitlines()[-1]
     assert (done.returncode, (here / "out").exists()) == (2, False)
 
@@ -98,10 +101,10 @@ def test_class_tokens_are_kept_if_the_adapter_records_that_it_was_trained_with_t
     [
         ({"vision_keep_cls": False, "vision_pool": (2, 2)}, (), "takes patches pooled to 2x2, but a Llava checkpoint"),
         ({"vision_keep_cls": False}, ("--keep-cls",), "was trained without class tokens; leave --keep-cls out"),
-        ({"vision_keep_cls": True}, ("--export", "mmproj", "--out", "x.gguf"), "class tokens, which llama.cpp leaves"),
+        ({"vision_keep_cls": True}, ("--as", "mmproj", "--out", "x.gguf"), "class tokens, which llama.cpp leaves"),
         (
             {"vision_keep_cls": False, "vision_pool": (2, 2)},
-            ("--export", "mmproj", "--out", "x.gguf"),
+            ("--as", "mmproj", "--out", "x.gguf"),
             "but llama.cpp has no pooling; export projector",
         ),
     ],
@@ -121,12 +124,12 @@ def test_a_vision_model_that_does_not_fit_is_refused_before_the_llm_is_prepared(
     (here / "llm.gguf").write_bytes(b"GGUF, or not")
     words = ("export", "projector", "--as", "llava", "--llm", "llm.gguf", "--vision", "vision", "--out", "out")
     done = vocabkit_here(here, *words)
-    assert "has 5 tokens before its patches, of which Llava leaves out only one" in error_of(done)
+    assert "has 5 tokens before its patches, but Llava leaves out only one" in error_of(done)
     assert "dequantising" not in done.stderr
 
 
 def projector(here: Path) -> None:
-    words = ("transfer", "adapter.pt", "--to", "llm", "--export", "projector", "--out", "projector")
+    words = ("export", "moved.pt", "--as", "projector", "--out", "projector")
     assert vocabkit_here(here, *words).returncode == 0
 
 
@@ -139,7 +142,6 @@ def test_an_llm_with_lora_weights_is_exported_with_these_merged_into_it(here: Pa
     words = ("export", "projector", "--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
     done = vocabkit_here(here, *words)
     assert done.returncode == 0, done.stderr
-    assert "merging its LoRA weights into mine=llm" in done.stderr
     found = dict(loaded(here / "out")[0].model.language_model.named_parameters())
     with chdir(here):
         expected = dict(load_llm("mine=lora").model.model.named_parameters())
@@ -170,7 +172,7 @@ def test_lora_weights_that_lead_back_to_themselves_are_refused(here: Path, names
 
 
 def lora(folder: Path, base: str) -> None:
-    """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit finetune` saves them."""
+    """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit train` saves them."""
     with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about it
         config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
         model = get_peft_model(loaded_llm(folder.parent / "llm"), config)

@@ -143,7 +143,7 @@ def test_an_llm_in_several_files_keeps_its_files(vision: Path, tmp_path: Path, s
     count = len(list(source.glob("*.safetensors")))
     assert (count > 2) is (shard != "5GB")
     seen: list[tuple[int, int]] = []
-    out = export_llava(projector(), vision, source, tmp_path / "out", progress=lambda *bytes_: seen.append(bytes_))
+    out = export_llava(projector(), vision, source, tmp_path / "out", progress=lambda _, *bytes_: seen.append(bytes_))
     assert len(list(out.folder.glob("*.safetensors"))) == count + 1
     total = sum(file.stat().st_size for file in source.glob("*.safetensors"))
     assert len(seen) == count + 1
@@ -271,7 +271,7 @@ def test_buffers_in_old_checkpoints_are_left_out(vision: Path, small: Path, tmp_
 
 def test_a_vision_model_with_registers_needs_them_kept(small: Path, tmp_path: Path) -> None:
     source = registers(tmp_path / "dino")
-    with pytest.raises(VocabkitError, match="has 5 tokens before its patches, of which Llava leaves out only one"):
+    with pytest.raises(VocabkitError, match="has 5 tokens before its patches, but Llava leaves out only one"):
         export_llava(projector(), source, small, tmp_path / "out")
     out = export_llava(projector(), source, small, tmp_path / "out", keep_cls=True)
     assert out.image_tokens == PATCHES + 5
@@ -466,7 +466,7 @@ def test_code_that_comes_with_a_model_is_never_run(
 def test_widths_that_do_not_fit_are_named(vision: Path, small: Path, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"llm: has width 48, but the adapter gives visual tokens of width 50"):
         export_llava(projector(50), vision, small, tmp_path / "out")
-    with pytest.raises(VocabkitError, match=r"has 64 units, more than the target's width 48"):
+    with pytest.raises(VocabkitError, match=r"has 64 units, more than the LLM's width 48"):
         export_llava(projector(hidden=64), vision, small, tmp_path / "out")
     with pytest.raises(VocabkitError, match=r"other: its features have width 40, but the adapter takes 32"):
         export_llava(projector(), clip(tmp_path / "other", hidden_size=40), small, tmp_path / "out")
@@ -486,7 +486,7 @@ def test_numbers_beyond_the_dtype_of_the_llm_are_refused(vision: Path, tmp_path:
     source, large = llm(tmp_path / "llm", dtype=torch.float16), projector()
     with torch.no_grad():
         large.linear_2.bias += 1e6
-    with pytest.raises(VocabkitError, match=r"linear_2\.bias.* reaches 1e\+06, which is beyond torch\.float16"):
+    with pytest.raises(VocabkitError, match=r"linear_2\.bias.* reaches 1e\+06, which overflows torch\.float16"):
         export_llava(large, vision, source, tmp_path / "out")
 
 

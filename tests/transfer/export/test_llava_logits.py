@@ -20,7 +20,8 @@ from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.export.llava import ExportedLlava, export_llava
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.transfer import Target, transfer
+from vocabkit.transfer.target import Target
+from vocabkit.transfer.transfer import transfer
 
 VOCABULARY = 49_152
 ONE = [{"type": "image"}, {"type": "text", "text": "What is it?"}]

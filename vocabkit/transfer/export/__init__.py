@@ -1,1 +1,1 @@
-"""Projectors in the formats of other programs: Llava checkpoints, mmproj, mm_projector.bin."""
+"""Exports: adapters in the formats of other programs."""

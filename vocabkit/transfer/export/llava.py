@@ -1,10 +1,15 @@
-"""Tokenizer with an image token, image processor and chat template of an exported Llava checkpoint."""
+"""Hugging Face Llava checkpoint of a vision model, a projector and an LLM.
+
+The folder holds what `LlavaForConditionalGeneration`, vLLM, SGLang, lmms-eval and TRL load: config, weights, processor
+with chat template, generation config and model card. Tensors are named as in the checkpoints of the hub (llava-hf),
+which all versions of these readers know.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,9 +29,11 @@ from transformers import (
 
 from vocabkit.adapter.card import llava_card
 from vocabkit.adapter.checkpoint import check_destination
+from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.model_folders import first_line, quiet_transformers
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import config_dtype, generation_settings, llm_tensors, published_config, read_llm_config
@@ -69,101 +76,6 @@ _PLAIN = """\
 
 
 @dataclass(frozen=True)
-class LlavaTokenizer:
-    """The LLM's tokenizer with the special token `<image>`."""
-
-    tokenizer: Any
-    image_token_id: int
-    is_new: bool
-    """Whether the LLM did not have that token."""
-
-
-def load_tokenizer(llm: Path) -> LlavaTokenizer:
-    """The tokenizer in a model folder. It gets the token `<image>` and a padding token, if it has none.
-
-    Raises VocabkitError: no tokenizer, or one that has no place for a token.
-    """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(llm, trust_remote_code=False)
-    except Exception as error:  # whatever a damaged tokenizer.json makes tokenizers and transformers raise
-        raise VocabkitError(f"{llm}: transformers can't load its tokenizer ({first_line(error)})") from error
-    known = tokenizer.get_vocab()
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    ids = tokenizer.encode(IMAGE_TOKEN, add_special_tokens=False)
-    is_new = IMAGE_TOKEN not in known
-    if len(ids) != 1 or (is_new and ids[0] in known.values()):
-        raise VocabkitError(f"{llm}: no place for the token {IMAGE_TOKEN} in its tokenizer (its ids have gaps)")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"  # generation goes on at the right
-    return LlavaTokenizer(tokenizer, ids[0], is_new)
-
-
-def build_processor(
-    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool
-) -> LlavaProcessor:
-    """The processor that puts an image token into the text for each visual token of the model.
-
-    Args:
-        keep_cls: whether class tokens become visual tokens, too.
-
-    Raises VocabkitError: no image processor, or one that makes images of another size than the model takes.
-    """
-    tokenizer.chat_template = _chat_template(tokenizer)
-    processor = LlavaProcessor(
-        image_processor=image_processor(vision),
-        tokenizer=tokenizer,
-        patch_size=config.patch_size,
-        vision_feature_select_strategy="default" if states.class_tokens and not keep_cls else "full",
-        num_additional_image_tokens=states.class_tokens,
-        chat_template=tokenizer.chat_template,
-        image_token=IMAGE_TOKEN,
-    )
-    height, width = pixel_size(vision, config, processor.image_processor)
-    if (height, width) != (config.image_size, config.image_size):
-        raise VocabkitError(
-            f"{vision}: its image processor makes images of {width} x {height} pixels, but the model takes "
-            f"{config.image_size} x {config.image_size}"
-        )
-    return processor
-
-
-def save_processor(processor: LlavaProcessor, folder: Path) -> None:
-    """Write it for transformers 5 and, with `preprocessor_config.json` and the old names in `tokenizer_config.json`,
-    for transformers 4 and what is built on it.
-    """
-    processor.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
-    settings = json.loads(file.read_text("utf-8"))
-    for key in ("backend", "is_local", "local_files_only"):
-        settings.pop(key, None)
-    for key in ("model_input_names", "padding_side"):
-        settings[key] = getattr(processor.tokenizer, key)
-    if settings["tokenizer_class"] == "TokenizersBackend":
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if extra := settings.pop("extra_special_tokens", None):
-        settings["additional_special_tokens"] = extra
-    file.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _chat_template(tokenizer: Any) -> str:
-    template = tokenizer.chat_template
-    own: str | None = template.get("default") if isinstance(template, dict) else template
-    if own is None:
-        starts = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]  # those of templates are tokenised as is
-        own = ("{{- bos_token -}}" if starts else "") + _PLAIN
-    return _FLATTEN + own
-
-
-# MERGED: A complete Hugging Face Llava checkpoint of a vision model, a folded adapter and an LLM.
-# MERGED:
-# MERGED: The folder holds what `LlavaForConditionalGeneration`, vLLM, SGLang, lmms-eval and TRL load: config, weights, processor
-# MERGED: with chat template, generation config and model card. Tensors are named as in the checkpoints of the hub (llava-hf),
-# MERGED: which all versions of these readers know.
-
-
-@dataclass(frozen=True)
 class ExportedLlava:
     """What was written."""
 
@@ -185,29 +97,29 @@ def export_llava(
     *,
     feature_layer: int = -2,
     keep_cls: bool | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> ExportedLlava:
     """Write the Llava checkpoint of `vision`, `projector` and `llm` as the new folder `out`, whole or not at all.
 
-    Weights are memory-mapped; of the LLM, a file at a time. Vision model and projector get the dtype of the LLM. At the
-    end transformers checks that the checkpoint lacks no tensor and that all have the right shape.
+    Weights are memory-mapped, the LLM's one file at a time. Vision model and projector get the dtype of the LLM.
+    Finally transformers checks that no tensor is missing and that all have the right shape.
 
     Args:
-        projector: a folded adapter or an MLP, vision width -> width of the LLM; its hidden units are padded with zeros.
+        projector: vision width -> width of the LLM; its hidden units are padded with zeros.
         vision: folder of a vision model of transformers, with its image processor.
         llm: folder of a causal language model of transformers, with its tokenizer.
         feature_layer: the hidden states of the vision model that the adapter was trained on.
-        keep_cls: whether these include the class token; None for what the config of `projector` says, else without.
-        progress: called with (bytes done, bytes in total) of the LLM.
+        keep_cls: whether these include the class token; None means what the config of `projector` says, or else no.
+        progress: reports the bytes of the LLM.
 
     Raises:
         VocabkitError: widths or features that do not fit, an LLM whose logits Llava would not reproduce, damaged or
-            incomplete models, `out` is there already.
+            incomplete models, or `out` exists.
     """
     check_destination(out, "llava")
     keep_cls = bool(projector.config.vision_keep_cls) if keep_cls is None else keep_cls
     with quiet_transformers():
-        vision_config, states = check_vision(projector, vision, feature_layer, keep_cls=keep_cls)
+        vision_config, states = check_vision(projector.config, vision, feature_layer, keep_cls=keep_cls)
         text_config = read_llm_config(llm)
         _check_llm_width(projector, llm, text_config)
         padded = pad_hidden(projector, text_config.hidden_size)
@@ -250,37 +162,37 @@ def export_llava(
 
 
 def check_vision(
-    projector: MLPProjector, vision: Path, feature_layer: int, *, keep_cls: bool
+    projector: MLPConfig, vision: Path, feature_layer: int, *, keep_cls: bool
 ) -> tuple[PreTrainedConfig, HiddenStates]:
-    """The config of a vision model that Llava can hold, and its hidden states that `projector` takes; arguments as for
-    `export_llava`, which checks the same.
+    """The config of a vision model that Llava can hold, and the hidden states that the projector takes.
 
-    Raises VocabkitError: widths or features that do not fit, tokens that Llava can't leave out, a damaged or incomplete
-    model.
+    Args: as for `export_llava`, which checks the same.
+
+    Raises:
+        VocabkitError: widths or features that do not fit, tokens that Llava can't leave out, a damaged or incomplete
+            model.
     """
-    check_features("a Llava checkpoint", projector.config, keep_cls=keep_cls)
+    check_features("a Llava checkpoint", projector, keep_cls=keep_cls)
     with quiet_transformers():
         config = read_vision_config(vision)
-        states = adapted_states(vision, config, feature_layer, projector)
+        states = adapted_states(vision, config, feature_layer, projector.vision_width)
     if states.class_tokens > 1 and not keep_cls:
         raise VocabkitError(
-            f"{vision}: has {states.class_tokens} tokens before its patches, of which Llava leaves out only "
-            "one; if the adapter was trained with them, keep them (--keep-cls)"
+            f"{vision}: has {states.class_tokens} tokens before its patches, but Llava leaves out only one; if the "
+            "adapter was trained with them, set `keep_cls`"
         )
     return config, states
 
 
 def _llm_shards(
-    files: list[Path], *, tied: bool, new_token: int | None, progress: Callable[[int, int], None] | None
+    files: list[Path], *, tied: bool, new_token: int | None, progress: Progress
 ) -> Iterator[dict[str, Tensor]]:
     done, total = 0, sum(file.stat().st_size for file in files)
-    if progress:
-        progress(done, total)
+    progress("writing the LLM", done, total)
     for file in files:
         yield llm_tensors(read_weights(file), tied=tied, new_token=new_token)
         done += file.stat().st_size
-        if progress:
-            progress(done, total)
+        progress("writing the LLM", done, total)
 
 
 def _write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int) -> None:
@@ -291,7 +203,7 @@ def _write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int)
         file = folder / f"model-{number:05d}-of-{count:05d}.safetensors"
         try:
             save_file(tensors, file, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk, too
+        except SafetensorError as error:  # such as a full disk
             raise OSError(str(error)) from error
         shutil.copymode(folder / "config.json", file)  # save_file makes it readable by its owner only
         index |= dict.fromkeys(tensors, file.name)
@@ -305,7 +217,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _check_complete(folder: Path, llm: Path, vision: Path) -> None:
-    """Raises VocabkitError: transformers would miss a tensor of the checkpoint, or find one of another shape."""
+    """Raise VocabkitError if transformers would miss a tensor of the checkpoint, or find one of another shape."""
     load: Any = LlavaForConditionalGeneration.from_pretrained
     try:
         _, found = load(folder, device_map={"": "meta"}, output_loading_info=True)
@@ -322,3 +234,94 @@ def _check_llm_width(projector: MLPProjector, llm: Path, config: PreTrainedConfi
             f"{llm}: has width {config.hidden_size}, but the adapter gives visual tokens of width "
             f"{projector.config.llm_width}; give the LLM that it was transferred to"
         )
+
+
+@dataclass(frozen=True)
+class LlavaTokenizer:
+    """The LLM's tokenizer with the special token `<image>`."""
+
+    tokenizer: Any
+    image_token_id: int
+    is_new: bool
+    """Whether the LLM did not have that token before."""
+
+
+def load_tokenizer(llm: Path) -> LlavaTokenizer:
+    """Load the tokenizer in a model folder, and add `<image>` and a padding token if it lacks them.
+
+    Raises:
+        VocabkitError: no tokenizer, or one that has no place for another token.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(llm, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged tokenizer.json makes tokenizers and transformers raise
+        raise VocabkitError(f"{llm}: transformers can't load its tokenizer ({first_line(error)})") from error
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    ids = tokenizer.encode(IMAGE_TOKEN, add_special_tokens=False)
+    is_new = IMAGE_TOKEN not in known
+    if len(ids) != 1 or (is_new and ids[0] in known.values()):
+        raise VocabkitError(f"{llm}: no place for the token {IMAGE_TOKEN} in its tokenizer (its ids have gaps)")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"  # generation appends at the right
+    return LlavaTokenizer(tokenizer, ids[0], is_new)
+
+
+def build_processor(
+    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool
+) -> LlavaProcessor:
+    """The processor that puts an image token into the text for each visual token of the model.
+
+    Args:
+        keep_cls: whether class tokens become visual tokens.
+
+    Raises:
+        VocabkitError: no image processor, or one for images of another size than the model takes.
+    """
+    tokenizer.chat_template = _chat_template(tokenizer)
+    processor = LlavaProcessor(
+        image_processor=image_processor(vision),
+        tokenizer=tokenizer,
+        patch_size=config.patch_size,
+        vision_feature_select_strategy="default" if states.class_tokens and not keep_cls else "full",
+        num_additional_image_tokens=states.class_tokens,
+        chat_template=tokenizer.chat_template,
+        image_token=IMAGE_TOKEN,
+    )
+    height, width = pixel_size(vision, config, processor.image_processor)
+    if (height, width) != (config.image_size, config.image_size):
+        raise VocabkitError(
+            f"{vision}: its image processor makes images of {width} x {height} pixels, but the model takes "
+            f"{config.image_size} x {config.image_size}"
+        )
+    return processor
+
+
+def save_processor(processor: LlavaProcessor, folder: Path) -> None:
+    """Write `processor` for transformers 5 and 4.
+
+    Version 4, and what is built on it, needs `preprocessor_config.json` and the old names in `tokenizer_config.json`.
+    """
+    processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    for key in ("backend", "is_local", "local_files_only"):
+        settings.pop(key, None)
+    for key in ("model_input_names", "padding_side"):
+        settings[key] = getattr(processor.tokenizer, key)
+    if settings["tokenizer_class"] == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if extra := settings.pop("extra_special_tokens", None):
+        settings["additional_special_tokens"] = extra
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _chat_template(tokenizer: Any) -> str:
+    template = tokenizer.chat_template
+    own: str | None = template.get("default") if isinstance(template, dict) else template
+    if own is None:
+        starts = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]  # those of templates are tokenised as is
+        own = ("{{- bos_token -}}" if starts else "") + _PLAIN
+    return _FLATTEN + own

@@ -1,9 +1,9 @@
-"""A llama.cpp projector file ("mmproj" GGUF): vision model and folded adapter, for use beside any GGUF of the LLM.
+"""llama.cpp projector file ("mmproj" GGUF): vision model and projector, for use with any GGUF of the LLM.
 
 Keys and tensor names are those that llama.cpp's clip.cpp reads for LLaVA (projector type `mlp`): `mm.0` and `mm.2` are
 linear_1 and linear_2. Its graph drops the class token, and applies the norm after the last layer to whatever layer it
-takes, so that norm is left out. Its GELU is the tanh approximation. For what it does to the class token of a CLIP, see
-docs/serving.md.
+takes, so that norm is left out. Its GELU is the tanh approximation. docs/serving.md tells how it treats the class token
+of a CLIP.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DROPPED = ("post_layernorm.", "head.")
 
 
 class _Whole(np.ndarray):
-    """What GGUFWriter writes whole or not at all: numpy's own `tofile` says nothing when the disk is full."""
+    """An array whose `tofile` raises when the disk is full; numpy's own does not."""
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         fid.write(self.data)
@@ -43,14 +43,14 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
     """Write the mmproj GGUF of `vision` and `projector`: matrices in float16, the rest in float32.
 
     Args:
-        projector: a folded adapter, vision width -> width of the LLM; its hidden layer may have any width.
+        projector: vision width -> width of the LLM; its hidden layer may have any width.
         vision: folder of a CLIP or SigLIP vision model of transformers, with its image processor.
-        feature_layer: the hidden states that the adapter was trained on, counted as in transformers. They are without
-            the class token.
+        feature_layer: the hidden states that the adapter was trained on, without the class token, counted as in
+            transformers.
 
     Raises:
-        VocabkitError: another kind of vision model, widths or features that do not fit, values beyond float16, or a
-            file that can't be written.
+        VocabkitError: another kind of vision model, widths or features that do not fit, values that overflow float16,
+            or a file that can't be written.
     """
     check_destination(out, "mmproj")
     check_features("llama.cpp", projector.config, keep_cls=False)
@@ -61,8 +61,8 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
                 f"{vision}: llama.cpp's LLaVA takes CLIP and SigLIP vision models, not a {config.model_type}"
             )
         if config.hidden_act not in _USE_GELU:
-            raise VocabkitError(f"{vision}: llama.cpp knows no activation {config.hidden_act} in a vision model")
-        adapted_states(vision, config, feature_layer, projector)
+            raise VocabkitError(f"{vision}: llama.cpp has no activation {config.hidden_act} for vision models")
+        adapted_states(vision, config, feature_layer, projector.config.vision_width)
         processor = image_processor(vision)
     tensors = {
         name: converted({name: tensor}, dtype, vision)[name]
@@ -104,9 +104,10 @@ def _add_keys(writer: GGUFWriter, projector: MLPProjector, config: PreTrainedCon
 def gguf_tensors(
     projector: MLPProjector, vision: Path, config: PreTrainedConfig
 ) -> dict[str, tuple[Tensor, torch.dtype]]:
-    """Name in the file -> tensor, and the dtype that it gets: matrices float16, the rest float32.
+    """Name in the file -> tensor and its dtype there: float16 for matrices, float32 for the rest.
 
-    Raises VocabkitError: a tensor of the vision model that llama.cpp does not know.
+    Raises:
+        VocabkitError: a tensor of the vision model that llama.cpp has no name for.
     """
     names = get_tensor_name_map(MODEL_ARCH.MMPROJ, config.num_hidden_layers)
     found = {}

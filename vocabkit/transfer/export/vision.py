@@ -1,4 +1,4 @@
-"""The vision model of an export: whether the adapter takes its features, and its weights."""
+"""Vision half of an export: whether it gives the features that the adapter was trained on, and its weights."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
-from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.vision.transformers_model import HiddenStates, hidden_states
 
 _UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
-"""Vision models whose weights stand under `vision_model.` in the checkpoints of the hub."""
+"""Vision models whose weights are under `vision_model.` in the checkpoints of the hub."""
 
 
 def check_features(name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bool) -> None:
-    """Whether the vision half of an export gives the features that an adapter was trained on, as far as its config
-    says.
+    """Raise VocabkitError if an export can't give the features that the adapter's config records.
 
     Args:
-        name: of the export, for the message.
-        keep_cls: whether the export gives the adapter the class token, too.
-
-    Raises VocabkitError: it does not.
+        name: what the export is called in the message.
+        keep_cls: whether the export gives the adapter the class token.
     """
     if config.vision_pool is not None:
         rows, columns = config.vision_pool
@@ -41,27 +37,29 @@ def check_features(name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bo
             "vocabkit"
         )
     if config.vision_keep_cls is False and keep_cls:
-        raise VocabkitError("the adapter was trained without class tokens; leave --keep-cls out")
+        raise VocabkitError("the adapter was trained without class tokens; leave `keep_cls` out")
 
 
-def adapted_states(vision: Path, config: PreTrainedConfig, layer: int, projector: MLPProjector) -> HiddenStates:
-    """The hidden states `layer` of the model, which `projector` takes.
+def adapted_states(vision: Path, config: PreTrainedConfig, layer: int, width: int) -> HiddenStates:
+    """The hidden states `layer` of the model, of the width that the adapter takes.
 
-    Raises VocabkitError: it has no such hidden states, they are not one vector per patch, or of another width.
+    Raises:
+        VocabkitError: it has no such hidden states, they are not one vector per patch, or of another width.
     """
     states = hidden_states(vision, config, layer, (config.image_size, config.image_size))
-    if states.width != projector.config.vision_width:
+    if states.width != width:
         raise VocabkitError(
-            f"{vision}: its features have width {states.width}, but the adapter takes {projector.config.vision_width}; "
+            f"{vision}: its features have width {states.width}, but the adapter takes {width}; "
             "give the vision model that it was trained with"
         )
     return states
 
 
 def vision_tensors(vision: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
-    """The weights of the vision model, named as in a Llava checkpoint of the hub; a text half and buffers are left out.
+    """The weights of the vision model, named as in a Llava checkpoint of the hub, without a text half and buffers.
 
-    Raises VocabkitError: no weights, or damaged ones.
+    Raises:
+        VocabkitError: missing or damaged weights.
     """
     found: dict[str, Tensor] = {}
     for file in weight_files(vision):
@@ -73,10 +71,10 @@ def vision_tensors(vision: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
 
 
 def converted(tensors: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> dict[str, Tensor]:
-    """`tensors` in `dtype`. Raises VocabkitError if numbers are beyond it, which `path` is to hold."""
+    """`tensors` in `dtype`. Raises VocabkitError, naming `path`, if numbers overflow it."""
     found = {key: tensor.detach().to(dtype).contiguous() for key, tensor in tensors.items()}
     for key, tensor in found.items():
         if not tensor.isfinite().all():
             largest = tensors[key].abs().max().item()
-            raise VocabkitError(f"{path}: {quote(key)} reaches {largest:.3g}, which is beyond {dtype}")
+            raise VocabkitError(f"{path}: {quote(key)} reaches {largest:.3g}, which overflows {dtype}")
     return found

@@ -1,0 +1,228 @@
+"""Export an adapter for one LLM in the format of another program.
+
+What stock programs hold is a two-layer projector. An MLP is one. A transferred adapter with a linear head folds into
+one, exactly. For any other transferred adapter a projector is fitted on patch features, approximately.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from vocabkit.adapter.checkpoint import check_destination
+from vocabkit.adapter.config import MLPConfig
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.data.llava import read_llava
+from vocabkit.errors import VocabkitError
+from vocabkit.files.progress import Progress, no_progress
+from vocabkit.llm.devices import open_device
+from vocabkit.llm.load import down_to_llm, llm_folder, llm_source
+from vocabkit.llm.model_folders import model_folder, read_config
+from vocabkit.llm.weight_files import read_weights, weight_files
+from vocabkit.llm.write import HEAD, config_dtype
+from vocabkit.tokenizer.gguf import read_tensor_table
+from vocabkit.transfer.distill import Distillation, check_distillable, distil
+from vocabkit.transfer.export.llava import check_vision, export_llava
+from vocabkit.transfer.export.mmproj import export_mmproj, gguf_tensors
+from vocabkit.transfer.export.vision import check_features, vision_tensors
+from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
+from vocabkit.transfer.published import export_mm_projector
+from vocabkit.vision.features import Features, open_features
+from vocabkit.vision.transformers_model import read_vision_config
+
+Form = Literal["projector", "llava", "mmproj", "mm_projector"]
+"""projector: a checkpoint of vocabkit. llava: a Hugging Face Llava checkpoint. mmproj: a GGUF for llama.cpp.
+mm_projector: LLaVA's `mm_projector.bin`."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export needs besides the adapter. Most forms need nothing."""
+
+    llm: str | None = None
+    """For llava: the LLM, as `load_llm` takes it."""
+    vision: str | None = None
+    """For llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id."""
+    keep_cls: bool = False
+    """For llava: whether class tokens become visual tokens. False means what the adapter records, or else no."""
+    features: str | Path | None = None
+    """Folder of patch features to distil on; None to fold."""
+    data: tuple[str | Path, ...] = ()
+    """LLaVA JSON or JSONL files with the pictures to distil on; by default all pictures in `features`."""
+    steps: int = 2000
+    """Optimizer steps of the distillation."""
+    seed: int = 0
+    """Seed of the distillation."""
+    device: str = "cpu"
+    """Device of the distillation."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    config: MLPConfig
+    """The configuration of the projector."""
+    bytes: int
+    """Size of all tensors, without the row of a new image token."""
+    distillation: Distillation | None
+    """How well a projector was fitted; None if it is exact."""
+
+
+def export(
+    adapter: Adapter | str | Path,
+    form: Form,
+    out: str | Path,
+    options: ExportOptions = ExportOptions(),
+    *,
+    progress: Progress = no_progress,
+) -> Exported:
+    """Write `adapter` as `form` to `out`. All that can be checked is checked before the work.
+
+    Args:
+        adapter: a transferred adapter or an MLP, in memory or as a folder, `.pt` file or hub id.
+        progress: reports the steps of a distillation, and the bytes of an LLM.
+
+    Raises:
+        VocabkitError: options that do not go together, an adapter that was not transferred, does not fold, or does not
+            fit the form, the vision model or the LLM; or `out` can't be written.
+    """
+    out = Path(out)
+    _check_options(form, options)
+    check_destination(out, "mlp" if form == "projector" else form)
+    if not isinstance(adapter, LangBridgeAdapter | MLPProjector):
+        adapter = load_adapter(adapter)
+    features = None if options.features is None else open_features(Path(options.features))
+    config = _projector_config(adapter, features)
+    if form in ("llava", "mm_projector"):
+        check_padding(config.hidden_width, config.llm_width)
+    layer = -2 if config.vision_layer is None else config.vision_layer
+    keep_cls = options.keep_cls or bool(config.vision_keep_cls)
+    if form == "llava":
+        check_features("a Llava checkpoint", config, keep_cls=keep_cls)
+    elif form == "mmproj":
+        check_features("llama.cpp", config, keep_cls=False)
+    vision = None if options.vision is None else model_folder(options.vision)
+    if form == "llava" and vision is not None:
+        check_vision(config, vision, layer, keep_cls=keep_cls)
+    dtype = next(iter(adapter.parameters())).dtype if isinstance(adapter, MLPProjector) else _rows_dtype(adapter)
+    size = export_size(form, config, dtype, vision, options.llm)
+    projector, distillation = _projector(adapter, features, options, progress)
+    if form == "projector":
+        projector.save(out)
+    elif form == "mm_projector":
+        export_mm_projector(projector, out)
+    elif form == "mmproj":
+        assert vision is not None
+        export_mmproj(projector, vision, out, feature_layer=layer)
+    else:
+        assert vision is not None
+        assert options.llm is not None
+        if projector.config.vision_model is None:  # for the model card
+            projector.config = dataclasses.replace(projector.config, vision_model=options.vision)
+        progress(f"preparing {options.llm}", 0, None)  # minutes, if a GGUF is dequantised or LoRA weights are merged
+        with llm_folder(options.llm) as llm:
+            export_llava(projector, vision, llm, out, feature_layer=layer, keep_cls=keep_cls, progress=progress)
+    return Exported(projector.config, size, distillation)
+
+
+def _check_options(form: Form, options: ExportOptions) -> None:
+    needs_vision = form in ("llava", "mmproj")
+    if needs_vision and options.vision is None:
+        raise VocabkitError(f"{form} holds the vision model that the adapter was trained with: give `vision`")
+    if needs_vision and options.vision == "efficientnet-lite0":
+        raise VocabkitError(
+            f"efficientnet-lite0 is not a vision transformer, so {form} can't hold it; run the adapter with vocabkit, "
+            "or export projector"
+        )
+    if form == "llava" and options.llm is None:
+        raise VocabkitError("a Llava checkpoint holds the LLM: give `llm`")
+    if options.keep_cls and form != "llava":
+        raise VocabkitError(f"`keep_cls` is only for llava, not {form}; leave it out")
+    for name, used in (("vision", needs_vision), ("llm", form == "llava")):
+        if getattr(options, name) is not None and not used:
+            raise VocabkitError(f"{form} holds no such model; leave `{name}` out")
+    if options.data and options.features is None:
+        raise VocabkitError("`data` chooses pictures to distil on: give `features`")
+
+
+def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
+    """The configuration of the projector that is going to be written, as far as it is known before the work."""
+    if isinstance(adapter, MLPProjector):
+        if features is not None:
+            raise VocabkitError("an MLP projector needs no distillation; leave `features` out")
+        return adapter.config
+    if adapter.embeddings is None:
+        raise VocabkitError("the adapter was not transferred: it has no LLM's embedding rows; `vocabkit transfer` it")
+    if features is not None:
+        check_distillable(adapter, features)
+        config = folded_config(adapter.config)
+        return dataclasses.replace(config, hidden_width=config.llm_width)
+    check_folds(adapter.config.head)
+    return folded_config(adapter.config)
+
+
+def _rows_dtype(adapter: LangBridgeAdapter) -> torch.dtype:
+    assert adapter.embeddings is not None
+    return adapter.embeddings.dtype
+
+
+def _projector(
+    adapter: Adapter, features: Features | None, options: ExportOptions, progress: Progress
+) -> tuple[MLPProjector, Distillation | None]:
+    if isinstance(adapter, MLPProjector):
+        return adapter, None
+    if features is None:
+        return fold(adapter), None
+    keys: set[str] | None = None
+    if options.data:
+        keys = {image.key for file in options.data for sample in read_llava(Path(file)) for image in sample.images}
+    device = open_device(options.device)
+    return distil(
+        adapter, features, keys=keys, steps=options.steps, seed=options.seed, device=device, progress=progress
+    )
+
+
+def export_size(
+    form: Form, config: MLPConfig, dtype: torch.dtype, vision: Path | None = None, llm: str | None = None
+) -> int:
+    """Bytes of all tensors that an export writes, without the row of a new image token. Reads configs and headers only.
+
+    Args:
+        config: of the projector, which is in `dtype` unless the LLM of a Llava checkpoint has another one.
+        vision: folder of the vision model, for `llava` and `mmproj`.
+        llm: as `llm_folder` takes it, for `llava`. It is downloaded if necessary.
+
+    Raises:
+        VocabkitError: a model that is damaged or missing.
+    """
+    if form in ("llava", "mm_projector"):
+        config = dataclasses.replace(config, hidden_width=config.llm_width)
+    numbers = sum(map(prod, config.shapes().values()))
+    if vision is None:
+        return numbers * dtype.itemsize
+    vision_config = read_vision_config(vision)
+    if form == "mmproj":
+        with torch.device("meta"):
+            tensors = gguf_tensors(MLPProjector(config), vision, vision_config)
+        return sum(tensor.numel() * kind.itemsize for tensor, kind in tensors.values())
+    numbers += sum(tensor.numel() for tensor in vision_tensors(vision, vision_config).values())
+    assert llm is not None
+    source = down_to_llm(llm_source(llm))[-1]
+    if source.is_file():
+        shapes = [place.shape for place in read_tensor_table(source)[1].values()]
+        return (numbers + sum(map(prod, shapes))) * torch.bfloat16.itemsize
+    llm_config = read_config(source)
+    weights = [
+        tensor
+        for file in weight_files(source)
+        for key, tensor in read_weights(file).items()
+        if not (key == HEAD and llm_config.tie_word_embeddings)
+    ]
+    used = config_dtype(llm_config) or weights[0].dtype
+    return numbers * used.itemsize + sum(tensor.nbytes for tensor in weights)
