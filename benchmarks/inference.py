@@ -1,4 +1,4 @@
-"""Pictures a second of `vocabkit infer`, beside what vision encoder and mixing alone take: is data loading in the way?
+"""Pictures per second of `vocabkit infer`, compared with its models alone: does data loading slow it down?
 
 On a GPU: a vision transformer of the shape of CLIP ViT-L/14 at 336 pixels (576 patches) and a softmax adapter over all
 tokens that Qwen2 and LLaMA3 share, hidden width 1,024, for embeddings of width 4,096, in bfloat16. On a CPU:
@@ -6,7 +6,7 @@ EfficientNet-Lite0 and 2,048 rows, in float32. Weights are random: they do not c
 of 640 x 480 pixels.
 
 The peer has its pixels in memory, on the device, and writes nothing. Ours decodes, computes and writes; the limit is
-0.9 of the peer's pictures a second. Needs about 5 GB of disk on a GPU.
+0.9 of the peer's pictures per second. Needs about 5 GB of disk on a GPU.
 Run: python benchmarks/inference.py [--pictures N] [--json FILE]
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
     """Print, for each kind of results: ours, the peer, the ratio, the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, help="[1024 on a GPU, 32 on a CPU]")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     words = parser.parse_args()
     device = open_device()
     on_gpu = device.type == "cuda"
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def measure(work: Path, models: Models, pictures: list[Picture], name: str, wanted: InferOptions) -> Case:
-    """Models alone, then all of it."""
+    """Time the models alone, then a whole run."""
     step = make_step(models, wanted, Stopwatch(models.device))
     some = [models.encoder.pixels(load_image(picture)) for picture in pictures[:BATCH]]
     pixels = torch.stack(some).to(models.device)
@@ -148,7 +148,7 @@ def make_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Visi
 
 
 def make_pictures(folder: Path, count: int) -> list[Picture]:
-    """Some files under `count` keys, so that each is decoded several times."""
+    """Write a few files and name them by `count` keys, so that each is decoded several times."""
     folder.mkdir()
     random = np.random.default_rng(0)
     files = [folder / f"{number}.jpg" for number in range(min(FILES, count))]

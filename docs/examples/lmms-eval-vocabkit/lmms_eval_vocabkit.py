@@ -2,7 +2,7 @@
 
     python -m lmms_eval --model vocabkit --model_args adapter=ADAPTER,llm=LLM,vision=VISION --tasks mme --batch_size 1
 
-Stock Llava holds linear heads and distilled projectors only; here a softmax head is evaluated as it is.
+Stock Llava checkpoints hold only linear heads and distilled projectors; this evaluates a softmax head unchanged.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Vocabkit(lmms):
 
         Args:
             adapter: folder, `.pt` or hub id: trained with `llm`, moved to it, or an MLP projector.
-            template: plain, completion or chat, as it was trained.
-            vision: the vision model, where it stands elsewhere now, or the adapter does not record it.
-            pool: ROWSxCOLUMNS that patches are pooled to, where the adapter does not record it.
+            template: plain, completion or chat, as in training.
+            vision: the vision model, if it has moved or the adapter does not record it.
+            pool: ROWSxCOLUMNS that patches are pooled to, if the adapter does not record it.
         """
         super().__init__()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
