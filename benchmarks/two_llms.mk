@@ -15,7 +15,7 @@ RECIPE := docs/examples/recipes/scenes.toml
 SETTINGS = --set data='["$(OUT)/scenes/train.json"]' --set features=$(OUT)/features
 NEW = $(VOCABKIT) train $(RECIPE) $(SETTINGS) --set shared=$(OUT)/shared.arrow --out $(@D)
 CAPTIONS := --set batch=16 --set learning_rate=5e-4
-STAGE2 = $(VOCABKIT) finetune $(RECIPE) $(SETTINGS) --set word_steps=0 --set steps=60 --set batch=16 \
+STAGE2 = $(VOCABKIT) train $(RECIPE) $(SETTINGS) --set word_steps=0 --set steps=60 --set batch=16 \
   --set learning_rate=2e-4 --set train_llm=lora --out $(@D)
 VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) --out $@
 

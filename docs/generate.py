@@ -44,7 +44,7 @@ _TRANSCRIPT = re.compile(r"^```console(?P<models> models)?\n(?P<text>.*?)^```$",
 _RECIPE = """\
 # Fields of a recipe
 
-What a TOML file for `vocabkit train` and `finetune` may hold, and `--set NAME=VALUE` may replace. See
+What a TOML file for `vocabkit train` may hold, and `--set NAME=VALUE` may replace. See
 [Training](training.md) for which of them matter. Made from `vocabkit.train.recipe.Recipe` by `make docs`."""
 _DECIMAL = re.compile(r" *\d+(\.\d+e-\d+|\.\d+|e-\d+)")
 
