@@ -1,4 +1,4 @@
-"""scenes: data to train and measure with, made offline."""
+"""Commands that make data, train adapters, and measure them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
     assert found["yes_no"] < 0.7
 
 
-def test_an_interval_is_that_of_a_share_of_so_many_pictures(world: World) -> None:
+def test_interval_resamples_pictures(world: World) -> None:
     """The LLM takes 23 owls for cats."""
     owl, cat = SCENES[:2]
     found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), EvaluateOptions(template="completion"))
@@ -74,7 +74,7 @@ def test_the_template_plain_still_asks_yes_or_no_in_words(world: World) -> None:
     assert (found["yes_no"], found["yes_no_ranked"]) == (1, 1)
 
 
-def test_what_is_not_asked_has_no_share(world: World) -> None:
+def test_absent_questions_have_no_share(world: World) -> None:
     few = ask(*stage(world, SCENES[:3]), EvaluateOptions(template="completion"))
     assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
     assert (few.name_chosen, few.counted) == (None, None)

@@ -99,7 +99,7 @@ def test_one_file_of_vocabkit_gives_several_rows(folder: Path) -> None:
     ]
 
 
-def test_as_json_it_is_the_same(folder: Path) -> None:
+def test_json_has_the_same_figures(folder: Path) -> None:
     found = json.loads(vocabkit_here(folder, "compare", "native=ours.json", "blind=ours.json", "--json").stdout)
     assert found["metrics"] == ["rendering loss", "rendering named"]
     assert found["connectors"]["blind"] == {"rendering loss": {"value": 6.0, "change": 1.0}}
@@ -126,7 +126,7 @@ def test_names_from_files_can_not_talk_to_the_terminal(tmp_path: Path) -> None:
         (["a=mlp.json", "native=ours.json"], "ours.json: no metric in common with mlp.json: here 'rendering loss, "),
     ],
 )
-def test_what_can_not_be_compared_is_one_line(folder: Path, words: list[str], message: str) -> None:
+def test_incomparable_files_raise(folder: Path, words: list[str], message: str) -> None:
     (folder / "text.json").write_bytes(b"\xff{")
     (folder / "deep.json").write_text("[" * 100_000)
     written(folder / "list.json", [1, {"results": 5}])

@@ -25,9 +25,7 @@ def losses(samples: int, mean: float, *, seed: int = 0, spread: float = 0.5) -> 
     return Losses(tokens * (mean + spread * random.standard_normal(samples)), tokens)
 
 
-def test_the_losses_of_all_samples_are_those_of_the_lvlm_whatever_the_batch(
-    world: World, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_losses_do_not_depend_on_the_batch(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     trained = train(world.recipe(steps=2), tmp_path_factory.mktemp("short"))
     llm, features = load_llm(world.one), open_features(world.features)
     lvlm = LVLM(llm, load_adapter(trained.adapter))

@@ -24,7 +24,7 @@ def error(fitted: SpaceMap, source: Tensor, target: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("from_width", "to_width"), [(6, 6), (5, 8), (8, 5)])
-def test_ridge_finds_a_linear_map_with_a_bias_and_keeps_it_for_new_points(from_width: int, to_width: int) -> None:
+def test_ridge_recovers_a_linear_map_with_bias(from_width: int, to_width: int) -> None:
     weight, bias = normal(from_width, to_width, seed=1), normal(to_width, seed=2)
     source = normal(400, from_width) + 3
     fitted = ridge(source, source @ weight + bias)
@@ -58,7 +58,7 @@ def test_procrustes_onto_fewer_dimensions_finds_those_that_matter() -> None:
     assert error(procrustes(source, target), source, target) < 1e-12
 
 
-def test_procrustes_is_a_rotation_times_a_scale_and_ridge_is_better_at_what_is_not() -> None:
+def test_ridge_beats_procrustes_on_other_maps() -> None:
     source = normal(400, 6)
     target = source @ normal(6, 6, seed=1)
     turned = procrustes(source, target)

@@ -66,7 +66,7 @@ def whole(world: World, trained: dict[str, Path], tmp_path_factory: pytest.TempP
 # ---- the whole of it ---------------------------------------------------------------------------------------------
 
 
-def test_the_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
+def test_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
     done, out = whole
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(out.read_text())
@@ -79,7 +79,7 @@ def test_the_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
     assert all(each["low"] <= each["value"] <= each["high"] for each in found["caption_loss"].values())
 
 
-def test_what_was_trained_for_the_llm_is_better_than_blind(whole: tuple[Done, Path]) -> None:
+def test_native_adapter_beats_blind(whole: tuple[Done, Path]) -> None:
     loss = {name: each["value"] for name, each in validation(whole)["caption_loss"].items()}
     assert loss["native"] < loss["blind"]
     assert loss["mlp"] < loss["blind"]
@@ -118,7 +118,7 @@ def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path
     assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
 
 
-def test_a_share_of_yes_stands_apart_from_right_answers(whole: tuple[Done, Path]) -> None:
+def test_share_of_yes_is_separate_from_right_answers(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
@@ -139,7 +139,7 @@ def shown(whole: tuple[Done, Path]) -> tuple[Result, list[str]]:
     return found, written.getvalue().splitlines()
 
 
-def test_an_answer_is_reported_with_its_interval_and_how_often_it_was_asked(whole: tuple[Done, Path]) -> None:
+def test_report_has_intervals_and_question_counts(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     shares = [answers.yes_no for answers in found.answers.values()]
     cells = [f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})" for share in shares if share]
@@ -148,7 +148,7 @@ def test_an_answer_is_reported_with_its_interval_and_how_often_it_was_asked(whol
     assert next(line for line in lines if line.startswith("counted")).split() == ["counted", "0", "-", "-", "-"]
 
 
-def test_controls_stand_below_their_adapter(whole: tuple[Done, Path]) -> None:
+def test_controls_follow_their_adapter(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("blind"))
     labels = [line[:19].rstrip() for line in lines[start : start + len(found.validation.caption_loss)]]
@@ -169,7 +169,7 @@ def test_gains_are_differences_of_the_losses(whole: tuple[Done, Path]) -> None:
         assert each["value"] == pytest.approx(loss[f"{name} shuffled"] - loss[name])
 
 
-def test_what_is_found_of_an_adapter_does_not_depend_on_its_place(world: World, trained: dict[str, Path]) -> None:
+def test_results_do_not_depend_on_adapter_order(world: World, trained: dict[str, Path]) -> None:
     samples, features = list(read_llava(world.data)), open_features(world.features)
     adapters = {name: load_adapter(trained[name]) for name in ("transferred", "native", "mlp")}
     one, other = (
@@ -188,9 +188,7 @@ def lines_of(found: Validation) -> list[str]:
 
 
 @pytest.mark.parametrize("names", [("blind",), ("a", "a shuffled"), ("a random vocabulary", "a")])
-def test_an_adapter_with_the_name_of_another_condition_is_refused(
-    world: World, trained: dict[str, Path], names: tuple[str, ...]
-) -> None:
+def test_duplicate_condition_name_raises(world: World, trained: dict[str, Path], names: tuple[str, ...]) -> None:
     adapters = dict.fromkeys(names, load_adapter(trained["native"]))
     samples, features = list(read_llava(world.data)), open_features(world.features)
     with pytest.raises(VocabkitError, match=r"two conditions are called '.*'; give the adapter another name"):
@@ -219,7 +217,7 @@ def test_the_report_ends_with_a_verdict(
     assert says in last
 
 
-def test_a_share_of_what_native_gains_is_told_only_where_native_gains() -> None:
+def test_retention_needs_a_native_gain() -> None:
     estimate, nothing = Estimate(0.5, 0.4, 0.6), Estimate(0.01, -0.1, 0.1)
     for native, said in ((estimate, True), (nothing, False)):
         found = Validation(
@@ -353,7 +351,7 @@ def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
         (["--adapter", "x=MLP"], "visual tokens of width 24 for one"),
     ],
 )
-def test_what_does_not_fit_is_one_line(
+def test_mismatched_input_raises(
     world: World, trained: dict[str, Path], tmp_path: Path, more: list[str], message: str
 ) -> None:
     names = {"ONE": world.one, "TWO": world.two, "MLP": str(trained["source-mlp"]), "SOURCE": str(trained["source"])}
@@ -364,7 +362,7 @@ def test_what_does_not_fit_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+def test_adapter_for_other_features_raises(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
     features = open_features(world.features)
     features.encoder["width"] = 5
     samples = list(read_llava(world.data))
@@ -378,7 +376,7 @@ def test_an_adapter_for_other_features_is_refused(world: World, trained: dict[st
         )
 
 
-def test_samples_of_which_none_can_be_used_are_refused(world: World, tmp_path: Path) -> None:
+def test_unusable_samples_raise(world: World, tmp_path: Path) -> None:
     records = json.loads(world.data.read_text())
     for record in records:
         record["image"] = "x" + record["image"]

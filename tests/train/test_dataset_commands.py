@@ -70,7 +70,7 @@ def test_pictures_of_a_data_set_are_read_while_training(world: World, dataset: s
     assert curve(tmp_path / "dataset").tolist() == pytest.approx(curve(tmp_path / "file").tolist(), rel=1e-2)
 
 
-def test_a_wrong_column_is_one_line(world: World, dataset: str, tmp_path: Path) -> None:
+def test_wrong_column_raises(world: World, dataset: str, tmp_path: Path) -> None:
     words = ("features", dataset, "--vision", world.vision, "--split", "test", "--out", "features")
     assert error_of(vocabkit_here(tmp_path, *words)).endswith(
         "no column 'image'; it has 'photo, talk': choose one of them"

@@ -59,7 +59,7 @@ def test_two_processes_have_the_loss_curve_of_one(world: World, tmp_path: Path) 
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_so_they_have_when_adapter_and_llm_are_sharded(world: World, tmp_path: Path) -> None:
+def test_sharded_training_gives_the_same_result(world: World, tmp_path: Path) -> None:
     start = train(world.recipe(steps=1), tmp_path / "start")
     changes = {"train_llm": "full", "adapter": str(start.adapter), "micro_batch": 1, "checkpoint_every": 3}
     recipe = world.write_recipe(tmp_path / "recipe.toml", **changes)

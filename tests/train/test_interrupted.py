@@ -73,7 +73,7 @@ def metrics_lines(out: Path) -> list[str]:
 
 @pytest.mark.parametrize("changes", [{}, WORDS, {"connector": "mlp"}], ids=["linear", "words", "mlp"])
 @pytest.mark.parametrize("step", [2, 3, 7])
-def test_a_training_that_is_stopped_anywhere_ends_as_if_it_had_not_been(
+def test_interrupted_training_ends_with_the_same_weights(
     world: World, tmp_path: Path, changes: dict[str, Any], step: int
 ) -> None:
     recipe = world.recipe(**changes, checkpoint_every=3)
@@ -84,7 +84,7 @@ def test_a_training_that_is_stopped_anywhere_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("train_llm", ["lora", "full"])
-def test_an_llm_that_is_trained_is_resumed_too(world: World, tmp_path: Path, train_llm: str) -> None:
+def test_trained_llm_is_resumed(world: World, tmp_path: Path, train_llm: str) -> None:
     adapter = train(world.recipe(steps=1), tmp_path / "adapter").adapter
     recipe = world.recipe(adapter=str(adapter), train_llm=train_llm, checkpoint_every=3)
     stopped_after(5, recipe, tmp_path / "stopped")
@@ -135,7 +135,7 @@ def test_an_adapter_whose_save_was_cut_off_is_written_again(
         load_adapter(tmp_path / "stopped" / name / "adapter")
 
 
-def test_a_second_training_in_a_folder_is_refused_while_the_first_is_at_work(world: World, tmp_path: Path) -> None:
+def test_second_training_in_a_busy_folder_raises(world: World, tmp_path: Path) -> None:
     recipe, refused = world.write_recipe(tmp_path / "recipe.toml"), []
 
     def second(measured: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_second_training_in_a_folder_is_refused_while_the_first_is_at_work(wor
     assert_same_end(tmp_path / "out", tmp_path / "alone")
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(world: World, tmp_path: Path) -> None:
+def test_file_in_the_place_of_the_folder_raises(world: World, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(VocabkitError, match="out: can't make this folder"):
         train(world.recipe(), tmp_path / "out")
@@ -164,7 +164,7 @@ def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path)
     assert (tmp_path / "state.pt").read_bytes() == state
 
 
-def test_another_recipe_is_refused_in_the_same_folder(world: World, tmp_path: Path) -> None:
+def test_other_recipe_in_the_same_folder_raises(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(VocabkitError, match=r"state.pt: the state of a training by another recipe"):
@@ -172,7 +172,7 @@ def test_another_recipe_is_refused_in_the_same_folder(world: World, tmp_path: Pa
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_a_state_that_is_damaged_or_something_else_is_refused(world: World, tmp_path: Path) -> None:
+def test_damaged_state_raises(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     state = tmp_path / "state.pt"
     content = state.read_bytes()

@@ -46,7 +46,7 @@ def test_settings_come_before_the_file(tmp_path: Path) -> None:
     assert (found.train_adapter, found.warmup) == (True, 0.5)
 
 
-def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
+def test_setting_adds_a_missing_field(tmp_path: Path) -> None:
     assert read_recipe(written(tmp_path, llm=""), ["llm=qwen2"]).llm == "qwen2"
 
 
@@ -102,7 +102,7 @@ def test_a_setting_can_give_what_the_file_lacks(tmp_path: Path) -> None:
         ({"seed": "-1"}, "seed is -1: must not be negative"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(tmp_path: Path, fields: dict[str, str], message: str) -> None:
+def test_invalid_field_raises(tmp_path: Path, fields: dict[str, str], message: str) -> None:
     path = written(tmp_path, **fields)
     with pytest.raises(VocabkitError) as caught:
         read_recipe(path)
@@ -121,7 +121,7 @@ def test_a_field_that_is_wrong_is_named(tmp_path: Path, fields: dict[str, str], 
         (b'llm = "\\u001b[31m"\ndata = ["a"]\nsteps = "\\u001b"', "must be a whole number"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_recipe_raises(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "recipe.toml").write_bytes(content)
     with pytest.raises(VocabkitError, match=r"recipe.toml: ") as caught:
         read_recipe(tmp_path / "recipe.toml")
@@ -143,13 +143,13 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, mes
         ("data=x.json", '--set: data is "x.json": must be a list of texts, as in ["a", "b"]'),
     ],
 )
-def test_a_setting_that_is_wrong_is_one_line(tmp_path: Path, setting: str, message: str) -> None:
+def test_invalid_setting_raises(tmp_path: Path, setting: str, message: str) -> None:
     path = written(tmp_path)
     assert message in error_of(vocabkit_here(tmp_path, "train", path, "--out", "out", "--set", setting))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_that_is_missing_is_one_line(tmp_path: Path) -> None:
+def test_missing_recipe_raises(tmp_path: Path) -> None:
     assert error_of(vocabkit_here(tmp_path, "train", "recipe.toml", "--out", "out")) == "recipe.toml: no such file"
 
 

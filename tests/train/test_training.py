@@ -135,7 +135,7 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def test_a_frozen_llm_stays_as_it_was_and_no_copy_of_it_is_written(world: World, tmp_path: Path) -> None:
+def test_frozen_llm_is_neither_changed_nor_written(world: World, tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in Path(world.one.removeprefix("one=")).iterdir()}
     trained = train(world.recipe(connector="softmax", start_from_embeddings=True), tmp_path)
     assert trained.llm is None
@@ -163,7 +163,7 @@ def test_an_llm_that_is_trained_is_another_and_can_be_loaded(
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft about transformers
-def test_saved_lora_weights_are_for_peft_too(world: World, linear: Trained, tmp_path: Path) -> None:
+def test_peft_loads_saved_lora_weights(world: World, linear: Trained, tmp_path: Path) -> None:
     trained = train(world.recipe(adapter=str(linear.adapter), train_llm="lora", lora_rank=4, steps=1), tmp_path)
     tuned = AutoPeftModelForCausalLM.from_pretrained(trained.llm).merge_and_unload().state_dict()
     for name, tensor in llm_tensors(f"one={trained.llm}").items():
@@ -171,9 +171,7 @@ def test_saved_lora_weights_are_for_peft_too(world: World, linear: Trained, tmp_
 
 
 @pytest.mark.parametrize("train_llm", ["lora", "full"])
-def test_a_saved_llm_goes_on_at_the_loss_where_it_was(
-    world: World, linear: Trained, tmp_path: Path, train_llm: str
-) -> None:
+def test_saved_llm_continues_at_the_same_loss(world: World, linear: Trained, tmp_path: Path, train_llm: str) -> None:
     trained = train(
         world.recipe(adapter=str(linear.adapter), train_llm=train_llm, lora_rank=4, steps=20, batch=12), tmp_path / "a"
     )
@@ -221,9 +219,7 @@ def test_an_mlp_has_no_shared_vocabulary(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize("cached", [True, False])
-def test_an_adapter_says_which_features_it_was_trained_on_and_goes_on_with_no_others(
-    world: World, tmp_path: Path, kind: str, cached: bool
-) -> None:
+def test_adapter_records_its_features_and_rejects_others(world: World, tmp_path: Path, kind: str, cached: bool) -> None:
     vision = str(world.vision)
     if cached:
         encoder = open_vision(vision, layer=-1, keep_cls=True, pool=(2, 2))
@@ -285,7 +281,7 @@ def test_a_picture_too_long_to_be_resized_is_skipped_and_named_as_in_a_cache(wor
     assert trained.first_skipped == ("3: 3.png: has 1 x 5000 pixels, too long to be resized",)
 
 
-def test_the_command_names_them_on_stderr(world: World, tmp_path: Path) -> None:
+def test_command_lists_skipped_samples(world: World, tmp_path: Path) -> None:
     write_data(tmp_path / "data.json", repeats=1)
     (tmp_path / "2.png").write_bytes(b"")
     recipe = world.write_recipe(tmp_path / "recipe.toml", data=["data.json"], features=None, vision=str(world.vision))
@@ -370,9 +366,7 @@ def test_a_tracker_gets_the_same_figures(world: World, tmp_path: Path) -> None:
         ({"llm": "two="}, "its tokenizer has other ids than two has in the shared vocabulary"),
     ],
 )
-def test_what_can_not_be_trained_is_refused_in_one_line(
-    world: World, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_untrainable_recipe_raises(world: World, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     if "llm" in changes:
         changes = {"llm": changes["llm"] + world.one.removeprefix("one=")}
     with pytest.raises(VocabkitError, match=message) as caught:
@@ -381,7 +375,7 @@ def test_what_can_not_be_trained_is_refused_in_one_line(
     assert not (tmp_path / "out" / "adapter").exists()
 
 
-def test_an_adapter_for_other_features_or_another_llm_is_refused(world: World, linear: Trained, tmp_path: Path) -> None:
+def test_adapter_for_other_features_or_another_llm_raises(world: World, linear: Trained, tmp_path: Path) -> None:
     narrow = world.recipe(adapter=str(linear.adapter), features=None, vision="efficientnet-lite0")
     with pytest.raises(
         VocabkitError, match="efficientnet-lite0: gives features of width 1280, but the adapter takes 32; use"
@@ -394,7 +388,7 @@ def test_an_adapter_for_other_features_or_another_llm_is_refused(world: World, l
         train(replace(world.recipe(llm=world.two), adapter=str(trained.adapter)), tmp_path / "c")
 
 
-def test_the_commands_say_what_came_out(world: World, linear: Trained, tmp_path: Path) -> None:
+def test_command_reports_the_result(world: World, linear: Trained, tmp_path: Path) -> None:
     recipe = world.write_recipe(tmp_path / "recipe.toml")
     done = vocabkit_here(tmp_path, "train", recipe, "--out", "one", "--set", "steps=2")
     assert done.returncode == 0, done

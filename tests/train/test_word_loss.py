@@ -43,7 +43,7 @@ def dense(
 
 @pytest.mark.parametrize("entropy", [0.0, 0.3])
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 5.0])
-def test_it_is_the_formula(temperature: float, entropy: float) -> None:
+def test_word_loss_matches_the_formula(temperature: float, entropy: float) -> None:
     expected = dense(*operands(), temperature, WORDS, entropy)
     assert_close(word_loss(*operands(), temperature, WORDS, entropy=entropy), expected)
 
@@ -85,7 +85,7 @@ def test_without_words_it_is_zero_with_gradients_of_zero_for_all_weights(images:
         assert not gradient.any()
 
 
-def test_scores_as_large_as_they_come_stay_finite() -> None:
+def test_large_scores_stay_finite() -> None:
     hidden, weight, bias = (1e4 * part for part in operands(torch.float32))
     assert word_loss(hidden, weight, bias, 1.0, WORDS).isfinite()
 
@@ -127,7 +127,7 @@ def caption_words(*captions: list[int]) -> CaptionWords:
     return CaptionWords(captions, range(100, 110))
 
 
-def test_a_word_weighs_the_more_the_rarer_it_is() -> None:
+def test_rarer_words_weigh_more() -> None:
     words = caption_words([100, 101], [100, 102], [100, 101], [103])
     found = words.weights([100, 101, 103])
     rarity: dict[int, Any] = {row: math.log(4 / found) ** 0.25 for row, found in ((0, 3), (1, 2), (3, 1))}

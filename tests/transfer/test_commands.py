@@ -58,7 +58,7 @@ TO_LLAMA = ("--to", "llama3", "--weights", "llm")
 EFFICIENT = ("--vision", "efficientnet-lite0")
 
 
-def test_without_out_only_the_report_comes(
+def test_without_out_only_reports(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(here.iterdir())
@@ -71,7 +71,7 @@ def test_without_out_only_the_report_comes(
     assert sorted(here.iterdir()) == before
 
 
-def test_a_transfer_is_written_and_proven(
+def test_transfer_is_written_and_passes_check(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 0
@@ -97,7 +97,7 @@ def test_moving_an_adapter_imports_no_pandas_no_compiler_and_not_all_of_pyarrow(
         assert done.returncode == 0, done.stderr
 
 
-def test_a_wrong_transfer_ends_with_1(
+def test_wrong_transfer_exits_with_1(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
@@ -121,7 +121,7 @@ def test_json_holds_the_report_and_the_proof(
     assert proof["checks"][0]["error"] < proof["checks"][0]["limit"]
 
 
-def test_rms_scale_is_measured_on_features_and_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rms_scale_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--scale", "rms", "--features", "features.safetensors", "--out", "moved")
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *options) == 0
     moved = LangBridgeAdapter.from_pretrained(here / "moved", kind="transferred")
@@ -133,7 +133,7 @@ def test_rms_scale_is_measured_on_features_and_recorded(here: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("adapter", "hint"), [("adapter.pt", True), ("softmax.pt", False)])
-def test_with_features_the_report_says_how_long_visual_tokens_are(
+def test_features_add_visual_token_length_to_the_report(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], adapter: str, hint: bool
 ) -> None:
     words = ("transfer", adapter, *TO_LLAMA, "--features", "features.safetensors")
@@ -150,7 +150,7 @@ def test_with_features_the_report_says_how_long_visual_tokens_are(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_folder_of_features_is_taken_wherever_features_are(
+def test_features_may_be_a_folder_or_a_file(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     features_folder(here / "features", normal(4, 5, VISION), dtype)
@@ -239,7 +239,7 @@ def test_invalid_export_writes_nothing(
     assert sorted(moved.parent.rglob("*")) == before
 
 
-def test_published_weights_become_an_adapter_that_can_be_moved(
+def test_import_adapter_result_can_be_transferred(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = langbridge()
@@ -255,7 +255,7 @@ def test_published_weights_become_an_adapter_that_can_be_moved(
     assert run(monkeypatch, *words[:3], "--llm", "gemma3") == 2
 
 
-def test_the_encoder_of_published_weights_is_recorded_as_told(
+def test_import_adapter_records_vision_and_layer(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_published(langbridge(), here / "mm_projector.bin")
@@ -277,7 +277,7 @@ class OnlyAtV1(_Handler):
         super()._answer(with_body=with_body)
 
 
-def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: Path) -> None:
+def test_hub_revision_gives_tokenizer_and_rows(here: Path) -> None:
     rows = random_rows(94, 6)
     llm = table_folder(here / "v1", rows)
     (llm / "tokenizer.json").write_bytes(msgspec.json.encode(bpe_json([chr(33 + i) for i in range(94)])))
@@ -296,7 +296,7 @@ def test_a_revision_of_a_hub_repository_gives_its_tokenizer_and_its_rows(here: P
 
 
 @pytest.mark.parametrize("command", [("transfer",), ("check-transfer", "moved")])
-def test_weights_alone_are_named_beside_a_tokenizer(
+def test_weights_without_tokenizer_raise_with_advice(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved")
@@ -317,7 +317,7 @@ def test_weights_alone_are_named_beside_a_tokenizer(
         ("qwen2=llm", "--to qwen2=TOKENIZER --weights llm"),
     ],
 )
-def test_a_name_that_is_no_tokenizer_is_not_advised_as_one(
+def test_advice_never_names_an_unknown_tokenizer(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argument: str, advice: str
 ) -> None:
     (here / "qwen2").touch()
@@ -374,7 +374,7 @@ def test_commands_without_the_option_do_not_name_it(
         (("published.bin", *TO_LLAMA), "named *.pt; of LangBridge's published weights `vocabkit import-adapter`"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(
+def test_invalid_input_writes_nothing(
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -63,9 +63,7 @@ def many(features: Features, tmp_path_factory: pytest.TempPathFactory) -> Featur
 # ---- the fit -----------------------------------------------------------------------------------------------------
 
 
-def test_the_projector_comes_close_to_an_adapter_on_pictures_that_it_was_not_fitted_on(
-    world: World, many: Features
-) -> None:
+def test_projector_imitates_the_adapter_on_held_out_pictures(world: World, many: Features) -> None:
     projector, report = distil(moved(world, size=0.2), many, steps=150)
     assert (report.pictures, report.held_out, report.llm) == (180, 20, "two")
     assert report.relative_error < 0.5
@@ -128,7 +126,7 @@ def test_equal_pictures_count_once(world: World, many: Features) -> None:
     assert report.pictures + report.held_out == 200
 
 
-def test_only_the_pictures_that_are_named_are_taken(world: World, features: Features) -> None:
+def test_keys_choose_pictures(world: World, features: Features) -> None:
     _, report = distil(moved(world), features, keys=["0.png", "1.png"], steps=1)
     assert (report.pictures, report.held_out) == (1, 1)
 
@@ -152,7 +150,7 @@ def test_steps_are_counted(world: World, features: Features) -> None:
 # ---- what it is --------------------------------------------------------------------------------------------------
 
 
-def test_the_projector_is_as_wide_as_the_llm_and_says_what_it_imitates(
+def test_projector_is_as_wide_as_the_llm_and_records_its_source(
     world: World, features: Features, tmp_path: Path
 ) -> None:
     adapter = moved(world)
@@ -182,14 +180,12 @@ def test_a_fingerprint_is_that_of_the_weights_and_the_config(world: World, tmp_p
 
 
 @pytest.mark.parametrize("hidden", [16, 32])
-def test_a_linear_head_that_a_llava_projector_can_hold_is_refused_since_it_folds(
-    world: World, features: Features, hidden: int
-) -> None:
+def test_linear_head_that_folds_raises(world: World, features: Features, hidden: int) -> None:
     with pytest.raises(VocabkitError, match="no more than the LLM's width 32, folds exactly"):
         distil(moved(world, "linear", hidden=hidden), features)
 
 
-def test_features_of_another_width_are_refused(world: World, features: Features) -> None:
+def test_features_of_another_width_raise(world: World, features: Features) -> None:
     shared = open_shared(world.shared)
     config = AdapterConfig.of(shared, llm="one", vision_width=features.width + 1, hidden_width=4, head="softmax")
     wider, _ = transfer(LangBridgeAdapter(config, shared), open_target(world.two))
@@ -197,12 +193,12 @@ def test_features_of_another_width_are_refused(world: World, features: Features)
         distil(wider, features)
 
 
-def test_one_picture_is_too_few(world: World, features: Features) -> None:
+def test_one_picture_raises(world: World, features: Features) -> None:
     with pytest.raises(VocabkitError, match="1 distinct pictures to fit a projector on"):
         distil(moved(world), features, keys=["0.png", "4.png"])
 
 
-def test_an_adapter_that_gives_the_same_token_for_everything_is_refused(world: World, features: Features) -> None:
+def test_constant_visual_tokens_raise(world: World, features: Features) -> None:
     adapter = moved(world)
     with torch.no_grad():
         adapter.head.weight.zero_()
@@ -244,7 +240,7 @@ def test_a_distilled_projector_is_validated_and_exported(world: World, tmp_path:
     assert "distilled" in (tmp_path / "out-llava/README.md").read_text("utf-8")
 
 
-def test_a_projector_that_is_no_better_than_the_mean_token_comes_with_a_warning(world: World, tmp_path: Path) -> None:
+def test_projector_no_better_than_the_mean_token_warns(world: World, tmp_path: Path) -> None:
     """Three pictures of noise tell nothing of a fourth."""
     moved(world).save(tmp_path / "moved")
     words = (*DISTIL, "--features", world.features, "--steps", "1", "--json", "--out", "projector.pt")
@@ -264,7 +260,7 @@ def test_a_projector_that_is_no_better_than_the_mean_token_comes_with_a_warning(
         ("missing/projector.pt", "missing"),
     ],
 )
-def test_a_destination_is_refused_before_the_work(world: World, tmp_path: Path, out: str, problem: str) -> None:
+def test_invalid_destination_raises_before_the_work(world: World, tmp_path: Path, out: str, problem: str) -> None:
     moved(world).save(tmp_path / "moved")
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     refused = vocabkit_here(tmp_path, *DISTIL, "--features", world.features, "--out", out)

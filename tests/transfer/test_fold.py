@@ -107,7 +107,7 @@ def test_the_result_has_the_dtype_of_the_embeddings_unless_another_is_asked_for(
     assert {tensor.dtype for tensor in fold(module, torch.float32).state_dict().values()} == {torch.float32}
 
 
-def test_folding_leaves_the_adapter_as_it_was() -> None:
+def test_fold_does_not_change_the_adapter() -> None:
     module, untouched = transferred(scale=0.5), transferred(scale=0.5)
     folded = fold(module)
     with torch.no_grad():
@@ -124,14 +124,14 @@ def test_the_projector_is_described_saved_and_loaded_like_any_other(tmp_path: Pa
     assert_same_state(load_adapter(tmp_path / "projector"), folded)
 
 
-def test_a_softmax_head_is_refused_with_the_reason() -> None:
+def test_softmax_head_raises() -> None:
     with pytest.raises(VocabkitError, match=r"softmax head does not fold: a softmax is not linear.*streamed"):
         fold(transferred("softmax"))
     assert why_not_foldable("softmax") is not None
     assert why_not_foldable("linear") is None
 
 
-def test_a_result_beyond_its_dtype_is_refused() -> None:
+def test_overflow_raises() -> None:
     module = transferred(size=1e6)
     fold(module)
     with pytest.raises(VocabkitError, match=r"overflows torch\.float16; fold it to float32"):
@@ -177,7 +177,7 @@ def test_a_projector_of_that_width_is_left_alone() -> None:
     assert_same_state(pad_hidden(plain, HIDDEN), plain)
 
 
-def test_a_hidden_layer_wider_than_the_llm_is_refused_with_both_sizes_and_what_is_left() -> None:
+def test_padding_a_wider_hidden_layer_raises() -> None:
     with pytest.raises(
         VocabkitError, match=r"has 5 units, more than the LLM's width 4.*mmproj.*or projector.*`features`"
     ):

@@ -149,7 +149,7 @@ def test_a_folder_with_one_file_gives_its_projector(tmp_path: Path, shared: Shar
     assert_same_state(import_published(tmp_path, shared, "qwen2"), expected)
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_checkpoint_of_something_else_raises(tmp_path: Path, shared: SharedVocabulary) -> None:
     assert "not a model folder" in refusal(tmp_path, shared)
     save_file({"model.embed_tokens.weight": torch.ones(3, 3)}, tmp_path / "model.safetensors")
     assert "no mm_projector layers in it" in refusal(tmp_path, shared)
@@ -170,7 +170,7 @@ def checkpoint(folder: Path, layers: Mapping[str, Tensor]) -> Path:
     return folder
 
 
-def test_the_way_back_gives_the_published_file(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_export_and_import_round_trip(tmp_path: Path, shared: SharedVocabulary) -> None:
     content = published("model.mm_projector.", torch.bfloat16)
     again = to_published(import_published(written(tmp_path, content), shared, "qwen2"))
     assert again.keys() == content.keys()
@@ -186,7 +186,7 @@ def test_a_projector_becomes_llavas_own_file() -> None:
     assert torch.equal(layers["model.mm_projector.2.weight"], module.linear_2.weight)
 
 
-def test_a_softmax_head_is_not_written_as_if_it_were_linear() -> None:
+def test_published_softmax_head_raises() -> None:
     with pytest.raises(VocabkitError, match="softmax"):
         to_published(langbridge("softmax"))
 
@@ -212,17 +212,17 @@ def without(key: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]]:
         (lambda content: content | {"model.mm_projector.3.bias": "text"}, "floats"),
     ],
 )
-def test_a_file_that_is_no_langbridge_projector_is_refused(
+def test_other_projector_raises(
     tmp_path: Path, shared: SharedVocabulary, change: Callable[[dict[str, Tensor]], Any], words: str
 ) -> None:
     assert words in refusal(written(tmp_path, change(published("model.mm_projector."))), shared)
 
 
-def test_an_llm_that_the_map_does_not_hold_is_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_unknown_llm_raises(tmp_path: Path, shared: SharedVocabulary) -> None:
     assert "holds qwen2, llama3" in refusal(written(tmp_path, published("mm_projector.")), shared, "gemma3")
 
 
-def test_damaged_and_malicious_files_are_refused(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_damaged_and_malicious_files_raise(tmp_path: Path, shared: SharedVocabulary) -> None:
     class Trap:
         def __reduce__(self) -> Any:
             return os.system, (f"touch {tmp_path / 'victim'}",)

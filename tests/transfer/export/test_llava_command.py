@@ -62,9 +62,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("words", "tokens", "strategy"), [((), PATCHES, "default"), (("--keep-cls",), PATCHES + 1, "full")], ids=str
 )
-def test_the_class_token_is_left_out_unless_it_is_to_be_kept(
-    here: Path, words: tuple[str, ...], tokens: int, strategy: str
-) -> None:
+def test_class_token_is_dropped_unless_kept(here: Path, words: tuple[str, ...], tokens: int, strategy: str) -> None:
     done = export(here, *words)
     assert done.returncode == 0, done.stderr
     config = config_of(here / "out")
@@ -109,7 +107,7 @@ def test_class_tokens_are_kept_if_the_adapter_records_that_it_was_trained_with_t
         ),
     ],
 )
-def test_features_that_the_other_program_can_not_make_are_refused_before_anything_is_read(
+def test_unsupported_features_raise_before_the_work(
     here: Path, recorded: dict[str, Any], words: tuple[str, ...], says: str
 ) -> None:
     write_adapter(here, **recorded)
@@ -118,7 +116,7 @@ def test_features_that_the_other_program_can_not_make_are_refused_before_anythin
     assert not (here / "out").exists()
 
 
-def test_a_vision_model_that_does_not_fit_is_refused_before_the_llm_is_prepared(here: Path) -> None:
+def test_unsupported_vision_model_raises_before_the_llm_is_prepared(here: Path) -> None:
     projector(here)
     registers(here / "vision")
     (here / "llm.gguf").write_bytes(b"GGUF, or not")
@@ -158,7 +156,7 @@ def test_lora_weights_are_no_target_since_they_have_no_embedding_table(here: Pat
 
 
 @pytest.mark.parametrize("names", [{"a": "a"}, {"a": "b", "b": "x=a"}], ids=["itself", "each other"])
-def test_lora_weights_that_lead_back_to_themselves_are_refused(here: Path, names: dict[str, str]) -> None:
+def test_lora_weights_that_lead_back_to_themselves_raise(here: Path, names: dict[str, str]) -> None:
     projector(here)
     for folder, base in names.items():
         (here / folder).mkdir()

@@ -151,7 +151,7 @@ def test_an_llm_in_several_files_keeps_its_files(vision: Path, tmp_path: Path, s
     assert_our_logits(out, vision, source)
 
 
-def test_weights_of_torch_save_are_read_too(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_torch_save_weights_are_read(vision: Path, small: Path, tmp_path: Path) -> None:
     for folder, name in ((small, "pytorch_model.bin"), (vision, "pytorch_model.bin")):
         weights = load_file(folder / "model.safetensors")
         torch.save(weights, tmp_path / name)
@@ -210,7 +210,7 @@ LIKE_NO_LLAVA: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 @pytest.mark.parametrize("family", LIKE_NO_LLAVA)
-def test_an_llm_whose_logits_llava_would_not_reproduce_is_refused(vision: Path, tmp_path: Path, family: str) -> None:
+def test_llm_whose_logits_llava_would_not_reproduce_raises(vision: Path, tmp_path: Path, family: str) -> None:
     source = llm(tmp_path / "llm", LIKE_NO_LLAVA[family]())
     with pytest.raises(VocabkitError, match=rf"{source}: a {family} .*Llava checkpoint; export mmproj"):
         export_llava(projector(), vision, source, tmp_path / "out")
@@ -342,7 +342,7 @@ export_llava(projector(), Path({str(vision)!r}), Path({str(small)!r}), Path({str
     export_llava(projector(), vision, small, tmp_path / "out")
 
 
-def test_a_disk_that_is_full_is_named_in_one_line(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_full_disk_raises(vision: Path, small: Path, tmp_path: Path) -> None:
     with files_of_at_most(150_000), pytest.raises(VocabkitError) as caught:
         export_llava(projector(), vision, small, tmp_path / "out")
     said = str(caught.value)
@@ -413,7 +413,7 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_broken_models_are_refused_in_one_line(vision: Path, small: Path, tmp_path: Path, way: str) -> None:
+def test_broken_model_raises(vision: Path, small: Path, tmp_path: Path, way: str) -> None:
     breaks, words = BROKEN[way]
     breaks(vision, small)
     with pytest.raises(VocabkitError, match=words) as caught:
@@ -422,7 +422,7 @@ def test_broken_models_are_refused_in_one_line(vision: Path, small: Path, tmp_pa
     assert not list(tmp_path.glob("out")) + list(tmp_path.glob(".*"))
 
 
-def test_a_shard_that_is_missing_or_elsewhere_is_refused(vision: Path, tmp_path: Path) -> None:
+def test_missing_shard_raises(vision: Path, tmp_path: Path) -> None:
     source = llm(tmp_path / "llm", shard=20_000)
     index = source / "model.safetensors.index.json"
     file = sorted(source.glob("*.safetensors"))[1]
@@ -434,7 +434,7 @@ def test_a_shard_that_is_missing_or_elsewhere_is_refused(vision: Path, tmp_path:
         export_llava(projector(), vision, source, tmp_path / "out")
 
 
-def test_a_pickle_that_runs_code_is_refused(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_pickle_that_runs_code_raises(vision: Path, small: Path, tmp_path: Path) -> None:
     (small / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Path("/etc")}, small / "pytorch_model.bin")
     with pytest.raises(VocabkitError, match=r"pytorch_model\.bin: damaged, or holds more than plain tensors"):
@@ -463,7 +463,7 @@ def test_code_that_comes_with_a_model_is_never_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_widths_that_do_not_fit_are_named(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_mismatched_widths_raise(vision: Path, small: Path, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"llm: has width 48, but the adapter gives visual tokens of width 50"):
         export_llava(projector(50), vision, small, tmp_path / "out")
     with pytest.raises(VocabkitError, match=r"has 64 units, more than the LLM's width 48"):
@@ -472,17 +472,17 @@ def test_widths_that_do_not_fit_are_named(vision: Path, small: Path, tmp_path: P
         export_llava(projector(), clip(tmp_path / "other", hidden_size=40), small, tmp_path / "out")
 
 
-def test_a_layer_that_the_vision_model_lacks_is_refused(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_layer_that_the_vision_model_lacks_raises(vision: Path, small: Path, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match="has 4 hidden states, so there is no layer -5"):
         export_llava(projector(), vision, small, tmp_path / "out", feature_layer=-5)
 
 
-def test_an_image_processor_for_another_size_is_refused(small: Path, tmp_path: Path) -> None:
+def test_image_processor_for_another_size_raises(small: Path, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"makes images of 42 x 42 pixels.*the model takes 28 x 28"):
         export_llava(projector(), clip(tmp_path / "other", pixels=42), small, tmp_path / "out")
 
 
-def test_numbers_beyond_the_dtype_of_the_llm_are_refused(vision: Path, tmp_path: Path) -> None:
+def test_numbers_beyond_the_dtype_of_the_llm_raise(vision: Path, tmp_path: Path) -> None:
     source, large = llm(tmp_path / "llm", dtype=torch.float16), projector()
     with torch.no_grad():
         large.linear_2.bias += 1e6

@@ -113,7 +113,7 @@ def test_text_alone_gets_the_logits_of_the_llm(llava: Loaded, smollm: Path) -> N
     assert_close(found.logits[..., :VOCABULARY], expected.logits, rtol=0.016, atol=1e-3)  # a row more: another order
 
 
-def test_it_generates_text(llava: Loaded, exported: ExportedLlava) -> None:
+def test_generates_text(llava: Loaded, exported: ExportedLlava) -> None:
     model, processor, dtype = llava.model, llava.processor, llava.dtype
     inputs = prompted(processor, ONE, TWO).to(dtype)
     output = model.generate(**inputs, max_new_tokens=6, do_sample=False)

@@ -43,7 +43,7 @@ def test_its_keys_are_those_of_llava(tmp_path: Path) -> None:
     assert sorted(found) == [f"model.mm_projector.{layer}.{part}" for layer in (0, 2) for part in ("bias", "weight")]
 
 
-def test_a_hidden_layer_wider_than_the_llm_is_refused(tmp_path: Path) -> None:
+def test_hidden_layer_wider_than_the_llm_raises(tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match="has 64 units, more than the LLM's width 48"):
         export_mm_projector(projector(hidden=64), tmp_path / "mm_projector.bin")
     assert not list(tmp_path.iterdir())

@@ -233,13 +233,13 @@ def refused(vision: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_other_vision_models_are_refused(tmp_path: Path) -> None:
+def test_other_vision_models_raise(tmp_path: Path) -> None:
     assert "takes CLIP and SigLIP vision models, not a dinov2_with_registers" in refused(registers(tmp_path / "dino"))
     assert "has no fixed image_size and patch_size" in refused(llm(tmp_path / "llm"))
     assert "has no activation relu" in refused(clip(tmp_path / "relu", hidden_act="relu"))
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_mismatched_parts_raise(tmp_path: Path) -> None:
     assert "features have width 40, but the adapter takes 32" in refused(clip(tmp_path / "wide", hidden_size=40))
     vision = clip(tmp_path / "vision")
     assert "has 4 hidden states, so there is no layer 4" in refused(vision, feature_layer=4)

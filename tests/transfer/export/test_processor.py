@@ -200,7 +200,7 @@ def test_special_tokens_of_the_llm_stay_special(tmp_path: Path) -> None:
     assert "<|turn|>" in found.all_special_tokens
 
 
-def test_a_tokenizer_whose_ids_have_gaps_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_whose_ids_have_gaps_raises(tmp_path: Path) -> None:
     source = llm(tmp_path / "llm", llama(vocab_size=VOCABULARY + 1))
     content = json.loads((source / "tokenizer.json").read_text())
     content["model"]["vocab"]["A"] = VOCABULARY  # where the library puts the next token
