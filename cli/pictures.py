@@ -84,7 +84,7 @@ def infer(
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
-    import vocabkit.infer.infer as library
+    from vocabkit.infer import infer as library
     from vocabkit.llm.devices import fitting_memory, keep_freed_memory
 
     keep_freed_memory()
@@ -157,7 +157,7 @@ def interpret(
     coefficients of the head; for each image, the tokens with the most mass; over checkpoints, how these develop. No
     LLM is loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
     """
-    import vocabkit.interpret.interpret as library
+    from vocabkit.interpret import interpret as library
     from vocabkit.llm.devices import keep_freed_memory
 
     check_page(html, pictures)
