@@ -64,15 +64,16 @@ class LLM:
         return rows
 
 
-def load_llm(source: str, dtype: torch.dtype = torch.float32) -> LLM:
+def load_llm(llm: str | Path, dtype: torch.dtype = torch.float32) -> LLM:
     """Load an LLM in evaluation mode and without gradients.
 
     Args:
-        source: a model folder, GGUF, catalog model or hub id, or NAME=any of these. GGUF weights are dequantised to
+        llm: a model folder, GGUF, catalog model or hub id, or NAME=any of these. GGUF weights are dequantised to
             bfloat16 first; LoRA weights are merged into their LLM.
 
     Raises VocabkitError: not found, damaged, or not a causal language model.
     """
+    source = str(llm)
     vocabulary = resolve(source).vocabulary
     model, tokenizer = load_model(source, dtype)
     if tokenizer.pad_token is None:

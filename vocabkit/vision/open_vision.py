@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ LAYER = -2
 
 
 def open_vision(
-    source: str,
+    source: str | Path,
     *,
     layer: int = LAYER,
     keep_cls: bool = False,
@@ -38,6 +39,7 @@ def open_vision(
     Raises VocabkitError: not found, incomplete or damaged, no such layer, `pool` larger than the grid, or missing
     packages.
     """
+    source = str(source)
     if source == NAME:
         if layer != LAYER or keep_cls:
             raise VocabkitError(
@@ -53,7 +55,7 @@ def open_vision(
 
 def encoder_of(
     connector: Adapter,
-    vision: str | None = None,
+    vision: str | Path | None = None,
     *,
     layer: int | None = None,
     keep_cls: bool | None = None,
