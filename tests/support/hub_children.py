@@ -63,7 +63,7 @@ def _open(argument: str, settings: Mapping[str, str], answers: Connection) -> No
 
     calls: list[tuple[int, int]] = []
     try:
-        table = open_embeddings(argument, progress=lambda done, total: calls.append((done, total)))
+        table = open_embeddings(argument, progress=lambda _, done, total: calls.append((done, total)))
         rows = table.rows(range(table.num_rows)).view(torch.uint8).numpy().tobytes()
         answer = {"source": table.source, "rows": hashlib.sha256(rows).hexdigest()}
     except VocabkitError as error:

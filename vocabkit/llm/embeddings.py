@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import hub_id
 from vocabkit.llm.config import LanguageModel, from_gguf, read_config
 from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
@@ -32,7 +33,7 @@ def open_embeddings(
     source: str | Path,
     *,
     dtype: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> EmbeddingTable:
     """Open the embedding table of an LLM. Reads headers only; from a hub repository, downloads the table's bytes once.
 
@@ -41,7 +42,7 @@ def open_embeddings(
             several), or a hub id `owner/name` or `owner/name@revision`. An existing path takes precedence. All but
             GGUF need the model's config.json beside them.
         dtype: in which the model runs, if not its own (that of config.json, float32 for a GGUF).
-        progress: called with (bytes done, bytes in total) during a download.
+        progress: counts the bytes of a download.
 
     Raises:
         VocabkitError: not found, damaged, no embedding table or several, an unsupported quantisation, or a family that

@@ -30,6 +30,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.progress import Progress
 from vocabkit.hub import HubId, what_the_hub_said, why_refused
 from vocabkit.llm.config import LanguageModel, read_config
 from vocabkit.llm.weight_files import (
@@ -56,7 +57,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def open_hub(where: HubId, progress: Callable[[int, int], None] | None) -> tuple[LanguageModel, StoredRows, str]:
+def open_hub(where: HubId, progress: Progress) -> tuple[LanguageModel, StoredRows, str]:
     """Open the embedding table of a hub repository; also returns the name of what was read.
 
     From the weights in the Hugging Face cache if they are there; else its bytes alone are downloaded into vocabkit's
@@ -98,9 +99,7 @@ def _cached_weights(repository: str, commit: str, model: LanguageModel) -> Path 
     return None
 
 
-def _downloaded(
-    repository: str, commit: str, model: LanguageModel, folder: Path, progress: Callable[[int, int], None] | None
-) -> StoredRows:
+def _downloaded(repository: str, commit: str, model: LanguageModel, folder: Path, progress: Progress) -> StoredRows:
     table = folder / "embeddings.safetensors"
     if not is_whole(table):
         file, name = _remote(repository, commit, model)
@@ -148,16 +147,14 @@ def _reason(repository: str, error: Exception) -> str:
     return quote((str(error) or type(error).__name__).strip().splitlines()[0], 160)
 
 
-def download_matrix(
-    file: RemoteFile, name: str, place: Place, target: Path, progress: Callable[[int, int], None] | None
-) -> None:
+def download_matrix(file: RemoteFile, name: str, place: Place, target: Path, progress: Progress) -> None:
     """Download the matrix `name`, at `place` in `file`, to `target`: whole or not at all.
 
     Bytes received before an interruption are kept beside it, and the next call resumes there. Processes that want the
     same matrix wait for each other.
 
     Args:
-        progress: called with (bytes done, bytes in total).
+        progress: counts the bytes.
 
     Raises:
         OSError: the disk.
@@ -178,8 +175,7 @@ def download_matrix(
                 done = 0
 
             def report(received: int) -> None:
-                if progress is not None:
-                    progress(done + received, size)
+                progress(f"embedding rows of {file.repository}", done + received, size)
 
             report(0)
             file.fetch(place.start + done, place.stop, into, report)

@@ -38,10 +38,7 @@ def open_target(argument: str, *, weights: str | Path | None = None, progress: P
             catalog's.
     """
     found = resolve(argument)
-    what = f"embedding rows of {argument}"
-    table = open_embeddings(
-        weights or _weights(argument, found), progress=lambda done, total: progress(what, done, total)
-    )
+    table = open_embeddings(weights or _weights(argument, found), progress=progress)
     if table.encoder is not None:
         raise VocabkitError(f"{argument}: encoder-only model ({quote(table.encoder)}); pass a causal LLM")
     vocabulary = found.vocabulary
