@@ -47,7 +47,8 @@ class Results:
     images: Sequence[str]
     """Their keys."""
     tensors: Mapping[str, Tensor]
-    """As asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first; `row` (M, N, K) int32."""
+    """Only those asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first; `row` (M, N, K)
+    int32."""
     captions: Sequence[str] | None
 
     @classmethod
