@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	@echo; echo "Downloading torch and Gemma 3 270M to transfer an adapter trained with SmolLM2-135M ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out demo/adapter
-	$(BIN)/vocabkit check-transfer demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
+	$(BIN)/vocabkit check demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
 	@echo; echo "Gemma 3 270M, which never saw the adapter, captions pictures that training never had ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
 	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions \

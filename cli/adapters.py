@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import DATA, AsJson, Device, Html, ImageColumn, Split, TextColumn, check_page, write_page
+from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_page, write_page
 from .show import note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
@@ -171,22 +171,16 @@ def transfer(
 
 
 def check_adapter(
-    result: Annotated[str, typer.Argument(help="What `transfer --out` wrote: folder or .pt.", show_default=False)],
-    adapter: Annotated[str, typer.Argument(help="The adapter before the transfer.", show_default=False)],
-    to: To,
-    weights: Weights = None,
-    features: Features = None,
-    html: Html = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="For --html: what `validate --out` wrote.", show_default=False)
-    ] = None,
-    json: AsJson = False,
+    result: str,
+    adapter: str,
+    to: str,
+    weights: str | None,
+    features: Path | None,
+    html: Path | None,
+    validation: Path | None,
+    json: bool,
 ) -> None:
-    """Prove a transferred adapter against the equations.
-
-    Visual tokens of random and, with --features, real patches are compared with Eq. 5-6 in float64, computed from the
-    adapter before the transfer and the target's own embedding table. Exit code 1 if they differ.
-    """
+    """`check` of a transferred adapter: `adapter` is the one before the transfer."""
     from vocabkit.adapter.model import LangBridgeAdapter
     from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import proof_report
@@ -214,35 +208,9 @@ def check_adapter(
 
 
 def import_adapter(
-    weights: Annotated[
-        Path,
-        typer.Argument(
-            help="Published mm_projector.bin (LangBridge, linear head), or the folder of a whole checkpoint.",
-            show_default=False,
-        ),
-    ],
-    shared: Annotated[Path, typer.Argument(help="Its shared vocabulary, from its index map.", show_default=False)],
-    llm: Annotated[
-        str, typer.Option(help="The tokenizer that it was trained with: a name in the vocabulary.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder or *.pt to write.")] = Path("adapter.pt"),
-    vision: Annotated[
-        str | None,
-        typer.Option(
-            help="Vision model that it was trained with, to record. [default: from a checkpoint's config.json]",
-            show_default=False,
-        ),
-    ] = None,
-    layer: Annotated[
-        int | None,
-        typer.Option(help="Its hidden states, as transformers counts them: -2 as published.", show_default=False),
-    ] = None,
-    json: AsJson = False,
+    weights: Path, shared: Path, llm: str, out: Path, vision: str | None, layer: int | None, json: bool
 ) -> None:
-    """Turn published LangBridge weights into an adapter.
-
-    The result carries its shared vocabulary and can be given to `vocabkit transfer`.
-    """
+    """`import` of published weights."""
     from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.transfer.published import import_published

@@ -10,22 +10,20 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from . import adapters, doctor, training
+from . import adapters, doctor, training, vocabularies
 from . import adapters as distillation
 from . import pictures as inference
 from . import pictures as interpretation
 from . import training as data
 from . import training as evaluation
 from . import training as features
-from . import vocabularies as index_maps
-from . import vocabularies as shared_vocabularies
-from . import vocabularies as tokenizers
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -47,7 +45,21 @@ def _options(
     """What may stand before a command."""
 
 
+class _Panels(TyperGroup):
+    """Lists commands in groups. Typer does so with Rich only, which takes texts in brackets for markup."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel, in the order of registration."""
+        width = max(map(len, self.commands))
+        for panel in dict.fromkeys(panel for panel, _, _ in _COMMANDS):
+            names = [name for each, name, _ in _COMMANDS if each == panel]
+            with formatter.section(panel):
+                limit = formatter.width - 6 - width
+                formatter.write_dl([(f"{n:{width}}", self.commands[n].get_short_help_str(limit)) for n in names])
+
+
 app = typer.Typer(
+    cls=_Panels,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -55,26 +67,29 @@ app = typer.Typer(
     help="Reuse a vision-language adapter trained with one LLM with another one, through their shared vocabulary.",
 )
 app.callback()(_options)
-app.command("build-shared")(shared_vocabularies.build_shared)
-app.command("check")(shared_vocabularies.check)
-app.command("overlap")(tokenizers.overlap)
-app.command("explain")(tokenizers.explain)
-app.command("import-map")(index_maps.import_map)
-app.command("audit")(index_maps.audit)
-app.command("scenes")(data.scenes)
-app.command("features")(features.features)
-app.command("train")(training.train)
-app.command("import-adapter")(adapters.import_adapter)
-app.command("transfer")(adapters.transfer)
-app.command("check-transfer")(adapters.check_adapter)
-app.command("export")(distillation.export)
-app.command("infer")(inference.infer)
-app.command("validate")(evaluation.validate)
-app.command("compare")(evaluation.compare)
-app.command("interpret")(interpretation.interpret)
-app.command("snapshot")(tokenizers.snapshot)
-app.command("catalog")(tokenizers.catalog)
-app.command("doctor")(doctor.doctor)
+_COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
+    ("Vocabularies", "build-shared", vocabularies.build_shared),
+    ("Vocabularies", "overlap", vocabularies.overlap),
+    ("Vocabularies", "explain", vocabularies.explain),
+    ("Vocabularies", "audit", vocabularies.audit),
+    ("Vocabularies", "check", vocabularies.check),
+    ("Vocabularies", "import", vocabularies.import_),
+    ("Vocabularies", "catalog", vocabularies.catalog),
+    ("Vocabularies", "snapshot", vocabularies.snapshot),
+    ("Adapters", "transfer", adapters.transfer),
+    ("Adapters", "export", distillation.export),
+    ("Pictures", "infer", inference.infer),
+    ("Pictures", "interpret", interpretation.interpret),
+    ("Training", "scenes", data.scenes),
+    ("Training", "features", features.features),
+    ("Training", "train", training.train),
+    ("Training", "validate", evaluation.validate),
+    ("Training", "compare", evaluation.compare),
+    ("Installation", "doctor", doctor.doctor),
+)
+"""Panel of the help, name, function."""
+for _panel, _name, _function in _COMMANDS:
+    app.command(_name, rich_help_panel=_panel)(_function)
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ TOKENIZER = (
 )
 Tokenizers = Annotated[list[str], typer.Argument(help=f"Two or more; each {TOKENIZER}.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Field = Annotated[
-    str | None, typer.Option(help="Field or column of the corpus that holds the text.", show_default=False)
+CorpusColumn = Annotated[
+    str | None,
+    typer.Option("--text-column", help="Field or column of the corpus that holds the text.", show_default=False),
 ]
 Corpus = Annotated[
     list[Path] | None,

@@ -1,4 +1,4 @@
-"""build-shared and check: making a shared vocabulary, and proving one."""
+"""Commands about vocabularies: build, look at, check and import them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .adapters import Features, Weights
 from .options import (
     TOKENIZER,
     AsJson,
     Corpus,
-    Field,
+    CorpusColumn,
     Html,
     Tokenizers,
     arrow_file,
@@ -49,7 +50,7 @@ def build_shared(
     count_with: Annotated[
         str | None, typer.Option(help="Name of the tokenizer that counts. [default: the first]", show_default=False)
     ] = None,
-    field: Field = None,
+    text_column: CorpusColumn = None,
     json: AsJson = False,
 ) -> None:
     """Build the shared vocabulary of two or more tokenizers.
@@ -61,8 +62,8 @@ def build_shared(
 
     if union and at_least is not None:
         raise VocabkitError("--union and --at-least say the same thing; give one of them")
-    if not rank_by and (top or count_with or field):
-        raise VocabkitError("--top, --count-with and --field need a corpus: add --rank-by FILE")
+    if not rank_by and (top or count_with or text_column):
+        raise VocabkitError("--top, --count-with and --text-column need a corpus: add --rank-by FILE")
     found = resolve_all(tokenizers)
     vocabularies = [each.vocabulary for each in found]
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
@@ -76,7 +77,7 @@ def build_shared(
             raise VocabkitError(f"--count-with {quote(count_with)}: name one of {', '.join(named)}")
         counter = named[count_with] if count_with else vocabularies[0]
         with byte_progress("counting tokens") as progress:
-            shared = rank(shared, counter, rank_by, top=top, field=field, progress=progress)
+            shared = rank(shared, counter, rank_by, top=top, field=text_column, progress=progress)
     shared.save(path)
     if json:
         show_json(shared_as_json(path, shared))
@@ -91,7 +92,15 @@ def build_shared(
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="A shared vocabulary.", show_default=False)],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A shared vocabulary, or a transferred adapter (folder, .pt or hub id).", show_default=False
+        ),
+    ],
+    original: Annotated[
+        str | None, typer.Argument(help="Of a transferred adapter: the adapter before.", show_default=False)
+    ] = None,
     tokenizer: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,12 +108,55 @@ def check(
             show_default=False,
         ),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="The LLM that an adapter was transferred to.", show_default=False),
+    ] = None,
+    weights: Weights = None,
+    features: Features = None,
+    html: Html = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="For --html: results of `validate --out`.", show_default=False)
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Prove a shared vocabulary row by row.
+    """Prove a shared vocabulary or a transferred adapter.
 
-    Every id is looked up in its tokenizer. Exit code 1 if a row is wrong.
+    Every id of a shared vocabulary is looked up in its tokenizer. Visual tokens of a transferred adapter are compared
+    with Eq. 5-6 in float64, from the adapter before the transfer and the target's own embedding table; random patches
+    are used and, with --features, real ones. Exit code 1 if something is wrong.
     """
+    from vocabkit.errors import VocabkitError
+
+    of_adapter = {
+        "ORIGINAL": original, "--to": to, "--weights": weights, "--features": features, "--html": html,
+        "--validation": validation,
+    }  # fmt: skip
+    given = [name for name, value in of_adapter.items() if value is not None]
+    if _starts_with(Path(file), b"ARROW1") or not (given or Path(file).is_dir() or Path(file).suffix == ".pt"):
+        if given:
+            raise VocabkitError(f"{file}: is a shared vocabulary; leave out {given[0]}, which is for adapters")
+        _check_shared(Path(file), tokenizer, json=json)
+    elif original is None or to is None:
+        raise VocabkitError(f"{file}: to check a transferred adapter, add the adapter before it and --to TARGET")
+    elif tokenizer:
+        raise VocabkitError(f"{file}: is an adapter; leave out --tokenizer, which is for shared vocabularies")
+    else:
+        from .adapters import check_adapter
+
+        check_adapter(file, original, to, weights, features, html, validation, json)
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    """Whether `path` is a file that starts with `magic`; other problems are for its reader to report."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> None:
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.shared.verify import verify
@@ -132,16 +184,13 @@ def check(
     raise typer.Exit(1 if problems else 0)
 
 
-# MERGED: overlap, explain, snapshot, catalog: looking at tokenizers and keeping them.
-
-
 def overlap(
     tokenizers: Tokenizers,
     reachability: Annotated[
         bool, typer.Option("--reachability", help="Also count tokens that encode never produces (takes seconds).")
     ] = False,
     corpus: Corpus = None,
-    field: Field = None,
+    text_column: CorpusColumn = None,
     examples: Annotated[int, typer.Option(min=0, help="Examples of one-sided and aliased tokens.")] = 6,
     html: Html = None,
     json: AsJson = False,
@@ -153,8 +202,8 @@ def overlap(
     from vocabkit.errors import VocabkitError
     from vocabkit.shared.overlap import overlap as compare
 
-    if field and not corpus:
-        raise VocabkitError("--field needs a corpus: add --corpus FILE")
+    if text_column and not corpus:
+        raise VocabkitError("--text-column needs a corpus: add --corpus FILE")
     found = resolve_all(tokenizers)
     check_page(html, [*(each.file for each in found), *(corpus or ())])
     vocabularies = [each.vocabulary for each in found]
@@ -165,7 +214,7 @@ def overlap(
         counts = {}
         for vocabulary in vocabularies:
             with byte_progress(f"counting with {vocabulary.name}") as progress:
-                counts[vocabulary.name] = count_tokens(vocabulary, corpus, field=field, progress=progress)
+                counts[vocabulary.name] = count_tokens(vocabulary, corpus, field=text_column, progress=progress)
     report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
     if json:
         show_json(report)
@@ -268,39 +317,83 @@ def catalog(json: AsJson = False) -> None:
         show(catalog_table(entries))
 
 
-# MERGED: import-map and audit: index maps and token translations made by other tools.
-
-Owner = Annotated[str, typer.Argument(help=f"The tokenizer whose ids the map holds: {TOKENIZER}.", show_default=False)]
-
-
-def import_map(
-    file: Annotated[Path, typer.Argument(metavar="MAP", help="A published index map (JSON).", show_default=False)],
-    owner: Owner,
-    others: Annotated[list[str], typer.Argument(help="Further tokenizers that share the rows.", show_default=False)],
-    sister: Annotated[
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A published index map (JSON), or LangBridge weights: mm_projector.bin, or a checkpoint folder.",
+            show_default=False,
+        ),
+    ],
+    tokenizers: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=FILE: the map published for one of the others, to be checked too. May be repeated.",
+        typer.Argument(
+            help=f"Of a map: the tokenizer whose ids it holds, then others that share its rows; each {TOKENIZER}.",
             show_default=False,
         ),
     ] = None,
+    sister: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a map: NAME=FILE, the map published for one of the others, to be checked too. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="Of weights: their shared vocabulary, from `import MAP`.", show_default=False)
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="Of weights: the tokenizer of training, a name in the vocabulary.", show_default=False),
+    ] = None,
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of weights: vision model of training, to be recorded. [default: as a checkpoint's config.json says]",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="Of weights: hidden states, as transformers counts them: -2 as published.", show_default=False
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Output file. [default: the name of MAP, .arrow]", show_default=False)
+        Path | None, typer.Option(help="Output. [default: MAP.arrow, or adapter.pt]", show_default=False)
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Turn a published index map into a shared vocabulary.
+    """Import a published index map, or published LangBridge weights.
 
-    Every row is proven with the tokenizers; the map is refused if one is wrong.
+    A map becomes a shared vocabulary: every row is proven with the tokenizers, and the map is refused if one is wrong.
+    Weights become an adapter that carries its shared vocabulary and can be given to `vocabkit transfer`.
     """
-    from vocabkit.shared.maps import import_map as prove
+    from vocabkit.errors import VocabkitError
+
+    of_weights = {"--shared": shared, "--llm": llm, "--vision": vision, "--layer": layer}
+    given = [name for name, value in of_weights.items() if value is not None]
+    if given or not tokenizers:
+        if tokenizers or sister:
+            raise VocabkitError(f"{given[0] if given else '--sister'} is for weights, tokenizers are for a map")
+        if shared is None or llm is None:
+            raise VocabkitError(f"{source}: name the tokenizers of a map, or give --shared and --llm of weights")
+        from .adapters import import_adapter
+
+        import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, json)
+    else:
+        _import_map(source, tokenizers, sister, out, json=json)
+
+
+def _import_map(file: Path, tokenizers: list[str], sister: list[str] | None, out: Path | None, *, json: bool) -> None:
+    from vocabkit.shared.maps import import_map
 
     sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
-    found = resolve_all([owner, *others])
+    found = resolve_all(tokenizers)
     path = out or arrow_file(file.stem)
     check_output(path, [file, *sisters.values(), *(each.file for each in found)])
     first, *rest = (each.vocabulary for each in found)
-    shared = prove(file, first, rest, sisters)
+    shared = import_map(file, first, rest, sisters)
     shared.save(path)
     if json:
         show_json(shared_as_json(path, shared))

@@ -24,7 +24,7 @@ COMMANDS = [
     "overlap smollm2 qwen2",
     "overlap smollm2 qwen2 --corpus captions.txt --reachability --json",
     "explain dog smollm2 qwen2",
-    "import-map map.json qwen2 smollm2",
+    "import map.json qwen2 smollm2",
     "audit spelling smollm2 qwen2",
     "snapshot smollm2",
     "catalog",
@@ -92,9 +92,7 @@ def test_alignment_command_imports_no_heavy_package(folder: Path, command: str) 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["transfer adapter.pt --to smollm2", "check-transfer moved adapter.pt --to smollm2"]
-)
+@pytest.mark.parametrize("command", ["transfer adapter.pt --to smollm2", "check moved adapter.pt --to smollm2"])
 def test_command_without_torch_names_the_extra_to_install(folder: Path, command: str) -> None:
     program = WITHOUT_TORCH + "from vocabkit_cli.__main__ import run\nrun()"
     command_line = [sys.executable, "-c", program, *command.split()]

@@ -19,31 +19,15 @@ from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import catalog, resolve
 
-ADAPTER_COMMANDS = [
-    "scenes",
-    "features",
-    "train",
-    "import-adapter",
-    "transfer",
-    "check-transfer",
-    "export",
-    "infer",
-    "validate",
-    "compare",
-    "interpret",
-]
-COMMANDS = [
-    "build-shared",
-    "check",
-    "overlap",
-    "explain",
-    "import-map",
-    "audit",
-    *ADAPTER_COMMANDS,
-    "snapshot",
-    "catalog",
-    "doctor",
-]
+PANELS = {
+    "Vocabularies": ["build-shared", "overlap", "explain", "audit", "check", "import", "catalog", "snapshot"],
+    "Adapters": ["transfer", "export"],
+    "Pictures": ["infer", "interpret"],
+    "Training": ["scenes", "features", "train", "validate", "compare"],
+    "Installation": ["doctor"],
+}
+COMMANDS = [command for commands in PANELS.values() for command in commands]
+ADAPTER_COMMANDS = [command for panel in ("Adapters", "Pictures", "Training") for command in PANELS[panel]]
 
 
 def output_of(folder: Path, *words: str | Path, code: int = 0) -> str:
@@ -74,9 +58,14 @@ def small(tmp_path: Path) -> Path:
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def test_help_lists_every_command(tmp_path: Path) -> None:
-    listed = output_of(tmp_path, "--help").split("Commands:\n")[1]
-    assert [line.split()[0] for line in listed.splitlines()] == COMMANDS
+def test_help_lists_commands_by_panel(tmp_path: Path) -> None:
+    listed: dict[str, list[str]] = {}
+    for line in output_of(tmp_path, "--help").splitlines():
+        if line and not line.startswith(" "):
+            panel = listed.setdefault(line.rstrip(":"), [])
+        elif line.strip():
+            panel.append(line.split()[0])
+    assert {panel: listed[panel] for panel in PANELS} == PANELS
 
 
 def test_no_command_shows_help_on_stderr(tmp_path: Path) -> None:
@@ -204,7 +193,7 @@ def test_rank_by_orders_by_count_and_top_keeps_the_first(small: Path) -> None:
 
 def test_count_with_and_field_choose_tokenizer_and_field(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"alt": "a dog on a mat"}\n{"alt": "a dog"}\n')
-    words = ["build-shared", "smollm2", "qwen2", "--rank-by", "captions.jsonl", "--field", "alt", "--top", "3"]
+    words = ["build-shared", "smollm2", "qwen2", "--rank-by", "captions.jsonl", "--text-column", "alt", "--top", "3"]
     done = vocabkit_here(tmp_path, *words, "--count-with", "qwen2")
     assert done.returncode == 0, done
     shared = open_shared(tmp_path / "smollm2-qwen2.arrow")
@@ -261,20 +250,20 @@ def test_explain_gives_the_reason_for_sharing(tmp_path: Path) -> None:
 def test_import_map_proves_rows_and_keeps_their_order(tmp_path: Path) -> None:
     written(tmp_path, QWEN_MAP, "qwen.json")
     written(tmp_path, LLAMA_MAP, "llama.json")
-    value = json_of(tmp_path, "import-map", "qwen.json", "qwen2", "llama3", "--sister", "llama3=llama.json")
+    value = json_of(tmp_path, "import", "qwen.json", "qwen2", "llama3", "--sister", "llama3=llama.json")
     shared = open_shared(tmp_path / "qwen.arrow")
     assert list(value) == ["file", "rows", "fingerprint", "tokenizers", "selection", "roles"]
     assert value["rows"] == len(QWEN_MAP)
     assert shared.ids_for("qwen2").tolist() == list(QWEN_MAP.values())
     assert shared.ids_for("llama3").tolist() == list(LLAMA_MAP.values())
-    again = output_of(tmp_path, "import-map", "qwen.json", "qwen2", "llama3", "--out", "again.arrow")
+    again = output_of(tmp_path, "import", "qwen.json", "qwen2", "llama3", "--out", "again.arrow")
     assert again == f"again.arrow: all 40 rows proven in qwen2, llama3, {shared.fingerprint}\n"
 
 
 def test_import_map_of_another_tokenizer_raises_and_writes_nothing(tmp_path: Path) -> None:
     written(tmp_path, QWEN_MAP, "qwen.json")
     assert "rows are not gemma3's tokens" in error_of(
-        vocabkit_here(tmp_path, "import-map", "qwen.json", "gemma3", "llama3")
+        vocabkit_here(tmp_path, "import", "qwen.json", "gemma3", "llama3")
     )
     assert [path.name for path in tmp_path.iterdir()] == ["qwen.json"]
 

@@ -73,8 +73,8 @@ ALIGNMENT = {
     "explain one-sided": r"explain '\xe4' qwen2 mistral-v3",
     "explain id": "explain id:279 llama3 smollm2",
     "explain special": "explain '<|im_end|>' qwen2 llama3",
-    "import-map": "import-map inputs/qwen-map.json qwen2 llama3 --sister llama3=inputs/llama-map.json --out out.arrow",
-    "import-map wrong": "import-map inputs/qwen-map.json llama3 qwen2 --out out.arrow",
+    "import-map": "import inputs/qwen-map.json qwen2 llama3 --sister llama3=inputs/llama-map.json --out out.arrow",
+    "import-map wrong": "import inputs/qwen-map.json llama3 qwen2 --out out.arrow",
     "audit spelling": "audit spelling qwen2 llama3 --examples 2",
     "audit assistant": "audit assistant smollm2 gemma3 --examples 2",
     "audit map": "audit inputs/qwen-map.json qwen2 llama3 --target-map inputs/llama-map.json --examples 2",
@@ -113,8 +113,8 @@ TRAINING = {
 }
 TO_TWO = "--to two=inputs/two"
 ADAPTERS = {
-    "import-adapter": "import-adapter inputs/mm_projector.bin inputs/qwen-map.arrow --llm qwen2 --out out.pt",
-    "import-adapter folder": "import-adapter inputs/published inputs/qwen-map.arrow --llm qwen2 --out out",
+    "import-adapter": "import inputs/mm_projector.bin --shared inputs/qwen-map.arrow --llm qwen2 --out out.pt",
+    "import-adapter folder": "import inputs/published --shared inputs/qwen-map.arrow --llm qwen2 --out out",
     "transfer report": f"transfer inputs/linear {TO_TWO} --features inputs/features",
     "transfer linear": f"transfer inputs/linear {TO_TWO} --out out",
     "transfer linear pt": f"transfer inputs/linear.pt {TO_TWO} --scale 0.5 --out out.pt",
@@ -135,11 +135,10 @@ ADAPTERS = {
     "transfer llava scaled": f"transfer inputs/linear.pt {TO_TWO} --scale 2 --out made/scaled.pt && export"
     " made/scaled.pt --as llava --llm two=inputs/two --vision inputs/vision --out out",
     "transfer softmax projector": "export inputs/moved-softmax --as projector --out out",
-    "check-transfer": f"check-transfer inputs/moved-linear inputs/linear {TO_TWO} --html out.html"
+    "check-transfer": f"check inputs/moved-linear inputs/linear {TO_TWO} --html out.html"
     " --validation inputs/validation.json",
-    "check-transfer softmax": f"check-transfer inputs/moved-softmax.pt inputs/softmax.pt {TO_TWO}"
-    " --features inputs/features",
-    "check-transfer wrong": f"check-transfer inputs/moved-linear inputs/training/step-000030/adapter {TO_TWO}",
+    "check-transfer softmax": f"check inputs/moved-softmax.pt inputs/softmax.pt {TO_TWO} --features inputs/features",
+    "check-transfer wrong": f"check inputs/moved-linear inputs/training/step-000030/adapter {TO_TWO}",
     "distill": "export inputs/moved-softmax --as projector --features inputs/features --steps 20 --device cpu"
     " --out out",
     "distill pt": "export inputs/moved-softmax.pt --as projector --features inputs/features --data inputs/data.json"

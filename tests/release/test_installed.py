@@ -16,9 +16,9 @@ EXTRAS = {
     "pip install 'vocabkit[adapter]'": [
         "features pictures.json --out features --vision clip",
         "train recipe.toml --out trained",
-        "import-adapter mm_projector.bin shared.arrow --llm qwen2 --out imported",
+        "import mm_projector.bin --shared shared.arrow --llm qwen2 --out imported",
         "transfer adapter.pt --to smollm2",
-        "check-transfer moved adapter.pt --to smollm2",
+        "check moved adapter.pt --to smollm2",
         "export moved --as projector --features features --out distilled",
         "export projector --as projector --out exported",
         "infer adapter.pt pictures --out inferred",

@@ -1,4 +1,4 @@
-"""check-transfer --html: a page with the proof and, on request, a validation."""
+"""check --html: a page with the proof and, on request, a validation."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def result(*shares: Share | None, **figures: Estimate) -> Result:
 
 
 def check(here: Path, *words: str | Path) -> Done:
-    """`vocabkit check-transfer` of the moved adapter."""
-    return vocabkit_here(here, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, *words)
+    """`vocabkit check` of the moved adapter."""
+    return vocabkit_here(here, "check", "moved", "adapter.pt", *TO_LLAMA, *words)
 
 
 def test_page_has_proof_coverage_and_validation(here: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_page_shows_answers_with_number_and_interval(here: Path, tmp_path: Path)
 
 def test_page_is_written_if_the_proof_fails(here: Path, tmp_path: Path) -> None:
     langbridge("softmax", seed=1).save(tmp_path / "other.pt")
-    words = ("check-transfer", "moved", tmp_path / "other.pt", *TO_LLAMA, "--html", tmp_path / "page.html")
+    words = ("check", "moved", tmp_path / "other.pt", *TO_LLAMA, "--html", tmp_path / "page.html")
     assert vocabkit_here(here, *words).returncode == 1
     assert "not proven" in (tmp_path / "page.html").read_text("utf-8")
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "explain": "explain 年 qwen2 llama3",
     "catalog": "catalog",
     "transfer": "transfer adapter --to two=world/two --out moved",
-    "check-transfer": "check-transfer moved adapter --to two=world/two",
+    "check-transfer": "check moved adapter --to two=world/two",
     "interpret": "interpret adapter world/data.json --llm one=world/one --llm two=world/two --limit 2",
     "validate": "validate world/data.json --llm two=world/two --features world/features --template completion "
     "--adapter transferred=moved",

@@ -80,7 +80,7 @@ def test_transfer_is_written_and_passes_check(
     proof = "prove it: vocabkit check moved adapter.pt --to llama3 --weights llm"
     assert shown.err.splitlines()[-1] == proof
     assert (
-        run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
+        run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
     )
     assert "64 rows proven" in capsys.readouterr().out
 
@@ -90,8 +90,8 @@ def test_moving_an_adapter_imports_no_pandas_no_compiler_and_not_all_of_pyarrow(
     langbridge().shared.save(here / "shared.arrow")
     for words in (
         ("transfer", "adapter.pt", *TO_LLAMA, "--out", "moved"),
-        ("check-transfer", "moved", "adapter.pt", *TO_LLAMA),
-        ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt"),
+        ("check", "moved", "adapter.pt", *TO_LLAMA),
+        ("import", "mm_projector.bin", "--shared", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt"),
     ):
         done = vocabkit_lean(here, *words)
         assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_wrong_transfer_exits_with_1(
     tensors = load_file(here / "moved/model.safetensors")
     tensors["embeddings"] = tensors["embeddings"].roll(1, dims=0)
     save_file(tensors, here / "moved/model.safetensors")
-    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 1
+    assert run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA) == 1
     assert "NOT proven" in capsys.readouterr().out
 
 
@@ -115,7 +115,7 @@ def test_json_holds_the_report_and_the_proof(
     found = json.loads(capsys.readouterr().out)
     assert found["written"] == "moved.pt"
     assert (found["preflight"]["found"], found["preflight"]["folds"]) == (64, False)
-    assert run(monkeypatch, "check-transfer", "moved.pt", "softmax.pt", *TO_LLAMA, "--json") == 0
+    assert run(monkeypatch, "check", "moved.pt", "softmax.pt", *TO_LLAMA, "--json") == 0
     proof = json.loads(capsys.readouterr().out)
     assert proof["passed"] is True
     assert proof["checks"][0]["error"] < proof["checks"][0]["limit"]
@@ -129,7 +129,7 @@ def test_rms_scale_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert float(tokens.square().mean().sqrt()) == pytest.approx(
         float(moved.embeddings.square().mean().sqrt()), rel=1e-3
     )
-    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA) == 0
+    assert run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA) == 0
 
 
 @pytest.mark.parametrize(("adapter", "hint"), [("adapter.pt", True), ("softmax.pt", False)])
@@ -160,7 +160,7 @@ def test_features_may_be_a_folder_or_a_file(
     moved, again = (LangBridgeAdapter.from_pretrained(here / name, kind="transferred") for name in ("moved", "again"))
     assert moved.scale == pytest.approx(again.scale, rel=1e-3)
     capsys.readouterr()
-    assert run(monkeypatch, "check-transfer", "moved", "adapter.pt", *TO_LLAMA, "--features", "features") == 0
+    assert run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA, "--features", "features") == 0
     shown = capsys.readouterr().out
     assert "real features" in shown
     assert f"scale of the visual tokens, as recorded: {moved.scale:.6g}" in shown
@@ -245,7 +245,7 @@ def test_import_adapter_result_can_be_transferred(
     original = langbridge()
     save_published(original, here / "mm_projector.bin")
     original.shared.save(here / "shared.arrow")
-    words = ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
+    words = ("import", "mm_projector.bin", "--shared", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
     assert run(monkeypatch, *words) == 0
     shown = capsys.readouterr()
     assert "linear head, 64 rows, hidden 5, trained with qwen2" in shown.out
@@ -260,7 +260,7 @@ def test_import_adapter_records_vision_and_layer(
 ) -> None:
     save_published(langbridge(), here / "mm_projector.bin")
     langbridge().shared.save(here / "shared.arrow")
-    words = ("import-adapter", "mm_projector.bin", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
+    words = ("import", "mm_projector.bin", "--shared", "shared.arrow", "--llm", "qwen2", "--out", "imported.pt")
     assert run(monkeypatch, *words, "--vision", "openai/clip", "--layer", "-2") == 0
     shown = capsys.readouterr()
     assert (shown.out.splitlines()[-1], shown.err) == ("features: openai/clip, layer -2", "")
@@ -295,7 +295,7 @@ def test_hub_revision_gives_tokenizer_and_rows(here: Path) -> None:
     assert len(moved.embeddings) == ROWS
 
 
-@pytest.mark.parametrize("command", [("transfer",), ("check-transfer", "moved")])
+@pytest.mark.parametrize("command", [("transfer",), ("check", "moved")])
 def test_weights_without_tokenizer_raise_with_advice(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
@@ -371,7 +371,7 @@ def test_commands_without_the_option_do_not_name_it(
         (("adapter.pt", "--to", "mistral-v1", "--weights", "llm", "--out", "missing/moved.pt"), "missing"),
         (("adapter.pt", "--to", "gemma3", "--weights", "llm"), "outside its 128256 rows"),
         (("llm", *TO_LLAMA), "not an adapter of vocabkit"),
-        (("published.bin", *TO_LLAMA), "named *.pt; of LangBridge's published weights `vocabkit import-adapter`"),
+        (("published.bin", *TO_LLAMA), "named *.pt; of LangBridge's published weights `vocabkit import`"),
     ],
 )
 def test_invalid_input_writes_nothing(

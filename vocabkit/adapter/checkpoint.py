@@ -49,7 +49,7 @@ _OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
 _FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
 """Exports that are files: in words, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
-_IMPORT = "; of LangBridge's published weights `vocabkit import-adapter` makes one"
+_IMPORT = "; of LangBridge's published weights `vocabkit import` makes one"
 
 
 @dataclass(frozen=True, eq=False)

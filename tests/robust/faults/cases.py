@@ -108,14 +108,14 @@ def _cases() -> Iterator[Case]:
     transfer, vision = "transfer linear#.pt --to two=world/two", "--vision world/vision"
     going_on: dict[str, Any] = {"can_go_on": True, "progress": ("state.pt", "metrics.jsonl")}
     yield twice("build-shared", "build-shared x=a.json y=#.json", "b", "c")
-    yield twice("import-map", "import-map map#.json x=a.json y=b.json")
+    yield twice("import-map", "import map#.json x=a.json y=b.json")
     yield twice("snapshot", "snapshot #.json", "a", "b")
     yield case("scenes", "scenes {out} --train 4 --held-out 2 --size 32")
     yield case("features", f"features world/data.json {vision} --out {{out}}", can_go_on=True)
     yield case("train", "train recipe.toml --out {out}", **going_on)
     yield case("finetune", "train recipe-lora.toml --out {out}", **going_on)
     for name, out in (("", "out.pt"), (" folder", "out")):
-        yield twice(f"import-adapter{name}", "import-adapter mm_projector#.bin world/shared.arrow --llm one", out=out)
+        yield twice(f"import-adapter{name}", "import mm_projector#.bin --shared world/shared.arrow --llm one", out=out)
         yield twice(f"transfer{name}", transfer, out=out)
     yield twice("export projector", "export moved#.pt --as projector", out="out.pt")
     yield twice("export mmproj", f"export moved#.pt --as mmproj {vision}", out="out.gguf")
@@ -129,7 +129,7 @@ def _cases() -> Iterator[Case]:
     yield twice("validate", f"validate {run} --adapter mlp=mlp#.pt", out="out.json")
     yield page("overlap --html", "overlap x=a.json y=#.json", "b", "c")
     yield page("interpret --html", f"interpret linear#.pt world/1.png --llm one=world/one {vision}")
-    yield page("check-transfer --html", "check-transfer moved#.pt linear#.pt --to two=world/two")
+    yield page("check-transfer --html", "check moved#.pt linear#.pt --to two=world/two")
 
 
 CASES = tuple(_cases())
