@@ -1,4 +1,4 @@
-"""Weight files of models: safetensors, torch.save and GGUF, of which only the needed rows are read.
+"""Weight files of models: safetensors, torch.save and GGUF. Only the needed rows are read.
 
 Safetensors: a JSON header with the place of each tensor, then their bytes (huggingface/safetensors, README).
 """

@@ -34,7 +34,7 @@ _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
 class FeatureInfo(EncoderInfo):
-    """The features in a folder: of which encoder, and how they are stored."""
+    """The encoder of the features in a folder, and how they are stored."""
 
     dtype: str
     """float16 or float32."""

@@ -47,8 +47,8 @@ def top_coefficients(
         hidden: (..., H) floating point, the adapter's last hidden layer.
         weight: (T, H).
         k: from 1 to T.
-        head: softmax: shares, normalised over all T rows, so that k of them sum to at most 1. linear: values, of which
-            the largest positive ones are taken, not the largest by magnitude.
+        head: softmax: shares, normalised over all T rows, so that k of them sum to at most 1. linear: the
+            largest values, not the largest magnitudes.
         bias: (T,) or None.
         temperature: as for `mix`.
 
