@@ -1,4 +1,4 @@
-"""A disk that fills up, without one: no file may grow beyond a size."""
+"""Simulate a full disk: no file may grow beyond a size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing more into one file fails, as on a full disk."""
+    """Make writing more than `size` bytes into a file fail, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

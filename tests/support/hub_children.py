@@ -1,4 +1,4 @@
-"""Processes that use a hub of `range_server` as theirs."""
+"""Child processes that use a `range_server` as their hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Child:
         answers.close()
 
     def answer(self) -> dict[str, Any]:
-        """What the process found: source, rows (their sha256) or error; and all calls of `progress`."""
+        """Return source and sha256 of the rows, or the error; and all calls of `progress`."""
         assert self._answers.poll(60)
         answer: dict[str, Any] = self._answers.recv()
         self._process.join()
@@ -46,7 +46,7 @@ class Child:
 
 
 def open_in_child(argument: str, home: Path, hub: Hub | None = None, **environment: str) -> dict[str, Any]:
-    """What a `Child` found."""
+    """Return what a `Child` found."""
     return Child(argument, home, hub, **environment).answer()
 
 

@@ -1,4 +1,4 @@
-"""Adapters for the LLMs of the small world, and reading what `vocabkit infer` writes."""
+"""Adapters for the small world, and readers of what `vocabkit infer` writes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InferWorld:
 
 
 def make_infer_world(folder: Path) -> InferWorld:
-    """All of it, in `folder`."""
+    """Make the small world and its adapters in `folder`."""
     small = make_world(folder / "world")
     shared = open_shared(small.shared)
     encoder = open_vision(str(small.vision))
@@ -63,13 +63,13 @@ def make_infer_world(folder: Path) -> InferWorld:
 
 
 def table(folder: Path) -> pa.Table:
-    """Of all shards that the index names."""
+    """Concatenate all shards that the index names."""
     names = json.loads((folder / "index.json").read_text())["shards"]
     return pa.concat_tables(pa.ipc.open_file(folder / f"{name}.arrow").read_all() for name in names)
 
 
 def visual_tokens(folder: Path) -> dict[str, Tensor]:
-    """(N, D) by picture."""
+    """Return (N, D) visual tokens by picture."""
     found = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
@@ -79,10 +79,10 @@ def visual_tokens(folder: Path) -> dict[str, Tensor]:
 
 
 def nested(column: pa.ChunkedArray) -> Tensor:
-    """(M, N, K) of a column of lists of lists."""
+    """Return (M, N, K) from a column of nested lists."""
     return torch.tensor(column.to_pylist())
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file by its name, without what a killed writer leaves behind."""
+    """Return every file by name, without temporary files of a killed writer."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".vocabkit-")}

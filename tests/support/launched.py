@@ -1,7 +1,6 @@
-"""`vocabkit` in one of several processes on the CPU, which says in the end how it was run.
+"""Run `vocabkit` in one of several CPU processes and print how it was launched.
 
-accelerate shards weights on accelerators only. Where it is asked to, by what `accelerate launch` makes of a config
-file, the CPU is passed off as one.
+accelerate shards weights on accelerators only; if `accelerate launch` asks for sharding, the CPU is passed off as one.
 """
 
 from __future__ import annotations

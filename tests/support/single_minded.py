@@ -1,4 +1,4 @@
-"""Adapters for the small world that make one token of whatever they see."""
+"""Adapters for the small world that turn every patch into the same token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VISION = 32
 
 
 def saying(world: World, letter: bytes, head: Head = "softmax") -> LangBridgeAdapter:
-    """An adapter whose every patch is the token `letter`."""
+    """Return an adapter that turns every patch into the token `letter`."""
     shared = open_shared(world.shared)
     config = AdapterConfig.of(
         shared,
@@ -32,7 +32,7 @@ def saying(world: World, letter: bytes, head: Head = "softmax") -> LangBridgeAda
 
 
 def projecting(world: World, letter: bytes) -> MLPProjector:
-    """The same of an MLP."""
+    """Return an MLP projector that does the same."""
     target = open_target(world.one)
     width = target.embeddings.width
     mlp = MLPProjector(MLPConfig(VISION, 8, width, "one", str(world.vision), -2)).requires_grad_(False)

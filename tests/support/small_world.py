@@ -1,4 +1,4 @@
-"""Two LLMs of a few kilobytes that know the same bytes by other ids, coloured pictures, and captions of them."""
+"""Two tiny LLMs with the same bytes under different ids, coloured pictures and their captions."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), 
 
 @dataclass(frozen=True)
 class World:
-    """Files of a small world."""
+    """Paths of the files of a small world."""
 
     one: str
-    """An LLM, as a recipe names it."""
+    """The first LLM, as NAME=PATH."""
     two: str
-    """Another, of another width."""
+    """The second, of another width."""
     shared: Path
     data: Path
     features: Path
     vision: Path
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """Of a short training with LLM one, of a linear head, or of a softmax head on captions alone."""
+        """Return recipe fields of a short training with LLM one: a linear head, or a softmax head on captions alone."""
         plain = {
             "data": (str(self.data),), "llm": self.one, "features": str(self.features), "shared": str(self.shared),
             "template": "completion", "connector": "linear", "hidden_width": 16, "steps": 8, "batch": 4,
@@ -49,18 +49,18 @@ class World:
         return {name: value for name, value in (plain | changes).items() if value is not None}
 
     def recipe(self, **changes: Any) -> Recipe:
-        """The recipe of these settings."""
+        """Return these settings as a recipe."""
         return Recipe(**self.settings(**changes))
 
     def write_recipe(self, path: Path, **changes: Any) -> Path:
-        """The same as a file."""
+        """Write these settings as a recipe file."""
         lines = [f"{name} = {json.dumps(value)}" for name, value in self.settings(**changes).items()]
         path.write_text("\n".join(lines))
         return path
 
 
 def make_world(folder: Path) -> World:
-    """All of it, in `folder`."""
+    """Make the small world in `folder`."""
     folder.mkdir()
     one, two = f"one={_llm(folder / 'one', 24)}", f"two={_llm(folder / 'two', 32, backwards=True)}"
     shared, data = folder / "shared.arrow", folder / "data.json"
@@ -73,7 +73,7 @@ def make_world(folder: Path) -> World:
 
 
 def write_data(path: Path, repeats: int = 3) -> None:
-    """Captioned pictures, and the record of each as `vocabkit scenes` writes it."""
+    """Write captioned pictures with records like those of `vocabkit scenes`."""
     records = []
     for number in range(repeats * len(COLOURS)):
         name = list(COLOURS)[number % len(COLOURS)]
