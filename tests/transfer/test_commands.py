@@ -79,9 +79,7 @@ def test_transfer_is_written_and_passes_check(
     assert shown.out.endswith("written: moved\n")
     proof = "prove it: vocabkit check moved adapter.pt --to llama3 --weights llm"
     assert shown.err.splitlines()[-1] == proof
-    assert (
-        run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
-    )
+    assert run(monkeypatch, "check", "moved", "adapter.pt", *TO_LLAMA, "--features", "features.safetensors") == 0
     assert "64 rows proven" in capsys.readouterr().out
 
 
