@@ -33,12 +33,9 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-# MERGED: Packages that a plain installation lacks.
-
-
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
-    """Around imports. Raises VocabkitError with the command to run: `what` needs a package that is not installed."""
+    """Wrap imports of optional packages: raise VocabkitError with the pip command if `what` lacks one."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The text of a file in blocks, unpacked and decoded, in memory that does not grow with the file."""
+"""Text, JSON and records out of files, in memory that does not grow with the file."""
 
 from __future__ import annotations
 
@@ -79,8 +79,6 @@ def _decoded(path: Path, blocks: Iterable[bytes]) -> Iterator[str]:
         start += len(block)
 
 
-# MERGED: JSON files into typed structures. Fields that the structure does not name are skipped, not built.
-
 T = TypeVar("T")
 
 
@@ -112,8 +110,6 @@ def optional_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, {} if there is no such file."""
     return decode_json(path, dict[str, Any], "a JSON object") if path.is_file() else {}
 
-
-# MERGED: The records of a JSON file, one after the other: an array that is never held as a whole, or one record per line.
 
 _LONGEST_RECORD = 1 << 26
 """Characters of a JSON record. More is no record but a damaged or hostile file."""

@@ -1,4 +1,7 @@
-"""The columns of a shared vocabulary, built from plain numbers and bytes."""
+"""SharedVocabulary: one Arrow table of shared tokens and their ids in each tokenizer.
+
+Row number = index in V_shared = row of an adapter's head.
+"""
 
 from __future__ import annotations
 
@@ -25,60 +28,6 @@ from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     import pandas
-
-
-def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
-    """The columns of a shared vocabulary, from numbers with -1 for null."""
-    offsets, data = token_buffers(tokens)
-    columns = {
-        "token": pa.Array.from_buffers(pa.binary(), len(tokens), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
-        "text": text_column(tokens, has_text),
-        "count": nullable(counts),
-    }
-    return pa.table({**columns, **{f"id:{name}": nullable(column) for name, column in ids.items()}})
-
-
-def nullable(numbers: np.ndarray) -> pa.Array:
-    """A copy of `numbers`, int32 or int64, as a column of their type, -1 as null."""
-    return number_array(np.maximum(numbers, 0), numbers >= 0)
-
-
-def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
-    """(R,) string: tokens as text, null where not `has_text`, (R,) bool.
-
-    No bytes lie under a null: other readers of Arrow check them too.
-    """
-    offsets, data = token_buffers(tokens)
-    if not has_text.all():
-        lengths = np.diff(offsets)
-        data = data[np.repeat(has_text, lengths)]
-        offsets = np.concatenate([[0], np.cumsum(lengths * has_text)]).astype(np.int32)
-    buffers = [bitmap(has_text), pa.py_buffer(offsets), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
-
-
-def text_mask(tokens: pa.Array) -> np.ndarray:
-    """(R,) bool: True where the bytes of a token are valid UTF-8."""
-    offsets, data = token_buffers(tokens)
-    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int32)])
-    rows = np.flatnonzero(np.diff(beyond_ascii[offsets]))
-    content = data.tobytes()
-    spans = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
-    valid = np.ones(len(tokens), bool)
-    valid[rows] = [is_utf8(content[start:end]) for start, end in spans]
-    return valid
-
-
-def is_utf8(value: bytes) -> bool:
-    """True if `value` is valid UTF-8."""
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-# MERGED: SharedVocabulary: the Arrow index maps. Row number = index in V_shared = the row order of an adapter's head.
 
 FORMAT = "shared-vocabulary"
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
@@ -395,3 +344,57 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
 def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()  # a file name need not be valid Unicode
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
+
+
+def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
+    """The columns of a shared vocabulary, from numbers with -1 for null."""
+    offsets, data = token_buffers(tokens)
+    columns = {
+        "token": pa.Array.from_buffers(pa.binary(), len(tokens), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
+        "text": text_column(tokens, has_text),
+        "count": nullable(counts),
+    }
+    return pa.table({**columns, **{f"id:{name}": nullable(column) for name, column in ids.items()}})
+
+
+def nullable(numbers: np.ndarray) -> pa.Array:
+    """A copy of `numbers`, int32 or int64, as a column of their type, -1 as null."""
+    return number_array(np.maximum(numbers, 0), numbers >= 0)
+
+
+def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
+    """(R,) string: tokens as text, null where not `has_text`, (R,) bool.
+
+    No bytes lie under a null: other readers of Arrow check them too.
+    """
+    offsets, data = token_buffers(tokens)
+    if not has_text.all():
+        lengths = np.diff(offsets)
+        data = data[np.repeat(has_text, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths * has_text)]).astype(np.int32)
+    buffers = [bitmap(has_text), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(tokens), buffers)
+
+
+def text_mask(tokens: pa.Array) -> np.ndarray:
+    """(R,) bool: True where the bytes of a token are valid UTF-8."""
+    offsets, data = token_buffers(tokens)
+    beyond_ascii = np.concatenate([[0], np.cumsum(data > 0x7F, dtype=np.int32)])
+    rows = np.flatnonzero(np.diff(beyond_ascii[offsets]))
+    content = data.tobytes()
+    spans = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
+    valid = np.ones(len(tokens), bool)
+    valid[rows] = [is_utf8(content[start:end]) for start, end in spans]
+    return valid
+
+
+def is_utf8(value: bytes) -> bool:
+    """True if `value` is valid UTF-8."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

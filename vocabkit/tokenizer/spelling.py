@@ -1,6 +1,7 @@
-"""The byte alphabet of GPT-2 (openai/gpt-2, encoder.py): one printable character for each of the 256 bytes.
+"""How pieces spell bytes: the byte alphabet of GPT-2 (openai/gpt-2, encoder.py), and byte-fallback pieces.
 
-Printable Latin-1 characters stand for themselves, the other bytes for U+0100 and up in byte order: `Ġ` is a space.
+The alphabet has one printable character for each of the 256 bytes: printable Latin-1 characters represent themselves,
+the other bytes are U+0100 and up in byte order, so that `Ġ` is a space.
 """
 
 from __future__ import annotations
@@ -52,12 +53,10 @@ def to_alphabet(value: bytes) -> str:
     return value.decode("latin-1").translate(_FROM_LATIN1)
 
 
-# MERGED: Byte-fallback pieces: `<0x00>` to `<0xFF>`, one byte each (SentencePiece, `byte_fallback`).
-
 _PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_piece(spelling: str) -> bytes | None:
-    """The byte of a byte-fallback piece, None for any other spelling."""
+    """The byte of a byte-fallback piece, `<0x00>` to `<0xFF>` (SentencePiece); None for any other spelling."""
     match = _PIECE.fullmatch(spelling)
     return bytes.fromhex(match[1]) if match else None

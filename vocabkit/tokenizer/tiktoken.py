@@ -1,7 +1,8 @@
-"""tiktoken rank files: one line per token, base64 of its bytes, a space, its rank (openai/tiktoken, load.py).
+"""tiktoken rank files, and Mistral's tekken.json, which holds ranks as JSON.
 
-Rank = token id = merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of
-special_tokens.toml, if the caller names one.
+A rank file has one line per token: base64 of its bytes, a space, its rank (openai/tiktoken, load.py). Rank = token id =
+merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of special_tokens.toml, if
+the caller names one.
 """
 
 from __future__ import annotations
@@ -99,10 +100,7 @@ def _rules(ranks: int, size: int, pretokenizer: str) -> Rules:
     return byte_level_rules(priority, **pretokenizers()[pretokenizer])
 
 
-# MERGED: Mistral's tekken.json (mistral_common/tokens/tokenizers/tekken.py).
-# MERGED:
-# MERGED: The first `default_num_special_tokens` ids are special; the text token of rank r has id r + that number. Only as many
-# MERGED: ranks count as fit into `default_vocab_size`, although the file holds more.
+# ---- tekken.json -------------------------------------------------------------------------------------------------
 
 MAX_SPECIAL = 1 << 14
 """Published files have 1,000. They need not be listed, so that a few bytes of a hostile file could ask for millions."""
@@ -140,7 +138,13 @@ class File(msgspec.Struct):
 
 
 def read_tekken(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a tekken.json. Raises VocabkitError if its config, special tokens or ranks are not as expected."""
+    """Read Mistral's tekken.json (mistral_common/tokens/tokenizers/tekken.py).
+
+    The first `default_num_special_tokens` ids are special, and the text token of rank r has id r plus that number. The
+    file may hold more ranks than fit into `default_vocab_size`; the rest is ignored.
+
+    Raises VocabkitError: its config, special tokens or ranks are not as expected.
+    """
     file = decode_json(path, File, "a tekken.json")
     n_special, size = file.config.default_num_special_tokens, file.config.default_vocab_size
     if not 0 <= n_special < size <= MAX_TOKENS or len(file.vocab) < size - n_special:
