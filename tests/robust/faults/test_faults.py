@@ -12,7 +12,7 @@ import pytest
 
 COMMANDS = (
     "build-shared", "import-map", "snapshot", "scenes", "features", "train", "import-adapter folder", "transfer",
-    "transfer mmproj", "transfer llava", "validate", "infer", "overlap --html",
+    "export mmproj", "export llava", "validate", "infer", "overlap --html",
 )  # fmt: skip
 """One of each way to write."""
 
