@@ -1,8 +1,7 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
 docs/cli.md is made from `--help`; docs/recipe.md from the class Recipe; docs/dependencies.md from the metadata of
-installed packages, and it stays as it is where some are missing; the table at the end of docs/python.md from what the
-page imports. In README.md and docs/*.md, each ```console block is a transcript: its `$` lines are run one after the
+installed packages, and it stays as it is where some are missing. In README.md and docs/*.md, each ```console block is a transcript: its `$` lines are run one after the
 other, and what they print on stdout follows them. Each page has a folder of its own that looks like a clone of the
 repository after `make demo`: data/ and .sources/, and beside them the files of docs/examples.
 
@@ -53,9 +52,8 @@ def pages() -> dict[Path, str]:
     """Every generated page with the text it should have."""
     written = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     fresh = {page: with_transcripts(page) for page in written if page.name not in ("cli.md", "recipe.md")}
-    python, installed = ROOT / "docs/python.md", ROOT / "docs/dependencies.md"
-    fresh |= {ROOT / "docs/cli.md": command_reference(), python: with_names(fresh[python])}
-    fresh |= {ROOT / "docs/recipe.md": recipe_fields()}
+    installed = ROOT / "docs/dependencies.md"
+    fresh |= {ROOT / "docs/cli.md": command_reference(), ROOT / "docs/recipe.md": recipe_fields()}
     with contextlib.suppress(PackageNotFoundError):
         fresh[installed] = dependencies.page()
     return fresh
@@ -86,7 +84,7 @@ def recipe_fields() -> str:
     """docs/recipe.md: the fields of a recipe with their defaults."""
     (described,) = (
         node
-        for node in ast.parse((ROOT / "vocabkit/training/recipe.py").read_text("utf-8")).body
+        for node in ast.parse((ROOT / "vocabkit/train/recipe.py").read_text("utf-8")).body
         if isinstance(node, ast.ClassDef) and node.name == "Recipe"
     )
     meaning = {}
@@ -109,49 +107,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return f"`{json.dumps(field.default)}`"
 
 
-def with_names(page: str) -> str:
-    """The text of docs/python.md with a table of the names that its sessions import, as their docstrings begin."""
-    sessions = re.findall(r"^(?:>>>|\.\.\.) (from vocabkit.*)$", page, re.MULTILINE)
-    names = {
-        (alias.name, node.module)
-        for node in ast.parse("\n".join(sessions)).body
-        if isinstance(node, ast.ImportFrom) and node.module
-        for alias in node.names
-    }
-    rows = [
-        f"| `{name}` | `{module}` | {_summary(name, module)} |" for name, module in sorted(names, key=_alphabetical)
-    ]
-    kept = page.partition("## All names\n")[0]
-    return "\n".join([f"{kept}## All names\n", "| name | module | what it is |", "|---|---|---|", *rows, ""])
-
-
-def _alphabetical(name: tuple[str, str]) -> str:
-    return name[0].casefold()
-
-
-def _summary(name: str, module: str) -> str:
-    """First line of the docstring of a name, which its module defines or takes from another one."""
-    path = ROOT / module.replace(".", "/")
-    body = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")).body
-    for node, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _summary(alias.name, node.module)
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return _first_sentence(ast.get_docstring(node))
-        if isinstance(node, ast.Assign) and name in {getattr(target, "id", None) for target in node.targets}:
-            return _first_sentence(ast.get_docstring(ast.Module([following], [])) if following else None)
-    raise LookupError(f"{module} has no {name}")
-
-
-def _first_sentence(docstring: str | None) -> str:
-    assert docstring
-    return re.split(r"(?<=\.) |\n\n", docstring, maxsplit=1)[0].replace("\n", " ").replace("|", "\\|")
-
-
 def _commands() -> Iterator[str]:
-    listed = _output(["vocabkit", "--help"]).split("Commands:\n")[1]
+    listed = _output(["vocabkit", "--help"]).split("Vocabularies:\n")[1]  # the first group
     return (line.split()[0] for line in listed.splitlines() if re.match(r"  \S", line))
 
 

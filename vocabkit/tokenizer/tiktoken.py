@@ -1,8 +1,8 @@
 """tiktoken rank files, and Mistral's tekken.json, which holds ranks as JSON.
 
 A rank file has one line per token: base64 of its bytes, a space, its rank (openai/tiktoken, load.py). Rank = token id =
-merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of special_tokens.toml, if
-the caller names one.
+merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of special_tokens.toml,
+if the caller names one.
 """
 
 from __future__ import annotations
