@@ -1,9 +1,9 @@
 """Write what docs take from the program itself: python docs/generate.py [--check].
 
 docs/cli.md is made from `--help`; docs/recipe.md from the class Recipe; docs/dependencies.md from the metadata of
-installed packages, and it stays unchanged where some are missing. In README.md and docs/*.md, each ```console block is a
-transcript: its `$` lines are run one after the other, followed by what they print on stdout. Each page has its own folder
-that looks like a clone of the repository after `make demo`: data/ and .sources/, and the files of docs/examples.
+installed packages, and it stays unchanged where some are missing. In README.md and docs/*.md, each ```console block is
+a transcript: its `$` lines are run one after the other, followed by what they print on stdout. Each page has its own
+folder that looks like a clone of the repository after `make demo`: data/ and .sources/, and the files of docs/examples.
 
 A ```console models block needs torch and the models in .sources/, and stays as it is where these are missing. Its
 decimals depend on the processor: if nothing else in it has changed, it stays as it is, too.
