@@ -23,7 +23,7 @@ from .options import (
     resolve_one,
     write_page,
 )
-from .show import byte_progress, say, shared_as_json, show, show_json
+from .show import say, shared_as_json, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.tokenizer.catalog import Resolved
@@ -76,7 +76,7 @@ def build_shared(
         if count_with is not None and count_with not in named:
             raise VocabkitError(f"--count-with {quote(count_with)}: name one of {', '.join(named)}")
         counter = named[count_with] if count_with else vocabularies[0]
-        with byte_progress("counting tokens") as progress:
+        with show_progress() as progress:
             shared = rank(shared, counter, rank_by, top=top, field=text_column, progress=progress)
     shared.save(path)
     if json:
@@ -213,7 +213,7 @@ def overlap(
 
         counts = {}
         for vocabulary in vocabularies:
-            with byte_progress(f"counting with {vocabulary.name}") as progress:
+            with show_progress() as progress:
                 counts[vocabulary.name] = count_tokens(vocabulary, corpus, field=text_column, progress=progress)
     report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
     if json:

@@ -191,7 +191,7 @@ def test_progress_rises_with_what_was_read_to_the_size_of_all_files(tmp_path: Pa
         write_format(tmp_path / name, CAPTIONS * 2000)
     compressed(tmp_path / "captions.txt", ".zst")
     seen: list[tuple[int, int]] = []
-    list(captions([tmp_path], progress=lambda done, total: seen.append((done, total))))
+    list(captions([tmp_path], progress=lambda what, done, total: seen.append((done, total))))
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
     done = [done for done, _ in seen]
     assert done == sorted(done)
@@ -242,7 +242,7 @@ def test_progress_of_a_pipe_rises_with_what_was_read(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "A dog.\n" * 1000)
     seen: list[tuple[int, int]] = []
     pipe = piped(tmp_path / "pipe", b"A cat.\n" * 500_000)
-    list(captions([pipe, tmp_path / "a.txt"], progress=lambda done, total: seen.append((done, total))))
+    list(captions([pipe, tmp_path / "a.txt"], progress=lambda what, done, total: seen.append((done, total))))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert len({done for done, _ in seen}) > 3
     assert all(done <= total for done, total in seen)

@@ -27,10 +27,9 @@ import pyarrow as pa
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.files.records import BLOCK, COMPRESSIONS, compression_of, is_text, json_records, text_blocks
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes read, bytes of all files), both as on disk. Of a pipe there are as many as were read."""
 STANDARD_INPUT = Path("-")
 
 _ENDINGS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -46,7 +45,7 @@ LONGEST = 1 << 18
 
 
 def captions(
-    paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None, joint: str = " "
+    paths: Sequence[Path], *, field: str | None = None, progress: Progress = no_progress, joint: str = " "
 ) -> Iterator[str]:
     """All captions of `paths`, files, pipes or folders of files, in the order of `paths` and of the names in a folder.
 
@@ -55,7 +54,7 @@ def captions(
 
     Args:
         field: field or column to take instead of looking for one.
-        progress: called after each block that was read.
+        progress: reports bytes read after each block, as on disk; the size of a pipe is what was read of it.
         joint: what the rest of a caption begins with when it was cut at a space: the space, or "" to leave it out.
 
     Raises:
@@ -74,8 +73,7 @@ def captions(
             if has_no_size:
                 total += read - at
             at = read if has_no_size else min(read, size)
-            if progress:
-                progress(before + at, total)
+            progress("captions", before + at, total)
 
         with reading(path, pipe=True), _opened(path) as file:
             for caption in _read(path, file, kind, field, report, joint):

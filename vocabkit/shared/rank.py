@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vocabkit.errors import VocabkitError
-from vocabkit.shared.corpus import Progress, captions
+from vocabkit.files.progress import Progress, no_progress
+from vocabkit.shared.corpus import captions
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -32,7 +33,7 @@ BATCH_TEXTS, BATCH_CHARACTERS = 4096, 1 << 20
 
 
 def count_tokens(
-    vocabulary: Vocabulary, paths: Sequence[Path], *, field: str | None = None, progress: Progress | None = None
+    vocabulary: Vocabulary, paths: Sequence[Path], *, field: str | None = None, progress: Progress = no_progress
 ) -> np.ndarray:
     """(V,) int64: how often each canonical id of `vocabulary` stands in the captions of `paths`.
 
@@ -41,7 +42,7 @@ def count_tokens(
 
     Args:
         paths: files and folders; see `vocabkit.shared.corpus` for the formats and for what a caption is.
-        progress: called with (bytes read, bytes of all files), both as on disk; rises to the latter.
+        progress: reports bytes read, as on disk, up to the bytes of all files.
 
     Raises:
         VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut, or that
@@ -50,7 +51,9 @@ def count_tokens(
     tokenizer = to_tokenizers(vocabulary)
     seam, joint = _seams(vocabulary, tokenizer)
     counts = np.zeros(len(vocabulary), np.int64)
-    for pieces in _pieces(captions(paths, field=field, progress=progress, joint=joint), seam, joint):
+    what = f"counting with {vocabulary.name}"
+    texts = captions(paths, field=field, progress=lambda _, done, total: progress(what, done, total), joint=joint)
+    for pieces in _pieces(texts, seam, joint):
         for batch in _batches(pieces):
             encodings = encode_batch(tokenizer, batch, vocabulary.name)
             lengths = [len(encoding) for encoding in encodings]
@@ -68,7 +71,7 @@ def rank(
     *,
     top: int | None = None,
     field: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> SharedVocabulary:
     """`shared` in order of corpus frequency, most frequent first, equal ones in the order they had; with counts.
 
