@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +103,3 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f} {prefix}"
     return f"{number:,.0f}"
-
-
-@contextmanager
-def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """`show_progress` of one step."""
-    with show_progress() as progress:
-        yield lambda done, total: progress(title, done, total)
