@@ -173,15 +173,16 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
         verb = "is no catalog name" if len(missing) == 1 else "are no catalog names"
         raise VocabkitError(f"{file}: {', '.join(map(quote, missing))} {verb}; add {options}")
     vocabularies = {name: resolve_one(sources.get(name, name)).vocabulary for name in shared.names}
-    problems = verify(shared, vocabularies)
+    verdict = verify(shared, vocabularies)
     if json:
-        show_json({"file": file, "rows": len(shared), "fingerprint": shared.fingerprint, "problems": problems})
+        about = {"file": file, "rows": len(shared), "fingerprint": shared.fingerprint}
+        show_json({**about, "problems": verdict.problems, "notes": verdict.notes})
     else:
-        for problem in problems:
-            say(problem)
+        for line in (*verdict.problems, *verdict.notes):
+            say(line)
         right = f"all {len(shared):,} rows are right in {', '.join(shared.names)}"
-        say(f"{file}: {'does not fit its tokenizers' if problems else right}")
-    raise typer.Exit(1 if problems else 0)
+        say(f"{file}: {right if verdict.passed else 'does not fit its tokenizers'}")
+    raise typer.Exit(0 if verdict.passed else 1)
 
 
 def overlap(

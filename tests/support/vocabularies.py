@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
-from vocabkit.tokenizer.vocabulary import Kind, Vocabulary, make_vocabulary
+from vocabkit.tokenizer.vocabulary import Kind, Precedence, Vocabulary, make_vocabulary
 
 ROLES = ("bos", "eos", "pad", "turn_end")
 FAVOURITES = (
@@ -60,6 +60,16 @@ class Entry:
     added: bool
 
 
+def precedence_of(entries: Sequence[Entry]) -> np.ndarray:
+    """What readers make of such entries."""
+    return np.array(
+        [
+            Precedence.ADDED if entry.added else Precedence.BYTE if entry.kind == Kind.BYTE else Precedence.PIECE
+            for entry in entries
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A generated vocabulary, and what it was made of."""
@@ -72,9 +82,11 @@ class Drawn:
         found: dict[bytes, tuple[int, int]] = {}
         for token_id, entry in enumerate(self.entries):
             if entry.kind in (Kind.TEXT, Kind.BYTE) and entry.token:
-                precedence = 2 if entry.added else 1 if entry.kind == Kind.BYTE else 0
+                precedence = 0 if entry.added else 2 if entry.kind == Kind.BYTE else 1
                 found[entry.token] = min(found.get(entry.token, (9, 0)), (precedence, token_id))
-        return dict(sorted(((token, i) for token, (_, i) in found.items()), key=lambda item: item[1]))
+        rows = self.vocabulary.embedding_rows or len(self.entries)
+        with_row = ((token, i) for token, (_, i) in found.items() if i < rows)
+        return dict(sorted(with_row, key=lambda item: item[1]))
 
 
 _TOKENS = st.sampled_from(FAVOURITES) | st.binary(max_size=3)
@@ -98,9 +110,9 @@ def vocabularies(draw: st.DrawFn, name: str = "a") -> Drawn:
         source=f"{name}.json",
         tokens=[entry.token for entry in entries],
         kinds=np.array([entry.kind for entry in entries], np.uint8),
-        added=np.array([entry.added for entry in entries]),
+        precedence=precedence_of(entries),
         roles=roles,
-        embedding_rows=draw(st.none() | st.integers(1, 2**40)),
+        embedding_rows=draw(st.none() | st.integers(len(entries), 2**40)),
     )
     return Drawn(vocabulary, entries)
 
@@ -122,9 +134,9 @@ def with_token(drawn: Drawn, token: bytes) -> Drawn:
         source=v.source,
         tokens=[entry.token for entry in entries],
         kinds=np.array([entry.kind for entry in entries], np.uint8),
-        added=np.array([entry.added for entry in entries]),
+        precedence=precedence_of(entries),
         roles=v.roles,
-        embedding_rows=v.embedding_rows,
+        embedding_rows=None if v.embedding_rows is None else max(v.embedding_rows, len(entries)),
     )
     return Drawn(vocabulary, entries)
 

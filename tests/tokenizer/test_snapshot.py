@@ -86,7 +86,7 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
         source="built",
         tokens=tokens,
         kinds=np.array(kinds, np.uint8),
-        added=np.array([draw(st.booleans()) for _ in tokens]),
+        precedence=np.array([draw(st.integers(0, 3)) for _ in tokens]),
         roles=draw(st.dictionaries(names, ids, max_size=4)),
         embedding_rows=draw(sizes),
         width=draw(sizes),

@@ -10,7 +10,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vocabularies import FAVOURITES, Drawn, chat_vocabulary, refusal, text_vocabulary, vocabularies
+from vocabularies import (
+    FAVOURITES,
+    Drawn,
+    Entry,
+    chat_vocabulary,
+    precedence_of,
+    refusal,
+    text_vocabulary,
+    vocabularies,
+)
 
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
 
@@ -19,20 +28,25 @@ generated = settings(deadline=None, max_examples=100)
 
 def made(*entries: tuple[bytes | None, Kind, bool], **options: Any) -> Vocabulary:
     """A vocabulary of (token, kind, added)."""
-    tokens, kinds, added = zip(*entries, strict=True)
+    tokens, kinds, _ = zip(*entries, strict=True)
     return make_vocabulary(
-        name="v", source="v.json", tokens=tokens, kinds=np.array(kinds, np.uint8), added=np.array(added), **options
+        name="v",
+        source="v.json",
+        tokens=tokens,
+        kinds=np.array(kinds, np.uint8),
+        precedence=precedence_of([Entry(*entry) for entry in entries]),
+        **options,
     )
 
 
 # ---- one id of several -------------------------------------------------------------------------------------------
 
 
-def test_the_tokenizers_own_piece_stands_before_a_byte_piece_and_that_before_an_added_token() -> None:
+def test_added_token_comes_before_a_piece_and_that_before_a_byte_piece() -> None:
     added, byte, own = (b"x", Kind.TEXT, True), (b"x", Kind.BYTE, False), (b"x", Kind.TEXT, False)
-    assert made(added, byte, own).canonical.tolist() == [2, 2, 2]
-    assert made(added, byte).canonical.tolist() == [1, 1]
-    assert made(added, own, own).canonical.tolist() == [1, 1, 1]
+    assert made(own, byte, added).canonical.tolist() == [2, 2, 2]
+    assert made(byte, own).canonical.tolist() == [1, 1]
+    assert made(byte, own, own).canonical.tolist() == [1, 1, 1]
     assert made(added, added).canonical.tolist() == [0, 0]
 
 
@@ -45,7 +59,7 @@ def test_special_and_unused_tokens_are_no_aliases_of_text_spelled_alike() -> Non
 
 def test_aliases_are_listed_under_the_id_that_stands_for_them() -> None:
     v = made((b"x", Kind.TEXT, True), (b"y", Kind.TEXT, False), (b"x", Kind.BYTE, False), (b"x", Kind.TEXT, False))
-    assert v.aliases() == {3: [0, 2]}
+    assert v.aliases() == {0: [2, 3]}
 
 
 @generated
@@ -132,7 +146,7 @@ def test_equal_vocabularies_have_one_fingerprint_wherever_their_arrays_come_from
         source="elsewhere",
         tokens=padded,
         kinds=v.kinds.copy(),
-        added=np.array([entry.added for entry in drawn.entries]),
+        precedence=precedence_of(drawn.entries),
         roles=dict(reversed(v.roles.items())),
         width=8,
         notes=("lossy",),

@@ -73,10 +73,38 @@ def assistant_translation(source: Mapping[str, int], target: Mapping[str, int]) 
     return spelling_translation(adapted, target)
 
 
+def tli_translation(source: Mapping[str, int], target: Mapping[str, int]) -> np.ndarray:
+    """What vLLM's speculative decoding with two vocabularies takes for equal, written anew for audits: (P, 2) int64.
+
+    vLLM 0.32.0 (`VocabMapping` in v1/spec_decode/vocab_mapping.py) replaces the sign for a space at the start of each
+    spelling by a space, and takes tokens for the same if the strings are equal; of equal strings in one vocabulary, the
+    first counts. The sign is found by encoding " a"; here it is that of `assistant_translation`.
+
+    Args:
+        source, target: spelling -> id of the draft and of the target, as `get_vocab()` or `spellings` gives.
+    """
+    spaced = []
+    for vocabulary in (source, target):
+        sign = _space_sign(vocabulary)
+        signs = _SPACE_SIGNS if sign is None else (sign,)
+        named: dict[str, int] = {}
+        for spelling, token_id in vocabulary.items():
+            prefix = next((each for each in signs if spelling.startswith(each)), "")
+            named.setdefault(" " + spelling.removeprefix(prefix) if prefix else spelling, token_id)
+        spaced.append(named)
+    return spelling_translation(*spaced)
+
+
 TRANSLATIONS: Mapping[str, Callable[[Mapping[str, int], Mapping[str, int]], np.ndarray]] = MappingProxyType(
-    {"spelling": spelling_translation, "assistant": assistant_translation}
+    {
+        "spelling": spelling_translation,
+        "assistant": assistant_translation,
+        "tli": tli_translation,
+        "gold": spelling_translation,
+    }
 )
-"""Name -> what other tools take for equal."""
+"""Name -> what other tools take for equal. `gold` is the hybrid loss of TRL 1.16.0 (GOLDTrainer), teacher to student: plain
+equality of spellings, as in `_initialize_vocabulary_mapping`."""
 
 
 def read_translation(path: Path, source: Vocabulary, target_map: Path | None = None) -> np.ndarray:

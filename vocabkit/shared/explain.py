@@ -95,6 +95,11 @@ def parse_token(argument: str, first: Vocabulary) -> bytes:
     """
     if match := re.fullmatch(r"id:([0-9]+)", argument):
         return _token_of(first, match[1])
+    return unescape(argument)
+
+
+def unescape(argument: str) -> bytes:
+    """Bytes of text with the escapes of `parse_token`. Raises VocabkitError: empty, or not Unicode."""
     parts, at = [], 0
     try:
         for match in _ESCAPE.finditer(argument):

@@ -116,7 +116,7 @@ def import_map(
     """The shared vocabulary that an index map stands for: its rows in its order, each row proven.
 
     A row is proven if its id is a text or byte token of `owner` whose bytes its spelling denotes, in the alphabet of
-    `best_alphabet`. Where the id is an alias, the column holds the canonical id of the same bytes. The ids of the
+    `best_alphabet`. Ids are kept as they are, aliases included: the adapter was trained with their rows. The ids of the
     others are looked up by those bytes.
 
     Args:
@@ -181,7 +181,7 @@ def best_alphabet(rows: Sequence[tuple[str, int]], owner: Vocabulary) -> tuple[s
 
 
 def _proven_ids(path: Path, rows: Sequence[tuple[str, int]], owner: Vocabulary) -> np.ndarray:
-    """(R,) int32, the canonical ids of the rows in `owner`, or VocabkitError."""
+    """(R,) int32, the ids of the rows in `owner`, or VocabkitError."""
     alphabet, proven = best_alphabet(rows, owner)
     wrong = np.flatnonzero(~proven)
     if len(wrong):
@@ -195,11 +195,12 @@ def _proven_ids(path: Path, rows: Sequence[tuple[str, int]], owner: Vocabulary) 
             f"{path}: {len(wrong)} of {len(rows)} rows are not {owner.name}'s tokens (spellings read as {alphabet}): "
             f"{_listed(wrong, describe)}; give the tokenizer that the map was made for"
         )
-    ids: np.ndarray = owner.canonical[np.array([token_id for _, token_id in rows])]
-    distinct, first = np.unique(ids, return_index=True)
+    ids = np.array([token_id for _, token_id in rows], np.int32)
+    meaning = owner.canonical[ids]
+    distinct, first = np.unique(meaning, return_index=True)
     if len(distinct) < len(ids):
         again = int(np.setdiff1d(np.arange(len(ids)), first)[0])
-        before = int(np.flatnonzero(ids == ids[again])[0])
+        before = int(np.flatnonzero(meaning == meaning[again])[0])
         raise VocabkitError(
             f"{path}: rows {before} {quote(rows[before][0])} (id {rows[before][1]}) and {again} "
             f"{quote(rows[again][0])} (id {rows[again][1]}) are the same bytes {_short(owner.token(int(ids[again])))}; "
@@ -237,7 +238,7 @@ def _refuse_different(path: Path, sister: Path, shared: SharedVocabulary, other:
         raise VocabkitError(
             f"{sister}: {len(rows)} rows, but {path.name} has {len(shared)}; give two maps of the same size"
         )
-    wrong = np.flatnonzero(_proven_ids(sister, rows, other) != shared.ids_for(other.name))
+    wrong = np.flatnonzero(other.canonical[_proven_ids(sister, rows, other)] != shared.ids_for(other.name))
     if len(wrong):
         tokens = shared.tokens
         listed = _listed(wrong, lambda row: f"row {row} {quote(rows[row][0])} is {_short(tokens[row].as_py())} there")

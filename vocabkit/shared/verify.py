@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,44 +16,93 @@ MAX_LISTED = 10
 """Wrong rows that are described per tokenizer."""
 
 
-def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> list[str]:
-    """What is wrong with a shared vocabulary against its tokenizers, given by name; [] if nothing is.
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found about a shared vocabulary of R rows."""
 
-    Each row must hold the canonical id of its bytes (or of its role) in each tokenizer, null only where the tokenizer
-    has none. Each line names a tokenizer and a row, and what its id is; at most `MAX_LISTED` per tokenizer.
+    problems: tuple[str, ...]
+    """Rows that are wrong, at most `MAX_LISTED` for each tokenizer. Empty if every row is right."""
+    notes: tuple[str, ...]
+    """What differs although the rows are right: versions of a tokenizer, rows that hold an alias."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row is right."""
+        return not self.problems
+
+
+def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> Verdict:
+    """Judge each row of a shared vocabulary against its tokenizers, given by name.
+
+    A row is right if its id has the row's bytes (or its role), and if it is null only where the tokenizer has no such
+    token. Whatever else differs between the tokenizer of today and the one it was built with is a note.
 
     Raises VocabkitError: a tokenizer is not given.
     """
     problems: list[str] = []
+    notes: list[str] = []
     for info in shared.tokenizers:
         if info.name not in vocabularies:
             raise VocabkitError(f"tokenizer {info.name} of this shared vocabulary is not given")
         vocabulary = vocabularies[info.name]
+        wrong = _described(shared, info.name, vocabulary)
+        problems += wrong
         if vocabulary.fingerprint != info.fingerprint:
-            problems.append(
-                f"{info.name}: the file was built with another version of this tokenizer "
-                f"({info.fingerprint[:19]}…, now {vocabulary.fingerprint[:19]}…)"
+            what = "so its rows differ" if wrong else "in which all rows are right, too"
+            notes.append(
+                f"{info.name}: built with another version of this tokenizer ({info.fingerprint[:19]}…, now "
+                f"{vocabulary.fingerprint[:19]}…), {what}"
             )
-        problems += _described(shared, info.name, vocabulary)
-    return problems + _repeated_rows(shared)
+        notes += _aliases(shared, info.name, vocabulary)
+    return Verdict((*problems, *_repeated_rows(shared)), tuple(notes))
 
 
 def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> np.ndarray:
-    """(W,) rows whose id in column `name` is not the one that `vocabulary` has for their token or role, ascending."""
+    """(W,) rows whose id in column `name` has other bytes, or another role, in `vocabulary`, ascending.
+
+    An alias, another id with the bytes of the row, is not wrong.
+    """
     recorded = shared.ids_with_gaps(name)
     if _all_are(shared, vocabulary, recorded):
         return np.empty(0, np.int64)
-    return np.flatnonzero(shared.look_up(vocabulary) != recorded)
+    differing = np.flatnonzero(shared.look_up(vocabulary) != recorded)
+    wrong: np.ndarray = differing[~_have_their_bytes(shared, vocabulary, differing, recorded[differing])]
+    return wrong
+
+
+def _have_their_bytes(
+    shared: SharedVocabulary, vocabulary: Vocabulary, rows: np.ndarray, ids: np.ndarray
+) -> np.ndarray:
+    """(W,) bool: whether ids[i] contributes the bytes of row rows[i] to text."""
+    known = (ids >= 0) & (ids < len(vocabulary))
+    safe = np.where(known, ids, 0)
+    tokens = zip(take(vocabulary.tokens, safe).to_pylist(), take(shared.tokens, rows).to_pylist(), strict=True)
+    same = np.fromiter((bool(own) and own == token for own, token in tokens), bool, len(rows))
+    found: np.ndarray = known & same & (vocabulary.kinds[safe] <= Kind.BYTE)
+    return found
+
+
+def _aliases(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> list[str]:
+    ids = shared.ids_with_gaps(name)
+    known = (ids >= 0) & (ids < len(vocabulary))
+    rows = np.flatnonzero(known & (vocabulary.canonical[np.where(known, ids, 0)] != ids))
+    if not len(rows):
+        return []
+    row = int(rows[0])
+    return [
+        f"{name}: {len(rows):,} rows hold an id of the right bytes that encode does not give, such as row {row} "
+        f"{shared.tokens[row].as_py()!r}: {ids[row]}, where encode gives {vocabulary.canonical[ids[row]]}"
+    ]
 
 
 def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:
-    """Whether `shared.look_up(vocabulary)` is `ids`, (R,) int32, none of them -1: told without looking tokens up."""
+    """Whether all `ids`, (R,) int32, have the bytes of their rows: told without looking tokens up."""
     if not len(ids) or ids.min() < 0 or ids.max() >= len(vocabulary):
         return False
     rows = np.flatnonzero(np.diff(token_buffers(shared.tokens)[0]))  # the empty ones stand for roles
     return (
         all(vocabulary.roles.get(role) == ids[row] for role, row in shared.roles.items())
-        and vocabulary.alignable[ids[rows]].all()
+        and (vocabulary.kinds[ids[rows]] <= Kind.BYTE).all()
         and take(vocabulary.tokens, ids[rows]).equals(take(shared.tokens, rows))
     )
 

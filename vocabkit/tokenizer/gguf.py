@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers, sentencepiece_rules
-from vocabkit.tokenizer.special_tokens import roles, special_kind
-from vocabkit.tokenizer.spelling import byte_piece, from_alphabet
-from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
+from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
+from vocabkit.tokenizer.spelling import byte_piece, from_alphabet, in_alphabet
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, make_vocabulary
 
 MAGIC = b"GGUF"
 EMBEDDING = "token_embd.weight"
@@ -26,7 +27,8 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
 _ROLE_KEYS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id",
     "sep": "seperator_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "turn_end": "eot_token_id",
-    "message_end": "eom_token_id",
+    "message_end": "eom_token_id", "fim_prefix": "fim_pre_token_id", "fim_suffix": "fim_suf_token_id",
+    "fim_middle": "fim_mid_token_id", "fim_pad": "fim_pad_token_id",
 }  # fmt: skip
 _NUMPY_TYPES = {
     0: "u1",
@@ -42,6 +44,9 @@ _NUMPY_TYPES = {
     12: "<f8",
 }
 _STRING, _ARRAY = 8, 9
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+MODELS = ("gpt2", "llama", "t5", "bert", "gemma4", "rwkv", "plamo2")
+"""Values of `tokenizer.ggml.model` that can be read."""
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
@@ -54,8 +59,10 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     pieces = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(pieces, list) or not pieces:
         raise VocabkitError(f"{path}: GGUF without a tokenizer; take the file that holds the language model")
-    if not isinstance(model, str) or model not in ("gpt2", "llama", "t5", "bert"):
-        raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not one of gpt2, llama, t5, bert")
+    if model in ("none", "no_vocab"):
+        raise VocabkitError(f"{path}: was made without a tokenizer; give the tokenizer of its model from elsewhere")
+    if not isinstance(model, str) or model not in MODELS:
+        raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not one of {', '.join(MODELS)}")
     types = metadata.get("tokenizer.ggml.token_type")
     types = np.ones(len(pieces), np.int32) if types is None else types
     if not isinstance(types, np.ndarray):
@@ -66,17 +73,20 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     kinds = np.zeros(len(pieces), np.uint8)
     tokens: list[bytes | None] = []
     for token_id, (piece, token_type) in enumerate(zip(pieces, types.tolist(), strict=True)):
-        value, kinds[token_id] = _token(piece, token_type, byte_level=model == "gpt2")
+        value, kinds[token_id] = _token(piece, token_type, model)
         tokens.append(value)
-    named = {i: pieces[i] for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     declared = {role: metadata.get(f"tokenizer.ggml.{key}", -1) for role, key in _ROLE_KEYS.items()}
+    for token_id in declared.values():  # also those of user-defined type, which are text in all other respects
+        if isinstance(token_id, int) and 0 <= token_id < len(pieces) and len(pieces[token_id]) > 1:
+            tokens[token_id], kinds[token_id] = pieces[token_id].encode(), Kind.SPECIAL
+    kinds[[i for i in reserved_ids(pieces) if i not in declared.values()]] = Kind.UNUSED
+    named = {i: pieces[i] for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     return make_vocabulary(
         name=name or path.stem,
         source=path.name,
         tokens=tokens,
         kinds=kinds,
-        # SentencePiece's user-defined pieces are its own: Gemma writes line breaks with one, not with <0x0A>
-        added=types == _USER_DEFINED if model == "gpt2" else None,
+        precedence=_precedence(pieces, types, kinds, byte_level=model == "gpt2"),
         roles=roles(named, kinds, {role: i for role, i in declared.items() if isinstance(i, int)}),
         embedding_rows=rows,
         width=width,
@@ -84,16 +94,39 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     )
 
 
-def _token(piece: str, token_type: int, *, byte_level: bool) -> tuple[bytes, Kind]:
+def _token(piece: str, token_type: int, model: str) -> tuple[bytes, Kind]:
     if token_type in (_CONTROL, _UNKNOWN):
         return piece.encode(), special_kind(piece)
     if token_type == _UNUSED:
         return piece.encode(), Kind.UNUSED
     if token_type == _BYTE and (byte := byte_piece(piece)) is not None:
         return byte, Kind.BYTE
-    if byte_level:
+    if model == "gpt2":
         return (piece.encode() if token_type == _USER_DEFINED else from_alphabet(piece)), Kind.TEXT
+    if model == "rwkv":
+        return _unescape(piece), Kind.TEXT
+    if model == "plamo2":
+        return piece.encode(), Kind.TEXT
     return piece.replace("▁", " ").encode(), Kind.TEXT
+
+
+def _unescape(piece: str) -> bytes:
+    r"""Bytes of a piece of RWKV's world vocabulary, as llama.cpp reads it: `\n`, `\xHH` and the like stand for a byte."""
+    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.)", _escaped, piece.encode(), flags=re.DOTALL)
+
+
+def _escaped(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    return bytes.fromhex(code[1:].decode()) if len(code) == 3 else _ESCAPES.get(code, code)
+
+
+def _precedence(pieces: Sequence[str], types: np.ndarray, kinds: np.ndarray, *, byte_level: bool) -> np.ndarray:
+    """User-defined tokens are cut out first; a byte-level model never makes a piece outside its alphabet."""
+    found = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
+    if byte_level:
+        found[~in_alphabet(pieces)] = Precedence.UNREACHED
+    found[types == _USER_DEFINED] = Precedence.ADDED
+    return found
 
 
 def _says_how_to_cut(metadata: Mapping[str, Any]) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
-FOLDER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "qwen.tiktoken", "original/tokenizer.model")
-"""What is looked for in a folder, first found is taken."""
+FOLDER_FILES = (
+    "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model",
+    "source.spm", "tiktoken.model", "*.tiktoken", "original/tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""What is looked for in a folder; the first one found is read."""
+
+_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
@@ -31,11 +37,20 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         from vocabkit.tokenizer import snapshot
 
         return snapshot.read(path, name)
+    if path.name == "vocab.txt":
+        from vocabkit.tokenizer import vocab_files
+
+        return vocab_files.read_vocab_txt(path, name)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         from vocabkit.tokenizer import tiktoken, tokenizer_json
 
-        reader = tiktoken.read_tekken if b'"default_num_special_tokens"' in head else tokenizer_json.read
-        return reader(path, name)
+        if b'"default_num_special_tokens"' in head:
+            return tiktoken.read_tekken(path, name)
+        if path.name == "vocab.json":
+            from vocabkit.tokenizer import vocab_files
+
+            return vocab_files.read_vocab_json(path, name)
+        return tokenizer_json.read(path, name)
     if _looks_like_ranks(head):
         from vocabkit.tokenizer import tiktoken
 
@@ -45,26 +60,34 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
         return sentencepiece.read(path, name)
     raise VocabkitError(
-        f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, tekken.json, tiktoken ranks, SentencePiece "
-        ".model, GGUF and its own snapshots"
+        f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, vocab.json with merges.txt, vocab.txt, tekken.json, "
+        "tiktoken ranks, SentencePiece .model, GGUF and its own snapshots"
     )
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The tokenizer file of a model folder. Raises VocabkitError if it has none, or several GGUF files."""
-    for candidate in FOLDER_FILES:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    models = sorted(folder.glob("*.gguf"))
+    """The tokenizer file of a model folder. Raises VocabkitError if it has none, or several GGUF models."""
+    for pattern in FOLDER_FILES:
+        if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
+            return found[0]
+    models = _gguf_models(folder)
     if len(models) == 1:
         return models[0]
-    found = f"{len(models)} GGUF files; name one of them" if models else f"none of {', '.join(FOLDER_FILES)}, *.gguf"
-    raise VocabkitError(f"{folder}: no tokenizer in this folder: {found}")
+    found_instead = (
+        f"{len(models)} GGUF files; name one of them" if models else f"none of {', '.join(FOLDER_FILES)}, *.gguf"
+    )
+    raise VocabkitError(f"{folder}: no tokenizer in this folder: {found_instead}")
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Whether a model folder has a tokenizer file, or GGUF files."""
-    return any((folder / file).is_file() for file in FOLDER_FILES) or any(folder.glob("*.gguf"))
+    """Whether a model folder has a tokenizer file, or GGUF models."""
+    return any(next(folder.glob(pattern), None) for pattern in FOLDER_FILES) or bool(_gguf_models(folder))
+
+
+def _gguf_models(folder: Path) -> list[Path]:
+    """GGUF files of language models: no projectors, and of a model in parts the first, which holds the tokenizer."""
+    files = [file for file in sorted(folder.glob("*.gguf")) if "mmproj" not in file.name.lower()]
+    return [file for file in files if not (part := _PART.search(file.name)) or int(part[1]) == 1]
 
 
 def _looks_like_ranks(head: bytes) -> bool:

@@ -16,6 +16,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step
 from vocabkit.tokenizer.spelling import to_alphabet
+from vocabkit.tokenizer.tokenizer_json import library_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:
@@ -281,8 +282,9 @@ def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]
             raise ValueError("a score beyond float32")
         priority[: len(scores)] = scores
         unk = model.get("unk_id")
-    added = content.get("added_tokens") or ()
-    priority[[token["id"] for token in added]] = np.nan
+    added = [token for token in content.get("added_tokens") or () if token["content"]]
+    ids = library_ids([token["content"] for token in added], vocab, len(model["vocab"]))
+    priority[list(ids.values())] = np.nan
     rules = Rules(
         model="bpe" if kind == "BPE" else "unigram",
         spelling="byte-level" if _is_byte_level(content) else "sentencepiece",
@@ -292,7 +294,11 @@ def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]
         normalizer=content.get("normalizer"),
         pre_tokenizer=content.get("pre_tokenizer"),
         options={key: value for key, value in model.items() if key not in _NOT_OPTIONS},
-        added={flag: ids for flag in _FLAGS if (ids := [token["id"] for token in added if token.get(flag)])},
+        added={
+            flag: flagged
+            for flag in _FLAGS
+            if (flagged := [ids[token["content"]] for token in added if token.get(flag)])
+        },
     )
     own = np.flatnonzero(~np.isnan(priority)).tolist()
     found = [vocab.get(piece or "") for piece in spellings(vocabulary, rules, own)]

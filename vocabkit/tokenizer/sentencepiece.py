@@ -14,12 +14,14 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.files.records import optional_json
+from vocabkit.tokenizer.declarations import declared_ids, read_declarations
 from vocabkit.tokenizer.rules import Rules, sentencepiece_rules
-from vocabkit.tokenizer.special_tokens import roles, special_kind
+from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
 from vocabkit.tokenizer.spelling import byte_piece
-from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Vocabulary, make_vocabulary
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
-_NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _MODELS: dict[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
 
 
@@ -36,28 +38,77 @@ class Model:
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    denormalises: bool = False
+    """Whether it has rules that change decoded text (Marian)."""
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a SentencePiece model. Raises VocabkitError if it is not one, or of type word or char."""
+    """Read a SentencePiece model, with the tokens that the files beside it add (see `declarations`).
+
+    Ids are those of the embedding table. XLM-R and its relatives put fairseq's special tokens before the pieces, so
+    theirs are shifted.
+
+    Raises VocabkitError if it is not such a model, or of type word or char.
+    """
     model = read_model(path)
     if model.model_type not in _MODELS:
         raise VocabkitError(f"{path}: SentencePiece model of type word or char; vocabkit reads unigram and bpe")
-    kinds = np.zeros(len(model.pieces), np.uint8)
+    declared = read_declarations(path.parent)
+    pieces, types = model.pieces, list(model.types)
+    declared_roles = {role: i for role, i in zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True)}
+    is_shifted = _is_fairseq(path)
+    if is_shifted:
+        pieces, types = [*_FAIRSEQ, *pieces[3:]], [_CONTROL] * len(_FAIRSEQ) + types[3:]
+        declared_roles = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
+    own = len(pieces)
+    spellings: list[str | None] = list(pieces)
+    for token in declared.added:
+        if token.id >= own:
+            check_highest_id(path, token.id, own + len(declared.added))
+            spellings.extend([None] * (token.id + 1 - len(spellings)))
+            spellings[token.id] = token.content
+
+    kinds = np.zeros(len(spellings), np.uint8)
     tokens: list[bytes | None] = []
-    for token_id, (piece, piece_type) in enumerate(zip(model.pieces, model.types, strict=True)):
+    for token_id, (piece, piece_type) in enumerate(zip(pieces, types, strict=True)):
         value, kinds[token_id] = _token(piece, piece_type)
         tokens.append(value)
-    named = {i: model.pieces[i] for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
-    declared = dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
+    tokens += [spelling if spelling is None else spelling.encode() for spelling in spellings[own:]]
+    for token_id, spelling in enumerate(spellings):
+        if spelling is not None and kinds[token_id] == Kind.TEXT and declared.is_special(token_id, spelling):
+            tokens[token_id], kinds[token_id] = spelling.encode(), special_kind(spelling)
+    kinds[[i for i in reserved_ids(spellings) if kinds[i] == Kind.TEXT]] = Kind.UNUSED
+
+    precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE)
+    precedence[np.flatnonzero(np.array(types) == _USER_DEFINED)] = Precedence.ADDED
+    precedence[own:] = Precedence.ADDED
+    named = {i: spellings[i] or "" for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     return make_vocabulary(
         name=name or path.stem,
         source=path.name,
         tokens=tokens,
         kinds=kinds,
-        roles=roles(named, kinds, declared),
-        segmentation=partial(_rules, path),
+        precedence=precedence,
+        roles=roles(named, kinds, declared_roles | declared_ids(named, declared)),
+        embedding_rows=declared.rows,
+        width=declared.width,
+        notes=(_DENORMALISES,) if model.denormalises else (),
+        segmentation=None if is_shifted else partial(_rules, path),
     )
+
+
+_FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
+"""Ids 0 to 3 of XLM-R (transformers, XLMRobertaTokenizer.fairseq_tokens_to_ids). Piece n of the file has id n + 1."""
+_FAIRSEQ_CLASSES = ("XLMRoberta", "MBart", "MBart50", "Nllb", "XGLM")
+_DENORMALISES = "rewrites decoded text by a denormaliser, so text may differ from the bytes of its tokens"
+
+
+def _is_fairseq(path: Path) -> bool:
+    """Told from the class in the config; without one, from the name that only these models give the file."""
+    named = optional_json(path.with_name("tokenizer_config.json")).get("tokenizer_class")
+    if isinstance(named, str):
+        return named.removesuffix("Fast").removesuffix("Tokenizer") in _FAIRSEQ_CLASSES
+    return path.name == "sentencepiece.bpe.model"
 
 
 def _token(piece: str, piece_type: int) -> tuple[bytes, Kind]:
@@ -113,6 +164,8 @@ def read_model(path: Path) -> Model:
                 settings["charsmap"] = _bytes(normalizer.get(2, b""))
                 settings["add_dummy_prefix"] = bool(_int(normalizer.get(3, 1)))
                 settings["remove_extra_whitespaces"] = bool(_int(normalizer.get(4, 1)))
+            elif field == 5 and isinstance(value, bytes):
+                settings["denormalises"] = bool(dict(_fields(value)).get(2))
     except (ValueError, IndexError, struct.error, TypeError) as error:
         raise VocabkitError(f"{path}: not a SentencePiece model, or truncated ({quote(str(error))})") from error
     if not 0 < len(pieces) <= MAX_TOKENS:

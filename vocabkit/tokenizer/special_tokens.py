@@ -15,7 +15,8 @@ import numpy as np
 from vocabkit.tokenizer.vocabulary import Kind
 
 _RESERVED = re.compile(
-    r"<\|(\w+_)?reserved_special_token_\d+\|>|<SPECIAL_\d+>|<unused_?\d+>|\[unused\d+\]|<\|extra_\d+\|>|<reserved_?\d+>|\[control_\d+\]"
+    r"<\|(\w+_)?reserved_(special_)?(token_)?\d+\|>|<SPECIAL_\d+>|<\|?unused_?(token_?)?\d+\|?>|\[(unused|PAD|UNUSED_TOKEN_)\d+\]"
+    r"|<\|extra_\d+\|>|<(extra_id_reserved|reserved)[_-]?\d+>|\[control_\d+\]|<\|dummy_\d+\|>|<\|placeholder\d+\|>"
 )
 
 
@@ -62,6 +63,11 @@ def family(name: str) -> Family:
 def is_reserved(spelling: str) -> bool:
     """True for the spellings of special tokens that models keep free, such as `<|reserved_special_token_5|>`."""
     return _RESERVED.fullmatch(spelling) is not None
+
+
+def reserved_ids(spellings: Sequence[str | None]) -> list[int]:
+    """Ids whose spelling says that the model keeps them free, whatever else the file says of them."""
+    return [i for i, each in enumerate(spellings) if each and each[0] in "<[" and len(each) > 4 and is_reserved(each)]
 
 
 def special_kind(spelling: str) -> Kind:

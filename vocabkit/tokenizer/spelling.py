@@ -32,6 +32,16 @@ def from_alphabet(piece: str) -> bytes:
     return piece.encode() if (codes == _OUTSIDE).any() else codes.astype(np.uint8).tobytes()
 
 
+def in_alphabet(pieces: Sequence[str]) -> np.ndarray:
+    """(V,) bool: pieces whose characters are all in the alphabet. Encode makes no others."""
+    codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")
+    outside = np.concatenate([[0], np.cumsum(_BYTE_OF[np.minimum(codes, 0x144)] == _OUTSIDE)])
+    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    found: np.ndarray = outside[ends] == outside[starts]
+    return found
+
+
 def all_from_alphabet(pieces: Sequence[str]) -> pa.Array:
     """`from_alphabet` of each piece at once: (V,) binary."""
     codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")

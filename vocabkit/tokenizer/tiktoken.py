@@ -17,9 +17,10 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
+from vocabkit.tokenizer.declarations import declared_ids, read_declarations
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers
 from vocabkit.tokenizer.special_tokens import Family, append_special, families, family, roles
-from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Vocabulary, check_highest_id, make_vocabulary
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
 
 def read(path: Path, name: str | None = None, family_name: str | None = None) -> Vocabulary:
@@ -58,6 +59,8 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
         append_special(tokens, kinds, known.tokens, known.text)
         declared = {role: size + known.tokens.index(spelling) for role, spelling in known.roles.items()}
         pretokenizer = known.pretokenizer
+    else:
+        declared = _append_declared(path, tokens, kinds, size)
     kind_array = np.array(kinds, np.uint8)
     spellings = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens))}
     return make_vocabulary(
@@ -65,11 +68,27 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
         source=path.name,
         tokens=tokens,
         kinds=kind_array,
-        added=np.arange(len(tokens)) >= size,
+        precedence=np.where(np.arange(len(tokens)) < size, Precedence.PIECE, Precedence.ADDED),
         roles=roles(spellings, kind_array, declared),
-        notes=() if family_name else (_no_family_note(size),),
+        notes=() if len(tokens) > size else (_no_family_note(size),),
         segmentation=partial(_rules, size, len(tokens), pretokenizer) if pretokenizer else None,
     )
+
+
+def _append_declared(path: Path, tokens: list[bytes | None], kinds: list[int], size: int) -> dict[str, int]:
+    """Append the special tokens of the config beside a rank file, under their ids there. Return their roles."""
+    declared = read_declarations(path.parent)
+    added = [token for token in declared.added if token.id >= size]
+    if not added:
+        return {}
+    check_highest_id(path, added[-1].id, size + len(added))
+    for token in added:
+        tokens.extend([None] * (token.id - len(tokens)))
+        kinds.extend([Kind.UNUSED] * (token.id - len(kinds)))
+        special = token.special or declared.is_special(token.id, token.content)
+        append_special(tokens, kinds, [token.content], frozenset() if special else frozenset([token.content]))
+    named = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens)) if kinds[i] == Kind.SPECIAL}
+    return declared_ids(named, declared)
 
 
 def _rank(text: bytes) -> int:

@@ -8,9 +8,9 @@ never from a class name and never from how pieces look. The rules of each decode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,14 +18,11 @@ import pyarrow as pa
 
 from vocabkit.arrow.values import binary_array
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import reading
-from vocabkit.files.records import optional_json, parse_json
-from vocabkit.tokenizer.special_tokens import roles, special_kind
-from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
-from vocabkit.tokenizer.vocabulary import Kind, Vocabulary, check_highest_id, make_vocabulary
-
-Step = Mapping[str, Any]
-"""One normalizer, pre-tokenizer or decoder."""
+from vocabkit.files.records import decode_json, parse_json
+from vocabkit.tokenizer.declarations import Declarations, declarations, declared_ids, read_declarations
+from vocabkit.tokenizer.decoder import Decoded, Step, decode_pieces
+from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
+from vocabkit.tokenizer.vocabulary import Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
 
 class AddedToken(msgspec.Struct):
@@ -46,6 +43,7 @@ class Model(msgspec.Struct):
     unk_id: int | None = None
     byte_fallback: bool | None = None
     continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
 
 
 class File(msgspec.Struct):
@@ -59,29 +57,15 @@ class File(msgspec.Struct):
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a tokenizer.json. Roles, embedding rows and width come from tokenizer_config.json and config.json
-    where these stand beside it.
+    """Read a tokenizer.json, with what the files beside it declare (see `declarations`).
 
-    Raises VocabkitError: not JSON, not a tokenizer, ids out of range or claimed twice, a decoder that vocabkit
-    does not know.
+    Raises VocabkitError: not JSON, not a tokenizer, ids out of range or claimed twice, or a decoder whose effect on a
+    single token is not known.
     """
-    with reading(path):
-        content = path.read_bytes()
-    config = optional_json(path.parent / "config.json")
-    if isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    return dataclasses.replace(
-        parse(
-            content,
-            name or path.parent.resolve().name,
-            optional_json(path.parent / "tokenizer_config.json"),
-            where=str(path),
-            source=path.name,
-        ),
-        embedding_rows=_positive(config.get("vocab_size")),
-        width=_positive(config.get("hidden_size")),
-        segmentation=path,  # read again when text is to be cut, rather than kept in memory
-    )
+    file = decode_json(path, File, "a tokenizer.json")
+    found = vocabulary_of(str(path), file, name or path.parent.resolve().name, read_declarations(path.parent))
+    # the file is read again when text is to be cut, rather than kept in memory
+    return dataclasses.replace(found, source=path.name, segmentation=path)
 
 
 def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, source: str) -> Vocabulary:
@@ -93,47 +77,56 @@ def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, 
         source: what the vocabulary records as its source.
     """
     file = parse_json(content, where, File, "a tokenizer.json")
-    spellings = _spellings(where, file)
-    only_added = _add_tokens(where, spellings, file.added_tokens)
-    unk = _unknown_piece(file.model, spellings)
-    controls = {token.id for token in file.added_tokens if token.special} | ({unk} if unk is not None else set())
-    named = {i: spellings[i] or "" for i in sorted(controls)}
+    found = vocabulary_of(where, file, name, declarations(special))
+    return dataclasses.replace(found, source=source, segmentation=content)
 
-    decode, notes = _piece_decoder(where, file)
-    tokens, kinds = decode([spelling or "" for spelling in spellings])
+
+def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> Vocabulary:
+    """The vocabulary of a parsed tokenizer.json. Errors as `read`, about `where`."""
+    spellings = _spellings(where, file.model)
+    own = len(spellings)
+    added, notes = _add_tokens(file, spellings, declared)
+    decoded, more = _decode(where, file, spellings)
+    tokens, kinds = decoded.finish()
+
+    unk = _unknown_piece(file.model, spellings)
+    special = {i for i, token in added.items() if token.special} | _declared_special(spellings, declared)
+    special |= set() if unk is None else {unk}
+    named = {i: spellings[i] or "" for i in sorted(special)}
+    role_ids = ({} if unk is None else {"unk": unk}) | declared_ids(named, declared)
     for token_id, spelling in named.items():
-        kinds[token_id] = special_kind(spelling)
-    declared = _declared_roles(special, named)
-    if unk is not None:
-        declared.setdefault("unk", unk)
+        kinds[token_id] = Kind.SPECIAL if token_id in role_ids.values() else special_kind(spelling)
+    kinds[[i for i in reserved_ids(spellings) if kinds[i] != Kind.SPECIAL]] = Kind.UNUSED
+
+    precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
+    precedence[sorted(decoded.unreached | _earlier_duplicates(file.model))] = Precedence.UNREACHED
+    precedence[list(added)] = Precedence.ADDED
+    literal = named | {i: token.content for i, token in added.items() if i >= own or not token.is_piece}
     return make_vocabulary(
         name=name,
-        source=source,
-        tokens=_with_literals(tokens, spellings, named),
+        source=where,
+        tokens=_with_literals(tokens, spellings, literal),
         kinds=kinds,
-        added=only_added,
-        roles=roles(named, kinds, declared),
-        notes=notes,
-        segmentation=content,
+        precedence=precedence,
+        roles=roles(named, kinds, role_ids),
+        embedding_rows=declared.rows,
+        width=declared.width,
+        notes=(*notes, *more),
     )
 
 
-def _spellings(where: str, file: File) -> list[str | None]:
-    """(V,) spellings of the model's own pieces by id, with room for the added tokens."""
-    vocab = file.model.vocab
+def _spellings(where: str, model: Model) -> list[str | None]:
+    """Spellings of the model's own pieces by id."""
+    vocab = model.vocab
     pieces = [piece for piece, _ in vocab] if isinstance(vocab, list) else list(vocab)
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
-    added = [token.id for token in file.added_tokens]
-    in_order = ids == list(range(len(ids)))  # as in most files, which saves passes over all tokens
-    every = [*ids[-1:], *added] if in_order else ids + added
-    lowest, top = min(every, default=0), max(every, default=-1)
+    if ids == list(range(len(ids))):  # as in most files, which saves passes over all tokens
+        return list(pieces)
+    lowest, top = min(ids, default=0), max(ids, default=-1)
     if lowest < 0:
         raise VocabkitError(f"{where}: has id {quote(str(lowest))}; ids are counted from 0")
-    check_highest_id(where, top, len(ids) + len(added))
+    check_highest_id(where, top, len(ids))
     spellings: list[str | None] = [None] * (top + 1)
-    if in_order:
-        spellings[: len(ids)] = pieces
-        return spellings
     for spelling, token_id in zip(pieces, ids, strict=True):
         if spellings[token_id] is not None:
             both = f"{quote(spellings[token_id] or '')} and {quote(spelling)}"
@@ -142,29 +135,69 @@ def _spellings(where: str, file: File) -> list[str | None]:
     return spellings
 
 
-def _add_tokens(where: str, spellings: list[str | None], added: Sequence[AddedToken]) -> np.ndarray:
-    """Put the added tokens over the pieces in `spellings`. Returns (V,) bool: ids that are no piece of the model."""
-    seen: dict[int, str] = {}
-    only_added = np.zeros(len(spellings), bool)
-    for token in added:
-        if token.id in seen:
-            both = f"{quote(seen[token.id])} and {quote(token.content)}"
-            raise VocabkitError(f"{where}: id {token.id} belongs to two added tokens, {both}")
-        seen[token.id] = token.content
-        if spellings[token.id] != token.content:
-            only_added[token.id] = True
-        spellings[token.id] = token.content
-    return only_added
+class _Added(NamedTuple):
+    """An added token under the id that the library gives it."""
+
+    content: str
+    special: bool
+    is_piece: bool
+    """Whether the model has it as a piece, under this id."""
 
 
-def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], special: Mapping[int, str]) -> pa.Array:
-    """`tokens` with special tokens spelled as in the file, and null where an id has no token."""
-    literals = {i: spelling.encode() for i, spelling in special.items() if tokens[i].as_py() != spelling.encode()}
+def _add_tokens(
+    file: File, spellings: list[str | None], declared: Declarations
+) -> tuple[dict[int, _Added], tuple[str, ...]]:
+    """Put the added tokens into `spellings`, in place. Return them by id, and notes.
+
+    Ids are those that `tokenizers` gives, whatever the file says.
+    """
+    listed = [(token.id, token.content, token.special) for token in file.added_tokens]
+    known = {content for _, content, _ in listed}
+    listed += [(token.id, token.content, token.special) for token in declared.added if token.content not in known]
+    listed = [token for token in listed if token[1]]  # the library ignores empty ones
+    wanted = {content for _, content, _ in listed}
+    pieces = {spelling: i for i, spelling in enumerate(spellings) if spelling in wanted}  # of duplicates the last
+    ids = library_ids([content for _, content, _ in listed], pieces, len(file.model.vocab))
+    added: dict[int, _Added] = {}
+    for _, content, special in listed:
+        token_id = ids[content]
+        added[token_id] = _Added(content, special, is_piece=content in pieces)
+        spellings.extend([None] * (token_id + 1 - len(spellings)))
+        spellings[token_id] = content
+    for token in declared.added:
+        if token.special and token.content in ids:
+            added[ids[token.content]] = added[ids[token.content]]._replace(special=True)
+    moved = [(content, told, ids[content]) for told, content, _ in listed if ids[content] != told]
+    if not moved:
+        return added, ()
+    content, told, given = moved[0]
+    return added, (
+        f"disagrees with itself about the ids of {len(moved)} added tokens, such as {quote(content)}: {told} in the "
+        f"file, {given} as `tokenizers` loads it, which counts",
+    )
+
+
+def library_ids(contents: Sequence[str], pieces: Mapping[str, int], size: int) -> dict[str, int]:
+    """Ids that `tokenizers` gives added tokens (AddedVocabulary::add_tokens): that of the piece with the same content,
+    else the next one after the model's `size` pieces and the tokens added before.
+    """
+    ids: dict[str, int] = {}
+    highest = size - 1
+    for content in contents:
+        if content and content not in ids:
+            ids[content] = pieces[content] if content in pieces else highest + 1
+            highest = max(highest, ids[content])
+    return ids
+
+
+def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], literals: Mapping[int, str]) -> pa.Array:
+    """`tokens` with `literals` as they are spelled, and null where an id has no token."""
+    changed = {i: spelling.encode() for i, spelling in literals.items() if tokens[i].as_py() != spelling.encode()}
     holes = [i for i, spelling in enumerate(spellings) if spelling is None] if None in spellings else []
-    if not literals and not holes:
+    if not changed and not holes:
         return tokens
     values = tokens.to_pylist()
-    for token_id, literal in literals.items():
+    for token_id, literal in changed.items():
         values[token_id] = literal
     for token_id in holes:
         values[token_id] = None
@@ -177,90 +210,40 @@ def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
     return spellings.index(model.unk_token) if model.unk_token and model.unk_token in spellings else None
 
 
-def _positive(value: Any) -> int | None:
-    return value if type(value) is int and 0 < value < 1 << 31 else None
+def _declared_special(spellings: Sequence[str | None], declared: Declarations) -> set[int]:
+    ids = {token_id for each in declared.role_ids.values() for token_id in each if token_id < len(spellings)}
+    ids |= {i for i, spelling in enumerate(spellings) if spelling in declared.special}
+    return {i for i in ids if declared.is_special(i, spellings[i] or "")}
 
 
-def _declared_roles(config: Mapping[str, Any], special: Mapping[int, str]) -> dict[str, int]:
-    """Roles of tokenizer_config.json (`bos_token`, ...), a text or {"content": text}."""
-    ids = {spelling: i for i, spelling in special.items()}
-    declared: dict[str, int] = {}
-    for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
-        token = config.get(f"{role}_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        if isinstance(content, str) and content in ids:
-            declared[role] = ids[content]
-    return declared
+def _earlier_duplicates(model: Model) -> set[int]:
+    """Pieces of a Unigram vocabulary that stand in it again: encode gives the last one."""
+    if not isinstance(model.vocab, list):
+        return set()
+    last = {piece: i for i, (piece, _) in enumerate(model.vocab)}
+    if len(last) == len(model.vocab):
+        return set()
+    return {i for i, (piece, _) in enumerate(model.vocab) if last[piece] != i}
 
 
 # ---- decoders ----------------------------------------------------------------------------------------------------
 
-MAX_REPLACEMENT = 16
-"""Characters that a decoder may put in place of others: more than any does, and no file explodes in memory."""
 
-Decode = Callable[[Sequence[str]], tuple[pa.Array, np.ndarray]]
-"""Spellings -> bytes (V,) binary and kinds (V,) uint8, for pieces in the middle of a text."""
-
-
-def _piece_decoder(where: str, file: File) -> tuple[Decode, tuple[str, ...]]:
-    """How pieces turn into bytes, and notes for the user."""
+def _decode(where: str, file: File, spellings: Sequence[str | None]) -> tuple[Decoded, tuple[str, ...]]:
+    """The pieces decoded, and notes for the user."""
     try:
-        steps = _flatten(file.decoder, "decoders") or _implied_decoder(where, file)
-        kinds = [step["type"] for step in steps]
-        if kinds == ["ByteLevel"]:
-            return _all_text(all_from_alphabet), ()
-        if kinds == ["WordPiece"]:
-            return _all_text(_wordpiece(steps[0])), _wordpiece_notes(file)
-        return _replacing(where, steps), ()
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        steps = _flatten(file.decoder, "decoders") if file.decoder is not None else _implied_decoder(where, file)
+        pieces = [spelling or "" for spelling in spellings]
+        decoded = decode_pieces(pieces, steps, file.model.end_of_word_suffix)
+        return decoded, _notes(file, [step["type"] for step in steps])
+    except VocabkitError as error:
+        raise error if str(error).startswith(where) else VocabkitError(f"{where}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise VocabkitError(f"{where}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
 
 
-def _all_text(to_bytes: Callable[[Sequence[str]], pa.Array]) -> Decode:
-    return lambda pieces: (to_bytes(pieces), np.full(len(pieces), Kind.TEXT, np.uint8))
-
-
-def _replacing(where: str, steps: Sequence[Step]) -> Decode:
-    """SentencePiece-style decoders: replacements, and byte pieces where the file has the step ByteFallback."""
-    replacements: list[tuple[str, str]] = []
-    fallback = fused = False
-    for step in steps:
-        match step["type"]:
-            case "Replace" if "String" in step["pattern"] and not (fallback or fused):
-                replacements.append((step["pattern"]["String"], step["content"]))
-            case "Metaspace" if not (fallback or fused):
-                replacements.append((step.get("replacement", "▁"), " "))
-            case "BPEDecoder" if not (fallback or fused):
-                replacements.append((step.get("suffix", "</w>"), " "))
-            case "ByteFallback" if not fused:
-                fallback = True
-            case "Fuse":
-                fused = True
-            case "Strip" if fused:
-                pass  # acts on the ends of a whole text only
-            case _:
-                names = " + ".join(str(each["type"]) for each in steps)
-                raise VocabkitError(f"{where}: decoder {quote(names)} is not known to vocabkit; please report it")
-
-    for old, new in replacements:
-        if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
-            raise VocabkitError(
-                f"{where}: its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it"
-            )
-
-    def decode(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
-        single = [byte_piece(piece) if fallback else None for piece in pieces]
-        for old, new in replacements:
-            pieces = [piece.replace(old, new) for piece in pieces]
-        values = [piece.encode() if byte is None else byte for piece, byte in zip(pieces, single, strict=True)]
-        kinds = [Kind.TEXT.value if byte is None else Kind.BYTE.value for byte in single]
-        return binary_array(values), np.array(kinds, np.uint8)
-
-    return decode
-
-
 def _implied_decoder(where: str, file: File) -> list[Step]:
-    """The decoder that belongs to the pre-tokenizer, for files that have no decoder."""
+    """The decoder that belongs to the pre-tokenizer or the model, for files that have no decoder."""
     for step in _flatten(file.pre_tokenizer, "pretokenizers"):
         if step["type"] == "ByteLevel":
             return [step]
@@ -269,8 +252,10 @@ def _implied_decoder(where: str, file: File) -> list[Step]:
     if file.model.type == "WordPiece":
         prefix = file.model.continuing_subword_prefix
         return [{"type": "WordPiece", "prefix": "##" if prefix is None else prefix, "cleanup": False}]
+    if file.model.type == "WordLevel":
+        return []
     raise VocabkitError(
-        f"{where}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to it"
+        f"{where}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to the file"
     )
 
 
@@ -282,29 +267,15 @@ def _flatten(step: Step | None, key: str) -> list[Step]:
     return [step]
 
 
-_CLEANUP = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
-    (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
-
-
-def _wordpiece(step: Step) -> Callable[[Sequence[str]], pa.Array]:
-    """A bare piece starts a word, so it brings its space; `##x` continues one."""
-    prefix, cleanup = step.get("prefix", "##"), step.get("cleanup", True)
-    if not isinstance(prefix, str):
-        raise TypeError(f"prefix {prefix!r}")
-
-    def to_bytes(piece: str) -> bytes:
-        text = piece.removeprefix(prefix) if prefix and piece.startswith(prefix) else " " + piece
-        for old, new in _CLEANUP if cleanup else ():
-            text = text.replace(old, new)
-        return text.encode()
-
-    return lambda pieces: binary_array([to_bytes(piece) for piece in pieces])
-
-
-def _wordpiece_notes(file: File) -> tuple[str, ...]:
-    for step in _flatten(file.normalizer, "normalizers"):
-        if step["type"] == "Lowercase" or step.get("lowercase"):
-            return ("lower-cases text, so capital letters and accents are lost: its tokens match lower-case text only",)
-    return ()
+def _notes(file: File, decoder: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if file.model.type == "WordLevel" and not decoder:
+        notes.append("splits text at spaces, which none of its tokens holds: its tokens match bare words only")
+    lowers = [
+        step
+        for step in _flatten(file.normalizer, "normalizers")
+        if step["type"] == "Lowercase" or step.get("lowercase")
+    ]
+    if lowers:
+        notes.append("lower-cases text, so capital letters and accents are lost: its tokens match lower-case text only")
+    return tuple(notes)

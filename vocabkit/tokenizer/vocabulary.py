@@ -44,6 +44,18 @@ class Kind(enum.IntEnum):
     """Reserved, or a hole in the id range."""
 
 
+class Precedence(enum.IntEnum):
+    """Which of several ids with the same bytes encode gives, first to last."""
+
+    ADDED = 0
+    """An added token: it is cut out of the text before the model sees it."""
+    PIECE = 1
+    BYTE = 2
+    """A byte-fallback piece: only for characters without a piece."""
+    UNREACHED = 3
+    """A spelling that encode never produces: its embedding row is untrained."""
+
+
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """id -> token bytes for one tokenizer. V ids, numbered from 0. Immutable; build it with `make_vocabulary`.
@@ -85,10 +97,13 @@ class Vocabulary:
 
     @property
     def alignable(self) -> np.ndarray:
-        """(V,) bool. Canonical ids that contribute at least one byte to text: what an alignment may match."""
+        """(V,) bool. Canonical ids that contribute at least one byte to text and have a row in the embedding table, if its
+        size is known: what an alignment may match.
+        """
         lengths = np.diff(token_buffers(self.tokens)[0])
-        mask: np.ndarray = (self.kinds <= Kind.BYTE) & (lengths > 0) & (self.canonical == np.arange(len(self)))
-        return mask
+        ids = np.arange(len(self))
+        mask: np.ndarray = (self.kinds <= Kind.BYTE) & (lengths > 0) & (self.canonical == ids)
+        return mask & (ids < self.embedding_rows) if self.embedding_rows is not None else mask
 
     def token(self, token_id: int) -> bytes | None:
         """Bytes of one id (see `tokens`). Raises IndexError outside 0..V-1."""
@@ -133,7 +148,7 @@ def make_vocabulary(
     source: str,
     tokens: Sequence[bytes | None] | pa.Array,
     kinds: np.ndarray,
-    added: np.ndarray | None = None,
+    precedence: np.ndarray | None = None,
     roles: Mapping[str, int] | None = None,
     embedding_rows: int | None = None,
     width: int | None = None,
@@ -142,13 +157,14 @@ def make_vocabulary(
 ) -> Vocabulary:
     """A Vocabulary with its aliases resolved.
 
-    Where several ids contribute the same bytes, the tokenizer's own piece stands before a byte-fallback piece,
-    and that before an added token; then the lowest id.
+    Where several ids contribute the same bytes, the canonical one is the id that encode gives, since only its
+    embedding row was trained.
 
     Args:
         tokens: (V,) bytes per id, None for holes.
         kinds: (V,) uint8.
-        added: (V,) bool, True for tokens that were added on top of the tokenizer's own pieces.
+        precedence: (V,) of `Precedence`: which of several ids with the same bytes encode gives. By default a piece
+            goes before a byte-fallback piece. Of equals the lowest id is taken.
 
     Raises:
         VocabkitError: no tokens at all, or more than `MAX_TOKENS`.
@@ -157,7 +173,7 @@ def make_vocabulary(
     if not 0 < len(array) <= MAX_TOKENS:
         raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
     kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)
-    canonical = _canonical_ids(array, kinds, added)
+    canonical = _canonical_ids(array, kinds, kinds + 1 if precedence is None else precedence)
     return Vocabulary(
         name=name,
         source=source,
@@ -172,7 +188,7 @@ def make_vocabulary(
     )
 
 
-def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, precedence: np.ndarray) -> np.ndarray:
     canonical = np.arange(len(tokens), dtype=np.int32)
     ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
     values = list(itertools.compress(tokens.to_pylist(), (kinds <= Kind.BYTE).tolist()))
@@ -180,8 +196,7 @@ def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, added: np.ndarray | None
         return canonical
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
-    precedence = np.where(added[ids], 2, kinds[ids]) if added is not None else kinds[ids]
-    order = np.lexsort((ids, precedence, codes))
+    order = np.lexsort((ids, precedence[ids], codes))
     first_of_code = order[np.searchsorted(codes[order], np.arange(len(numbers)))]
     canonical[ids] = ids[first_of_code][codes]
     return canonical

@@ -1,0 +1,155 @@
+"""show, diff and map: looking into a shared vocabulary, and two tokenizers side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import TOKENIZER, AsJson, check_output, resolve_one
+from .show import say, show_json
+
+Examples = Annotated[int, typer.Option(min=0, help="Ids to list for each kind of difference.")]
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A shared vocabulary.", show_default=False)],
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Rows whose token contains this text.", show_default=False)
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="The row of this token, written as for explain.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="FIRST:END", help="Rows from FIRST up to END.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, all of them.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show what a shared vocabulary holds: its tokenizers, how its rows were chosen, and rows.
+
+    Example: vocabkit show qwen2-llama3.arrow --search house
+    """
+    from vocabkit.report.layout import show_token
+    from vocabkit.shared.explain import unescape
+    from vocabkit.shared.rows import find_rows, read_rows
+    from vocabkit.shared.shared_vocabulary import open_shared
+
+    shared = open_shared(file)
+    asked = None if token is None else unescape(token)
+    found = find_rows(shared, token=asked, search=None if search is None else search.encode(), rows=_range(rows))
+    listed = read_rows(shared, found if csv or json else found[:limit])
+    if json:
+        about = {
+            "file": file,
+            "rows": len(shared),
+            "fingerprint": shared.fingerprint,
+            "tokenizers": shared.tokenizers,
+            "selection": shared.selection,
+            "roles": shared.roles,
+            "found": len(found),
+        }
+        show_json({**about, "listed": listed})
+        return
+    if csv:
+        _print_csv(listed, shared.names)
+        return
+    chosen = shared.selection
+    say(f"{file}: {len(shared):,} rows, {shared.fingerprint}")
+    for info in shared.tokenizers:
+        say(f"  {info.name}: {shared.mask_for(info.name).sum():,} rows, of {info.size:,} ids, from {info.source}")
+    say(f"  tokens of at least {chosen.at_least} tokenizers, in order of {chosen.order}")
+    if shared.roles:
+        say(f"  roles: {', '.join(shared.roles)}")
+    if search is not None or token is not None or rows is not None:
+        say(f"{len(found):,} rows found")
+    for row in listed:
+        ids = "  ".join(f"{name} {'-' if i is None else i}" for name, i in row.ids.items())
+        what = f"role {row.role}" if row.role else show_token(row.token)
+        count = "" if row.count is None else f"  count {row.count:,}"
+        say(f"{row.row:>8}  {what}  {ids}{count}")
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help=f"A tokenizer: {TOKENIZER}.", show_default=False)],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another version of it.", show_default=False)],
+    examples: Examples = 10,
+    json: AsJson = False,
+) -> None:
+    """Compare two versions of a tokenizer id by id, such as a base model's and a fine-tune's.
+
+    Exit code 1 if they differ. Example: vocabkit diff qwen2 qwen2.5
+    """
+    from vocabkit.report.layout import show_token
+    from vocabkit.shared.diff import diff as compare
+
+    found = compare(resolve_one(before).vocabulary, resolve_one(after).vocabulary)
+    if json:
+        show_json({**vars(found), "equal": found.is_equal})
+        raise typer.Exit(0 if found.is_equal else 1)
+    say(f"{found.before}: {found.size_before:,} ids; {found.after}: {found.size_after:,} ids")
+    say("no difference" if found.is_equal else f"all ids below {found.equal_below:,} are equal")
+    for name in ("added", "removed", "renamed", "reflagged"):
+        changed = getattr(found, name)
+        if changed:
+            say(f"{name}: {len(changed):,} ids")
+        for each in changed[:examples]:
+            was = "-" if each.before is None else f"{show_token(each.before)} ({each.kind_before})"
+            now = "-" if each.after is None else f"{show_token(each.after)} ({each.kind_after})"
+            say(f"  {each.id:>8}  {was} -> {now}")
+    for role, (was_id, now_id) in found.roles.items():
+        say(f"role {role}: {'-' if was_id is None else was_id} -> {'-' if now_id is None else now_id}")
+    raise typer.Exit(0 if found.is_equal else 1)
+
+
+def map_ids(
+    source: Annotated[str, typer.Argument(help=f"The tokenizer whose ids are mapped: {TOKENIZER}.")],
+    target: Annotated[str, typer.Argument(help="The tokenizer that they are mapped to.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .json, .csv, .parquet, or .npy (one id each, -1 for none).")
+    ],
+    json: AsJson = False,
+) -> None:
+    """Write, for every id of one tokenizer, what stands for it in another.
+
+    A token of the same bytes; a special token of the same role; else the target's own tokens for its bytes; else
+    nothing. For speculative decoding, distillation and embedding transplants across vocabularies.
+    Example: vocabkit map qwen2.5 gemma3 --out map.parquet
+    """
+    from vocabkit.shared.token_map import check_format, token_map
+
+    check_format(out)
+    resolved = resolve_one(source), resolve_one(target)
+    check_output(out, [each.file for each in resolved])
+    found = token_map(resolved[0].vocabulary, resolved[1].vocabulary)
+    found.save(out)
+    if json:
+        show_json({"file": out, "source": found.source, "target": found.target, "ids": len(found), **found.counts()})
+        return
+    say(f"{out}: {len(found):,} ids of {found.source} in {found.target}")
+    for match, count in found.counts().items():
+        say(f"  {match:6} {count:>9,}  {count / len(found):.1%}")
+
+
+def _range(rows: str | None) -> tuple[int, int] | None:
+    from vocabkit.errors import VocabkitError, quote
+
+    if rows is None:
+        return None
+    first, colon, end = rows.partition(":")
+    if not (first.isdecimal() and (end.isdecimal() or not colon)):
+        raise VocabkitError(f"`rows` {quote(rows)} is not of the form FIRST:END, as in 100:120")
+    return int(first), int(end) if colon else int(first) + 1
+
+
+def _print_csv(rows: list, names: list[str]) -> None:  # type: ignore[type-arg]
+    import csv
+    import sys
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["row", "token", "role", "count", *names])
+    for row in rows:
+        text = row.token.decode("utf-8", "backslashreplace")
+        writer.writerow([row.row, text, row.role or "", "" if row.count is None else row.count, *row.ids.values()])

@@ -1,0 +1,244 @@
+"""What an id is: the bytes that the library decodes, and among ids of the same bytes the one that it encodes to."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizer_files import added_token, bpe_json, gguf_file, gguf_tokenizer, real_file, write_json
+from tokenizers import Tokenizer, pre_tokenizers
+
+from vocabkit.tokenizer.read import read
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
+
+ALPHABET = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+"""The 256 pieces of a byte-level model."""
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SPACES = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+FALLBACK, FUSE = {"type": "ByteFallback"}, {"type": "Fuse"}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+
+
+def byte_level(pieces: Mapping[str, int], *added: dict[str, Any], merges: list[str] | None = None) -> dict[str, Any]:
+    """A byte-level tokenizer.json with these pieces beside the alphabet."""
+    content = bpe_json({**ALPHABET, **pieces}, added=list(added))
+    content["model"]["merges"] = merges or []
+    return content | {"pre_tokenizer": BYTE_LEVEL, "decoder": BYTE_LEVEL}
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "decoders": list(steps)}
+
+
+def fallback(pieces: list[str], *steps: dict[str, Any], added: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """A BPE with byte fallback and this decoder."""
+    content = bpe_json(pieces, added=list(added)) | {"pre_tokenizer": None, "decoder": sequence(*steps)}
+    content["model"] |= {"byte_fallback": True, "merges": []}
+    return content
+
+
+def unigram(pieces: list[tuple[str, float]]) -> dict[str, Any]:
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [list(piece) for piece in pieces], "byte_fallback": False}
+    return {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": METASPACE, "decoder": METASPACE,
+            "post_processor": None, "truncation": None, "padding": None, "model": model}  # fmt: skip
+
+
+FILES: dict[str, dict[str, Any]] = {
+    "added token over a piece": byte_level({"ĠĠ": 256}, added_token(257, "  "), merges=["Ġ Ġ"]),
+    "piece outside the alphabet": byte_level({"日": 256, "æĹ": 257, "æĹ¥": 258}, merges=["æ Ĺ", "æĹ ¥"]),
+    "added line break beside its byte": fallback(["<unk>", "<0x0A>", "▁", "a"], SPACES, FALLBACK, FUSE,
+                                                 added=(added_token(4, "\n"),)),
+    "byte piece in lower case": fallback(["<unk>", "<0x0a>", "<0x0A>", "▁", "a"], SPACES, FALLBACK, FUSE),
+    "unigram piece twice": unigram([("<unk>", 0.0), ("▁a", -2.0), ("a", -1.0), ("b", -1.0), ("▁a", -1.5)]),
+    "added id taken by a piece": byte_level({"Ġa": 256}, added_token(256, "<tool>")),
+    "added id far beyond": byte_level({"Ġa": 256}, added_token(4000, "<a>"), added_token(9000, "<b>")),
+    "added id of the model's piece": byte_level({"<pad>": 256}, added_token(400, "<pad>"), added_token(401, "<new>")),
+    "fallback before spaces": fallback(["<unk>", "<0x41>", "▁", "a", "▁a"], FALLBACK, METASPACE),
+    "spaces by a regular expression": fallback(["<unk>", "▁", "a", "▁a"],
+                                               SPACES | {"pattern": {"Regex": "▁+"}}, FUSE),
+    "a replacement that breaks a byte": fallback(["<unk>", "<0x41>", "a"],
+                                                 SPACES | {"pattern": {"String": "x"}, "content": "y"}, FALLBACK, FUSE),
+    "byte level and fuse": byte_level({"Ġa": 256}) | {"decoder": sequence(BYTE_LEVEL, FUSE)},
+    "strip before fuse": fallback(["<unk>", "▁", "▁▁a", "a"], SPACES, FALLBACK,
+                                  {"type": "Strip", "content": " ", "start": 1, "stop": 0}, FUSE),
+}  # fmt: skip
+"""A file for each way in which ids, bytes and spellings come apart."""
+
+
+def written(folder: Path, content: dict[str, Any], **beside: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "tokenizer.json", content)
+    for name, each in beside.items():
+        write_json(folder / f"{name}.json", each)
+    return folder
+
+
+def written_gguf(path: Path, pieces: list[str], types: list[int]) -> Path:
+    path.write_bytes(gguf_file(gguf_tokenizer(list(zip(pieces, types, strict=True)), "gpt2")))
+    return path
+
+
+def assert_bytes_are_decoded(vocabulary: Vocabulary, library: Tokenizer) -> None:
+    """Each text id contributes its bytes between two others, as the library decodes it."""
+    text = library.encode("a", add_special_tokens=False).ids[-1]
+    first, between = library.decode([text]), library.decode([text, text])
+    after = between.removeprefix(first)
+    tokens = vocabulary.tokens.to_pylist()
+    ids = [i for i in np.flatnonzero(vocabulary.kinds <= Kind.BYTE).tolist() if tokens[i] is not None]
+    found = library.decode_batch([[text, i, text] for i in ids], skip_special_tokens=False)
+    wrong = [
+        (i, tokens[i], shown)
+        for i, shown in zip(ids, found, strict=True)
+        if shown != first + tokens[i].decode("utf-8", "replace") + after
+    ]
+    assert not wrong[:5]
+
+
+def assert_canonical_is_encoded(vocabulary: Vocabulary, library: Tokenizer) -> int:
+    """Of ids with the same bytes, the canonical one is the only one that comes out of encode. Return the groups."""
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for token_id in np.flatnonzero(vocabulary.kinds <= Kind.BYTE).tolist():
+        groups[vocabulary.token(token_id) or b""].append(token_id)
+    seen = 0
+    for token, ids in groups.items():
+        if len(ids) < 2 or token.decode("utf-8", "replace").encode() != token:
+            continue
+        text = token.decode()
+        encoded = {i for each in (text, f"a{text}", f"a{text}a") for i in library.encode(each).ids} & set(ids)
+        assert encoded <= {int(vocabulary.canonical[ids[0]])}, (token, ids, encoded)
+        seen += bool(encoded)
+    return seen
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_small_file_agrees_with_its_library(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, FILES[name])
+    vocabulary, library = read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert len(vocabulary) == max(library.get_vocab().values()) + 1
+    assert_bytes_are_decoded(vocabulary, library)
+    assert_canonical_is_encoded(vocabulary, library)
+
+
+@pytest.mark.parametrize("name", list(FILES)[:5])
+def test_of_equal_bytes_the_encoded_id_is_canonical(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, FILES[name])
+    assert assert_canonical_is_encoded(read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))) > 0
+
+
+@pytest.mark.parametrize("name", list(FILES)[5:8])
+def test_ids_that_the_file_tells_otherwise_get_a_note(tmp_path: Path, name: str) -> None:
+    assert "disagrees with itself" in read(written(tmp_path, FILES[name])).notes[0]
+
+
+def test_added_token_spelled_in_the_alphabet_is_the_text_it_is_cut_from(tmp_path: Path) -> None:
+    """DeepSeek adds `ü`, which a byte-level decoder takes for the byte FC. Encode gives it for the letter."""
+    pieces = [*(piece for piece in ALPHABET if piece != "ü"), "Ã¼"]
+    content = byte_level({}, added_token(256, "ü"))
+    content["model"]["vocab"] = {piece: i for i, piece in enumerate(pieces)}
+    vocabulary = read(written(tmp_path, content))
+    assert vocabulary.token(256) == "ü".encode()
+    assert vocabulary.canonical[[255, 256]].tolist() == [256, 256]
+
+
+@pytest.mark.usefixtures("sources")
+@pytest.mark.parametrize("name", ["deepseek", "minilm"])
+def test_real_file_agrees_with_its_library(name: str) -> None:
+    file = real_file(name)
+    vocabulary, library = read(file), Tokenizer.from_file(str(file))
+    assert_canonical_is_encoded(vocabulary, library)
+    if name == "deepseek":
+        assert_bytes_are_decoded(vocabulary, library)
+
+
+def test_gguf_and_tokenizer_json_agree_about_canonical_ids(tmp_path: Path) -> None:
+    content = FILES["piece outside the alphabet"]
+    from_json = read(written(tmp_path / "json", content))
+    pieces = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
+    from_gguf = read(written_gguf(tmp_path / "model.gguf", pieces, [1] * len(pieces)))
+    assert from_gguf.canonical.tolist() == from_json.canonical.tolist()
+    assert from_gguf.canonical[256] == 258
+
+
+# ---- kinds and roles, from all the files that decide them ---------------------------------------------------------
+
+CONFIG = {"eos_token": "<end>", "additional_special_tokens": ["<user>"], "added_tokens_decoder": {
+    "256": {"content": "<think>", "special": True}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"tokenizer_config": CONFIG},
+        {"special_tokens_map": {"eos_token": {"content": "<end>"}, "additional_special_tokens": ["<user>", "<think>"]}},
+        {"tokenizer_config": CONFIG | {"eos_token": None}, "generation_config": {"eos_token_id": [257, 258]}},
+    ],
+    ids=["config", "map", "generation"],
+)
+def test_files_beside_a_tokenizer_make_tokens_special(tmp_path: Path, beside: dict[str, Any]) -> None:
+    content = byte_level({"<think>": 256, "<end>": 257, "<user>": 258, "Ġa": 259})
+    vocabulary = read(written(tmp_path, content, **beside))
+    assert np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist() == [256, 257, 258]
+    assert vocabulary.roles["eos"] == 257
+
+
+def test_single_character_stays_text_whatever_pads_with_it(tmp_path: Path) -> None:
+    vocabulary = read(written(tmp_path, byte_level({}), tokenizer_config={"pad_token": "!"}))
+    assert vocabulary.kinds[ALPHABET["!"]] == Kind.TEXT
+
+
+@pytest.mark.parametrize("spelling", ["<unused7>", "[PAD151936]", "<|reserved_special_token_3|>", "[unused12]"])
+def test_reserved_spelling_is_unused_in_every_format(tmp_path: Path, spelling: str) -> None:
+    as_text = read(written(tmp_path / "text", byte_level({spelling: 256})))
+    as_added = read(written(tmp_path / "added", byte_level({}, added_token(256, spelling, special=True))))
+    pieces = [*sorted(ALPHABET, key=ALPHABET.__getitem__), spelling]
+    as_gguf = read(written_gguf(tmp_path / "model.gguf", pieces, [1] * 256 + [4]))
+    assert as_text.kinds[256] == as_added.kinds[256] == as_gguf.kinds[256] == Kind.UNUSED
+    assert as_text.fingerprint == as_added.fingerprint == as_gguf.fingerprint
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])
+def test_table_size_is_found_in_nested_configs(tmp_path: Path, key: str) -> None:
+    vocabulary = read(written(tmp_path, byte_level({}), config={key: {"vocab_size": 300, "hidden_size": 8}}))
+    assert (vocabulary.embedding_rows, vocabulary.width) == (300, 8)
+
+
+def test_id_without_a_row_is_never_aligned(tmp_path: Path) -> None:
+    vocabulary = read(written(tmp_path, byte_level({"Ġa": 256, "Ġb": 257}), config={"vocab_size": 257}))
+    assert vocabulary.alignable[256]
+    assert not vocabulary.alignable[257]
+
+
+# ---- files and folders --------------------------------------------------------------------------------------------
+
+
+def test_vocab_json_with_merges_is_read_as_the_tokenizer_json_of_the_same_model(tmp_path: Path) -> None:
+    content = FILES["piece outside the alphabet"]
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\næ Ĺ\næĹ ¥\n", "utf-8")
+    assert read(folder).fingerprint == read(written(tmp_path / "new", content)).fingerprint
+
+
+def test_clips_word_end_is_a_space(tmp_path: Path) -> None:
+    vocab = {piece: i for i, piece in enumerate([*ALPHABET, *(f"{piece}</w>" for piece in ALPHABET), "ab</w>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
+    assert read(tmp_path).token(vocab["ab</w>"]) == b"ab "
+
+
+def test_vocab_txt_numbers_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[unused0]\n[UNK]\nhello\n##s\n", "utf-8")
+    vocabulary = read(tmp_path)
+    assert vocabulary.tokens.to_pylist()[3:] == [b" hello", b"s"]
+    assert vocabulary.roles == {"unk": 2}
+
+
+def test_model_beside_its_projector_is_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
+    written_gguf(tmp_path / "model-Q4.gguf", ["a", "b"], [1, 1])
+    (tmp_path / "mmproj-model-f16.gguf").write_bytes(b"GGUF")
+    assert len(read(tmp_path)) == 2

@@ -1,0 +1,166 @@
+"""Decoders: the bytes that a token contributes to running text, by the decoder of a tokenizer.json.
+
+Each component means what it means in `tokenizers` (tokenizers/src/decoders), for a token that has others on both sides.
+A component is refused by name where its effect on one token depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vocabkit.arrow.values import binary_array
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece, in_alphabet
+from vocabkit.tokenizer.vocabulary import Kind
+
+Step = Mapping[str, Any]
+"""One component, as in tokenizer.json."""
+MAX_REPLACEMENT = 16
+"""Characters that a component may put in place of a match. No published file needs more; it bounds the memory taken."""
+_CLEANUP = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+    (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+"""`cleanup` of WordPiece and CTC (tokenizers/src/decoders/wordpiece.rs)."""
+
+
+@dataclass(eq=False)
+class Decoded:
+    """What V pieces contribute to text."""
+
+    pieces: list[str]
+    """Their spellings, as far as they are decoded."""
+    tokens: pa.Array | None = None
+    """(V,) binary, once spellings became bytes."""
+    bytes_of: dict[int, bytes] = field(default_factory=dict)
+    """Byte-fallback piece -> its byte."""
+    is_fused: bool = False
+    """Whether the text is in one part, so that what follows acts on its ends only."""
+    unreached: set[int] = field(default_factory=set)
+    """Pieces spelled as encode never spells those bytes: outside the byte alphabet, or `<0x0a>` in lower case."""
+
+    def finish(self) -> tuple[pa.Array, np.ndarray]:
+        """(V,) binary bytes and (V,) uint8 kinds, text or byte."""
+        kinds = np.full(len(self.pieces), Kind.TEXT, np.uint8)
+        kinds[list(self.bytes_of)] = Kind.BYTE
+        if self.tokens is not None:
+            return self.tokens, kinds
+        return binary_array([self.bytes_of.get(i, b"") or piece.encode() for i, piece in enumerate(self.pieces)]), kinds
+
+
+def decode_pieces(pieces: Sequence[str], steps: Sequence[Step], word_end: str | None = None) -> Decoded:
+    """Decode each of `pieces` by `steps`, a flattened decoder.
+
+    Args:
+        word_end: `end_of_word_suffix` of a byte-level model (CLIP). It stands for a space, as transformers decodes it.
+
+    Raises:
+        VocabkitError: a component that is unknown or can't be applied to one token.
+        KeyError, TypeError, AttributeError: a component that is not as `tokenizers` writes it.
+    """
+    decoded = Decoded(list(pieces))
+    for step in steps:
+        _apply(step, decoded, word_end)
+    return decoded
+
+
+def _apply(step: Step, decoded: Decoded, word_end: str | None) -> None:
+    match step["type"]:
+        case "Fuse":
+            decoded.is_fused = True
+        case "Strip" if decoded.is_fused:
+            pass  # the ends of the whole text only
+        case "Strip":
+            decoded.pieces = [_strip(piece, step["content"], step["start"], step["stop"]) for piece in decoded.pieces]
+        case "ByteLevel" if decoded.tokens is None and not decoded.bytes_of:
+            _from_byte_level(decoded, word_end)
+        case "ByteFallback" if not decoded.is_fused:
+            for i, piece in enumerate(decoded.pieces):
+                if (byte := byte_piece(piece)) is not None:
+                    decoded.bytes_of[i] = byte
+                    if piece[3:5] != piece[3:5].upper():
+                        decoded.unreached.add(i)
+        case "Replace":
+            _replace(step, decoded)
+        case "Metaspace":
+            _replace_text(decoded, step.get("replacement", "▁"), " ")
+        case "BPEDecoder":
+            _replace_text(decoded, step.get("suffix", "</w>"), " ")
+        case "WordPiece" if not decoded.is_fused:
+            prefix, cleanup = step.get("prefix", "##"), step.get("cleanup", True)
+            decoded.pieces = [_wordpiece(piece, prefix, cleanup) for piece in decoded.pieces]
+        case "CTC" if not decoded.is_fused:
+            for old, new in ((step.get("pad_token", "<pad>"), ""), (step.get("word_delimiter_token", "|"), " ")):
+                _replace_text(decoded, old, new)
+            if step.get("cleanup", True):
+                decoded.pieces = [_clean(piece) for piece in decoded.pieces]
+        case other:
+            known = ("ByteFallback", "ByteLevel", "CTC", "WordPiece")
+            where = " after Fuse or ByteLevel" if other in known else ""
+            raise VocabkitError(f"its decoder has {quote(str(other))}{where}, which says nothing about a single token")
+
+
+def _from_byte_level(decoded: Decoded, word_end: str | None) -> None:
+    pieces, ended = decoded.pieces, list[int]()
+    if word_end:
+        ended = [i for i, piece in enumerate(pieces) if piece.endswith(word_end)]
+        for i in ended:
+            pieces[i] = pieces[i].removesuffix(word_end) + "Ġ"
+    decoded.unreached |= set(np.flatnonzero(~in_alphabet(pieces)).tolist())
+    decoded.tokens = all_from_alphabet(pieces)
+    decoded.is_fused = True  # its result is one text
+
+
+def _replace(step: Step, decoded: Decoded) -> None:
+    pattern, new = step["pattern"], step["content"]
+    if "String" in pattern:
+        _replace_text(decoded, pattern["String"], new)
+        return
+    _check_replacement(decoded, pattern["Regex"], new)
+    if decoded.is_fused:
+        raise VocabkitError("its decoder has 'Replace' with a regular expression after Fuse, which may join tokens")
+    from tokenizers import Regex, decoders
+
+    replace = decoders.Replace(Regex(pattern["Regex"]), new)  # its own dialect of regular expressions
+    decoded.pieces = [replace.decode([piece]) for piece in decoded.pieces]
+
+
+def _replace_text(decoded: Decoded, old: str, new: str) -> None:
+    _check_replacement(decoded, old, new)
+    if decoded.is_fused and len(old) > 1:
+        raise VocabkitError(f"its decoder has 'Replace' of {quote(old)} after Fuse, which may join tokens")
+    decoded.pieces = [piece.replace(old, new) for piece in decoded.pieces]
+    for i, byte in decoded.bytes_of.items():
+        if byte == old.encode():
+            decoded.bytes_of[i] = new.encode()
+
+
+def _check_replacement(decoded: Decoded, old: Any, new: Any) -> None:
+    if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
+        raise VocabkitError(f"its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it")
+    if decoded.tokens is not None:
+        raise VocabkitError(f"its decoder replaces {quote(old)} in decoded bytes; please report it")
+
+
+def _strip(piece: str, content: str, start: int, stop: int) -> str:
+    leading = min(len(piece) - len(piece.lstrip(content)), start)
+    piece = piece[leading:]
+    trailing = min(len(piece) - len(piece.rstrip(content)), stop)
+    return piece[: len(piece) - trailing]
+
+
+def _wordpiece(piece: str, prefix: str, cleanup: bool) -> str:
+    """A bare piece starts a word, so it brings its space; `##x` continues one."""
+    text = piece.removeprefix(prefix) if prefix and piece.startswith(prefix) else " " + piece
+    return _clean(text) if cleanup else text
+
+
+def _clean(text: str) -> str:
+    for old, new in _CLEANUP:
+        text = text.replace(old, new)
+    return text
