@@ -38,7 +38,7 @@ from tokenizer_files import (
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer.catalog import catalog, read_source, resolve, sha256, snapshot_path
-from vocabkit.tokenizer.read import FOLDER_FILES, read
+from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -49,6 +49,7 @@ SIZES = {
     "llama3": (128_256, None, None),
     "llama3.1": (128_256, None, None),
     "llama3.2": (128_256, None, None),
+    "llama3.3": (128_256, None, None),
     "llama4": (202_048, None, None),
     "gemma3": (262_144, None, None),
     "smollm2": (49_152, None, None),
@@ -86,8 +87,14 @@ def in_one_line(error: pytest.ExceptionInfo[VocabkitError]) -> str:
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
-def test_the_catalog_has_no_other_names() -> None:
-    assert set(catalog()) == set(SIZES)
+def test_every_other_name_is_a_model_whose_table_holds_all_ids() -> None:
+    sizes = {name: len(resolve(entry.snapshot).vocabulary) for name, entry in catalog().items() if name not in SIZES}
+    assert len(sizes) > 25
+    for name, size in sizes.items():
+        rows, width = catalog()[name].embedding_rows, catalog()[name].width
+        assert rows is not None
+        assert rows >= size
+        assert width in {640, 896, *range(1024, 16385, 128)}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -341,7 +348,7 @@ def test_a_hub_id_downloads_tokenizer_files_only(hub: HubServer, tmp_path: Path)
         "roles": {"bos": 3},
         "size": [64, 8],
     }
-    assert hub.files_asked("org/whole") == ["tokenizer.json", "tokenizer_config.json", "config.json"]
+    assert hub.files_asked("org/whole") == ["tokenizer.json", *BESIDE]
     assert not [path for _, path in hub.asked if "model" in path]
 
 

@@ -25,7 +25,7 @@ from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
-from vocabkit.tokenizer.read import FOLDER_FILES, read, tokenizer_file
+from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read, tokenizer_file
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.special_tokens import roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -209,8 +209,9 @@ def _from_hub(name: str) -> Resolved:
             path = repository.file(file)
             if path is None:
                 continue
-            if file == "tokenizer.json":
-                repository.file("tokenizer_config.json"), repository.file("config.json")
+            if file != "tekken.json":
+                for name_beside in BESIDE:
+                    repository.file(name_beside)
             commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
             how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
             return Resolved(read(path, owner_and_name.split("/")[1]), how, path)

@@ -10,10 +10,18 @@ from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 FOLDER_FILES = (
-    "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model",
-    "source.spm", "tiktoken.model", "*.tiktoken", "original/tokenizer.model", "vocab.json", "vocab.txt",
+    "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "source.spm", "tiktoken.model", "qwen.tiktoken", "original/tokenizer.model", "vocab.json",
+    "vocab.txt",
 )  # fmt: skip
-"""What is looked for in a folder; the first one found is read."""
+"""What is looked for in a folder or repository; the first one found is read."""
+BESIDE = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json", "config.json",
+    "merges.txt",
+)  # fmt: skip
+"""What counts, too, where it is beside one of these, unless that is a tekken.json."""
+_RANKS = "*.tiktoken"
+"""Further names of rank files, in folders only."""
 
 _PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
@@ -67,21 +75,26 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
 def tokenizer_file(folder: Path) -> Path:
     """The tokenizer file of a model folder. Raises VocabkitError if it has none, or several GGUF models."""
-    for pattern in FOLDER_FILES:
-        if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
-            return found[0]
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if ranks := sorted(folder.glob(_RANKS)):
+        return ranks[0]
     models = _gguf_models(folder)
     if len(models) == 1:
         return models[0]
     found_instead = (
-        f"{len(models)} GGUF files; name one of them" if models else f"none of {', '.join(FOLDER_FILES)}, *.gguf"
+        f"{len(models)} GGUF files; name one of them"
+        if models
+        else f"none of {', '.join(FOLDER_FILES)}, {_RANKS}, *.gguf"
     )
     raise VocabkitError(f"{folder}: no tokenizer in this folder: {found_instead}")
 
 
 def holds_tokenizer(folder: Path) -> bool:
     """Whether a model folder has a tokenizer file, or GGUF models."""
-    return any(next(folder.glob(pattern), None) for pattern in FOLDER_FILES) or bool(_gguf_models(folder))
+    named = any((folder / name).is_file() for name in FOLDER_FILES)
+    return named or any(folder.glob(_RANKS)) or bool(_gguf_models(folder))
 
 
 def _gguf_models(folder: Path) -> list[Path]:
