@@ -17,13 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from . import adapters, doctor, training, vocabularies
-from . import adapters as distillation
-from . import pictures as inference
-from . import pictures as interpretation
-from . import training as data
-from . import training as evaluation
-from . import training as features
+from . import adapters, doctor, lookups, pictures, training, vocabularies
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -71,20 +65,23 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("Vocabularies", "build-shared", vocabularies.build_shared),
     ("Vocabularies", "overlap", vocabularies.overlap),
     ("Vocabularies", "explain", vocabularies.explain),
+    ("Vocabularies", "show", lookups.show),
+    ("Vocabularies", "diff", lookups.diff),
+    ("Vocabularies", "map", lookups.map_ids),
     ("Vocabularies", "audit", vocabularies.audit),
     ("Vocabularies", "check", vocabularies.check),
     ("Vocabularies", "import", vocabularies.import_),
     ("Vocabularies", "catalog", vocabularies.catalog),
     ("Vocabularies", "snapshot", vocabularies.snapshot),
     ("Adapters", "transfer", adapters.transfer),
-    ("Adapters", "export", distillation.export),
-    ("Pictures", "infer", inference.infer),
-    ("Pictures", "interpret", interpretation.interpret),
-    ("Training", "scenes", data.scenes),
-    ("Training", "features", features.features),
+    ("Adapters", "export", adapters.export),
+    ("Pictures", "infer", pictures.infer),
+    ("Pictures", "interpret", pictures.interpret),
+    ("Training", "scenes", training.scenes),
+    ("Training", "features", training.features),
     ("Training", "train", training.train),
-    ("Training", "validate", evaluation.validate),
-    ("Training", "compare", evaluation.compare),
+    ("Training", "validate", training.validate),
+    ("Training", "compare", training.compare),
     ("Installation", "doctor", doctor.doctor),
 )
 """Panel of the help, name, function."""

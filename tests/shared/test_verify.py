@@ -91,9 +91,8 @@ def test_a_tokenizer_of_another_version_is_named_and_its_rows_are_checked_all_th
 def test_alias_is_right_and_noted() -> None:
     verdict = verify(with_column("id:a", 0, 2, None, None, 4, 5), {"a": A, "b": B})
     assert verdict.passed
-    assert verdict.notes == (
-        "a: 1 rows hold an id of the right bytes that encode does not give, such as row 1 b'y': 2, where encode gives 1",
-    )
+    (line,) = verdict.notes
+    assert line.endswith("that encode does not give, such as row 1 b'y': 2, where encode gives 1")
 
 
 def test_rows_that_repeat_a_token_are_named() -> None:

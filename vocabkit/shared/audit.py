@@ -103,8 +103,8 @@ TRANSLATIONS: Mapping[str, Callable[[Mapping[str, int], Mapping[str, int]], np.n
         "gold": spelling_translation,
     }
 )
-"""Name -> what other tools take for equal. `gold` is the hybrid loss of TRL 1.16.0 (GOLDTrainer), teacher to student: plain
-equality of spellings, as in `_initialize_vocabulary_mapping`."""
+"""Name -> what other tools take for equal. `gold` is the hybrid loss of TRL 1.16.0, teacher to student: equality of
+spellings (`GOLDTrainer._initialize_vocabulary_mapping`)."""
 
 
 def read_translation(path: Path, source: Vocabulary, target_map: Path | None = None) -> np.ndarray:

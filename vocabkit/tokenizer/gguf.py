@@ -111,7 +111,7 @@ def _token(piece: str, token_type: int, model: str) -> tuple[bytes, Kind]:
 
 
 def _unescape(piece: str) -> bytes:
-    r"""Bytes of a piece of RWKV's world vocabulary, as llama.cpp reads it: `\n`, `\xHH` and the like stand for a byte."""
+    r"""Bytes of a piece of RWKV's world vocabulary, as llama.cpp reads it: `\n` and `\xHH` stand for one byte."""
     return re.sub(rb"\\(x[0-9a-fA-F]{2}|.)", _escaped, piece.encode(), flags=re.DOTALL)
 
 

@@ -68,8 +68,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
         return sentencepiece.read(path, name)
     raise VocabkitError(
-        f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, vocab.json with merges.txt, vocab.txt, tekken.json, "
-        "tiktoken ranks, SentencePiece .model, GGUF and its own snapshots"
+        f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, vocab.json with merges.txt, vocab.txt, "
+        "tekken.json, tiktoken ranks, SentencePiece .model, GGUF and its own snapshots"
     )
 
 

@@ -55,7 +55,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         raise VocabkitError(f"{path}: SentencePiece model of type word or char; vocabkit reads unigram and bpe")
     declared = read_declarations(path.parent)
     pieces, types = model.pieces, list(model.types)
-    declared_roles = {role: i for role, i in zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True)}
+    declared_roles = dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
     is_shifted = _is_fairseq(path)
     if is_shifted:
         pieces, types = [*_FAIRSEQ, *pieces[3:]], [_CONTROL] * len(_FAIRSEQ) + types[3:]

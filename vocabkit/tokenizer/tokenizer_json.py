@@ -255,7 +255,7 @@ def _implied_decoder(where: str, file: File) -> list[Step]:
     if file.model.type == "WordLevel":
         return []
     raise VocabkitError(
-        f"{where}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder to the file"
+        f"{where}: has no decoder, and its pre-tokenizer does not tell how pieces spell bytes; add a decoder"
     )
 
 

@@ -1,4 +1,4 @@
-"""vocab.json with merges.txt (GPT-2, RoBERTa, CLIP), and vocab.txt (BERT): the files of tokenizers before tokenizer.json."""
+"""Tokenizers without a tokenizer.json: vocab.json with merges.txt (GPT-2, RoBERTa, CLIP), and vocab.txt (BERT)."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class Vocabulary:
 
     @property
     def alignable(self) -> np.ndarray:
-        """(V,) bool. Canonical ids that contribute at least one byte to text and have a row in the embedding table, if its
-        size is known: what an alignment may match.
+        """(V,) bool. What an alignment may match: canonical ids that contribute at least one byte to text and, if the
+        size of the embedding table is known, have a row in it.
         """
         lengths = np.diff(token_buffers(self.tokens)[0])
         ids = np.arange(len(self))
