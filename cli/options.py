@@ -60,12 +60,20 @@ def resolve_one(argument: str) -> Resolved:
 
 
 def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
-    """`resolve_one` of two or more arguments."""
+    """`resolve_one` of two or more arguments, with names that differ."""
+    import dataclasses
+
     from vocabkit.errors import VocabkitError, quote
+    from vocabkit.tokenizer.catalog import distinct_names
 
     if len(arguments) < 2:
         raise VocabkitError(f"only {quote(arguments[0])} is given; name two tokenizers or more")
-    return [resolve_one(argument) for argument in arguments]
+    found = [resolve_one(argument) for argument in arguments]
+    names = distinct_names([each.vocabulary.name for each in found], [each.above for each in found])
+    return [
+        dataclasses.replace(each, vocabulary=dataclasses.replace(each.vocabulary, name=name))
+        for each, name in zip(found, names, strict=True)
+    ]
 
 
 def arrow_file(name: str) -> Path:

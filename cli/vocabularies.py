@@ -23,7 +23,7 @@ from .options import (
     resolve_one,
     write_page,
 )
-from .show import say, shared_as_json, show, show_json, show_progress
+from .show import note, say, shared_as_json, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.tokenizer.catalog import Resolved
@@ -66,6 +66,9 @@ def build_shared(
         raise VocabkitError("--top, --count-with and --text-column need a corpus: add --rank-by FILE")
     found = resolve_all(tokenizers)
     vocabularies = [each.vocabulary for each in found]
+    for vocabulary in vocabularies:
+        for line in vocabulary.notes:
+            note(f"{vocabulary.name}: {line}")
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
     check_output(path, [*(each.file for each in found), *(rank_by or ())])
     shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles)
@@ -291,8 +294,8 @@ def snapshot(
         )
         return
     say(f"{path}: {vocabulary.name}, {len(vocabulary):,} ids, {vocabulary.fingerprint}")
-    for note in vocabulary.notes:
-        say(f"note: {note}")
+    for line in vocabulary.notes:
+        say(f"note: {line}")
 
 
 def _with_family(found: Resolved, family: str) -> Vocabulary:

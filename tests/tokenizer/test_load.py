@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import vocabkit_here
 from tokenizer_files import added_token, bpe_json, sentencepiece_model, write_json
 from tokenizers import Tokenizer, pre_tokenizers
 from vocabularies import text_vocabulary
 
-from vocabkit import VocabkitError, align, explain, load_tokenizer, overlap
+from vocabkit import VocabkitError, align, explain, load_tokenizer, open_shared, overlap
 from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Vocabulary
@@ -114,3 +115,51 @@ def test_results_have_short_reprs(file: Path) -> None:
     assert repr(overlap(others)) == "Overlap(letters, other: 1 shared by all)"
     assert len(repr(explain("ab", others))) < 120
     assert isinstance(load_tokenizer(file), Vocabulary)
+
+
+# ---- names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a/models/tokenizer.json", "b/models/tokenizer.json"], ["a-models", "b-models"]),
+        (["a/q/tokenizer.json", "b/q/tokenizer.json", "c/tokenizer.json"], ["a-q", "b-q", "c"]),
+        (["a/x/y/m/tokenizer.json", "b/x/y/m/tokenizer.json"], ["a-x-y-m", "b-x-y-m"]),
+        (["x/tokenizer.json", "own=a/x/tokenizer.json"], ["x", "own"]),
+    ],
+)
+def test_files_of_one_name_are_called_after_the_folders_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (Path(each.removeprefix("own=")) for each in files):
+        file.parent.mkdir(parents=True)
+        write_json(file, bpe_json(["a", "b"]))
+    assert align(files).names == expected
+    assert [each.name for each in overlap(files).tokenizers] == expected
+    assert [each.name for each in explain("a", files).findings] == expected
+    assert vocabkit_here(tmp_path, "build-shared", *files, "--out", "shared.arrow").returncode == 0
+    assert open_shared("shared.arrow").names == expected
+
+
+def test_same_file_given_twice_raises(file: Path) -> None:
+    with pytest.raises(VocabkitError, match="given twice"):
+        align([file, file])
+
+
+def test_ids_without_an_embedding_row_are_noted_and_never_shared(tmp_path: Path) -> None:
+    for name, rows in (("small", 3), ("large", 9)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "tokenizer.json", bpe_json(["a", "b", "c", "d"], added=[added_token(4, "<eos>")]))
+        write_json(tmp_path / name / "config.json", {"text_config": {"vocab_size": rows, "eos_token_id": 4}})
+        write_json(tmp_path / name / "tokenizer_config.json", {"eos_token": "<eos>"})
+    small, large = load_tokenizer(tmp_path / "small"), load_tokenizer(tmp_path / "large")
+    assert small.notes == ("2 ids have no row in the embedding table (3 rows) and are never shared",)
+    assert not large.notes
+    assert small.roles == large.roles == {"eos": 4}
+    shared = align([small, large], special_roles=True)
+    assert [bytes(token) for token in shared] == [b"a", b"b", b"c"]
+    assert align([small, large], at_least=1, special_roles=True).roles == {"eos": 4}
+    done = vocabkit_here(tmp_path, "build-shared", "small", "large")
+    assert "small: 2 ids have no row in the embedding table" in done.stderr

@@ -105,5 +105,5 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:
     """Role -> id in each vocabulary, -1 where it lacks the role."""
     every = sorted({role for vocabulary in vocabularies for role in vocabulary.roles})
-    ids = {role: [vocabulary.roles.get(role, -1) for vocabulary in vocabularies] for role in every}
+    ids = {role: [vocabulary.role_id(role) for vocabulary in vocabularies] for role in every}
     return {role: found for role, found in ids.items() if sum(i >= 0 for i in found) >= required}

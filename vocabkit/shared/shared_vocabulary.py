@@ -204,7 +204,7 @@ class SharedVocabulary:
         """(R,) int32: the id of each row in `vocabulary`, by bytes and roles; -1 where it lacks the token or role."""
         ids = vocabulary.ids_of(self.tokens)
         for role, row in self.roles.items():
-            ids[row] = vocabulary.roles.get(role, -1)
+            ids[row] = vocabulary.role_id(role)
         return ids
 
     def extend(self, vocabulary: Vocabulary) -> SharedVocabulary:

@@ -101,7 +101,7 @@ def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) 
         return False
     rows = np.flatnonzero(np.diff(token_buffers(shared.tokens)[0]))  # the empty ones stand for roles
     return (
-        all(vocabulary.roles.get(role) == ids[row] for role, row in shared.roles.items())
+        all(vocabulary.role_id(role) == ids[row] for role, row in shared.roles.items())
         and (vocabulary.kinds[ids[rows]] <= Kind.BYTE).all()
         and take(vocabulary.tokens, ids[rows]).equals(take(shared.tokens, rows))
     )

@@ -57,6 +57,9 @@ class Resolved:
     how: str
     file: Path
     """The file that was read."""
+    above: tuple[str, ...] = ()
+    """Names of the folders above it, nearest first, or the owner on the hub; empty where the name is the user's or the
+    catalog's."""
 
 
 def catalog() -> dict[str, Entry]:
@@ -84,7 +87,7 @@ def resolve(argument: str) -> Resolved:
         if not name or not rest:
             raise VocabkitError(f"{quote(argument)}: expected NAME=TOKENIZER")
         found = resolve(rest)
-        return dataclasses.replace(found, vocabulary=dataclasses.replace(found.vocabulary, name=name))
+        return dataclasses.replace(found, vocabulary=dataclasses.replace(found.vocabulary, name=name), above=())
     entries = catalog()
     if argument.lower() in entries:
         return _from_catalog(entries[argument.lower()])
@@ -100,6 +103,22 @@ def resolve_path(path: Path) -> Resolved:
     if found is None:
         raise VocabkitError(f"{path}: not found; give a tokenizer file or a folder that holds one")
     return _from_path(None, found)
+
+
+def distinct_names(names: Sequence[str], above: Sequence[Sequence[str]]) -> list[str]:
+    """`names` with those that occur twice made distinct: `models` in the folders `a` and `b` is `a-models`, `b-models`.
+
+    Args:
+        above: names of the folders above each, nearest first. The fewest that tell them apart are taken; a name
+            without any, and what has the same folders, stays.
+    """
+    found = list(names)
+    for depth in range(1, max(map(len, above), default=0) + 1):
+        if len(set(found)) == len(found):
+            break
+        longer = ["-".join([*reversed(own[:depth]), name]) for name, own in zip(names, above, strict=True)]
+        found = [new if names.count(name) > 1 else name for name, new in zip(names, longer, strict=True)]
+    return found
 
 
 def without_name(argument: str) -> str:
@@ -187,9 +206,13 @@ def _from_path(argument: str | None, path: Path) -> Resolved:
     clash = f"; a path goes before the catalog name {argument}" if is_name else ""
     try:
         file = tokenizer_file(path) if path.is_dir() else path
-        return Resolved(read(path), f"local file {file}{clash}", file)
+        vocabulary = read(path)
     except VocabkitError as error:
         raise VocabkitError(f"{error}{clash}") from error
+    above = [folder.name for folder in (file.parent.resolve() / file.name).parents if folder.name]
+    if above[:1] == [vocabulary.name]:  # named after its folder
+        above = above[1:]
+    return Resolved(vocabulary, f"local file {file}{clash}", file, tuple(above))
 
 
 def _from_catalog(entry: Entry) -> Resolved:
@@ -214,7 +237,8 @@ def _from_hub(name: str) -> Resolved:
                     repository.file(name_beside)
             commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
             how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
-            return Resolved(read(path, owner_and_name.split("/")[1]), how, path)
+            owner, own_name = owner_and_name.split("/")
+            return Resolved(read(path, own_name), how, path, (owner,))
         looked = f"looked for {', '.join(FOLDER_FILES)}"
         if repository.reachable:
             raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer import tokenizer_json
-from vocabkit.tokenizer.catalog import resolve, resolve_path
+from vocabkit.tokenizer.catalog import distinct_names, resolve, resolve_path
 from vocabkit.tokenizer.read import read
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
@@ -51,22 +51,33 @@ def load_tokenizer(tokenizer: AnyTokenizer, name: str | None = None) -> Vocabula
         VocabkitError: not found, or it can't be read.
         TypeError: of another type.
     """
-    if isinstance(tokenizer, Vocabulary):
-        vocabulary = tokenizer
-    elif isinstance(tokenizer, str):
-        vocabulary = resolve(tokenizer).vocabulary
-    elif isinstance(tokenizer, Path):
-        vocabulary = resolve_path(tokenizer).vocabulary
-    else:
-        vocabulary = _from_object(tokenizer)
+    vocabulary, _ = _with_folders(tokenizer)
     return vocabulary if name is None else dataclasses.replace(vocabulary, name=name)
 
 
 def load_tokenizers(tokenizers: Iterable[AnyTokenizer]) -> list[Vocabulary]:
-    """`load_tokenizer` of each. Raises TypeError if `tokenizers` is a single one."""
+    """`load_tokenizer` of each; files of one name in different folders get names that differ (see `distinct_names`).
+
+    Raises TypeError if `tokenizers` is a single one.
+    """
     if isinstance(tokenizers, str | Path | Vocabulary) or not isinstance(tokenizers, Iterable):
         raise TypeError(f"`tokenizers` is {type(tokenizers).__name__}; expected a list of tokenizers")
-    return [load_tokenizer(tokenizer) for tokenizer in tokenizers]
+    loaded = [_with_folders(tokenizer) for tokenizer in tokenizers]
+    names = distinct_names([vocabulary.name for vocabulary, _ in loaded], [above for _, above in loaded])
+    return [
+        vocabulary if vocabulary.name == name else dataclasses.replace(vocabulary, name=name)
+        for (vocabulary, _), name in zip(loaded, names, strict=True)
+    ]
+
+
+def _with_folders(tokenizer: AnyTokenizer) -> tuple[Vocabulary, Sequence[str]]:
+    """The vocabulary, and the names of the folders above its file, nearest first."""
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer, ()
+    if isinstance(tokenizer, str | Path):
+        found = resolve(tokenizer) if isinstance(tokenizer, str) else resolve_path(tokenizer)
+        return found.vocabulary, found.above
+    return _from_object(tokenizer), ()
 
 
 def _from_object(tokenizer: Any) -> Vocabulary:

@@ -119,6 +119,11 @@ class Vocabulary:
         ids = dict(zip(own, np.flatnonzero(alignable).tolist(), strict=True))
         return np.fromiter(map(ids.get, tokens.to_pylist(), itertools.repeat(-1)), np.int32, len(tokens))
 
+    def role_id(self, role: str) -> int:
+        """The id of a role; -1 where there is none, or it has no row in the embedding table."""
+        token_id = self.roles.get(role, -1)
+        return -1 if self.embedding_rows is not None and token_id >= self.embedding_rows else token_id
+
     def aliases(self) -> dict[int, list[int]]:
         """Canonical id -> the other ids that spell the same bytes, lowest first."""
         others = np.flatnonzero(self.canonical != np.arange(len(self), dtype=np.int32))
@@ -174,6 +179,9 @@ def make_vocabulary(
         raise VocabkitError(f"{source}: {len(array)} tokens; a vocabulary has 1 to {MAX_TOKENS}")
     kinds = np.where(validity(array), kinds, np.uint8(Kind.UNUSED)).astype(np.uint8)
     canonical = _canonical_ids(array, kinds, kinds + 1 if precedence is None else precedence)
+    if embedding_rows is not None and (rowless := int((kinds[embedding_rows:] < Kind.UNUSED).sum())):
+        beyond = f"{rowless:,} ids have no row in the embedding table ({embedding_rows:,} rows) and are never shared"
+        notes = tuple(dict.fromkeys([*notes, beyond]))
     return Vocabulary(
         name=name,
         source=source,

@@ -22,6 +22,7 @@ MAX_BYTES = 1_900_000
 _FIRST_ROWS = 12
 """Rows of a breakdown; further ones are folded away."""
 _RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
+"""Keys of `TRANSLATIONS` on the page: the other rules find nearly the same."""
 
 
 def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching) -> str:
@@ -153,13 +154,13 @@ class StringMatching:
     """What matching tokens as strings gets wrong, from the first tokenizer to each of the others."""
 
     audits: tuple[tuple[str, Audit], ...]
-    """The rule, a key of `TRANSLATIONS`, and its audit."""
+    """The rule, one of `_RULES`, and its audit."""
     problems: tuple[str, ...]
     """One line for each tokenizer whose spellings are unknown."""
 
 
 def string_matching(vocabularies: Sequence[Vocabulary]) -> StringMatching:
-    """Audit each rule of `TRANSLATIONS` from the first vocabulary to each of the others."""
+    """Audit each rule of `_RULES` from the first vocabulary to each of the others."""
     spelled, problems = [], []
     for vocabulary in vocabularies:
         try:
@@ -167,8 +168,8 @@ def string_matching(vocabularies: Sequence[Vocabulary]) -> StringMatching:
         except VocabkitError as error:
             problems.append(str(error))
     audits = [
-        (rule, audit(translate(spelled[0][1], other), spelled[0][0], vocabulary))
+        (rule, audit(TRANSLATIONS[rule](spelled[0][1], other), spelled[0][0], vocabulary))
         for vocabulary, other in spelled[1:]
-        for rule, translate in TRANSLATIONS.items()
+        for rule in _RULES
     ]
     return StringMatching(tuple(audits), tuple(problems))
