@@ -95,9 +95,7 @@ def measure(work: Path, model: Path, rows: int) -> None:
     command += ["--weights", str(model), "--out", str(out)]
     tokenizer = work / "llama3.arrow"
     if not tokenizer.exists():
-        subprocess.run(
-            [sys.executable, "-m", "vocabkit_cli", "snapshot", "llama3", "--out", str(tokenizer)], check=True
-        )
+        subprocess.run([sys.executable, "data/build.py", "llama3", str(tokenizer)], check=True)
     command[command.index(f"llama3={model}")] = f"llama3={tokenizer}"
     costs = {"ours": cost(command)}
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6

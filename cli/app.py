@@ -72,7 +72,6 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("Vocabularies", "check", vocabularies.check),
     ("Vocabularies", "import", vocabularies.import_),
     ("Vocabularies", "catalog", vocabularies.catalog),
-    ("Vocabularies", "snapshot", vocabularies.snapshot),
     ("Adapters", "transfer", adapters.transfer),
     ("Adapters", "export", adapters.export),
     ("Pictures", "infer", pictures.infer),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,10 +24,6 @@ from .options import (
     write_page,
 )
 from .show import note, say, shared_as_json, show, show_json, show_progress
-
-if TYPE_CHECKING:
-    from vocabkit.tokenizer.catalog import Resolved
-    from vocabkit.tokenizer.vocabulary import Vocabulary
 
 
 def build_shared(
@@ -254,58 +250,6 @@ def explain(
         from vocabkit.report.vocabularies import explanation
 
         show(explanation(found))
-
-
-def snapshot(
-    source: Annotated[str, typer.Argument(help=f"The tokenizer: {TOKENIZER}.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Output file. [default: NAME.arrow]", show_default=False)] = None,
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="Special tokens to add to a tiktoken rank file, such as qwen2 or llama3.", show_default=False
-        ),
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="Licence of the tokenizer file, to be recorded.", show_default=False)
-    ] = None,
-    json: AsJson = False,
-) -> None:
-    """Save a tokenizer's vocabulary as a small Arrow file.
-
-    A snapshot opens at once and offline, and may be given wherever a tokenizer is asked for.
-    """
-    from vocabkit.tokenizer import snapshot as snapshots
-    from vocabkit.tokenizer.catalog import sha256
-
-    found = resolve_one(source)
-    vocabulary = found.vocabulary if family is None else _with_family(found, family)
-    path = out or arrow_file(vocabulary.name)
-    check_output(path, [found.file])
-    snapshots.write(path, vocabulary, snapshots.Provenance(found.file.name, sha256(found.file), licence=licence))
-    if json:
-        show_json(
-            {
-                "file": path,
-                "name": vocabulary.name,
-                "size": len(vocabulary),
-                "fingerprint": vocabulary.fingerprint,
-                "notes": vocabulary.notes,
-            }
-        )
-        return
-    say(f"{path}: {vocabulary.name}, {len(vocabulary):,} ids, {vocabulary.fingerprint}")
-    for line in vocabulary.notes:
-        say(f"note: {line}")
-
-
-def _with_family(found: Resolved, family: str) -> Vocabulary:
-    from vocabkit.errors import VocabkitError
-    from vocabkit.tokenizer import tiktoken as tiktoken_bpe
-
-    try:
-        return tiktoken_bpe.read(found.file, found.vocabulary.name, family)
-    except VocabkitError as error:
-        raise VocabkitError(f"--family {family}, for tiktoken rank files: {error}") from error
 
 
 def catalog(json: AsJson = False) -> None:

@@ -26,7 +26,6 @@ COMMANDS = [
     "explain dog smollm2 qwen2",
     "import map.json qwen2 smollm2",
     "audit spelling smollm2 qwen2",
-    "snapshot smollm2",
     "catalog",
 ]
 RUN = """

@@ -13,19 +13,21 @@ import pyarrow as pa
 import pytest
 from command_line import error_of, vocabkit_here
 from index_map_files import LLAMA_MAP, QWEN_MAP, written
-from tokenizer_files import bpe_json, real_file, write_json
+from tokenizer_files import bpe_json, write_json
 
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import catalog, resolve
 
 PANELS = {
-    "Vocabularies": ["build-shared", "overlap", "explain", "audit", "check", "import", "catalog", "snapshot"],
+    "Vocabularies": [
+        "build-shared", "overlap", "explain", "show", "diff", "map", "audit", "check", "import", "catalog",
+    ],
     "Adapters": ["transfer", "export"],
     "Pictures": ["infer", "interpret"],
     "Training": ["scenes", "features", "train", "validate", "compare"],
     "Installation": ["doctor"],
-}
+}  # fmt: skip
 COMMANDS = [command for commands in PANELS.values() for command in commands]
 ADAPTER_COMMANDS = [command for panel in ("Adapters", "Pictures", "Training") for command in PANELS[panel]]
 
@@ -81,7 +83,7 @@ def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str)
     assert text.startswith(f"Usage: vocabkit {command} ")
     assert max(map(len, text.splitlines())) <= 80
     for row in re.split(r"^  (?=\S)", text.split("Options:\n")[1], flags=re.MULTILINE)[1:]:
-        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z=]*)?\s{2,}\w.*\s", row, re.DOTALL), row
+        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}\w.*\s", row, re.DOTALL), row
 
 
 # ---- build-shared, check -----------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def test_check_lists_wrong_rows_and_exits_with_1(small: Path) -> None:
     assert lines[-1] == "wrong.arrow: does not fit its tokenizers"
 
     value = json_of(small, "check", "wrong.arrow", *sources, code=1)
-    assert list(value) == ["file", "rows", "fingerprint", "problems"]
+    assert list(value) == ["file", "rows", "fingerprint", "problems", "notes"]
     assert value["problems"] == lines[:-1]
 
 
@@ -283,25 +285,7 @@ def test_audit_counts_right_wrong_and_missed_pairs(tmp_path: Path) -> None:
     assert (rows["pairs"], rows["right"]) == (40, 40)
 
 
-# ---- snapshot, catalog -------------------------------------------------------------------------------------------
-
-
-def test_snapshot_replaces_its_tokenizer(small: Path) -> None:
-    value = json_of(small, "snapshot", "mine=left", "--licence", "MIT")
-    assert list(value) == ["file", "name", "size", "fingerprint", "notes"]
-    assert (value["file"], value["name"], value["size"]) == ("mine.arrow", "mine", 5)
-    direct = json_of(small, "build-shared", "mine=left", "right", "--out", "a.arrow")
-    through = json_of(small, "build-shared", "mine.arrow", "right", "--out", "b.arrow")
-    assert direct["tokenizers"][0]["fingerprint"] == through["tokenizers"][0]["fingerprint"] == value["fingerprint"]
-    assert output_of(small, "snapshot", "mine=left") == f"mine.arrow: mine, 5 ids, {value['fingerprint']}\n"
-
-
-def test_snapshot_of_a_rank_file_takes_special_tokens_from_its_family(tmp_path: Path, sources: Path) -> None:
-    value = json_of(tmp_path, "snapshot", real_file("qwen"), "--family", "qwen2")
-    assert value["fingerprint"] == resolve("qwen2").vocabulary.fingerprint
-    assert value["notes"] == []
-    bare = output_of(tmp_path, "snapshot", real_file("qwen")).splitlines()
-    assert bare[1].startswith("note: a rank file holds no special tokens; ")
+# ---- catalog -------------------------------------------------------------------------------------------------------
 
 
 def test_catalog_lists_every_name_in_80_columns(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from command_line import error_of, vocabkit_here
 from tokenizer_files import bpe_json, write_json
 
 from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer import snapshot
+from vocabkit.tokenizer.read import read
 
 
 @pytest.fixture
@@ -168,8 +170,7 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["import", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "spelling", "left", "right", "--target-map", "map.json"], "goes with a MAP of ids"),
-        (["snapshot", "left", "--family", "qwen2"], "--family qwen2, for tiktoken rank files"),
-        (["snapshot", "shared.arrow"], "expected a vocabkit vocabulary"),
+        (["explain", "a", "left", "shared.arrow"], "expected a vocabkit vocabulary"),
     ],
     ids=" ".join,
 )
@@ -252,7 +253,7 @@ def test_output_through_a_link_keeps_the_link(here: Path, place: Callable[[Path]
 )
 @pytest.mark.parametrize(
     "command",
-    [["build-shared", "left", "right"], ["import", "map.json", "left", "right"], ["snapshot", "left"]],
+    [["build-shared", "left", "right"], ["import", "map.json", "left", "right"]],
     ids=str,
 )
 def test_unwritable_output_is_refused_and_changes_nothing(here: Path, command: list[str], out: str, says: str) -> None:
@@ -265,8 +266,6 @@ def test_unwritable_output_is_refused_and_changes_nothing(here: Path, command: l
         ["build-shared", "snapshot.arrow", "right", "--out", "snapshot.arrow"],
         ["build-shared", "snapshot.arrow", "right", "--out", "link.arrow"],
         ["build-shared", "left", "right", "--rank-by", "captions.txt", "--out", "captions.txt"],
-        ["snapshot", "snapshot.arrow", "--out", "snapshot.arrow"],
-        ["snapshot", "left.arrow"],
         ["import", "map.json", "left", "right", "--out", "map.json"],
         ["import", "map.json", "left", "right", "--sister", "right=sister.json", "--out", "sister.json"],
         ["import", "map.arrow", "left", "right"],
@@ -274,8 +273,7 @@ def test_unwritable_output_is_refused_and_changes_nothing(here: Path, command: l
     ids=" ".join,
 )
 def test_output_over_an_input_is_refused(here: Path, words: list[str]) -> None:
-    vocabkit_here(here, "snapshot", "left", "--out", "snapshot.arrow")
-    vocabkit_here(here, "snapshot", "left", "--out", "left.arrow")
+    snapshot.write(here / "snapshot.arrow", read(here / "left"), snapshot.Provenance("tokenizer.json", "0" * 64))
     os.link(here / "snapshot.arrow", here / "link.arrow")
     for name in ("sister.json", "map.arrow"):
         (here / name).write_bytes((here / "map.json").read_bytes())

