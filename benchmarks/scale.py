@@ -140,7 +140,7 @@ def imports() -> list[str]:
     return [
         sys.executable,
         "-c",
-        "import vocabkit.transfer.transfer, vocabkit.transfer.target, vocabkit.report.adapters",
+        "import vocabkit.transfer.transfer, vocabkit.transfer.transfer, vocabkit.report.adapters",
     ]
 
 

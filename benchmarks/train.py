@@ -38,7 +38,7 @@ from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError, one_line
-from vocabkit.llm.devices import keep_freed_memory
+from vocabkit.files.memory import keep_freed_memory
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, Batch, Connector, caption_loss, collate
 from vocabkit.llm.prompts import encode_sample

@@ -31,8 +31,7 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.target import Target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import Target, transfer
 
 ROWS, WIDTH = 128_256, 4_096
 ROUNDS = 5
@@ -46,7 +45,7 @@ ids = torch.tensor(adapter.shared.ids_for("llama3").tolist())
 rows = model.get_input_embeddings().weight.index_select(0, ids)
 torch.save({"adapter": adapter.state_dict(), "embeddings": rows}, sys.argv[3])
 """
-ONLY_IMPORTS = "import vocabkit.transfer.transfer, vocabkit.transfer.target, vocabkit.report.adapters"
+ONLY_IMPORTS = "import vocabkit.transfer.transfer, vocabkit.transfer.transfer, vocabkit.report.adapters"
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from .show import note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.evaluate.calibrate import Calibration
-    from vocabkit.transfer.target import Target
+    from vocabkit.transfer.transfer import Target
 
 
 class MissingRows(enum.StrEnum):
@@ -111,7 +111,7 @@ def transfer(
     With --scale captions, the scale is the factor of least caption loss on --data, or 1 where no other factor is
     certainly better.
     """
-    from vocabkit.llm.devices import keep_freed_memory, return_freed_memory
+    from vocabkit.files.memory import keep_freed_memory, return_freed_memory
 
     by_captions = scale == "captions"
     (keep_freed_memory if by_captions else return_freed_memory)()
@@ -287,7 +287,7 @@ def export(
     --features: a projector is fitted, which only approximates the adapter; its error on held-out pictures is reported.
     """
     if features is not None:
-        from vocabkit.llm.devices import keep_freed_memory
+        from vocabkit.files.memory import keep_freed_memory
 
         keep_freed_memory()
     from vocabkit.transfer.export.export import ExportOptions
@@ -329,7 +329,7 @@ def _factor(scale: str) -> float | Literal["rms"]:
 def _open_target(to: str, weights: str | None) -> Target:
     """The LLM that --to and --weights name; which files were used goes to stderr."""
     from vocabkit.errors import VocabkitError
-    from vocabkit.transfer.target import open_target
+    from vocabkit.transfer.transfer import open_target
 
     try:
         with show_progress() as progress:

@@ -84,8 +84,9 @@ def infer(
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
+    from vocabkit.files.memory import keep_freed_memory
     from vocabkit.infer import infer as library
-    from vocabkit.llm.devices import fitting_memory, keep_freed_memory
+    from vocabkit.llm.devices import fitting_memory
 
     keep_freed_memory()
     with fitting_memory(batch), show_progress() as progress:
@@ -157,8 +158,8 @@ def interpret(
     coefficients of the head; for each image, the tokens with the most mass; over checkpoints, how these develop. No
     LLM is loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
     """
+    from vocabkit.files.memory import keep_freed_memory
     from vocabkit.interpret import interpret as library
-    from vocabkit.llm.devices import keep_freed_memory
 
     check_page(html, pictures)
     keep_freed_memory()

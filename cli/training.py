@@ -95,7 +95,7 @@ def features(
     import torch
 
     from vocabkit.data.sources import Columns
-    from vocabkit.llm.devices import keep_freed_memory
+    from vocabkit.files.memory import keep_freed_memory
     from vocabkit.vision.features import FeatureOptions, cache_files
 
     keep_freed_memory()
@@ -134,7 +134,7 @@ def train(
 
     For several GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
     """
-    from vocabkit.llm.devices import keep_freed_memory
+    from vocabkit.files.memory import keep_freed_memory
     from vocabkit.train.recipe import read_recipe
     from vocabkit.train.train import STATE
     from vocabkit.train.train import train as run_training
@@ -239,7 +239,8 @@ def validate(
     from vocabkit.data.sources import Columns
     from vocabkit.errors import VocabkitError
     from vocabkit.evaluate.validate import FileOptions, validate_files
-    from vocabkit.llm.devices import fitting_memory, keep_freed_memory
+    from vocabkit.files.memory import keep_freed_memory
+    from vocabkit.llm.devices import fitting_memory
     from vocabkit.llm.prompts import parse_template
 
     keep_freed_memory()

@@ -26,8 +26,7 @@ from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.report.adapters import validation_report
 from vocabkit.train.train import train
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.features import open_features
 
 

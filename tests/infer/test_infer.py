@@ -29,7 +29,7 @@ from vocabkit.llm.lvlm import LVLM, collate
 from vocabkit.llm.prompts import Prompt, encode_question
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import open_vision
 

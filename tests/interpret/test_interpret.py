@@ -24,8 +24,7 @@ from vocabkit.interpret.results import ImageInfo, Interpretation, Reading
 from vocabkit.report.as_json import to_json
 from vocabkit.shared.align import align
 from vocabkit.train.train import train
-from vocabkit.transfer.target import Target, open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import Target, open_target, transfer
 
 if TYPE_CHECKING:
     from small_world import World

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.config import LanguageModel
-from vocabkit.llm.weight_files import embedding_name
+from vocabkit.llm.weight_files import LanguageModel, embedding_name
 
 OTHERS = [
     "lm_head.weight",

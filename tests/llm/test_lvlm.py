@@ -35,8 +35,7 @@ from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import without_name
 from vocabkit.transfer.export.llava import export_llava
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.open_vision import open_vision
 
 TOKENS = 3

@@ -22,8 +22,7 @@ from small_world import make_world
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 
 COLUMNS = 80
 CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

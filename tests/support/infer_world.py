@@ -16,8 +16,7 @@ from torch import Tensor
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.open_vision import open_vision
 
 

@@ -8,7 +8,7 @@ from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import open_target
 
 VISION = 32
 

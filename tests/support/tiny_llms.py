@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.target import Target
+from vocabkit.transfer.transfer import Target
 
 
 def table_folder(folder: Path, rows: Tensor) -> Path:

@@ -18,8 +18,7 @@ from vocabkit.llm.prompts import encode_sample
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.train.dataset import Item
 from vocabkit.train.objective import Objective
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer, with_scale
+from vocabkit.transfer.transfer import open_target, transfer, with_scale
 from vocabkit.vision.features import open_features
 
 

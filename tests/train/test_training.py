@@ -27,8 +27,7 @@ from vocabkit.llm.lvlm import LVLM
 from vocabkit.train.loop import Phase, Step, learning_rate
 from vocabkit.train.recipe import Recipe
 from vocabkit.train.train import Trained, train
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.features import cache_features
 from vocabkit.vision.open_vision import open_vision
 

@@ -14,10 +14,10 @@ from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.transfer import check
 from vocabkit.transfer.check import check_transfer
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.target import Target
-from vocabkit.transfer.transfer import Missing, transfer
+from vocabkit.transfer.transfer import Missing, Target, transfer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -98,7 +98,7 @@ def test_wrong_fold_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folded = fold(moved, torch.float64)
     with torch.no_grad():
         folded.linear_2.bias.zero_()
-    monkeypatch.setattr("vocabkit.transfer.check.fold", lambda *_: folded)
+    monkeypatch.setattr(check, "fold", lambda *_: folded)
     proof = check_transfer(moved, adapter, llama)
     assert [check.passed for check in proof.checks] == [True, True, False]
 

@@ -327,7 +327,7 @@ def test_commands_without_the_option_do_not_name_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for argument, says in {
-        "llama3": "names a tokenizer, not a model; say which model: llama3-8b, or give it: llama3=FOLDER",
+        "llama3": "names a tokenizer, not a model; say which model: llama3-8b or llama3-70b, or give it: llama3=FOLDER",
         "llama3=llm": "no tokenizer in this folder",
     }.items():
         assert run(monkeypatch, "interpret", "adapter.pt", "picture.png", "--llm", argument) == 2

@@ -20,8 +20,7 @@ from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.distill import distil
-from vocabkit.transfer.target import open_target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.feature_files import FeatureInfo, FeatureWriter
 from vocabkit.vision.features import Features, open_features
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.functional import gelu
 from torch.testing import assert_close
 
-from vocabkit.adapter.config import AdapterConfig, Transfer
+from vocabkit.adapter.config import AdapterConfig, Transfer, why_not_foldable
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.fold import BLOCK, fold, pad_hidden, why_not_foldable
+from vocabkit.transfer.fold import BLOCK, fold, pad_hidden
 
 EPSILON = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 

@@ -1,4 +1,4 @@
-"""Checkpoints of adapters: a folder in the layout of the Hugging Face hub, or one file.
+"""Checkpoints of adapters: a folder in the layout of the Hugging Face hub, or one file, saved and loaded.
 
 Folder: `config.json`, `model.safetensors`, `shared_vocabulary.arrow` (not for an MLP projector), `README.md`.
 File `*.pt`: `torch.save` of {"format", "config": JSON text, "tensors": {name: tensor}, "fingerprint": text,
@@ -12,23 +12,30 @@ A result replaces an earlier result of the same kind and nothing else: `check_de
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar, Self
 
+import huggingface_hub
+import msgspec
 import safetensors.torch
 import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from vocabkit.adapter.tensors import check_tensors, detach_copy, is_plain, read_torch, weights_fingerprint, write_torch
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import check_writable, reading, temporary_folder
+from vocabkit.files.atomic import check_writable, reading, temporary_folder, write_atomically
+from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tokenizer.gguf import read_tensor_table
 
@@ -50,6 +57,172 @@ _FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA'
 """Exports that are files: in words, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
 _IMPORT = "; of LangBridge's published weights `vocabkit import` makes one"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The dtypes that adapters are stored in."""
+_ADVICE = {
+    ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
+    ("transferred", "langbridge"): "give the adapter that it was made from",
+    ("langbridge", "transferred"): "`vocabkit transfer` it first",
+    ("mlp", "transferred"): "it was made for one LLM and can't be moved",
+}
+"""(`adapter_type` found, wanted) -> what to do."""
+_INNER = "adapter."
+"""Prefix on disk of the weights of a transferred adapter."""
+
+
+class Pretrained(nn.Module, PyTorchModelHubMixin):
+    """Base class of modules that config, tensors and shared vocabulary describe completely.
+
+    A subclass takes `Class(config, shared)` and names its config dataclass, which has `shapes()`, `to_json()` and
+    `from_json()`.
+    """
+
+    config_class: ClassVar[Any]
+    config: Any
+    shared: SharedVocabulary | None
+
+    def save(self, path: str | Path) -> None:
+        """Write one file if `path` ends in `.pt`, else a folder as `save_pretrained` does.
+
+        Raises VocabkitError: `path` holds something other than an adapter of this kind, can't write here, or weights
+        that are not finite.
+        """
+        checkpoint = self.checkpoint()
+        check_destination(path, self.config.kind)
+        write_checkpoint(path, checkpoint, str(self.generate_model_card()))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the content to store. Weights of a transferred adapter are named `adapter.*`, beside `embeddings`."""
+        config, tensors = self.config.to_json(), self.state_dict()
+        if self.config.kind == "transferred":
+            tensors = {name if name == "embeddings" else _INNER + name: tensor for name, tensor in tensors.items()}
+        return Checkpoint(config, tensors, self.shared)
+
+    def fingerprint(self, others: Mapping[str, Tensor] | None = None) -> str:
+        """Return the sha256 of config, weights and `others`; it does not depend on how they are stored."""
+        stored = self.checkpoint()
+        config = {key: value for key, value in stored.config.items() if key != "adapter_type"}
+        return hash_tensors(json.dumps(config, sort_keys=True).encode(), {**stored.tensors, **(others or {})})
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
+    ) -> str | None:
+        """Write a checkpoint folder (see `vocabkit.adapter.checkpoint`); other options go to `push_to_hub`.
+
+        Config and model card are always the adapter's own; files of an older checkpoint are replaced.
+        """
+        folder = Path(save_directory)
+        if folder.suffix == ".pt":
+            raise VocabkitError(f"{folder}: save_pretrained writes a folder; save() writes one file")
+        self.save(folder)
+        return self.push_to_hub(repo_id or folder.name, **options) if push_to_hub else None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the checkpoint folder to a hub repository, created if missing; options are huggingface_hub's.
+
+        Returns:
+            The address of the commit.
+
+        Raises VocabkitError: no access, an invalid name, or a failed upload.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # we mean to
+                pushed = super().push_to_hub(repo_id, **options)
+        except VocabkitError:
+            raise
+        except Exception as error:  # as in `locate`
+            raise VocabkitError(f"{repo_id}: {why_failed(repo_id, error, 'upload to')}") from error
+        return pushed
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, kind: str | None = None, **options: Any
+    ) -> Self:
+        """Load from a checkpoint folder, a `.pt` file or a hub id (owner/name or owner/name@revision).
+
+        Args:
+            kind: the required `adapter_type`: langbridge (as it was trained), transferred or mlp.
+            options: of huggingface_hub, for hub ids: token, cache_dir, force_download, local_files_only.
+
+        Raises VocabkitError: not found, damaged, an adapter of another type, or parts that do not belong together.
+        """
+        path = locate(pretrained_model_name_or_path, **options)
+        return cls.from_checkpoint(path, read_checkpoint(path), kind)
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, checkpoint: Checkpoint, kind: str | None = None) -> Self:
+        """Build the module that `checkpoint`, read from `path`, describes; `kind` as for `from_pretrained`."""
+        found = checkpoint.config.get("adapter_type")
+        wanted = (kind,) if kind else cls.config_class.KINDS
+        if found not in wanted:
+            advice = _ADVICE.get((str(found), wanted[0]), "give another one")
+            raise VocabkitError(f"{path}: holds {kind_of(found)}, not {KINDS[wanted[0]]}; {advice}")
+        try:
+            config = cls.config_class.from_json(checkpoint.config)
+        except msgspec.ValidationError as error:
+            raise VocabkitError(f"{path}: its config is wrong: {error}") from error
+        tensors = checkpoint.tensors
+        if found == "transferred":
+            tensors = {name.removeprefix(_INNER): tensor for name, tensor in tensors.items()}
+        return cls.from_parts(path, config, tensors, checkpoint.shared)
+
+    @classmethod
+    def from_parts(
+        cls, path: Path, config: Any, tensors: Mapping[str, Tensor], shared: SharedVocabulary | None
+    ) -> Self:
+        """Build a module in evaluation mode whose parameters are `tensors`, not copies; `path` is for messages."""
+        _check_shapes(path, config.shapes(), tensors)
+        try:
+            with torch.device("meta"):
+                module = cls(config, shared)
+        except VocabkitError as error:
+            raise VocabkitError(f"{path}: {error}") from error
+        module.load_state_dict(tensors, assign=True)
+        return module.eval()
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The README.md of a checkpoint folder."""
+        raise NotImplementedError
+
+
+def locate(source: str | Path, **options: Any) -> Path:
+    """Return the local path of an adapter; the files of a hub repository are downloaded.
+
+    Raises VocabkitError: neither a path nor a hub id, two revisions, or the hub refuses.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    found = hub_id(str(source))
+    if found is None:
+        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
+    if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:
+        raise VocabkitError(f"{source}: names one revision and `revision` another; pass only one")
+    try:
+        files = huggingface_hub.snapshot_download(found.repository, allow_patterns=list(FOLDER_FILES), **options)
+    except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
+        answer = what_the_hub_said(error)
+        if isinstance(answer, LocalEntryNotFoundError):
+            raise VocabkitError(
+                f"{source}: no such folder, can't reach the Hugging Face hub, and it is not in the cache; check the "
+                "path and the network"
+            ) from error
+        raise VocabkitError(f"{source}: {why_failed(found.repository, answer, 'download from')}") from error
+    return Path(files)
+
+
+def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise VocabkitError(f"{path}: lacks {', '.join(missing)}; save the adapter again")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise VocabkitError(f"{path}: holds {quote(', '.join(extra), 120)}, which such an adapter does not have")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise VocabkitError(f"{path}: {name} is {tuple(tensors[name].shape)}, but should be {shape} by its config")
+
+
+# ---- the two layouts ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,3 +460,87 @@ def _is_unfinished(path: Path) -> bool:
         return False
     names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
     return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)
+
+
+# ---- tensors out of untrusted files ------------------------------------------------------------------------------
+
+
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of the tensors alone, as `hash_tensors` with a fixed start."""
+    return hash_tensors(b"vocabkit weights 1\n", tensors)
+
+
+def hash_tensors(start: bytes, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of `start`, then name, dtype, shape and bytes of each tensor, in the order of the names."""
+    digest = hashlib.sha256(start)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def read_torch(path: Path) -> Any:
+    """Load a file of `torch.save`, memory-mapped: tensors and plain containers, nothing else is ever unpickled.
+
+    Raises VocabkitError: missing, truncated, not written by `torch.save`, or a pickle that would run code.
+    """
+    with reading(path):
+        size = path.stat().st_size
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except OSError:
+            raise
+        except Exception as error:  # zipfile raises many kinds on a damaged directory
+            raise VocabkitError(f"{path}: truncated, or not a file of torch.save (of torch 1.6 or newer)") from error
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
+        raise VocabkitError(f"{path}: compressed; torch.save never writes such a file")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns about oddities of untrusted files
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch's restricted unpickler raises many kinds
+        raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Save plain containers and tensors with `torch.save`, whole or not at all. Raises VocabkitError: can't write."""
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer hides why the file refused
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def check_tensors(
+    path: Path, tensors: Mapping[Any, Any], *, advice: str = "take an earlier checkpoint, or download it again"
+) -> None:
+    """Raise VocabkitError unless all names are text and all tensors dense, floating-point and finite.
+
+    Args:
+        advice: what to do about non-finite numbers.
+    """
+    for name, tensor in tensors.items():
+        if not (isinstance(name, str) and is_plain(tensor) and tensor.dtype in DTYPES and tensor.numel()):
+            raise VocabkitError(f"{path}: {quote(str(name))} is not a dense tensor of 16, 32 or 64-bit floats")
+        # NaN and infinity show in the extremes; isfinite would need a second tensor of that size
+        if not all(extreme.isfinite() for extreme in tensor.aminmax()):
+            raise VocabkitError(f"{path}: {quote(name)} holds NaN or infinite numbers; {advice}")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `value` is a dense tensor with each element in memory once."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_contiguous()
+    )
+
+
+def detach_copy(tensor: Tensor) -> Tensor:
+    """Return the values on the CPU, contiguous; copied if a view, whose whole storage torch.save would write."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

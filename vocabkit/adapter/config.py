@@ -203,6 +203,13 @@ def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:
     }
 
 
+def why_not_foldable(head: str) -> str | None:
+    """Why an adapter with this head does not fold; None if it does."""
+    if head == "linear":
+        return None
+    return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
+
+
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 

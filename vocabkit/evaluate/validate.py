@@ -27,7 +27,7 @@ from vocabkit.evaluate.losses import (
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import LLM, load_llm
-from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.features import Features, open_features
 
 NATIVE, MLP = "native", "mlp"

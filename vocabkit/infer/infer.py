@@ -37,7 +37,7 @@ from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import encode_question, parse_template
-from vocabkit.transfer.target import open_target
+from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
 

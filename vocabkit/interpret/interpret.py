@@ -41,8 +41,7 @@ from vocabkit.interpret.results import (
     object_words,
 )
 from vocabkit.tokenizer.vocabulary import Kind
-from vocabkit.transfer.target import Target, open_target
-from vocabkit.transfer.transfer import head_rows, transfer
+from vocabkit.transfer.transfer import Target, head_rows, open_target, transfer
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.open_vision import encoder_of
 

@@ -24,8 +24,15 @@ from torch import Tensor
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import hub_id
-from vocabkit.llm.config import LanguageModel, from_gguf, read_config
-from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
+from vocabkit.llm.weight_files import (
+    WEIGHTS,
+    LanguageModel,
+    StoredRows,
+    from_gguf,
+    open_weights,
+    read_config,
+    weights_file,
+)
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 

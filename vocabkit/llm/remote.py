@@ -32,16 +32,17 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress
 from vocabkit.hub import HubId, what_the_hub_said, why_refused
-from vocabkit.llm.config import LanguageModel, read_config
 from vocabkit.llm.weight_files import (
     PREFIX,
     Header,
+    LanguageModel,
     Place,
     StoredRows,
     embedding_name,
     header_length,
     open_weights,
     parse_header,
+    read_config,
     read_header,
     read_index,
     rows_at,

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.config import why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
-from vocabkit.transfer.fold import fold, why_not_foldable
-from vocabkit.transfer.target import Target, open_target
+from vocabkit.transfer.fold import fold
+from vocabkit.transfer.transfer import Target, open_target
 from vocabkit.vision.feature_files import read_features
 
 EXACT = 1e-9

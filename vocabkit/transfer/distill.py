@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, mse_loss
 
-from vocabkit.adapter.config import DistilledFrom
+from vocabkit.adapter.config import DistilledFrom, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
-from vocabkit.transfer.fold import folded_config, why_not_foldable
+from vocabkit.transfer.fold import folded_config
 from vocabkit.vision.features import Features
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000

@@ -15,19 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig, vision_of
+from vocabkit.adapter.config import AdapterConfig, MLPConfig, vision_of, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.errors import VocabkitError
 
 BLOCK = 8192
 """Rows of V_shared that are widened at a time."""
-
-
-def why_not_foldable(head: str) -> str | None:
-    """Why an adapter with this head does not fold; None if it does."""
-    if head == "linear":
-        return None
-    return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
 
 
 def check_folds(head: str) -> None:

@@ -61,8 +61,7 @@ def make_inputs(folder: Path) -> None:
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.tokenizer.read import read
     from vocabkit.transfer.published import to_published
-    from vocabkit.transfer.target import Target
-    from vocabkit.transfer.transfer import transfer
+    from vocabkit.transfer.transfer import Target, transfer
 
     folder.mkdir()
     for name, pieces in (("a", "abcdef"), ("b", "fedcb"), ("c", "cab")):

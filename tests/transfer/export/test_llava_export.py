@@ -491,6 +491,6 @@ def test_numbers_beyond_the_dtype_of_the_llm_raise(vision: Path, tmp_path: Path)
 
 
 def test_a_folder_that_is_there_is_left_alone(vision: Path, small: Path, tmp_path: Path) -> None:
-    with pytest.raises(VocabkitError, match="vision: is there already"):
+    with pytest.raises(VocabkitError, match="vision: already exists"):
         export_llava(projector(), vision, small, vision)
     assert (vision / "preprocessor_config.json").exists()

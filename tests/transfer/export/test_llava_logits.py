@@ -20,8 +20,7 @@ from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.export.llava import ExportedLlava, export_llava
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.target import Target
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import Target, transfer
 
 VOCABULARY = 49_152
 ONE = [{"type": "image"}, {"type": "text", "text": "What is it?"}]

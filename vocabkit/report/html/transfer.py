@@ -19,8 +19,7 @@ from vocabkit.evaluate.validate import NATIVE, Result
 from vocabkit.files.atomic import reading
 from vocabkit.report.html.page import render
 from vocabkit.transfer.check import Proof
-from vocabkit.transfer.target import Target
-from vocabkit.transfer.transfer import Missing, Preflight, transfer
+from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
 
 _TICKS = 5
 """Ticks per axis, about."""
