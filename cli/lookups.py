@@ -61,6 +61,8 @@ def show(
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum():,} rows, of {info.size:,} ids, from {info.source}")
     say(f"  tokens of at least {chosen.at_least} tokenizers, in order of {chosen.order}")
+    if chosen.unreachable is not None:
+        say(f"  {chosen.unreachable:,} tokens left out that encode never produces")
     if shared.roles:
         say(f"  roles: {', '.join(shared.roles)}")
     if search is not None or token is not None or rows is not None:

@@ -39,6 +39,10 @@ def build_shared(
     special_roles: Annotated[
         bool, typer.Option("--special-roles", help="Also match special tokens, by role (bos, turn_end, ...).")
     ] = False,
+    reachable: Annotated[
+        bool,
+        typer.Option("--reachable", help="Leave out tokens that encode never produces in one of the tokenizers."),
+    ] = False,
     rank_by: Corpus = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Keep only the N most frequent rows of the corpus.", show_default=False)
@@ -67,7 +71,7 @@ def build_shared(
             note(f"{vocabulary.name}: {line}")
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
     check_output(path, [*(each.file for each in found), *(rank_by or ())])
-    shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles)
+    shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles, reachable=reachable)
     if rank_by:
         from vocabkit.shared.rank import rank
 
@@ -86,6 +90,8 @@ def build_shared(
     say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+    if shared.selection.unreachable is not None:
+        say(f"  {shared.selection.unreachable:,} tokens left out that encode never produces")
     if shared.selection.mass_kept is not None:
         say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
 
@@ -187,8 +193,13 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
 def overlap(
     tokenizers: Tokenizers,
     reachability: Annotated[
-        bool, typer.Option("--reachability", help="Also count tokens that encode never produces (takes seconds).")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--reachability/--no-reachability",
+            help="Count tokens that encode never produces. [default: of tokenizers up to 50,000 ids]",
+            show_default=False,
+        ),
+    ] = None,
     corpus: Corpus = None,
     text_column: CorpusColumn = None,
     examples: Annotated[int, typer.Option(min=0, help="Examples of one-sided and aliased tokens.")] = 6,

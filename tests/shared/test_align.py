@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 from functools import cache
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_files import bpe_json, read_json_tokenizer
 from vocabularies import Drawn, chat_vocabulary, content, expected_rows, groups, refusal, text_vocabulary
 
 from vocabkit.shared.align import align
-from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -172,6 +174,29 @@ def test_asking_for_roles_adds_rows_for_them_and_changes_no_other(group: list[Dr
     rows = content(shared)
     for role in expected:
         assert rows[role] == {v.name: v.roles[role] for v in having[role]}
+
+
+# ---- tokens that encode produces ---------------------------------------------------------------------------------
+
+
+def test_reachable_leaves_out_what_a_tokenizer_never_produces(tmp_path: Path) -> None:
+    both = []
+    for name, merges in (("one", [["a", "b"]]), ("two", [["a", "b"], ["b", "c"]])):
+        content = bpe_json(["a", "b", "c", "ab", "bc"])
+        content["model"]["merges"] = merges
+        (tmp_path / name).mkdir()
+        both.append(dataclasses.replace(read_json_tokenizer(tmp_path / name, content), name=name))
+    everything, trained = align(both), align(both, reachable=True)
+    assert set(everything) - set(trained) == {b"bc"}
+    assert everything.selection.unreachable is None
+    assert trained.selection.unreachable == 1
+    trained.save(tmp_path / "trained.arrow")
+    assert open_shared(tmp_path / "trained.arrow").selection == trained.selection
+
+
+def test_reachable_needs_rules_for_cutting_text() -> None:
+    both = [text_vocabulary("a", b"x"), text_vocabulary("b", b"x")]
+    assert "does not say how text is cut" in refusal(align, both, reachable=True)
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------

@@ -123,14 +123,22 @@ def test_unreachable_tokens_are_counted_and_shown_with_what_comes_instead(tmp_pa
     content = bpe_json(["a", "b", "ab", "ba"])
     content["model"]["merges"] = [["a", "b"]]
     first = dataclasses.replace(read_json_tokenizer(tmp_path, content), name="first")
-    found = overlap([first, small([b"a", b"ab"], name="second")]).tokenizers[0]
-    assert found.unreachable is None
+    lacking = small([b"a", b"ab"], name="second")
+    assert overlap([first, lacking], reachability=False).tokenizers[0].unreachable is None
     for other, shared in (([b"ab"], 0), ([b"ba"], 1)):
         (tmp_path / "other").mkdir(exist_ok=True)
         pieces = [token.decode() for token in other]
         second = read_json_tokenizer(tmp_path / "other", bpe_json(["a", "b", *pieces]))
-        unreachable = overlap([first, second], reachability=True).tokenizers[0].unreachable
+        unreachable = overlap([first, second]).tokenizers[0].unreachable
         assert unreachable == Unreachable(1, shared, (Spelled(b"ba", (Piece(1, b"b"), Piece(0, b"a"))),))
+
+
+def test_unreachable_tokens_are_counted_unasked_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, lacking = resolve("smollm2").vocabulary, small([b"a", b"ab"], name="second")
+    counted = [summary.unreachable is not None for summary in overlap([large, lacking]).tokenizers]
+    assert counted == [True, False]
+    monkeypatch.setattr("vocabkit.shared.overlap.QUICK_IDS", 100)
+    assert overlap([large, lacking]).tokenizers[0].unreachable is None
 
 
 def test_it_refuses_what_an_alignment_refuses(three: list[Vocabulary]) -> None:

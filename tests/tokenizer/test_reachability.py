@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from index_map_files import refusal, small
-from tokenizer_files import bpe_json, read_json_tokenizer
+from tokenizer_files import bpe_json, read_json_tokenizer, wordpiece_json
 
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.segmentation import to_tokenizers
@@ -24,6 +24,12 @@ def test_a_token_that_its_own_text_does_not_give_is_unreachable(tmp_path: Path) 
 def test_partial_utf8_is_not_judged(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(["a", "Ã", "©", "Ã©"]))
     assert unreachable(vocabulary).tolist() == [3]  # é has no merge; its two halves can't be tested
+
+
+def test_continuations_come_out_behind_the_start_of_a_word(tmp_path: Path) -> None:
+    pieces = ["[UNK]", "a", "ing", "##ing", "##’", "##b"]
+    vocabulary = read_json_tokenizer(tmp_path, wordpiece_json(pieces) | {"pre_tokenizer": {"type": "BertPreTokenizer"}})
+    assert [pieces[i] for i in unreachable(vocabulary)] == ["##’"]
 
 
 def test_rules_are_needed() -> None:

@@ -14,6 +14,7 @@ from vocabkit.arrow.values import binary_array, take
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared
 from vocabkit.tokenizer.load import load_tokenizers
+from vocabkit.tokenizer.segmenter import unreachable
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ MAX_TOKENIZERS = 50
 
 
 def align(
-    tokenizers: Sequence[AnyTokenizer], *, at_least: int | None = None, special_roles: bool = False
+    tokenizers: Sequence[AnyTokenizer],
+    *,
+    at_least: int | None = None,
+    special_roles: bool = False,
+    reachable: bool = False,
 ) -> SharedVocabulary:
     """Build the shared vocabulary of 2 to 50 tokenizers (V_shared of Eq. 5).
 
@@ -37,10 +42,12 @@ def align(
             all, an id column holds null where its tokenizer lacks the token.
         special_roles: also add one row per role of special tokens (`bos`, `turn_end`, ...) that enough tokenizers
             have, after the text rows and sorted by role. Special tokens are never matched by their spelling.
+        reachable: leave out tokens that encode never produces in some tokenizer that has them: their rows in its
+            embedding table are untrained. How many is recorded in the selection.
 
     Raises:
         VocabkitError: fewer than 2 or more than 50 tokenizers, a name given twice, empty or not printable, `at_least`
-            out of range, or no text shared.
+            out of range, or no text shared; with `reachable`, a source does not say how text is cut.
     """
     vocabularies = load_tokenizers(tokenizers)
     names = [vocabulary.name for vocabulary in vocabularies]
@@ -55,6 +62,9 @@ def align(
         raise VocabkitError(f"`at_least` is {required} for {count} tokenizers; choose 1 to {count}")
     infos = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
     tokens, ids = _match(vocabularies, required)
+    never = _never_produced(vocabularies, ids) if reachable else np.zeros(len(tokens), bool)
+    if never.any():
+        tokens, ids = take(tokens, np.flatnonzero(~never)), ids[:, ~never]
     roles = _match_roles(vocabularies, required) if special_roles else {}
     if len(tokens) == 0:
         raise VocabkitError(f"{', '.join(names)} share no text token; choose others, or a smaller `at_least`")
@@ -65,7 +75,7 @@ def align(
         tokens=tokens,
         ids=ids,
         tokenizers=infos,
-        selection=Selection(at_least=required, order=f"id:{names[0]}"),
+        selection=Selection(required, f"id:{names[0]}", unreachable=int(never.sum()) if reachable else None),
         roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
     )
 
@@ -100,6 +110,11 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
     first = np.argmax(ids >= 0, axis=0)  # (R,) vocabulary that brought the token, never falling
     parts = [take(vocabulary.tokens, ids[at, first == at]) for at, vocabulary in enumerate(vocabularies)]
     return pa.concat_arrays(parts), ids
+
+
+def _never_produced(vocabularies: Sequence[Vocabulary], ids: np.ndarray) -> np.ndarray:
+    """(R,) bool: whether some tokenizer has an id, of `ids` (K, R), that its encode never produces."""
+    return np.any([np.isin(row, unreachable(v)) for row, v in zip(ids, vocabularies, strict=True)], axis=0)
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from vocabkit.arrow.values import take, token_buffers
+from vocabkit.errors import VocabkitError
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.load import load_tokenizers
 from vocabkit.tokenizer.segmenter import Piece, spell, unreachable
@@ -20,6 +21,10 @@ from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:
     from vocabkit.tokenizer.load import AnyTokenizer
+
+
+QUICK_IDS = 50_000
+"""Unreachable tokens of so many ids are found in less than a second: about 20 µs each."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Summary:
     mass_shared_by_all: float | None = None
     """Share of the corpus, cut with this tokenizer, that tokens shared by all make up; None without a corpus."""
     unreachable: Unreachable | None = None
-    """None if not asked for."""
+    """None where it was not counted: see `overlap`."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def overlap(
     tokenizers: Sequence[AnyTokenizer],
     *,
     examples: int = 8,
-    reachability: bool = False,
+    reachability: bool | None = None,
     counts: Mapping[str, np.ndarray] | None = None,
 ) -> Overlap:
     """Compare 2 to 50 tokenizers.
@@ -156,7 +161,8 @@ def overlap(
     Args:
         tokenizers: each as `load_tokenizer` takes it.
         examples: how many tokens to show of each kind, of different scripts.
-        reachability: also find unreachable tokens (takes seconds per tokenizer).
+        reachability: whether to find unreachable tokens, which takes seconds for a large tokenizer. By default, of
+            tokenizers of at most `QUICK_IDS` ids whose source says how text is cut.
         counts: corpus counts (V,) int64 for each tokenizer by name, at canonical ids, for coverage by mass.
 
     Raises VocabkitError as `align` does; with `reachability`, if a source does not say how text is cut.
@@ -172,6 +178,16 @@ def overlap(
     shared = np.array([(has & row).sum(axis=1) for row in has])  # (K, K)
     distinct = shared.diagonal()
     mass, mass_of_all = _mass(union.names, ids, has, everywhere, counts)
+
+    def never(v: Vocabulary, shared_ids: np.ndarray) -> Unreachable | None:
+        if not reachability and (reachability is not None or len(v) > QUICK_IDS):
+            return None
+        try:
+            return _unreachable(v, shared_ids, examples)
+        except VocabkitError:
+            if reachability:
+                raise
+            return None
 
     def summary(at: int) -> Summary:
         v = vocabularies[at]
@@ -194,7 +210,7 @@ def overlap(
             width=v.width,
             notes=v.notes,
             mass_shared_by_all=None if mass_of_all is None else float(mass_of_all[at]),
-            unreachable=_unreachable(v, ids[at][everywhere], examples) if reachability else None,
+            unreachable=never(v, ids[at][everywhere]),
         )
 
     return Overlap(

@@ -71,6 +71,8 @@ class Selection:
     """Tokens in that corpus."""
     mass_kept: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """Share of the corpus tokens that are rows, 0 to 1."""
+    unreachable: _Count | None = None
+    """Tokens left out because encode never produces them in some tokenizer; None if they were not looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +264,7 @@ class SharedVocabulary:
     def _records(self) -> dict[str, Any]:
         return {
             "tokenizers": [dataclasses.asdict(info) for info in self.tokenizers],
-            "selection": dataclasses.asdict(self.selection),
+            "selection": _without_new_defaults(self.selection),
             "roles": dict(self.roles),
         }
 
@@ -339,6 +341,14 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
         if len(ids) and not 0 <= ids.min() <= ids.max() < info.size:
             return f"column id:{info.name} has ids outside 0..{info.size - 1}"
     return None
+
+
+def _without_new_defaults(selection: Selection) -> dict[str, Any]:
+    """`selection` for the file: fields that came later are left out where unset, so that fingerprints stay."""
+    record = dataclasses.asdict(selection)
+    if selection.unreachable is None:
+        del record["unreachable"]
+    return record
 
 
 def _json(value: Any) -> str:

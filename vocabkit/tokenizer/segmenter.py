@@ -131,7 +131,25 @@ def unreachable(vocabulary: Vocabulary) -> np.ndarray:
         except UnicodeDecodeError:
             continue
     encodings = encode_batch(tokenizer, texts, vocabulary.name)
-    return np.array([i for i, encoding in zip(ids, encodings, strict=True) if encoding.ids != [i]], np.int64)
+    cut = [(i, text) for i, text, found in zip(ids, texts, encodings, strict=True) if found.ids != [i]]
+    return np.array(_without_continuations(tokenizer, cut, vocabulary.name), np.int64)
+
+
+_WORD_STARTS = ("a", "o", "x", "zz", "qx", "7")
+"""What continuations are tried behind: with one of these, a greedy match ends before nearly every one of BERT's."""
+
+
+def _without_continuations(tokenizer: Tokenizer, cut: list[tuple[int, str]], name: str) -> list[int]:
+    """The ids of `cut`, but for pieces such as `##ing` that come out behind the start of a word."""
+    prefix = getattr(tokenizer.model, "continuing_subword_prefix", None)
+    spelled = {i: tokenizer.id_to_token(i) or "" for i, _ in cut} if prefix else {}
+    left = [(i, text) for i, text in cut if prefix and spelled[i].startswith(prefix)]
+    rest = {i for i, _ in cut}
+    for start in _WORD_STARTS if left else ():
+        encodings = encode_batch(tokenizer, [start + text for _, text in left], name)
+        rest -= {i for (i, _), found in zip(left, encodings, strict=True) if found.ids[-1:] == [i]}
+        left = [(i, text) for i, text in left if i in rest]
+    return sorted(rest)
 
 
 @dataclass(frozen=True)
