@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from .options import (
     write_page,
 )
 from .show import note, say, shared_as_json, show, show_json, show_progress
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.vocabulary import Vocabulary
 
 
 def build_shared(
@@ -165,19 +168,30 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.shared.verify import verify
-    from vocabkit.tokenizer.catalog import catalog
+    from vocabkit.tokenizer.catalog import catalog, resolve_again
 
     shared = open_shared(file)
     sources = named_paths(tokenizer, "--tokenizer")
     if unknown := sorted(sources.keys() - set(shared.names)):
         raise VocabkitError(f"--tokenizer {quote(unknown[0])}: name one of {', '.join(shared.names)}, as in {file}")
     known = catalog()
-    # the file may come from anyone: its names open no path and no hub repository
-    if missing := [name for name in shared.names if name not in sources and name.lower() not in known]:
+    vocabularies: dict[str, Vocabulary] = {}
+    missing = []
+    for info in shared.tokenizers:
+        again = None
+        if info.name not in sources and info.origin is not None:
+            again = resolve_again(info.origin, info.fingerprint, file.parent)
+        if again is not None:
+            note(f"{info.name}: {len(again.vocabulary):,} ids, {again.how}")
+            vocabularies[info.name] = again.vocabulary
+        elif info.name in sources or info.name.lower() in known:
+            vocabularies[info.name] = resolve_one(sources.get(info.name, info.name)).vocabulary
+        else:  # the file may come from anyone: its names open no path and no hub repository
+            missing.append(info.name)
+    if missing:
         options = " ".join(f"--tokenizer {quote(name)}=SOURCE" for name in missing)
-        verb = "is no catalog name" if len(missing) == 1 else "are no catalog names"
+        verb = "is no catalog name, and was not found where it was" if len(missing) == 1 else "are no catalog names"
         raise VocabkitError(f"{file}: {', '.join(map(quote, missing))} {verb}; add {options}")
-    vocabularies = {name: resolve_one(sources.get(name, name)).vocabulary for name in shared.names}
     verdict = verify(shared, vocabularies)
     if json:
         about = {"file": file, "rows": len(shared), "fingerprint": shared.fingerprint}

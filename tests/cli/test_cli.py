@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tokenizer_files import bpe_json, write_json
 
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
-from vocabkit.tokenizer.catalog import catalog, resolve
+from vocabkit.tokenizer.catalog import catalog, resolve, resolve_again
 
 PANELS = {
     "Vocabularies": [
@@ -118,9 +119,9 @@ def test_build_shared_json_keys(small: Path) -> None:
     assert value["file"] == "x.arrow"
     assert value["rows"] == len(shared) == 4
     assert value["fingerprint"] == shared.fingerprint
-    assert list(value["tokenizers"][0]) == ["name", "source", "fingerprint", "size", "embedding_rows"]
+    assert list(value["tokenizers"][0]) == ["name", "source", "fingerprint", "size", "embedding_rows", "origin"]
     assert [info["name"] for info in value["tokenizers"]] == ["left", "right"]
-    assert list(value["selection"]) == ["at_least", "order", "corpus", "corpus_tokens", "mass_kept"]
+    assert list(value["selection"]) == ["at_least", "order", "corpus", "corpus_tokens", "mass_kept", "unreachable"]
 
 
 @pytest.mark.parametrize(
@@ -166,13 +167,39 @@ def with_ids(shared: SharedVocabulary, name: str, ids: np.ndarray) -> SharedVoca
     return dataclasses.replace(shared, table=table)
 
 
-def test_check_resolves_catalog_names_only(small: Path) -> None:
+def test_check_finds_catalog_names_and_recorded_paths(small: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
     assert "x.arrow: all " in output_of(small, "check", "x.arrow")
+    for left in ("left", str(small / "left")):
+        output_of(small, "build-shared", f"one={left}", "right", "--out", "y.arrow")
+        assert "y.arrow: all " in output_of(small, "check", "y.arrow")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert "all " in output_of(elsewhere, "check", str(small / "y.arrow"))  # from the folder of the file
+
+
+def test_check_takes_a_recorded_path_only_with_its_fingerprint(small: Path) -> None:
     output_of(small, "build-shared", "left", "right", "--out", "y.arrow")
+    shutil.rmtree(small / "left")
+    shutil.copytree(small / "right", small / "left")
+    shutil.rmtree(small / "right")
     assert error_of(vocabkit_here(small, "check", "y.arrow")).endswith(
         "'left', 'right' are no catalog names; add --tokenizer 'left'=SOURCE --tokenizer 'right'=SOURCE"
     )
+
+
+@pytest.mark.parametrize(
+    "origin", ["/dev/zero", "//server/share", "\\\\server\\share", "hub:owner/name", "hub:", "\0", ""]
+)
+def test_recorded_origin_of_a_stranger_opens_nothing(tmp_path: Path, origin: str) -> None:
+    assert resolve_again(origin, "sha256:0", tmp_path) is None
+
+
+def test_origin_changes_no_fingerprint(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small)
+    shared = align(["left", "right"])
+    assert [info.origin for info in shared.tokenizers] == ["left", "right"]
+    unplaced = tuple(dataclasses.replace(info, origin=None) for info in shared.tokenizers)
+    assert dataclasses.replace(shared, tokenizers=unplaced).fingerprint == shared.fingerprint
 
 
 # ---- ranking -----------------------------------------------------------------------------------------------------
@@ -189,7 +216,7 @@ def test_rank_by_orders_by_count_and_top_keeps_the_first(small: Path) -> None:
     assert shared.counts.tolist() == [2, 1]
     assert value["selection"] == {
         "at_least": 2, "order": "count", "corpus": "captions.txt, counted with left", "corpus_tokens": 4,
-        "mass_kept": 0.75,
+        "mass_kept": 0.75, "unreachable": None,
     }  # fmt: skip
 
 
@@ -226,7 +253,7 @@ def test_overlap_fits_80_columns_and_matches_the_library(tmp_path: Path, names: 
 
 def test_overlap_measures_corpus_and_reachability_on_request(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a dog on a mat\n")
-    plain = json_of(tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0")
+    plain = json_of(tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0", "--no-reachability")
     asked = json_of(
         tmp_path, "overlap", "smollm2", "mistral-v3", "--examples", "0", "--corpus", "captions.txt", "--reachability"
     )

@@ -114,7 +114,8 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
 
 def _never_produced(vocabularies: Sequence[Vocabulary], ids: np.ndarray) -> np.ndarray:
     """(R,) bool: whether some tokenizer has an id, of `ids` (K, R), that its encode never produces."""
-    return np.any([np.isin(row, unreachable(v)) for row, v in zip(ids, vocabularies, strict=True)], axis=0)
+    never: np.ndarray = np.any([np.isin(i, unreachable(v)) for i, v in zip(ids, vocabularies, strict=True)], axis=0)
+    return never
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:

@@ -44,6 +44,8 @@ class TokenizerInfo:
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     """Ids of the tokenizer, highest id + 1."""
     embedding_rows: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    origin: str | None = None
+    """Where it is found again (see `Vocabulary.origin`). Not part of the fingerprint."""
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
@@ -53,7 +55,7 @@ class TokenizerInfo:
     def of(cls, vocabulary: Vocabulary) -> TokenizerInfo:
         """The record of `vocabulary`. Raises VocabkitError if its name is empty or not printable."""
         v = vocabulary
-        return cls(v.name, v.source, v.fingerprint, len(v), v.embedding_rows)
+        return cls(v.name, v.source, v.fingerprint, len(v), v.embedding_rows, v.origin)
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,9 @@ class SharedVocabulary:
         the version of any library.
         """
         digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
-        digest.update(_json({**self._records(), "rows": len(self)}).encode())
+        unplaced = tuple(dataclasses.replace(info, origin=None) for info in self.tokenizers)
+        records = dataclasses.replace(self, tokenizers=unplaced)._records()
+        digest.update(_json({**records, "rows": len(self)}).encode())
         offsets, data = token_buffers(self.tokens)
         counts = fill_null(one_chunk(self.table["count"]), np.int64)
         ids = [self.ids_with_gaps(name) for name in self.names]
@@ -263,8 +267,8 @@ class SharedVocabulary:
 
     def _records(self) -> dict[str, Any]:
         return {
-            "tokenizers": [dataclasses.asdict(info) for info in self.tokenizers],
-            "selection": _without_new_defaults(self.selection),
+            "tokenizers": [_record(info) for info in self.tokenizers],
+            "selection": _record(self.selection),
             "roles": dict(self.roles),
         }
 
@@ -343,12 +347,12 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
     return None
 
 
-def _without_new_defaults(selection: Selection) -> dict[str, Any]:
-    """`selection` for the file: fields that came later are left out where unset, so that fingerprints stay."""
-    record = dataclasses.asdict(selection)
-    if selection.unreachable is None:
-        del record["unreachable"]
-    return record
+_LATER = ("origin", "unreachable")
+"""Fields that files did not have at first: left out where they are unset, so that fingerprints stay."""
+
+
+def _record(value: TokenizerInfo | Selection) -> dict[str, Any]:
+    return {key: field for key, field in dataclasses.asdict(value).items() if key not in _LATER or field is not None}
 
 
 def _json(value: Any) -> str:

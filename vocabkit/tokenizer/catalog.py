@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
 
@@ -95,6 +97,24 @@ def resolve(argument: str) -> Resolved:
         return _from_hub(argument)
     advice = did_you_mean(argument.lower(), entries, "`vocabkit catalog` lists the names")
     raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
+
+
+def resolve_again(origin: str, fingerprint: str, folder: Path) -> Resolved | None:
+    """The vocabulary with this fingerprint at `origin` (see `Vocabulary.origin`); None if it is not there.
+
+    Origins come out of files that anyone may have written: the network is never asked, paths are relative to the
+    current folder or to `folder`, only plain files and folders are opened, and what has another fingerprint is dropped.
+    """
+    found = []
+    with suppress(VocabkitError, OSError, ValueError):
+        if origin.startswith("hub:"):
+            found.append(_from_hub(origin.removeprefix("hub:"), cached=True))
+    if not origin.startswith("hub:") and not PurePath(origin).is_absolute() and not PureWindowsPath(origin).anchor:
+        for base in (Path(), folder):
+            with suppress(VocabkitError, OSError, ValueError):
+                path = base / origin
+                found += [resolve_path(path)] if path.is_file() or path.is_dir() else []
+    return next((each for each in found if each.vocabulary.fingerprint == fingerprint), None)
 
 
 def resolve_path(path: Path) -> Resolved:
@@ -212,7 +232,16 @@ def _from_path(argument: str | None, path: Path) -> Resolved:
     above = [folder.name for folder in (file.parent.resolve() / file.name).parents if folder.name]
     if above[:1] == [vocabulary.name]:  # named after its folder
         above = above[1:]
+    vocabulary = dataclasses.replace(vocabulary, origin=_relative(path))
     return Resolved(vocabulary, f"local file {file}{clash}", file, tuple(above))
+
+
+def _relative(path: Path) -> str | None:
+    """`path` from the current folder; None if that is on another drive of Windows."""
+    try:
+        return Path(os.path.relpath(path)).as_posix()
+    except ValueError:
+        return None
 
 
 def _from_catalog(entry: Entry) -> Resolved:
@@ -223,9 +252,10 @@ def _from_catalog(entry: Entry) -> Resolved:
     return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}", path)
 
 
-def _from_hub(name: str) -> Resolved:
-    """The tokenizer of a hub repository: its tokenizer files only, never weights."""
+def _from_hub(name: str, *, cached: bool = False) -> Resolved:
+    """The tokenizer of a hub repository: its tokenizer files only, never weights. `cached`: without the network."""
     repository = Repository(name)
+    repository.reachable = not cached
     owner_and_name = repository.id.repository
     try:
         for file in FOLDER_FILES:
@@ -238,7 +268,8 @@ def _from_hub(name: str) -> Resolved:
             commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
             how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
             owner, own_name = owner_and_name.split("/")
-            return Resolved(read(path, own_name), how, path, (owner,))
+            vocabulary = dataclasses.replace(read(path, own_name), origin=f"hub:{name}")
+            return Resolved(vocabulary, how, path, (owner,))
         looked = f"looked for {', '.join(FOLDER_FILES)}"
         if repository.reachable:
             raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")

@@ -220,11 +220,18 @@ TOKENIZERS = (TokenizerInfo("x", "f", "sha256:1", 8), TokenizerInfo("y", "g", "s
 SELECTION = Selection(at_least=1, order="count", corpus="c", corpus_tokens=10, mass_kept=0.5)
 
 
+def _record(value: TokenizerInfo | Selection) -> dict[str, Any]:
+    return {key: field for key, field in vars(value).items() if key not in ("origin", "unreachable")}
+
+
 def shared(columns: Columns | pa.Table, changes: Mapping[str, Any], compression: str | None = None) -> bytes:
     """A shared vocabulary with the fingerprint of its content, where that has one; `changes` of its records."""
     records: dict[str, Any] = {
-        "tokenizers": [vars(info) for info in TOKENIZERS], "selection": vars(SELECTION), "roles": {"bos": 2}, **changes,
-    }  # fmt: skip
+        "tokenizers": [_record(info) for info in TOKENIZERS],
+        "selection": _record(SELECTION),
+        "roles": {"bos": 2},
+        **changes,
+    }
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in records.items()}
     metadata = {"format": "shared-vocabulary/1", "fingerprint": _shared_fingerprint(columns, records), **metadata}
     return arrow_file(columns, {PREFIX + key: value for key, value in metadata.items()}, compression)
@@ -242,8 +249,8 @@ def _shared_fingerprint(columns: Columns | pa.Table, records: Mapping[str, Any])
 
 def shared_vocabularies() -> Iterator[tuple[str, bytes]]:
     """Files in place of a shared vocabulary."""
-    x, y = (vars(info) for info in TOKENIZERS)
-    selection = vars(SELECTION)
+    x, y = map(_record, TOKENIZERS)
+    selection = _record(SELECTION)
     yield "shared-sound.arrow", shared(SHARED, {})
     yield "shared-packed.arrow", shared(SHARED, {}, "zstd")
     records: dict[str, dict[str, Any]] = {
