@@ -13,8 +13,8 @@ from types import FrameType
 
 import vocabkit_cli.app
 
-PLUMBING = ("arrow/", "files/", "errors.py", "hub.py")
-"""Rooms that every other one uses like a library. They are left out."""
+PLUMBING = ("__init__.py", "arrow/", "errors.py", "files/", "hub.py", "report/")
+"""What every room uses like a library, and how results are shown. They are left out."""
 
 
 def flow(command: list[str]) -> dict[str, str]:
