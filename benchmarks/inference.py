@@ -37,8 +37,7 @@ from vocabkit.llm.devices import open_device
 from vocabkit.report.as_json import write_json
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.vision.encoder import VisionEncoder
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import VisionEncoder, open_vision
 
 BATCH, TOP, FILES, LIMIT = 32, 16, 64, 0.9
 

@@ -30,8 +30,7 @@ from vocabkit.llm.prompts import Prompt, encode_question
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.transfer import open_target
-from vocabkit.vision.encoder import VisionEncoder
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import VisionEncoder, open_vision
 
 SCENES = Path(__file__).parents[2] / "data" / "smollm2-scenes.pt"
 """The shipped adapter, trained with SmolLM2 on scenes of OpenMoji drawings."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from vision_models import clip, siglip
 
 from vocabkit.interpret.interpret import seen_part
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 
 
 def test_clip_sees_the_center_square(tmp_path: Path) -> None:

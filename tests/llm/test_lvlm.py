@@ -36,7 +36,7 @@ from vocabkit.tokenizer.catalog import without_name
 from vocabkit.transfer.export.llava import export_llava
 from vocabkit.transfer.fold import fold
 from vocabkit.transfer.transfer import open_target, transfer
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 
 TOKENS = 3
 """Visual tokens of an image."""

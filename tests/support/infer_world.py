@@ -17,7 +17,7 @@ from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.transfer import open_target, transfer
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from vocabkit.llm.model_folders import quiet_transformers
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.train.recipe import Recipe
+from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import cache_features
-from vocabkit.vision.open_vision import open_vision
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 

@@ -28,8 +28,8 @@ from vocabkit.train.loop import Phase, Step, learning_rate
 from vocabkit.train.recipe import Recipe
 from vocabkit.train.train import Trained, train
 from vocabkit.transfer.transfer import open_target, transfer
+from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import cache_features
-from vocabkit.vision.open_vision import open_vision
 
 WORDS = {"connector": "softmax", "word_steps": 4, "word_batch": 4}
 

@@ -19,8 +19,7 @@ from vision_models import PATCHES, PIXELS, VISION, clip, dinov2, images, registe
 
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.model_folders import quiet_transformers
-from vocabkit.vision.encoder import VisionEncoder
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import VisionEncoder, open_vision
 from vocabkit.vision.transformers_model import hidden_states
 
 FAMILIES: dict[str, tuple[Callable[[Path], Path], int]] = {

@@ -23,9 +23,8 @@ from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.vision import feature_files
-from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.encoder import VisionEncoder, open_vision
 from vocabkit.vision.features import CacheReport, cache_features, open_features
-from vocabkit.vision.open_vision import open_vision
 
 HERE = Path(__file__).parent
 
@@ -301,7 +300,7 @@ from pathlib import Path
 from vocabkit.vision import feature_files
 from vocabkit.data.samples import Picture
 from vocabkit.vision.features import cache_features
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 feature_files.SHARD_BYTES = {shard_bytes}
 pictures = [Picture(f"{{n}}.png", Path({images!r}) / f"{{n}}.png") for n in range(10)]
 def killed(what, done, total):

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Siglip2VisionConfig, Sig
 from vision_models import clip, save, seeded
 
 from vocabkit.errors import VocabkitError
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 
 
 def edit(file: Path, **settings: Any) -> None:

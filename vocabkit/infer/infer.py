@@ -38,8 +38,7 @@ from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import encode_question, parse_template
 from vocabkit.transfer.transfer import open_target
-from vocabkit.vision.encoder import VisionEncoder
-from vocabkit.vision.open_vision import encoder_of
+from vocabkit.vision.encoder import VisionEncoder, encoder_of
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 _AHEAD = 3

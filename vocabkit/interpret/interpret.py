@@ -42,8 +42,7 @@ from vocabkit.interpret.results import (
 )
 from vocabkit.tokenizer.vocabulary import Kind
 from vocabkit.transfer.transfer import Target, head_rows, open_target, transfer
-from vocabkit.vision.encoder import VisionEncoder
-from vocabkit.vision.open_vision import encoder_of
+from vocabkit.vision.encoder import VisionEncoder, encoder_of
 
 IMAGE_TOKENS = 20
 """m: more than the ten or so that reports show."""

@@ -37,8 +37,8 @@ from vocabkit.train.loop import Phase, Step, run
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import Recipe
 from vocabkit.train.state import State, whole_tensors
+from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
-from vocabkit.vision.open_vision import open_vision
 
 ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
 """Names in the output folder."""

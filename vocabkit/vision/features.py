@@ -20,7 +20,7 @@ from vocabkit.data.sources import Columns, pictures_of
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
-from vocabkit.vision.encoder import VisionEncoder
+from vocabkit.vision.encoder import LAYER, VisionEncoder, open_vision
 from vocabkit.vision.feature_files import (
     SHARD_PICTURES,
     FeatureInfo,
@@ -29,7 +29,6 @@ from vocabkit.vision.feature_files import (
     read_index,
     read_shard,
 )
-from vocabkit.vision.open_vision import LAYER, open_vision
 
 _NAMED = 5
 """Broken pictures that a report names."""

@@ -19,7 +19,7 @@ from vocabkit.data.samples import PLACEHOLDER, Turn
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM, collate
 from vocabkit.llm.prompts import Prompt, encode_question, parse_template
-from vocabkit.vision.open_vision import encoder_of
+from vocabkit.vision.encoder import encoder_of
 
 
 def manifest() -> ModelManifest:

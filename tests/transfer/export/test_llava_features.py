@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from vision_models import clip, images, siglip, whole_clip
 
 from vocabkit.transfer.export.llava import export_llava
-from vocabkit.vision.open_vision import open_vision
+from vocabkit.vision.encoder import open_vision
 
 
 @pytest.mark.parametrize("layer", [-2, -1, 1])
