@@ -379,8 +379,8 @@ def audit(
         str,
         typer.Argument(
             metavar="MAP",
-            help="A JSON map from source ids or spellings to target ids; or `spelling` or `assistant`: what plain "
-            "string equality or transformers' assisted decoding takes for equal.",
+            help="A JSON map from source ids or spellings to target ids; or a rule: `spelling` (string equality), "
+            "`assistant` (transformers' assisted decoding), `tli` (vLLM) or `gold` (TRL).",
             show_default=False,
         ),
     ],
