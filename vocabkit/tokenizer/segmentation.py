@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -321,15 +322,30 @@ _UNITS = 256
 
 
 def _check_sound(content: Mapping[str, Any]) -> None:
-    """Raises ValueError, TypeError, LookupError, AttributeError: merges of what is no piece, or a character map that
-    leads out of itself.
+    """Refuse what makes `tokenizers` panic, which prints to stderr whether or not the panic is caught.
+
+    Raises ValueError, TypeError, LookupError, AttributeError: merges that make no piece, a pattern that takes
+    exponential time, a character map that leads out of itself.
     """
     model = content["model"]
     if model.get("type", "BPE") == "BPE" and model.get("merges"):
         _check_merges(model)
+    for step in _parts_of(content.get("pre_tokenizer"), "pretokenizers"):
+        if isinstance(pattern := step.get("pattern"), Mapping):
+            _check_pattern(pattern.get("Regex", ""))
     for step in _steps(content.get("normalizer")):
         if step["type"] == "Precompiled":
             _check_charsmap(base64.b64decode(step["precompiled_charsmap"], validate=True))
+
+
+_CLASS_OR_ESCAPE = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\.", re.DOTALL)
+_NESTED_REPEAT = re.compile(r"\([^()]*[+*][^()]*\)(?:[+*]|\{\d+,\})")
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raises ValueError: a repeat of a repeat, such as `(a+)+`, whose matching backtracks exponentially."""
+    if _NESTED_REPEAT.search(_CLASS_OR_ESCAPE.sub("x", pattern)):
+        raise ValueError(f"pattern {pattern!r} repeats a repeat, which can take exponential time")
 
 
 def _check_merges(model: Mapping[str, Any]) -> None:
