@@ -83,7 +83,7 @@ def build_shared(
             raise VocabkitError(f"--count-with {quote(count_with)}: name one of {', '.join(named)}")
         counter = named[count_with] if count_with else vocabularies[0]
         with show_progress() as progress:
-            shared = rank(shared, counter, rank_by, top=top, field=text_column, progress=progress)
+            shared = rank(shared, counter, rank_by, top=top, text_column=text_column, progress=progress)
     shared.save(path)
     if json:
         show_json(shared_as_json(path, shared))
@@ -239,7 +239,7 @@ def overlap(
         counts = {}
         for vocabulary in vocabularies:
             with show_progress() as progress:
-                counts[vocabulary.name] = count_tokens(vocabulary, corpus, field=text_column, progress=progress)
+                counts[vocabulary.name] = count_tokens(vocabulary, corpus, text_column=text_column, progress=progress)
     report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
     if json:
         show_json(report)

@@ -166,7 +166,7 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["check", "shared.arrow", "--tokenizer=left=left", "--tokenizer=left=right"], "names 'left' a second time"),
         (["check", "left/tokenizer.json"], "expected a vocabkit shared-vocabulary"),
         (["import", "map.json", "left", "right", "--sister", "map.json"], "is not of the form NAME=VALUE"),
-        (["import", "map.json", "left", "right", "--sister", "middle=map.json"], "is none of the others given"),
+        (["import", "map.json", "left", "right", "--sister", "middle=map.json"], "is not one of the others"),
         (["import", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "spelling", "left", "right", "--target-map", "map.json"], "goes with a MAP of ids"),

@@ -84,7 +84,7 @@ def test_no_match_is_left_out(tmp_path: Path, qwen: Vocabulary) -> None:
 
 def test_translations_that_are_none_are_refused(tmp_path: Path, qwen: Vocabulary) -> None:
     assert "'5' has -2 for an id" in refusal(read_translation, written(tmp_path, '{"5": -2}'), qwen)
-    assert "'5' is given twice" in refusal(read_translation, written(tmp_path, '{"5": 1, "5": 2}'), qwen)
+    assert "'5' appears twice" in refusal(read_translation, written(tmp_path, '{"5": 1, "5": 2}'), qwen)
     message = refusal(read_translation, written(tmp_path, {"Ġthe": 1, "▁the": 2}), qwen)
     assert "1 of 2 spellings ('▁the') are not in qwen2" in message
     other = written(tmp_path, {"Ġthe": 1, ",": 2}, "other.json")

@@ -43,9 +43,9 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def refusal(path: Path, field: str | None = None) -> str:
+def refusal(path: Path, text_column: str | None = None) -> str:
     with pytest.raises(VocabkitError) as caught:
-        list(captions([path], field=field))
+        list(captions([path], text_column=text_column))
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith(str(path))
@@ -96,7 +96,7 @@ def test_a_caption_stands_under_the_first_usual_field_unless_one_is_named(tmp_pa
     write(tmp_path / "a.jsonl", '{"text": "no", "caption": "usual", "alt": "named"}')
     pq.write_table(pa.table({"text": ["no"], "caption": ["usual"], "alt": ["named"]}), tmp_path / "b.parquet")
     assert list(captions([tmp_path])) == ["usual", "usual"]
-    assert list(captions([tmp_path], field="alt")) == ["named", "named"]
+    assert list(captions([tmp_path], text_column="alt")) == ["named", "named"]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_sister_maps_of_another_order_size_or_llm_are_refused(
     shorter = written(tmp_path, dict(rows[:-1]), "shorter.json")
     assert "39 rows, but map.json has 40" in refusal(import_map, path, qwen, [llama], {"llama3": shorter})
     assert "are not llama3's tokens" in refusal(import_map, path, qwen, [llama], {"llama3": path})
-    assert "'llama' is none of the others" in refusal(import_map, path, qwen, [llama], {"llama": swapped})
+    assert "'llama' is not one of the others" in refusal(import_map, path, qwen, [llama], {"llama": swapped})
 
 
 def test_a_map_of_another_llm_is_refused_with_its_first_wrong_rows(tmp_path: Path, qwen: Vocabulary) -> None:

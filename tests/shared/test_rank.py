@@ -188,7 +188,7 @@ def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> No
 def test_a_corpus_without_captions_is_refused(tmp_path: Path, smollm: Vocabulary) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     for paths in ([tmp_path / "empty.txt"], []):
-        with pytest.raises(VocabkitError, match="no captions in it"):
+        with pytest.raises(VocabkitError, match="holds no captions"):
             count_tokens(smollm, paths)
 
 
@@ -222,7 +222,7 @@ def test_top_keeps_the_most_frequent_and_records_the_mass(
     tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"alt": "the the the cat cat dog"}')
-    ranked = rank(shared, smollm, [tmp_path / "a.jsonl"], top=2, field="alt")
+    ranked = rank(shared, smollm, [tmp_path / "a.jsonl"], top=2, text_column="alt")
     assert ranked.tokens.to_pylist() == [b" the", b" cat"]
     assert ranked.selection.order == "count"
     assert ranked.selection.corpus == "a.jsonl (alt), counted with smollm2"

@@ -107,19 +107,21 @@ TRANSLATIONS: Mapping[str, Callable[[Mapping[str, int], Mapping[str, int]], np.n
 spellings (`GOLDTrainer._initialize_vocabulary_mapping`)."""
 
 
-def read_translation(path: Path, source: Vocabulary, target_map: Path | None = None) -> np.ndarray:
-    """A translation between two tokenizers for `audit`: (P, 2) int64, columns source id and target id.
+def read_translation(path: str | Path, source: Vocabulary, target_map: str | Path | None = None) -> np.ndarray:
+    """Read a translation between two tokenizers for `audit`: (P, 2) int64, columns source id and target id.
 
-    Four forms: an object `{"source id": target id}`; a list whose n-th element is the target id of source id n; an
-    index map `{source spelling: target id}` in a layout of `read_map`, its keys spelled as by `spellings(source)`; or,
-    with `target_map`, two index maps of one V_shared, `path` with ids of the source and `target_map` with ids of the
-    target, joined by spelling. Keys are ids if all of them are decimal digits. A target id of null or -1 says that
-    there is no match, and is left out.
+    It has one of four forms: an object `{"source id": target id}`; a list whose n-th element is the target id of
+    source id n; an index map `{source spelling: target id}` in a layout of `read_map`, its keys spelled as by
+    `spellings(source)`; or, with `target_map`, two index maps of one V_shared, `path` with ids of the source and
+    `target_map` with ids of the target, joined by spelling. Keys are ids if all of them are decimal digits. A target
+    id of null or -1 means no match, and is left out.
 
     Raises:
         VocabkitError: as `read_map`; a spelling that the source or the other map lacks.
     """
+    path = Path(path)
     if target_map is not None:
+        target_map = Path(target_map)
         source_ids, target_ids = dict(read_map(path)), dict(read_map(target_map))
         _refuse_unknown(path, source_ids, target_ids, f"{target_map.name}: give two maps of the same size")
         _refuse_unknown(target_map, target_ids, source_ids, f"{path.name}: give two maps of the same size")

@@ -45,7 +45,11 @@ LONGEST = 1 << 18
 
 
 def captions(
-    paths: Sequence[Path], *, field: str | None = None, progress: Progress = no_progress, joint: str = " "
+    paths: Sequence[str | Path],
+    *,
+    text_column: str | None = None,
+    progress: Progress = no_progress,
+    joint: str = " ",
 ) -> Iterator[str]:
     """All captions of `paths`, files, pipes or folders of files, in the order of `paths` and of the names in a folder.
 
@@ -53,7 +57,7 @@ def captions(
     none in that length, anywhere.
 
     Args:
-        field: field or column to take instead of looking for one.
+        text_column: field or column to take instead of looking for one.
         progress: reports bytes read after each block, as on disk; the size of a pipe is what was read of it.
         joint: what the rest of a caption begins with when it was cut at a space: the space, or "" to leave it out.
 
@@ -61,7 +65,7 @@ def captions(
         VocabkitError: no such file, an unknown format, no such field, no text in it, invalid UTF-8, damaged JSON,
             Parquet or compression.
     """
-    files = [file for path in paths for file in (_caption_files(path) if path.is_dir() else [path])]
+    files = [file for path in map(Path, paths) for file in (_caption_files(path) if path.is_dir() else [path])]
     sizes = [_size(file) for file in files]
     formats = [_format(file) for file in files]
     done, total = 0, sum(sizes)
@@ -76,7 +80,7 @@ def captions(
             progress("captions", before + at, total)
 
         with reading(path, pipe=True), _opened(path) as file:
-            for caption in _read(path, file, kind, field, report, joint):
+            for caption in _read(path, file, kind, text_column, report, joint):
                 yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
         report(at if has_no_size else size)
         done += at
@@ -151,25 +155,25 @@ def _ending(path: Path) -> str:
 
 
 def _read(
-    path: Path, file: BufferedReader, kind: str, field: str | None, report: Callable[[int], None], joint: str
+    path: Path, file: BufferedReader, kind: str, text_column: str | None, report: Callable[[int], None], joint: str
 ) -> Iterator[str]:
     if kind == ".parquet":
         if compression_of(path, file):
             raise VocabkitError(f"{path}: a compressed Parquet file; Parquet compresses by itself, unpack this one")
-        yield from _parquet(path, file, field, report)
+        yield from _parquet(path, file, text_column, report)
         return
     blocks = text_blocks(path, file, report)
     if kind == _TOLD_BY_CONTENT:
         first = next(blocks)
         kind = ".json" if _RECORDS.match(first) else ".txt"
         blocks = itertools.chain([first], blocks)
-    if kind == ".txt" and field is not None:
-        raise VocabkitError(f"{path}: plain text has no field {quote(field)}; leave the field out")
+    if kind == ".txt" and text_column is not None:
+        raise VocabkitError(f"{path}: plain text has no field {quote(text_column)}; leave out `text_column`")
     if kind == ".txt":
         yield from _plain(blocks, joint)
         return
     for where, record in json_records(path, blocks):
-        yield from _captions(_texts(f"{path}: {where}", record, field))
+        yield from _captions(_texts(f"{path}: {where}", record, text_column))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -213,10 +217,10 @@ def _in_word(character: str) -> bool:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-def _texts(where: str, record: Any, field: str | None) -> list[str]:
+def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
     if not isinstance(record, dict):
         raise VocabkitError(f"{where} is no JSON object; expected a record with a caption")
-    name = _field(where, "field", field, record)
+    name = _field(where, "field", text_column, record)
     value = record[name]
     if isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value):
         texts = [turn.get("value") for turn in value if turn["from"] == "gpt"]
@@ -230,11 +234,11 @@ def _texts(where: str, record: Any, field: str | None) -> list[str]:
     return texts
 
 
-def _field(where: str, kind: str, field: str | None, names: Iterable[str]) -> str:
-    """The field to read: `field`, or the first of the usual ones in `names`."""
-    found = [name for name in ((field,) if field is not None else _FIELDS) if name in names]
+def _field(where: str, kind: str, text_column: str | None, names: Iterable[str]) -> str:
+    """The field to read: `text_column`, or the first of the usual ones in `names`."""
+    found = [name for name in ((text_column,) if text_column is not None else _FIELDS) if name in names]
     if not found:
-        wanted = quote(field) if field is not None else ", ".join(_FIELDS)
+        wanted = quote(text_column) if text_column is not None else ", ".join(_FIELDS)
         have = quote(", ".join(names), 120)
         raise VocabkitError(f"{where} has no {kind} {wanted}; it has {have}: choose one of them")
     return found[0]
@@ -243,7 +247,7 @@ def _field(where: str, kind: str, field: str | None, names: Iterable[str]) -> st
 # ---- Parquet -----------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callable[[int], None]) -> Iterator[str]:
+def _parquet(path: Path, file: BufferedReader, text_column: str | None, report: Callable[[int], None]) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     size, rows = path.stat().st_size, 0
@@ -251,7 +255,7 @@ def _parquet(path: Path, file: BufferedReader, field: str | None, report: Callab
         # Page by page: with the defaults a whole row group is held.
         content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=BLOCK, pre_buffer=False)
         schema = content.schema_arrow
-        name = _field(str(path), "column", field, schema.names)
+        name = _field(str(path), "column", text_column, schema.names)
         if not _holds_text(schema.field(name).type):
             kind = quote(str(schema.field(name).type))
             raise VocabkitError(f"{path}: column {quote(name)} is {kind}, expected text or conversations")

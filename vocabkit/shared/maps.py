@@ -23,22 +23,23 @@ from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 _MAX_INT = 2**63 - 1
 
 
-def read_map(path: Path) -> list[tuple[str, int]]:
-    """Rows (spelling, id) of an index map, in its order.
+def read_map(path: str | Path) -> list[tuple[str, int]]:
+    """Return the rows of an index map, (spelling, id), in its order.
 
     Two layouts: an object `{spelling: id}` in row order, and a list of `{spelling: [id, rank]}`, whose rank is the row.
 
     Raises:
-        VocabkitError: not such JSON, empty, an id that is no integer from 0, a spelling given twice or not Unicode,
-            ranks that are not 0, 1, 2, ... without gaps.
+        VocabkitError: not such JSON, empty, an id that isn't an integer from 0, a repeated or invalid spelling, ranks
+            with gaps.
     """
+    path = Path(path)
     return checked_ids(path, keyed_rows(path, read_json(path)))
 
 
 def read_json(path: Path) -> list[Any] | tuple[tuple[str, Any], ...]:
-    """The JSON array or object in `path`, not empty. Raises VocabkitError.
+    """Return the JSON array or object in `path`, not empty. Raises VocabkitError.
 
-    Arrays are lists; objects are tuples of (key, value), so that keys given twice are seen.
+    Arrays are lists; objects are tuples of (key, value), so that repeated keys are seen.
     """
     with reading(path):
         if path.stat().st_size == 0:  # or a file of /proc, which may never end
@@ -56,14 +57,14 @@ def read_json(path: Path) -> list[Any] | tuple[tuple[str, Any], ...]:
 
 
 def keyed_rows(path: Path, value: list[Any] | tuple[tuple[str, Any], ...]) -> list[tuple[str, Any]]:
-    """(key, value) of an object or a ranked list of `read_json`. Raises VocabkitError if a key comes twice."""
+    """(key, value) of an object or a ranked list of `read_json`. Raises VocabkitError if a key is repeated."""
     rows = list(value) if isinstance(value, tuple) else _by_rank(path, value)
     seen: set[str] = set()
     for key, _ in rows:
         if not _is_unicode(key):
             raise VocabkitError(f"{path}: {quote(key)} is not valid Unicode (half of a surrogate pair)")
         if key in seen:
-            raise VocabkitError(f"{path}: {quote(key)} is given twice; a map has one row per token")
+            raise VocabkitError(f"{path}: {quote(key)} appears twice; a map has one row per token")
         seen.add(key)
     return rows
 
@@ -108,30 +109,31 @@ _MIN_COUNTS = 5
 
 
 def import_map(
-    path: Path,
+    path: str | Path,
     owner: Vocabulary,
     others: Sequence[Vocabulary] = (),
-    sister_maps: Mapping[str, Path] = MappingProxyType({}),
+    sister_maps: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> SharedVocabulary:
-    """The shared vocabulary that an index map stands for: its rows in its order, each row proven.
+    """Turn an index map into a shared vocabulary with the same rows, after proving each of them.
 
-    A row is proven if its id is a text or byte token of `owner` whose bytes its spelling denotes, in the alphabet of
-    `best_alphabet`. Ids are kept as they are, aliases included: the adapter was trained with their rows. The ids of the
-    others are looked up by those bytes.
+    A row is proven if its id is a text or byte token of `owner` with the bytes that its spelling denotes, in the
+    alphabet of `best_alphabet`. Ids are kept, aliases included, because the adapter was trained with their rows. Ids
+    of the other tokenizers are looked up by those bytes.
 
     Args:
-        path: a map of `read_map`, with ids of `owner`.
-        others: further tokenizers; each must have every row.
-        sister_maps: name of a tokenizer of `others` -> the map that was published for it. It must hold the same
-            tokens row by row.
+        path: a map as for `read_map`, with ids of `owner`.
+        others: more tokenizers; each must have every row.
+        sister_maps: name of one of `others` -> the map published for it, which must hold the same tokens row by
+            row.
 
     Raises:
-        VocabkitError: as `read_map`; rows that are not `owner`'s tokens (the first are listed), counts in place of
-            ids, two rows of the same bytes, a tokenizer that lacks rows or is given twice, a sister map that differs.
+        VocabkitError: as `read_map`; rows that are not `owner`'s tokens (the first are listed), counts instead
+            of ids, two rows with the same bytes, a tokenizer that lacks rows or is given twice, a different sister map.
     """
     named = {other.name: other for other in others}
     for name in sister_maps.keys() - named.keys():
-        raise VocabkitError(f"{sister_maps[name]}: its tokenizer {quote(name)} is none of the others given")
+        raise VocabkitError(f"{sister_maps[name]}: its tokenizer {quote(name)} is not one of the others")
+    path = Path(path)
     rows = read_map(path)
     ids = _proven_ids(path, rows, owner)
     shared = make_shared(
@@ -144,7 +146,7 @@ def import_map(
         shared = shared.extend(other)
         _refuse_missing(path, rows, shared, other.name)
     for name, sister in sister_maps.items():
-        _refuse_different(path, sister, shared, named[name])
+        _refuse_different(path, Path(sister), shared, named[name])
     return shared
 
 

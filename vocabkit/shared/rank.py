@@ -1,6 +1,6 @@
-"""Which shared tokens matter: how often they stand in a caption corpus, cut by the tokenizer of the training LLM.
+"""Rank shared tokens by their frequency in a caption corpus, as the tokenizer of the training LLM cuts it.
 
-The published system keeps the 12,800 to 32,000 most frequent.
+The published system keeps the 12,800 to 32,000 most frequent ones.
 """
 
 from __future__ import annotations
@@ -27,32 +27,39 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PENDING_PIECES, PENDING_CHARACTERS = 1 << 18, 1 << 24
-"""Distinct pieces, and characters of them, that are gathered before the tokenizer cuts them."""
+"""Distinct pieces, and their characters, to gather before the tokenizer cuts them."""
 BATCH_TEXTS, BATCH_CHARACTERS = 4096, 1 << 20
-"""Captions or pieces that are handled at a time: enough for the tokenizer to cut them on all cores."""
+"""Captions or pieces per batch: enough for the tokenizer to use all cores."""
 
 
 def count_tokens(
-    vocabulary: Vocabulary, paths: Sequence[Path], *, field: str | None = None, progress: Progress = no_progress
+    vocabulary: Vocabulary,
+    paths: Sequence[str | Path],
+    *,
+    text_column: str | None = None,
+    progress: Progress = no_progress,
 ) -> np.ndarray:
-    """(V,) int64: how often each canonical id of `vocabulary` stands in the captions of `paths`.
+    """Count how often each canonical id of `vocabulary` occurs in the captions of `paths`: (V,) int64.
 
-    Every caption is cut alone, without special tokens; text that spells one is text. An unknown token counts too. In
-    a caption of more than `corpus.LONGEST` characters without a space between words the tokens at a cut may differ.
+    Each caption is cut alone, without special tokens; text that spells one is ordinary text. Unknown tokens count. In
+    a caption of more than `corpus.LONGEST` characters without a space between words, tokens at a cut may differ.
 
     Args:
-        paths: files and folders; see `vocabkit.shared.corpus` for the formats and for what a caption is.
-        progress: reports bytes read, as on disk, up to the bytes of all files.
+        paths: files and folders; see `vocabkit.shared.corpus` for the formats and what counts as a caption.
+        text_column: field or column of the captions. Default: the first usual one.
+        progress: reports bytes read on disk.
 
     Raises:
-        VocabkitError: as `captions`; no caption at all; a tokenizer whose source does not say how text is cut, or that
-            has no token for some character and none for unknown ones.
+        VocabkitError: as `captions`; no captions; a tokenizer whose source doesn't say how it cuts text, or that has no
+            token for some character and no unknown token.
     """
     tokenizer = to_tokenizers(vocabulary)
     seam, joint = _seams(vocabulary, tokenizer)
     counts = np.zeros(len(vocabulary), np.int64)
     what = f"counting with {vocabulary.name}"
-    texts = captions(paths, field=field, progress=lambda _, done, total: progress(what, done, total), joint=joint)
+    texts = captions(
+        paths, text_column=text_column, progress=lambda _, done, total: progress(what, done, total), joint=joint
+    )
     for pieces in _pieces(texts, seam, joint):
         for batch in _batches(pieces):
             encodings = encode_batch(tokenizer, batch, vocabulary.name)
@@ -60,27 +67,27 @@ def count_tokens(
             ids = np.fromiter(itertools.chain.from_iterable(encoding.ids for encoding in encodings), np.int64)
             np.add.at(counts, vocabulary.canonical[ids], np.repeat([pieces[piece] for piece in batch], lengths))
     if not counts.any():
-        raise VocabkitError(f"{', '.join(map(str, paths)) or 'corpus'}: no captions in it")
+        raise VocabkitError(f"{', '.join(map(str, paths)) or 'corpus'}: holds no captions")
     return counts
 
 
 def rank(
     shared: SharedVocabulary,
     counter: Vocabulary,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     *,
     top: int | None = None,
-    field: str | None = None,
+    text_column: str | None = None,
     progress: Progress = no_progress,
 ) -> SharedVocabulary:
-    """`shared` in order of corpus frequency, most frequent first, equal ones in the order they had; with counts.
+    """Sort `shared` by corpus frequency, most frequent first, and add the counts. Ties keep their order.
 
-    Rows that `counter` lacks (in a union map) never come out of it and count 0. Rows that stand for special roles come
-    last, in the order they had and with count 0: no caption holds them.
+    Rows that `counter` lacks (in a union map) count 0. Rows of special roles come last, in their old order and with
+    count 0, because no caption holds them.
 
     Args:
         counter: the tokenizer that cuts the captions; one of `shared`.
-        top: keep so many rows; those of special roles come on top of them.
+        top: number of rows to keep; rows of special roles are kept in addition.
 
     Raises:
         VocabkitError: as `count_tokens`; `top` below 1 or above the number of rows; `counter` is not in `shared`.
@@ -92,27 +99,27 @@ def rank(
     ids = shared.ids_with_gaps(counter.name)
     if counter.fingerprint != shared.tokenizers[shared.names.index(counter.name)].fingerprint:
         raise VocabkitError(f"{counter.name}: not the tokenizer of this name that the shared vocabulary was built with")
-    by_id = count_tokens(counter, paths, field=field, progress=progress)
+    by_id = count_tokens(counter, paths, text_column=text_column, progress=progress)
     counts = np.where((ids < 0) | is_role, 0, by_id[ids])
     order = np.argsort(-counts[texts], kind="stable")[:top]
     kept = np.concatenate([texts[order], np.flatnonzero(is_role)])
     total = int(by_id.sum())
-    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in paths)
+    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in map(Path, paths))
     selection = dataclasses.replace(
         shared.selection,
         order="count",
-        corpus=f"{names}{f' ({field})' if field is not None else ''}, counted with {counter.name}",
+        corpus=f"{names}{f' ({text_column})' if text_column is not None else ''}, counted with {counter.name}",
         corpus_tokens=total,
         mass_kept=float(counts[kept].sum() / total),
     )
     return shared.with_counts(counts).select(kept, selection)
 
 
-# ---- each distinct piece of text is cut only once ----------------------------------------------------------------
+# ---- cutting each distinct piece only once -----------------------------------------------------------------------
 
 
 def _pieces(texts: Iterable[str], seam: re.Pattern[str], joint: str) -> Iterator[Counter[str]]:
-    """Pieces of the texts, cut at `seam`, and how often each stands there. One counter after another, none too big."""
+    """Yield the pieces of the texts, cut at `seam`, with their counts, in counters of bounded size."""
     starts: Counter[str] = Counter()
     rests: Counter[str] = Counter()
     size = 0

@@ -26,11 +26,12 @@ _RANKS = "*.tiktoken"
 _PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
 
-def read(path: Path, name: str | None = None) -> Vocabulary:
+def read(path: str | Path, name: str | None = None) -> Vocabulary:
     """Read any tokenizer file, or the tokenizer of a model folder. The format is told from the content.
 
     Raises VocabkitError: nothing there, or no format fits.
     """
+    path = Path(path)
     if path.is_dir():
         return read(tokenizer_file(path), name or path.resolve().name)
     with reading(path), path.open("rb") as file:

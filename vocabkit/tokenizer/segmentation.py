@@ -330,8 +330,8 @@ def _check_sound(content: Mapping[str, Any]) -> None:
     model = content["model"]
     if model.get("type", "BPE") == "BPE" and model.get("merges"):
         _check_merges(model)
-    for step in _parts_of(content.get("pre_tokenizer"), "pretokenizers"):
-        if isinstance(pattern := step.get("pattern"), Mapping):
+    for part in _parts_of(content.get("pre_tokenizer"), "pretokenizers"):
+        if isinstance(pattern := part.get("pattern"), Mapping):
             _check_pattern(pattern.get("Regex", ""))
     for step in _steps(content.get("normalizer")):
         if step["type"] == "Precompiled":
