@@ -35,12 +35,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.mixing.products import Head
-from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector
 from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError, one_line
 from vocabkit.files.memory import keep_freed_memory
 from vocabkit.llm.load import LLM, load_llm
-from vocabkit.llm.lvlm import LVLM, Batch, Connector, caption_loss, collate
+from vocabkit.llm.lvlm import LVLM, Batch, caption_loss, collate
 from vocabkit.llm.prompts import encode_sample
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
@@ -174,7 +174,7 @@ def bare(llm: LLM, batch: Batch) -> Callable[[], None]:
     return step
 
 
-def training(llm: LLM, connector: Connector, batch: Batch) -> Callable[[], None]:
+def training(llm: LLM, connector: Adapter, batch: Batch) -> Callable[[], None]:
     """A step as in `vocabkit.train.loop`."""
     objective = Objective(LVLM(llm, connector), images=None).train()  # type: ignore[arg-type]
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]

