@@ -26,6 +26,8 @@ from .options import (
 from .show import note, say, shared_as_json, show, show_json, show_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vocabkit.tokenizer.vocabulary import Vocabulary
 
 
@@ -42,6 +44,14 @@ def build_shared(
     special_roles: Annotated[
         bool, typer.Option("--special-roles", help="Also match special tokens, by role (bos, turn_end, ...).")
     ] = False,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=TOKENIZER:SPELLING",
+            help="Give a special token of one tokenizer a role; adds --special-roles. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     reachable: Annotated[
         bool,
         typer.Option("--reachable", help="Leave out tokens that encode never produces in one of the tokenizers."),
@@ -61,14 +71,15 @@ def build_shared(
     The result is one Arrow file: a row per shared token, a column of ids per tokenizer (see docs/formats.md).
     """
     from vocabkit.errors import VocabkitError, quote
-    from vocabkit.shared.align import align
+    from vocabkit.shared.align import align, unmatched_roles
 
     if union and at_least is not None:
         raise VocabkitError("--union and --at-least say the same thing; give one of them")
     if not rank_by and (top or count_with or text_column):
         raise VocabkitError("--top, --count-with and --text-column need a corpus: add --rank-by FILE")
     found = resolve_all(tokenizers)
-    vocabularies = [each.vocabulary for each in found]
+    vocabularies = _with_given_roles([each.vocabulary for each in found], role or ())
+    special_roles = special_roles or bool(role)
     for vocabulary in vocabularies:
         for line in vocabulary.notes:
             note(f"{vocabulary.name}: {line}")
@@ -85,18 +96,39 @@ def build_shared(
         with show_progress() as progress:
             shared = rank(shared, counter, rank_by, top=top, text_column=text_column, progress=progress)
     shared.save(path)
+    unmatched = unmatched_roles(vocabularies, shared) if special_roles else {}
     if json:
-        show_json(shared_as_json(path, shared))
+        show_json({**shared_as_json(path, shared), **({"unmatched_roles": unmatched} if special_roles else {})})
         return
     required, count = shared.selection.at_least, len(shared.names)
     what = "shared tokens" if required == count else f"tokens that {required} or more of {count} have"
     say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+    if special_roles:
+        say(f"  roles matched: {', '.join(shared.roles) or 'none'}")
+    for one, lacking in unmatched.items():
+        say(f"  role {one} not matched, missing in {', '.join(lacking)}")
     if shared.selection.unreachable is not None:
         say(f"  {shared.selection.unreachable:,} tokens left out that encode never produces")
     if shared.selection.mass_kept is not None:
         say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
+
+
+def _with_given_roles(vocabularies: list[Vocabulary], given: Sequence[str]) -> list[Vocabulary]:
+    """Apply --role. Raise VocabkitError for another form, an unknown tokenizer, or what is no special token of it."""
+    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.tokenizer.special_tokens import with_roles
+
+    named = {vocabulary.name: vocabulary for vocabulary in vocabularies}
+    for argument in given:
+        role, _, rest = argument.partition("=")
+        name = max((name for name in named if rest.startswith(f"{name}:")), key=len, default=None)
+        if not role or name is None:
+            known = ", ".join(named)
+            raise VocabkitError(f"--role {quote(argument)} is not ROLE=TOKENIZER:SPELLING with one of {known}")
+        named[name] = with_roles(named[name], {role: rest.removeprefix(f"{name}:")})
+    return list(named.values()) if given else vocabularies
 
 
 def check(
@@ -180,7 +212,7 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
     for info in shared.tokenizers:
         again = None
         if info.name not in sources and info.origin is not None:
-            again = resolve_again(info.origin, info.fingerprint, file.parent)
+            again = resolve_again(info.origin, info.fingerprint, file.parent, info.given_roles)
         if again is not None:
             note(f"{info.name}: {len(again.vocabulary):,} ids, {again.how}")
             vocabularies[info.name] = again.vocabulary
@@ -346,16 +378,32 @@ def import_(
 
     of_weights = {"--shared": shared, "--llm": llm, "--vision": vision, "--layer": layer}
     given = [name for name, value in of_weights.items() if value is not None]
-    if given or not tokenizers:
-        if tokenizers or sister:
-            raise VocabkitError(f"{given[0] if given else '--sister'} is for weights, tokenizers are for a map")
-        if shared is None or llm is None:
-            raise VocabkitError(f"{source}: name the tokenizers of a map, or give --shared and --llm of weights")
-        from .adapters import import_adapter
-
-        import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, json)
-    else:
+    if _is_json(source, otherwise=bool(tokenizers)):
+        if given:
+            raise VocabkitError(f"{source}: is a map; leave out {given[0]}, which is for weights")
+        if not tokenizers:
+            raise VocabkitError(f"{source}: is a map; name the tokenizer whose ids it holds, then others")
         _import_map(source, tokenizers, sister, out, json=json)
+        return
+    if tokenizers or sister:
+        what = "the tokenizers" if tokenizers else "--sister"
+        raise VocabkitError(f"{source}: is no map (JSON); leave out {what}, which are for maps")
+    if shared is None or llm is None:
+        raise VocabkitError(f"{source}: is not a map (JSON); of weights, give --shared and --llm")
+    from .adapters import import_adapter
+
+    import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, json)
+
+
+def _is_json(path: Path, *, otherwise: bool) -> bool:
+    """Whether a file holds a JSON object or array; `otherwise` where there is no file, which its reader reports."""
+    if not path.is_file():
+        return otherwise and not path.is_dir()
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+    except OSError:
+        return otherwise
 
 
 def _import_map(file: Path, tokenizers: list[str], sister: list[str] | None, out: Path | None, *, json: bool) -> None:

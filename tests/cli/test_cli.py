@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from command_line import error_of, vocabkit_here
 from index_map_files import LLAMA_MAP, QWEN_MAP, written
-from tokenizer_files import bpe_json, write_json
+from tokenizer_files import added_token, bpe_json, write_json
 
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
@@ -119,7 +119,15 @@ def test_build_shared_json_keys(small: Path) -> None:
     assert value["file"] == "x.arrow"
     assert value["rows"] == len(shared) == 4
     assert value["fingerprint"] == shared.fingerprint
-    assert list(value["tokenizers"][0]) == ["name", "source", "fingerprint", "size", "embedding_rows", "origin"]
+    assert list(value["tokenizers"][0]) == [
+        "name",
+        "source",
+        "fingerprint",
+        "size",
+        "embedding_rows",
+        "given_roles",
+        "origin",
+    ]
     assert [info["name"] for info in value["tokenizers"]] == ["left", "right"]
     assert list(value["selection"]) == ["at_least", "order", "corpus", "corpus_tokens", "mass_kept", "unreachable"]
 
@@ -139,6 +147,43 @@ def test_special_roles_add_a_row_per_common_role(tmp_path: Path) -> None:
     assert plain["roles"] == {}
     assert set(asked["roles"]) == set(resolve("qwen2").vocabulary.roles) & set(resolve("llama3").vocabulary.roles)
     assert asked["rows"] == plain["rows"] + len(asked["roles"])
+
+
+def test_special_roles_say_which_matched_and_who_lacks_the_others(tmp_path: Path) -> None:
+    text = output_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
+    value = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
+    assert f"roles matched: {', '.join(value['roles'])}\n" in text
+    assert value["unmatched_roles"]["header_start"] == ["qwen2"]
+    assert "role header_start not matched, missing in qwen2\n" in text
+
+
+def test_role_gives_a_special_token_a_role_that_check_knows_again(small: Path) -> None:
+    for name, spelling in (("left", "<think>"), ("right", "<|thought|>")):
+        content = bpe_json(["a", "b"], added=[added_token(2, spelling, special=True)])
+        write_json(small / name / "tokenizer.json", content)
+    words = ["build-shared", "left", "right", "--role", "mull=left:<think>", "--role", "mull=right:<|thought|>"]
+    value = json_of(small, *words, "--out", "x.arrow")
+    assert value["roles"] == {"mull": 2}
+    assert open_shared(small / "x.arrow").ids_for("right").tolist() == [0, 1, 2]
+    assert output_of(small, "check", "x.arrow") == "x.arrow: all 3 rows are right in left, right\n"
+    asked = [f"--tokenizer={name}={name}" for name in ("left", "right")]
+    assert "all 3 rows are right" in output_of(small, "check", "x.arrow", *asked)
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("mull=left:<thin>", "'<thin>' is no token in left"),
+        ("mull=left:a", "'a' is text, not special, in left"),
+        ("mull=middle:<think>", "is not ROLE=TOKENIZER:SPELLING with one of left, right"),
+        ("mull", "is not ROLE=TOKENIZER:SPELLING"),
+        ("a b=left:<think>", "expected letters, digits and _"),
+    ],
+)
+def test_role_that_no_special_token_can_have_raises(small: Path, role: str, expected: str) -> None:
+    content = bpe_json(["a", "b"], added=[added_token(2, "<think>", special=True)])
+    write_json(small / "left" / "tokenizer.json", content)
+    assert expected in error_of(vocabkit_here(small, "build-shared", "left", "right", "--role", role))
 
 
 def test_check_lists_wrong_rows_and_exits_with_1(small: Path) -> None:

@@ -55,10 +55,16 @@ def test_a_special_token_of_the_same_spelling_is_no_match() -> None:
     found = explain(b"<s>", [text, special])
     assert not found.shared
     assert found.findings[0].id == 0
-    assert (found.findings[1].id, found.findings[1].lookalikes) == (None, (Lookalike(1, "special", "bos"),))
+    assert (found.findings[1].id, found.findings[1].lookalikes) == (None, (Lookalike(1, "special", ("bos",)),))
     assert found.reason == (
         "not shared: special has this spelling only as id 1, which is special (role bos) and no text"
     )
+
+
+def test_all_roles_of_a_special_token_are_shown() -> None:
+    text = small([b"<s>", b"a"], name="text")
+    special = small([b"a", b"<s>"], [Kind.TEXT, Kind.SPECIAL], name="special", roles={"bos": 1, "eos": 1})
+    assert "(roles bos, eos)" in explain(b"<s>", [text, special]).reason
 
 
 def test_a_special_token_is_named_even_if_nobody_has_the_text() -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 from vocabkit.shared.audit import RIGHT, UNJUDGED, WRONG, Audit, Case
-from vocabkit.shared.explain import Explanation, Finding
+from vocabkit.shared.explain import Explanation, Finding, in_brackets
 from vocabkit.shared.overlap import Overlap, Row, Spelled, Summary
 from vocabkit.tokenizer.catalog import Entry
 from vocabkit.tokenizer.segmenter import Piece
@@ -252,9 +252,8 @@ def _what(finding: Finding) -> list[str]:
     else:
         words = ["no token, and can't spell it"]
     for other in finding.lookalikes:
-        role = f" (role {other.role})" if other.role else ""
         words[-1] += ";"
-        words += f"id {other.id} has this spelling, but is {other.kind}{role}".split(" ")
+        words += f"id {other.id} has this spelling, but is {other.kind}{in_brackets(other)}".split(" ")
     return words
 
 

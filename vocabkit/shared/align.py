@@ -80,6 +80,12 @@ def align(
     )
 
 
+def unmatched_roles(tokenizers: Sequence[Vocabulary], shared: SharedVocabulary) -> dict[str, list[str]]:
+    """Role without a row of `shared`, made of these tokenizers -> the tokenizers that lack it."""
+    every = sorted({role for vocabulary in tokenizers for role in vocabulary.roles} - set(shared.roles))
+    return {role: [v.name for v in tokenizers if v.role_id(role) < 0] for role in every}
+
+
 def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
     """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
     # Distinct tokens are numbered in order of first appearance, which is the row order we promise. A tokenizer that

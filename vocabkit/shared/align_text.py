@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vocabkit.errors import VocabkitError
+from vocabkit.tokenizer.load import load_tokenizer
 from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 from vocabkit.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from vocabkit.tokenizer.load import AnyTokenizer
 
 Span = tuple[int, int]
 """First and one past the last."""
@@ -37,14 +42,17 @@ class AlignedText:
     """In order; together they cover the text."""
 
 
-def align_text(text: str, a: Vocabulary, b: Vocabulary) -> AlignedText:
+def align_text(text: str, a: AnyTokenizer, b: AnyTokenizer) -> AlignedText:
     """Cut `text` by both tokenizers, without special tokens, and align their tokens.
+
+    Args:
+        a, b: as `load_tokenizer` takes them.
 
     Raises VocabkitError: a tokenizer that changes the text (lower case, Unicode normal forms), so that its tokens have
     no place in it; or one whose source does not say how it cuts text.
     """
-    ids_a, offsets_a = _cut(text, a)
-    ids_b, offsets_b = _cut(text, b)
+    ids_a, offsets_a = _cut(text, load_tokenizer(a))
+    ids_b, offsets_b = _cut(text, load_tokenizer(b))
     return AlignedText(text, ids_a, ids_b, offsets_a, offsets_b, tuple(_meetings(offsets_a, offsets_b)))
 
 

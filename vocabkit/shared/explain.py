@@ -26,7 +26,7 @@ class Lookalike:
 
     id: int
     kind: str
-    role: str | None
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,24 @@ def _finding(token: bytes, vocabulary: Vocabulary) -> Finding:
     kinds = {i: Kind(int(vocabulary.kinds[i])) for i in _ids(token, vocabulary)}
     own = [i for i, kind in kinds.items() if kind <= Kind.BYTE]
     token_id = int(vocabulary.canonical[own[0]]) if own else None
-    role_of = {i: role for role, i in vocabulary.roles.items()}
     return Finding(
         name=vocabulary.name,
         id=token_id,
         kind=None if token_id is None else kinds[token_id].name.lower(),
         aliases=tuple(i for i in own if i != token_id),
         lookalikes=tuple(
-            Lookalike(i, kind.name.lower(), role_of.get(i)) for i, kind in kinds.items() if kind > Kind.BYTE
+            Lookalike(i, kind.name.lower(), tuple(role for role, own in vocabulary.roles.items() if own == i))
+            for i, kind in kinds.items()
+            if kind > Kind.BYTE
         ),
         pieces=spell(vocabulary, [token])[0] if token_id is None else None,
     )
+
+
+def in_brackets(lookalike: Lookalike) -> str:
+    """Its roles as a phrase: ` (roles bos, eos)`; empty without any."""
+    many = "roles" if len(lookalike.roles) > 1 else "role"
+    return f" ({many} {', '.join(lookalike.roles)})" if lookalike.roles else ""
 
 
 def _reason(findings: Sequence[Finding]) -> str:
@@ -170,8 +177,8 @@ def _reason(findings: Sequence[Finding]) -> str:
 def _why(missing: Finding) -> str:
     if missing.lookalikes:
         other = missing.lookalikes[0]
-        role = f" (role {other.role})" if other.role else ""
-        return f"{missing.name} has this spelling only as id {other.id}, which is {other.kind}{role} and no text"
+        kind = other.kind + in_brackets(other)
+        return f"{missing.name} has this spelling only as id {other.id}, which is {kind} and no text"
     if missing.pieces:
         return f"{missing.name} needs {len(missing.pieces)} tokens"
     return f"{missing.name} has no token for it"

@@ -44,6 +44,8 @@ class TokenizerInfo:
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     """Ids of the tokenizer, highest id + 1."""
     embedding_rows: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    given_roles: dict[str, str] | None = None
+    """Roles that the user gave (see `Vocabulary.given_roles`)."""
     origin: str | None = None
     """Where it is found again (see `Vocabulary.origin`). Not part of the fingerprint."""
 
@@ -55,7 +57,9 @@ class TokenizerInfo:
     def of(cls, vocabulary: Vocabulary) -> TokenizerInfo:
         """The record of `vocabulary`. Raises VocabkitError if its name is empty or not printable."""
         v = vocabulary
-        return cls(v.name, v.source, v.fingerprint, len(v), v.embedding_rows, v.origin)
+        return cls(
+            v.name, v.source, v.fingerprint, len(v), v.embedding_rows, v.given_roles and dict(v.given_roles), v.origin
+        )
 
 
 @dataclass(frozen=True)
@@ -347,7 +351,7 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
     return None
 
 
-_LATER = ("origin", "unreachable")
+_LATER = ("given_roles", "origin", "unreachable")
 """Fields that files did not have at first: left out where they are unset, so that fingerprints stay."""
 
 

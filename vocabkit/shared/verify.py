@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vocabkit.arrow.values import take, token_buffers
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.tokenizer.special_tokens import with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 MAX_LISTED = 10
@@ -45,6 +47,8 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
         if info.name not in vocabularies:
             raise VocabkitError(f"tokenizer {info.name} of this shared vocabulary is not given")
         vocabulary = vocabularies[info.name]
+        with suppress(VocabkitError):  # without them, the rows of these roles are wrong
+            vocabulary = with_roles(vocabulary, info.given_roles or {})
         wrong = _described(shared, info.name, vocabulary)
         problems += wrong
         if vocabulary.fingerprint != info.fingerprint:

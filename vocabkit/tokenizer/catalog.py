@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,7 @@ from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
 from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read, tokenizer_file
 from vocabkit.tokenizer.snapshot import Provenance
-from vocabkit.tokenizer.special_tokens import roles
+from vocabkit.tokenizer.special_tokens import roles, with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 
@@ -99,8 +99,10 @@ def resolve(argument: str) -> Resolved:
     raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
 
 
-def resolve_again(origin: str, fingerprint: str, folder: Path) -> Resolved | None:
-    """The vocabulary with this fingerprint at `origin` (see `Vocabulary.origin`); None if it is not there.
+def resolve_again(
+    origin: str, fingerprint: str, folder: Path, given_roles: Mapping[str, str] | None = None
+) -> Resolved | None:
+    """The vocabulary that has this fingerprint with `given_roles`, at `origin` (see `Vocabulary.origin`), or None.
 
     Origins come out of files that anyone may have written: the network is never asked, paths are relative to the
     current folder or to `folder`, only plain files and folders are opened, and what has another fingerprint is dropped.
@@ -114,7 +116,11 @@ def resolve_again(origin: str, fingerprint: str, folder: Path) -> Resolved | Non
             with suppress(VocabkitError, OSError, ValueError):
                 path = base / origin
                 found += [resolve_path(path)] if path.is_file() or path.is_dir() else []
-    return next((each for each in found if each.vocabulary.fingerprint == fingerprint), None)
+    with suppress(VocabkitError):
+        for each in found:
+            if with_roles(each.vocabulary, given_roles or {}).fingerprint == fingerprint:
+                return each
+    return None
 
 
 def resolve_path(path: Path) -> Resolved:

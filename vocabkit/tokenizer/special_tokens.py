@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from vocabkit.tokenizer.vocabulary import Kind
+from vocabkit.errors import VocabkitError, did_you_mean, quote
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 _RESERVED = re.compile(
     r"<\|(\w+_)?reserved_(special_)?(token_)?\d+\|>|<SPECIAL_\d+>|<\|?unused_?(token_?)?\d+\|?>|\[(unused|PAD|UNUSED_TOKEN_)\d+\]"
@@ -96,6 +99,28 @@ def roles(spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str
         if 0 <= token_id < len(kinds) and kinds[token_id] == Kind.SPECIAL:
             found[role] = token_id
     return dict(sorted(found.items()))
+
+
+def with_roles(vocabulary: Vocabulary, given: Mapping[str, str]) -> Vocabulary:
+    """`vocabulary` with further roles, role -> spelling of a special token: for what no file declares.
+
+    Raises VocabkitError: a spelling that is no special token of it, or a name that is not letters, digits and `_`.
+    """
+    found = dict(vocabulary.roles)
+    tokens = vocabulary.tokens.to_pylist()
+    for role, spelling in given.items():
+        if re.fullmatch(r"\w{1,64}", role) is None:
+            raise VocabkitError(f"role {quote(role)}: expected letters, digits and _")
+        ids = [i for i, token in enumerate(tokens) if token == spelling.encode("utf-8", "surrogateescape")]
+        special = [i for i in ids if vocabulary.kinds[i] == Kind.SPECIAL]
+        if not special:
+            what = f"is {Kind(int(vocabulary.kinds[ids[0]])).name.lower()}, not special," if ids else "is no token"
+            known = (tokens[i].decode("utf-8", "replace") for i in np.flatnonzero(vocabulary.kinds == Kind.SPECIAL))
+            advice = did_you_mean(spelling, known, "`vocabkit overlap` lists those that have no role")
+            raise VocabkitError(f"{quote(spelling)} {what} in {vocabulary.name}; {advice}")
+        found[role] = special[0]
+    every = {**(vocabulary.given_roles or {}), **given}
+    return dataclasses.replace(vocabulary, roles=MappingProxyType(dict(sorted(found.items()))), given_roles=every)
 
 
 def append_special(

@@ -84,6 +84,8 @@ class Vocabulary:
     """What a user must know about this tokenizer, for example that it is lossy."""
     segmentation: Path | bytes | Callable[[], Rules] | None = None
     """How to cut text into these tokens: a tokenizer.json or its bytes, or a function that loads the rules."""
+    given_roles: Mapping[str, str] | None = None
+    """Role -> spelling, of roles that its user gave (see `special_tokens.with_roles`)."""
     origin: str | None = None
     """Where it is found again: a path relative to the current folder, or `hub:` and a hub id."""
 

@@ -221,7 +221,7 @@ SELECTION = Selection(at_least=1, order="count", corpus="c", corpus_tokens=10, m
 
 
 def _record(value: TokenizerInfo | Selection) -> dict[str, Any]:
-    return {key: field for key, field in vars(value).items() if key not in ("origin", "unreachable")}
+    return {key: field for key, field in vars(value).items() if key not in ("given_roles", "origin", "unreachable")}
 
 
 def shared(columns: Columns | pa.Table, changes: Mapping[str, Any], compression: str | None = None) -> bytes:
