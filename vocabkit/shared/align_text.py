@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vocabkit.errors import VocabkitError
@@ -12,6 +13,8 @@ from vocabkit.tokenizer.segmentation import encode_batch, to_tokenizers
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from vocabkit.tokenizer.load import AnyTokenizer
 
 Span = tuple[int, int]
@@ -57,7 +60,7 @@ def align_text(text: str, a: AnyTokenizer, b: AnyTokenizer) -> AlignedText:
 
 
 def _cut(text: str, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[Span, ...]]:
-    ids = encode_batch(to_tokenizers(vocabulary), [text], vocabulary.name)[0].ids
+    ids = encode_batch(_tokenizer(vocabulary), [text], vocabulary.name)[0].ids
     tokens = [vocabulary.token(i) or b"" for i in ids]
     expected, found = text.encode(), b"".join(tokens)
     prefix = len(found) - len(expected)
@@ -68,6 +71,11 @@ def _cut(text: str, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[Span
         start, at = at, at + len(token)
         ends.append((max(start, 0), max(at, 0)))
     return tuple(ids), tuple(ends)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    return to_tokenizers(vocabulary)  # takes a second, and callers have many texts
 
 
 def _meetings(a: Sequence[Span], b: Sequence[Span]) -> list[Meeting]:

@@ -58,7 +58,13 @@ class TokenizerInfo:
         """The record of `vocabulary`. Raises VocabkitError if its name is empty or not printable."""
         v = vocabulary
         return cls(
-            v.name, v.source, v.fingerprint, len(v), v.embedding_rows, v.given_roles and dict(v.given_roles), v.origin
+            v.name,
+            v.source,
+            v.fingerprint,
+            len(v),
+            v.embedding_rows,
+            dict(v.given_roles) if v.given_roles else None,
+            v.origin,
         )
 
 
