@@ -32,6 +32,7 @@ from tokenizer_files import (
     write_json,
 )
 from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
 
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.catalog import catalog, resolve
@@ -380,3 +381,47 @@ def test_wordpiece_is_cut_by_its_tokenizer_json_but_has_no_rules(tmp_path: Path)
     vocabulary = read_json_tokenizer(tmp_path, {**content, "pre_tokenizer": {"type": "Whitespace"}})
     assert load_rules(vocabulary) is None
     assert Segmenter(vocabulary).ids(b" ab") == [1, 2]
+
+
+# ---- a tokenizer of the pieces of a few values ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"added_tokens": [added_token(300, "ab"), added_token(301, "<x>", special=True)]},
+        {"normalizer": {"type": "NFC"}},
+        {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
+    ],
+    ids=["plain", "added", "normalised", "words"],
+)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_few_values_are_cut_as_by_the_whole_tokenizer(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], data: st.DataObject
+) -> None:
+    pieces = [*sorted(ByteLevel.alphabet()), "ab", "aba", "Ġa", "Ġab", "ba", "Ã¤", "1a", "aÃ¤"]
+    content = bpe_json(pieces) | {"pre_tokenizer": BYTE_LEVEL} | changes
+    if changes.get("pre_tokenizer"):
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [changes["pre_tokenizer"], BYTE_LEVEL]}
+    content["model"]["merges"] = ["a b", "ab a", "Ġ a", "Ġ ab", "b a", "Ã ¤", "1 a", "a Ã¤"]
+    vocabulary = read_json_tokenizer(tmp_path_factory.mktemp("json"), content)
+    values = data.draw(st.lists(few_values, min_size=1, max_size=5))
+    assert_cut_as_by_the_whole(vocabulary, values)
+
+
+@pytest.mark.parametrize("name", ["deepseek", "minilm"])
+def test_few_values_of_a_real_file_are_cut_as_by_the_whole_tokenizer(name: str) -> None:
+    chosen = random.Random(0)
+    tokens = [token for token in real("deepseek").tokens.to_pylist() if token]
+    values = [chosen.choice(tokens) + chosen.choice(tokens) for _ in range(100)]
+    assert_cut_as_by_the_whole(real(name), [*values, *(chosen.randbytes(4) for _ in range(50))])
+
+
+few_values = st.text("ab1 ä\u0308<x>", min_size=1, max_size=8).map(str.encode) | st.binary(min_size=1, max_size=4)
+
+
+def assert_cut_as_by_the_whole(vocabulary: Vocabulary, values: list[bytes]) -> None:
+    found = Segmenter(vocabulary).ids_of_each(values)
+    assert found == Segmenter(vocabulary).ids_of_each([*values, *[b"a"] * 200])[: len(values)]

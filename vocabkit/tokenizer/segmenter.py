@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from vocabkit.tokenizer.segmentation import (
     build,
     encode_batch,
     load_rules,
+    parse,
     refusing_damaged,
     refusing_failures,
     rules_missing,
@@ -41,8 +42,10 @@ class Segmenter:
         self._values = vocabulary.tokens.to_pylist()
         self._byte_ids = {self._values[i]: i for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE).tolist()}
         self._whole = self._rules = None
+        self._content: dict[str, Any] | None = None
         if isinstance(vocabulary.segmentation, Path | bytes):
-            self._whole = to_tokenizers(vocabulary, mid_text=True)
+            with refusing_damaged(vocabulary):
+                self._content = parse(vocabulary.segmentation)
             return
         self._rules = load_rules(vocabulary)
         if self._rules is None:
@@ -65,10 +68,10 @@ class Segmenter:
         tokenizer, known = self._tokenizer(values)
         return [self._joining(value, tokenizer, known) for value in values]
 
-    def _tokenizer(self, values: Iterable[bytes]) -> tuple[Tokenizer, np.ndarray]:
+    def _tokenizer(self, values: Sequence[bytes]) -> tuple[Tokenizer, np.ndarray]:
         """A tokenizer that knows all pieces of `values`, and the id that each of its ids stands for."""
-        if self._whole is not None:
-            return self._whole, np.arange(len(self._values))
+        if self._content is not None:
+            return self._of_json(self._content, values)
         rules = self._rules
         assert rules is not None
         if rules.spelling == "sentencepiece":  # whose `▁` in a text is a space
@@ -83,6 +86,16 @@ class Segmenter:
             ids = np.array(sorted(known), np.int64)
             content = tokenizer_json(self._vocabulary, rules, ids)
         return build(self._vocabulary, content, mid_text=True), ids
+
+    def _of_json(self, content: dict[str, Any], values: Sequence[bytes]) -> tuple[Tokenizer, np.ndarray]:
+        if self._whole is None and len(values) <= _FEW:
+            with refusing_damaged(self._vocabulary):
+                part = _with_pieces_of(self._vocabulary, content, values)
+            if part is not None:
+                return build(self._vocabulary, part[0], mid_text=True), part[1]
+        if self._whole is None:
+            self._whole = build(self._vocabulary, content, mid_text=True)
+        return self._whole, np.arange(len(self._values))
 
     def _joining(self, value: bytes, tokenizer: Tokenizer, known: np.ndarray) -> list[int] | None:
         try:
@@ -107,6 +120,59 @@ class Segmenter:
             found += [self._byte_ids[broken[i : i + 1]] for i in range(len(broken))]
             value = rest
         return found
+
+
+_FEW = 200
+"""So many values are cut by a tokenizer of their own pieces; for more, the whole one is built, in seconds."""
+
+
+def _with_pieces_of(
+    vocabulary: Vocabulary, content: dict[str, Any], values: Sequence[bytes]
+) -> tuple[dict[str, Any], np.ndarray] | None:
+    """A BPE tokenizer.json with only the pieces and merges that can take part in `values`, and the id of each piece.
+
+    A merge takes part in a word only if both sides are within it, so every substring of the words is enough. None for
+    other models, marks of words' ends or insides, and values that hold an added token.
+    """
+    model = content["model"]
+    marks = ("continuing_subword_prefix", "end_of_word_suffix")
+    if model.get("type", "BPE") != "BPE" or isinstance(model["vocab"], list) or any(map(model.get, marks)):
+        return None
+    empty = {**model, "vocab": {}, "merges": [], "unk_token": None}
+    steps = build(vocabulary, {**content, "added_tokens": [], "model": empty}, mid_text=True)
+    added = [token["content"] for token in content.get("added_tokens") or () if token["content"]]
+    vocab: dict[str, int] = model["vocab"]
+    parts = {model.get("unk_token") or ""}
+    if model.get("byte_fallback"):
+        parts.update(f"<0x{byte:02X}>" for byte in range(256))
+    longest = max(map(len, vocab), default=0)
+    for text, word in (each for value in set(values) for each in _words(steps, value)):
+        if any(token in text or token in word for token in added):
+            return None
+        parts.update(word[at : at + size] for at in range(len(word)) for size in range(1, longest + 1))
+    pieces = sorted(parts & vocab.keys(), key=vocab.__getitem__)
+    known = set(pieces)
+    cuts = [(piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece))]
+    joins = {pair for pair in cuts if known.issuperset(pair)}
+    either = joins | {" ".join(pair) for pair in joins}
+    merges = [each for each in model["merges"] if (each if isinstance(each, str) else tuple(each)) in either]
+    unk = {} if model.get("unk_token") in known else {"unk_token": None}
+    part = {**model, **unk, "vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": merges}
+    return {**content, "added_tokens": [], "model": part}, np.array([vocab[piece] for piece in pieces], np.int64)
+
+
+def _words(steps: Tokenizer, value: bytes) -> Iterator[tuple[str, str]]:
+    """Each stretch of `value` that is text, and all that the model gets to see of it; bytes that are no text too."""
+    while value:
+        try:
+            text, rest = value.decode(), b""
+        except UnicodeDecodeError as error:
+            yield "", to_alphabet(value)
+            text, rest = value[: error.start].decode(), value[error.end :]
+        normal = steps.normalizer.normalize_str(text) if steps.normalizer else text
+        seen = [word for word, _ in steps.pre_tokenizer.pre_tokenize_str(normal)] if steps.pre_tokenizer else [normal]
+        yield text, "".join(seen)
+        value = rest
 
 
 def _parts(value: bytes, longest: int) -> Iterator[bytes]:
