@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from index_map_files import COUNTS, LLAMA_MAP, QWEN_MAP, RANKED_LLAMA_MAP, refusal, small, written
+from tokenizer_files import added_token, bpe_json, read_json_tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from vocabkit.shared.align import align
 from vocabkit.shared.audit import spellings
@@ -195,6 +198,18 @@ def test_alias_is_kept_since_the_adapter_learned_its_row(tmp_path: Path, gemma: 
     message = refusal(import_map, both, gemma)
     assert f"rows 0 {named[alias]!r} (id {alias}) and 2 " in message
     assert "are the same bytes" in message
+
+
+def test_map_keeps_the_model_piece_that_an_added_token_shadows(tmp_path: Path) -> None:
+    content = bpe_json([*sorted(ByteLevel.alphabet()), "ĠĠ"], added=[added_token(257, "  ")])
+    content["model"]["merges"] = ["Ġ Ġ"]
+    owner = read_json_tokenizer(tmp_path, content)  # as GPT-NeoX has its runs of spaces
+    assert owner.canonical[256] == 257
+    shared = import_map(written(tmp_path, {"ĠĠ": 256, "a": int(owner.ids_of(pa.array([b"a"]))[0])}), owner)
+    assert shared.ids_for(owner.name)[0] == 256
+    verdict = verify(shared, {owner.name: owner})
+    assert verdict.passed
+    assert "hold an id of the right bytes that encode does not give" in verdict.notes[0]
 
 
 def test_one_id_in_two_rows_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizer_files import added_token, bpe_json, gguf_file, gguf_tokenizer, real_file, write_json
+from tokenizer_files import (
+    added_token,
+    bpe_json,
+    gguf_file,
+    gguf_tokenizer,
+    real_file,
+    sentencepiece_model,
+    write_json,
+)
 from tokenizers import Tokenizer, pre_tokenizers
 
+from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.read import read
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -242,3 +251,54 @@ def test_model_beside_its_projector_is_the_tokenizer_of_the_folder(tmp_path: Pat
     written_gguf(tmp_path / "model-Q4.gguf", ["a", "b"], [1, 1])
     (tmp_path / "mmproj-model-f16.gguf").write_bytes(b"GGUF")
     assert len(read(tmp_path)) == 2
+
+
+# ---- the same vocabulary from several formats, and formats with rules of their own --------------------------------
+
+
+def test_gguf_and_tokenizer_json_of_one_vocabulary_agree_on_canonical_ids(tmp_path: Path) -> None:
+    content = byte_level({"ĠĠ": 256, "日": 257, "æĹ": 258, "æĹ¥": 259}, added_token(260, "  "))
+    content["model"]["merges"] = ["Ġ Ġ", "æ Ĺ", "æĹ ¥"]
+    as_json = read(written(tmp_path, content))
+    pieces = [*sorted(ALPHABET, key=ALPHABET.__getitem__), "ĠĠ", "日", "æĹ", "æĹ¥", "  "]
+    merges = [("tokenizer.ggml.merges", ["Ġ Ġ", "æ Ĺ", "æĹ ¥"])]
+    pairs = list(zip(pieces, [1] * 260 + [4], strict=True))
+    (tmp_path / "model.gguf").write_bytes(gguf_file(gguf_tokenizer(pairs, "gpt2") | dict(merges)))
+    as_gguf = read(tmp_path / "model.gguf")
+    assert as_gguf.tokens == as_json.tokens
+    assert as_gguf.canonical.tolist() == as_json.canonical.tolist()
+
+
+def test_unknown_gguf_tokenizer_model_raises(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(gguf_file(gguf_tokenizer([("a", 1)], "none")))
+    with pytest.raises(VocabkitError, match=r"model\.gguf"):
+        read(tmp_path / "model.gguf")
+
+
+def test_sentencepiece_user_defined_piece_is_canonical_as_its_library_encodes(tmp_path: Path) -> None:
+    sentencepiece: Any = pytest.importorskip("sentencepiece")
+    path = tmp_path / "tokenizer.model"
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁", 1), ("a", 1), ("\n", 4)]
+    pieces += [(f"<0x{byte:02X}>", 6) for byte in range(256)]
+    path.write_bytes(sentencepiece_model(pieces))
+    vocabulary = read(path)
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    encoded = library.encode("a\na")
+    canonical = {int(vocabulary.canonical[i]) for i in range(len(vocabulary)) if vocabulary.token(i) == b"\n"}
+    assert canonical == {5}
+    assert 5 in encoded
+
+
+@pytest.mark.parametrize("name", ["deepseek", "minilm"])
+@pytest.mark.usefixtures("sources")
+def test_special_ids_are_those_of_transformers(name: str) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    file = real_file(name)
+    library = transformers.AutoTokenizer.from_pretrained(file.parent)
+    vocabulary = read(file)
+    special = set(np.flatnonzero(vocabulary.kinds >= Kind.SPECIAL).tolist())
+    assert set(library.all_special_ids) <= special
+    for role in ("bos", "eos", "pad", "unk"):
+        token_id = getattr(library, f"{role}_token_id")
+        if token_id is not None and role in vocabulary.roles:
+            assert vocabulary.roles[role] == token_id

@@ -41,7 +41,8 @@ class Segmenter:
         self._vocabulary = vocabulary
         self._values = vocabulary.tokens.to_pylist()
         self._byte_ids = {self._values[i]: i for i in np.flatnonzero(vocabulary.kinds == Kind.BYTE).tolist()}
-        self._whole = self._rules = None
+        self._whole: Tokenizer | None = None
+        self._rules = None
         self._content: dict[str, Any] | None = None
         if isinstance(vocabulary.segmentation, Path | bytes):
             with refusing_damaged(vocabulary):
