@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -302,3 +303,33 @@ def test_special_ids_are_those_of_transformers(name: str) -> None:
         token_id = getattr(library, f"{role}_token_id")
         if token_id is not None and role in vocabulary.roles:
             assert vocabulary.roles[role] == token_id
+
+
+def test_xlm_roberta_ids_are_shifted_behind_fairseqs_special_tokens(tmp_path: Path) -> None:
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁a", 1), ("b", 1)]
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(pieces, model_type=1))
+    write_json(tmp_path / "config.json", {"model_type": "xlm-roberta"})
+    vocabulary = read(tmp_path)
+    assert vocabulary.tokens.to_pylist()[:6] == [b"<s>", b"<pad>", b"</s>", b"<unk>", b" a", b"b"]
+    assert vocabulary.roles["pad"] == 1
+
+
+def test_rank_file_takes_its_special_tokens_from_the_config_beside_it(tmp_path: Path) -> None:
+    ranks = "".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
+    (tmp_path / "tiktoken.model").write_text(ranks, "ascii")
+    added = {"256": {"content": "[BOS]", "special": True}, "258": {"content": "[EOS]", "special": True}}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": added, "eos_token": "[EOS]"})
+    vocabulary = read(tmp_path)
+    assert (vocabulary.token(256), vocabulary.token(258)) == (b"[BOS]", b"[EOS]")
+    assert vocabulary.roles["eos"] == 258
+
+
+@pytest.mark.parametrize(
+    ("model", "piece", "expected"),
+    [("rwkv", "\\x0a\\xe4", b"\n\xe4"), ("rwkv", "a\\n", b"a\n"), ("plamo2", "<0x0A>", b"\n")],
+)
+def test_gguf_models_spell_bytes_in_their_own_way(tmp_path: Path, model: str, piece: str, expected: bytes) -> None:
+    piece_type = 6 if piece.startswith("<0x") else 1
+    content = gguf_tokenizer([("<s>", 3), (piece, piece_type)], model)
+    (tmp_path / "model.gguf").write_bytes(gguf_file(content))
+    assert read(tmp_path / "model.gguf").token(1) == expected
