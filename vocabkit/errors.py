@@ -1,4 +1,4 @@
-"""The one exception type users meet, and what its messages are made of."""
+"""The one exception type that users meet, and helpers for its messages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class VocabkitError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """`text` with line breaks and control characters escaped: whatever a file's name or content brings along, it
-    can't break the line or talk to the terminal.
+    """Escape line breaks and control characters, so that no file name or content can break the line or control the
+    terminal.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def quote(text: str, limit: int = 60) -> str:
-    """`text` from an untrusted file, escaped and shortened so that a message stays on one readable line."""
+    """Quote text of an untrusted file, escaped and shortened to fit a one-line message."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return ascii(shown) if not shown.isprintable() else repr(shown)
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A question with the names most like `name`; `otherwise` if none is like it."""
+    """Return a question with the names most like `name`, or `otherwise` if none is close."""
     near = difflib.get_close_matches(name, known)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 

@@ -12,22 +12,22 @@ _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?
 
 
 class HubId(NamedTuple):
-    """A repository on the hub, and where in its history."""
+    """A repository on the hub, at a revision."""
 
     repository: str
     """owner/name"""
     revision: str | None
-    """A branch, a tag or a commit; None for the main branch."""
+    """Branch, tag or commit; None for the main branch."""
 
 
 def hub_id(text: str) -> HubId | None:
-    """What `owner/name` or `owner/name@revision` says; None of any other text."""
+    """Parse `owner/name` or `owner/name@revision`; None for any other text."""
     match = _HUB_ID.fullmatch(text)
     return HubId(match["repository"], match["revision"]) if match else None
 
 
 def is_hub_id(text: str) -> bool:
-    """True for owner/name."""
+    """Whether `text` is `owner/name`."""
     found = hub_id(text)
     return found is not None and found.revision is None
 
@@ -36,18 +36,17 @@ class Repository:
     """A model repository. huggingface_hub's settings apply: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE."""
 
     def __init__(self, name: str) -> None:
-        """name: as people write it, owner/name or owner/name@revision."""
+        """name: owner/name or owner/name@revision."""
         self.name = name
         self.id = hub_id(name) or HubId(name, None)
         self.reachable = True
-        """False after a look-up that did not reach the hub: then files come from the cache only."""
+        """False after a request that didn't reach the hub; files then come from the cache only."""
 
     def file(self, file: str) -> Path | None:
-        """Path of `file` in the local cache, downloaded if it is missing or out of date there. None if the repository
-        has no such file, or the hub can't be reached and the cache has none.
+        """Return the path of `file` in the local cache, downloading it if missing or outdated. None if the repository
+        has no such file, or the hub can't be reached and the file isn't cached.
 
-        Raises VocabkitError: there is no such repository or revision, it is gated, the hub refuses, or the download
-        failed.
+        Raises VocabkitError: no such repository or revision, gated, refused by the hub, or the download failed.
         """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -55,7 +54,7 @@ class Repository:
         repository, revision = self.id
         try:
             return Path(hf_hub_download(repository, file, revision=revision, local_files_only=not self.reachable))
-        except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
+        except Exception as error:  # includes errors of the HTTP library, which huggingface_hub has changed before
             answer = what_the_hub_said(error)
             if not isinstance(answer, EntryNotFoundError):
                 raise VocabkitError(f"{self.name}: {why_failed(repository, answer, 'download from')}") from error
@@ -65,7 +64,7 @@ class Repository:
 
 
 def why_unreachable() -> str:
-    """Why `Repository.reachable` is False, and what to do."""
+    """Explain why `Repository.reachable` is False, and what to do."""
     from huggingface_hub.constants import ENDPOINT, is_offline_mode
 
     if is_offline_mode():
@@ -74,7 +73,7 @@ def why_unreachable() -> str:
 
 
 def what_the_hub_said(error: Exception) -> Exception:
-    """The refusal behind an error of huggingface_hub, which calls an answer that it has no name for a missing file."""
+    """Unwrap a refusal of the hub: huggingface_hub reports answers it has no name for as a missing file."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     hidden = error.__cause__
@@ -82,7 +81,7 @@ def what_the_hub_said(error: Exception) -> Exception:
 
 
 def why_refused(repository: str, error: Exception) -> str | None:
-    """What the hub answered about `repository`, and what to do; None if `error` is no answer of the hub."""
+    """Explain the hub's answer about `repository`, and what to do; None if `error` isn't an answer of the hub."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{repository}"
@@ -109,7 +108,7 @@ def why_refused(repository: str, error: Exception) -> str | None:
 
 
 def why_failed(repository: str, error: Exception, what: str) -> str:
-    """Why the `what` (`download from`, `upload to`) the hub failed, and what to do."""
+    """Explain why the `what` (`download from`, `upload to`) the hub failed, and what to do."""
     from huggingface_hub.errors import HFValidationError
 
     if refusal := why_refused(repository, error):

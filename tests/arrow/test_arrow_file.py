@@ -1,4 +1,4 @@
-"""The envelope: a shared vocabulary's file is refused when any bit of it is wrong, and reads back after a rewrite."""
+"""Our Arrow files: any damage is detected, and files rewritten by other programs are read."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_truncation_at_every_length_is_detected() -> None:
 
 
 @pytest.mark.parametrize("added", [b"\0", b"ARROW1", b"x" * 100])
-def test_bytes_added_at_the_end_are_detected(added: bytes) -> None:
+def test_bytes_added_at_end_are_detected(added: bytes) -> None:
     assert not opens(small().to_bytes() + added)
 
 
-def test_damage_is_refused_on_one_line_that_names_the_file(tmp_path: Path) -> None:
+def test_damage_raises_on_one_line_that_names_file(tmp_path: Path) -> None:
     path = tmp_path / "shared.arrow"
     file = bytearray(small().to_bytes())
     file[len(file) // 2] ^= 1
@@ -85,7 +85,7 @@ def test_damage_is_refused_on_one_line_that_names_the_file(tmp_path: Path) -> No
     assert refusal(open_shared, path) == f"{path}: damaged (its bytes don't match its checksum); build it again"
 
 
-def test_without_a_checksum_a_flipped_bit_never_changes_what_is_read() -> None:
+def test_without_checksum_flipped_bit_never_changes_what_is_read() -> None:
     """Padding and Arrow's own fields may change; content may not, and Arrow's parser may not crash."""
     original, chance = small(), random.Random(0)
     file = rewritten(original.to_bytes())
@@ -102,13 +102,13 @@ def test_without_a_checksum_a_flipped_bit_never_changes_what_is_read() -> None:
     assert 0 < opened < len(file)
 
 
-def test_without_a_checksum_truncation_at_every_length_is_detected() -> None:
+def test_without_checksum_truncation_at_every_length_is_detected() -> None:
     file = rewritten(small().to_bytes())
     for length in range(len(file)):
         assert not opens(file[:length]), f"first {length} bytes"
 
 
-def test_a_token_that_looks_like_the_checksum_is_refused_when_writing_and_not_found_missing_when_reading(
+def test_token_like_checksum_raises_on_writing(
     tmp_path: Path,
 ) -> None:
     token = b"file-sha256:" + b"0" * 64
@@ -123,9 +123,7 @@ def test_a_token_that_looks_like_the_checksum_is_refused_when_writing_and_not_fo
 
 
 @pytest.mark.parametrize("options", [{"compression": "lz4"}, {"compression": "zstd"}, {"rows_per_batch": 2}, {}])
-def test_a_file_rewritten_by_another_program_opens_with_the_same_fingerprint(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_file_rewritten_by_another_program_opens_with_same_fingerprint(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / "shared.arrow"
     path.write_bytes(rewritten(small().to_bytes(), **options))
     opened = open_shared(path)
@@ -134,7 +132,7 @@ def test_a_file_rewritten_by_another_program_opens_with_the_same_fingerprint(
     assert opened.to_bytes() == small().to_bytes()
 
 
-def test_what_another_program_left_under_nulls_changes_nothing() -> None:
+def test_bytes_under_nulls_are_ignored() -> None:
     table = small().table
     text, ids = table["text"].chunk(0), table["id:b"].chunk(0)
     under_text = pa.Array.from_buffers(
@@ -150,12 +148,12 @@ def test_what_another_program_left_under_nulls_changes_nothing() -> None:
     assert parse_shared(file, "f").to_bytes() == small().to_bytes()
 
 
-def test_metadata_of_other_programs_is_left_alone() -> None:
+def test_metadata_of_other_programs_is_ignored() -> None:
     file = rewritten(small().to_bytes(), {"pandas": "{}", "other.vocabkit.format": "9"})
     assert parse_shared(file, "f").fingerprint == small().fingerprint
 
 
-def test_a_rewrite_that_keeps_the_old_checksum_is_refused() -> None:
+def test_rewrite_that_keeps_old_checksum_raises() -> None:
     file = small().to_bytes()
     stale = arrow_file(pa.ipc.open_file(file).read_all(), metadata_of(file), compression="lz4")
     assert "don't match its checksum" in refusal(parse_shared, stale, "f")
@@ -178,14 +176,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("column", CHANGES)
-def test_a_rewrite_that_changed_a_column_is_refused(column: str) -> None:
+def test_rewrite_that_changed_column_raises(column: str) -> None:
     table = changed(column, CHANGES[column])
     assert not table.equals(small().table)
     metadata = metadata_of(rewritten(small().to_bytes()))
     assert refusal(parse_shared, arrow_file(table, metadata), "f").startswith("f: ")
 
 
-def test_a_rewrite_that_changed_the_records_is_refused() -> None:
+def test_rewrite_that_changed_records_raises() -> None:
     roles = json.loads(metadata_of(small().to_bytes())["vocabkit.roles"])
     swapped = {"bos": roles["eos"], "eos": roles["bos"]}
     file = rewritten(small().to_bytes(), {"vocabkit.roles": json.dumps(swapped)})
@@ -195,7 +193,7 @@ def test_a_rewrite_that_changed_the_records_is_refused() -> None:
     assert "does not match its fingerprint" in refusal(parse_shared, file, "f")
 
 
-def test_a_rewrite_that_moved_rows_or_columns_is_refused() -> None:
+def test_rewrite_that_moved_rows_or_columns_raises() -> None:
     table, metadata = small().table, metadata_of(rewritten(small().to_bytes()))
     moved = table.take(list(reversed(range(len(table)))))
     assert refusal(parse_shared, arrow_file(moved, metadata), "f")
@@ -206,14 +204,14 @@ def test_a_rewrite_that_moved_rows_or_columns_is_refused() -> None:
 # ---- other files -------------------------------------------------------------------------------------------------
 
 
-def test_a_newer_format_is_refused_with_the_way_to_upgrade() -> None:
+def test_newer_format_raises_with_upgrade_advice() -> None:
     file = rewritten(small().to_bytes(), {"vocabkit.format": "shared-vocabulary/2"})
     message = refusal(parse_shared, file, "f")
     assert "shared-vocabulary format '2'; this vocabkit reads format 1" in message
     assert message.endswith("pip install -U vocabkit")
 
 
-def test_a_snapshot_is_refused_as_a_shared_vocabulary_and_the_other_way_round(tmp_path: Path) -> None:
+def test_snapshot_and_shared_vocabulary_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
     snapshot.write(path, text_vocabulary("a", b"x"), snapshot.Provenance("a.json", "0" * 64))
     assert "a vocabkit 'vocabulary', expected a vocabkit shared-vocabulary" in refusal(open_shared, path)
@@ -221,24 +219,24 @@ def test_a_snapshot_is_refused_as_a_shared_vocabulary_and_the_other_way_round(tm
     assert "expected a vocabkit vocabulary" in refusal(snapshot.read, path)
 
 
-def test_an_arrow_file_of_another_program_is_refused() -> None:
+def test_arrow_file_of_another_program_raises() -> None:
     file = arrow_file(pa.table({"token": [b"x"]}), {})
     assert "an Arrow file of another program" in refusal(parse_shared, file, "f")
 
 
 @pytest.mark.parametrize("file", [b"", b"ARROW1", b"ARROW1\0\0", b"PK\3\4" + bytes(99), b'{"model": {}}', b"PAR1" * 9])
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, file: bytes) -> None:
+def test_file_of_another_kind_raises(tmp_path: Path, file: bytes) -> None:
     path = tmp_path / "shared.arrow"
     path.write_bytes(file)
     assert refusal(open_shared, path).startswith(f"{path}: ")
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_file_and_folder_raise(tmp_path: Path) -> None:
     assert refusal(open_shared, tmp_path / "none.arrow").endswith("no such file")
     assert "is a folder" in refusal(open_shared, tmp_path)
 
 
-def test_a_device_is_refused() -> None:
+def test_device_raises() -> None:
     assert refusal(open_shared, Path(os.devnull)).startswith(f"{os.devnull}: ")
 
 
@@ -256,7 +254,7 @@ def selection(**changes: Any) -> dict[str, Any]:
     return json.loads(metadata_of(small().to_bytes())["vocabkit.selection"]) | changes
 
 
-def test_a_forged_file_with_the_true_records_opens() -> None:
+def test_forged_file_with_true_records_opens() -> None:
     assert parse_shared(forged(small()), "f").fingerprint == small().fingerprint
 
 
@@ -299,7 +297,7 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", NONSENSE)
-def test_records_that_make_no_sense_are_refused_on_one_line(case: str) -> None:
+def test_invalid_records_raise_on_one_line(case: str) -> None:
     records, says = NONSENSE[case]
     message = refusal(parse_shared, forged(small(), **records), "f")
     assert message.startswith("f: ")
@@ -323,14 +321,14 @@ COLUMNS: dict[str, tuple[pa.Table, str]] = {
 
 
 @pytest.mark.parametrize("case", COLUMNS)
-def test_columns_that_make_no_sense_are_refused_on_one_line(case: str) -> None:
+def test_invalid_columns_raise_on_one_line(case: str) -> None:
     table, says = COLUMNS[case]
     message = refusal(parse_shared, forged(small(), table), "f")
     assert message.startswith("f: ")
     assert says in message
 
 
-def test_two_tokenizers_and_columns_of_one_name_are_refused() -> None:
+def test_two_tokenizers_and_columns_of_one_name_raise() -> None:
     twice = small().table.rename_columns(["token", "text", "count", "id:b", "id:b"])
     file = forged(small(), twice, tokenizers=entries(name="b"))
     assert "two of its tokenizers have one name" in refusal(parse_shared, file, "f")
@@ -338,19 +336,19 @@ def test_two_tokenizers_and_columns_of_one_name_are_refused() -> None:
 
 @pytest.mark.parametrize("value", ["", "{", '{"deep": ' + "[" * 100_000, '{"a": NaN}', '"\\ud800"', "\x00"])
 @pytest.mark.parametrize("key", ["tokenizers", "selection", "roles"])
-def test_records_that_are_not_json_are_refused(key: str, value: str) -> None:
+def test_non_json_records_raise(key: str, value: str) -> None:
     file = rewritten(small().to_bytes(), {f"vocabkit.{key}": value})
     assert f"metadata vocabkit.{key} is not as expected" in refusal(parse_shared, file, "f")
 
 
-def test_a_missing_record_or_fingerprint_is_refused() -> None:
+def test_missing_record_or_fingerprint_raises() -> None:
     for key in ("tokenizers", "selection", "roles", "fingerprint", "format"):
         metadata = metadata_of(rewritten(small().to_bytes()))
         del metadata[f"vocabkit.{key}"]
         assert refusal(parse_shared, arrow_file(small().table, metadata), "f").startswith("f: ")
 
 
-def test_metadata_that_is_not_utf_8_is_refused() -> None:
+def test_non_utf_8_metadata_raises() -> None:
     sink = pa.BufferOutputStream()
     table = small().table.replace_schema_metadata({b"vocabkit.format": b"\xff"})
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -361,7 +359,7 @@ def test_metadata_that_is_not_utf_8_is_refused() -> None:
 # ---- the envelope itself -----------------------------------------------------------------------------------------
 
 
-def test_the_same_table_and_metadata_give_the_same_bytes_whatever_the_order_of_the_metadata() -> None:
+def test_metadata_order_does_not_change_bytes() -> None:
     table, metadata = pa.table({"n": pa.chunked_array([[1, 2], [3]])}), {"format": "t/1", "b": "2", "a": "1"}
     one = table_bytes(table, metadata, None)
     assert one == table_bytes(table.combine_chunks(), dict(reversed(metadata.items())), None)
@@ -369,9 +367,7 @@ def test_the_same_table_and_metadata_give_the_same_bytes_whatever_the_order_of_t
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])
-def test_only_the_columns_asked_for_are_read_and_those_that_are_not_there_left_out(
-    tmp_path: Path, compression: str | None
-) -> None:
+def test_only_requested_columns_are_read(tmp_path: Path, compression: str | None) -> None:
     path = tmp_path / "t.arrow"
     write_table(path, pa.table({"a": [1], "b": [2], "c": [3]}), {"format": "t/1", "note": "é"}, compression)
     table, metadata = read_table(path, "t", ["c", "z", "a"])
@@ -379,7 +375,7 @@ def test_only_the_columns_asked_for_are_read_and_those_that_are_not_there_left_o
     assert (metadata["format"], metadata["note"]) == ("t/1", "é")
 
 
-def test_a_file_that_is_replaced_while_it_is_open_keeps_its_content(tmp_path: Path) -> None:
+def test_file_that_is_replaced_while_it_is_open_keeps_its_content(tmp_path: Path) -> None:
     path = tmp_path / "shared.arrow"
     small().save(path)
     opened = open_shared(path)

@@ -1,4 +1,4 @@
-"""Arrow arrays through their buffers: what pyarrow's own functions make of them, which would import pandas."""
+"""Arrow arrays through their buffers give what pyarrow's own functions give, which would import pandas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ipc(array: pa.Array) -> bytes:
 
 @generated
 @given(tokens)
-def test_bytes_become_what_pyarrow_makes_of_them_to_the_last_byte_of_a_file(values: list[bytes | None]) -> None:
+def test_binary_array_matches_pyarrow(values: list[bytes | None]) -> None:
     array = binary_array(values)
     array.validate(full=True)
     assert array.to_pylist() == values
@@ -40,9 +40,7 @@ def test_bytes_become_what_pyarrow_makes_of_them_to_the_last_byte_of_a_file(valu
     st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=20),
     st.sampled_from([np.uint8, np.int32, np.int64, np.float32]),
 )
-def test_numbers_become_what_pyarrow_makes_of_them_whatever_lies_under_a_null(
-    pairs: list[tuple[int, bool]], dtype: type[np.number]
-) -> None:
+def test_number_array_matches_pyarrow(pairs: list[tuple[int, bool]], dtype: type[np.number]) -> None:
     values = np.array([value for value, _ in pairs], dtype)
     valid = np.array([flag for _, flag in pairs], bool)
     number_array(values, valid).validate(full=True)
@@ -51,7 +49,7 @@ def test_numbers_become_what_pyarrow_makes_of_them_whatever_lies_under_a_null(
     assert ipc(number_array(values[::-1])) == ipc(pa.array(values[::-1].copy()))
 
 
-def test_more_bytes_than_an_arrow_array_can_address_are_refused() -> None:
+def test_more_bytes_than_arrow_array_can_address_raise() -> None:
     megabyte = bytes(2**20)
     with pytest.raises(VocabkitError, match="2048 tokens of 2147483648 bytes together"):
         binary_array([megabyte] * 2048)
@@ -59,7 +57,7 @@ def test_more_bytes_than_an_arrow_array_can_address_are_refused() -> None:
 
 @generated
 @given(tokens, slices)
-def test_the_buffers_of_any_slice_hold_its_bytes(values: list[bytes | None], cut: tuple[int, int]) -> None:
+def test_buffers_of_any_slice_hold_its_bytes(values: list[bytes | None], cut: tuple[int, int]) -> None:
     array = pa.array(values, pa.binary()).slice(*cut)
     offsets, data = token_buffers(array)
     assert [bytes(data[a:b]) for a, b in itertools.pairwise(offsets)] == [value or b"" for value in array.to_pylist()]
@@ -78,7 +76,7 @@ def test_rows_of_any_slice_are_taken_in_any_order(
     assert ipc(found) == ipc(array.take(pa.array(rows)))
 
 
-def test_bytes_that_another_program_put_under_a_null_are_not_taken() -> None:
+def test_bytes_that_another_program_put_under_null_are_not_taken() -> None:
     plain = pa.array([b"a", b"under", b"b"], pa.binary())
     array = pa.Array.from_buffers(plain.type, 3, [pa.array([1, None, 1]).buffers()[0], *plain.buffers()[1:]])
     assert take(array, np.array([1, 2])).buffers()[2].to_pybytes() == b"b"
@@ -95,7 +93,7 @@ def test_numbers_of_any_slice_are_read_with_minus_one_for_null(
     assert found.tolist() == [-1 if value is None else value for value in array.to_pylist()]
 
 
-def test_what_stands_for_null_can_be_chosen() -> None:
+def test_null_value_can_be_chosen() -> None:
     found = fill_null(pa.array([0.5, None], pa.float32()), np.float32, null=np.nan)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [0.5, np.nan])

@@ -1,4 +1,4 @@
-"""A file or folder is written whole or not at all, whatever happens, and file errors are one clear line."""
+"""Files and folders are written whole or not at all, and file errors are one clear line."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def path(tmp_path: Path) -> Path:
 # ---- what is written ---------------------------------------------------------------------------------------------
 
 
-def test_a_new_file_is_written_and_an_old_one_replaced(path: Path) -> None:
+def test_new_file_is_written_and_old_one_replaced(path: Path) -> None:
     write_atomically(path, writes(NEW))
     write_atomically(path.with_name("other"), writes(OLD))
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == {"out.arrow": NEW, "other": OLD}
 
 
-def test_a_reader_that_has_the_old_file_open_keeps_reading_it(path: Path) -> None:
+def test_reader_that_has_old_file_open_keeps_reading_it(path: Path) -> None:
     with path.open("rb") as file:
         write_atomically(path, writes(NEW))
         assert file.read() == OLD
 
 
-def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path) -> None:
+def test_name_as_long_as_file_system_allows_is_written(tmp_path: Path) -> None:
     for name in ("n" * 255, "é" * 127, "😀" * 63):
         write_atomically(tmp_path / name, writes(NEW))
         assert (tmp_path / name).read_bytes() == NEW
 
 
-def test_permissions_follow_the_umask_and_those_of_an_old_file_stay(path: Path) -> None:
+def test_permissions_follow_umask_and_those_of_old_file_stay(path: Path) -> None:
     previous = os.umask(0o027)
     try:
         write_atomically(path.with_name("fresh"), writes(NEW))
@@ -80,7 +80,7 @@ def test_permissions_follow_the_umask_and_those_of_an_old_file_stay(path: Path) 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_symbolic_link_goes_on_pointing_to_the_file_that_is_replaced(path: Path, tmp_path: Path) -> None:
+def test_symbolic_link_keeps_pointing_to_replaced_file(path: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "folder"
     elsewhere.mkdir()
     link, dangling = elsewhere / "link", elsewhere / "dangling"
@@ -94,7 +94,7 @@ def test_a_symbolic_link_goes_on_pointing_to_the_file_that_is_replaced(path: Pat
     assert sorted(elsewhere.iterdir()) == [dangling, link]
 
 
-def test_writers_at_the_same_time_leave_one_whole_file(path: Path) -> None:
+def test_writers_at_same_time_leave_one_whole_file(path: Path) -> None:
     def keep_writing(content: bytes) -> None:
         for _ in range(20):
             write_atomically(path, writes(content))
@@ -112,7 +112,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [VocabkitError("bad input"), KeyboardInterrupt(), MemoryError(), ValueError("bug")])
-def test_an_error_of_the_writer_passes_on_and_changes_nothing(path: Path, error: BaseException) -> None:
+def test_writer_error_propagates_and_changes_nothing(path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         write_atomically(path, fails(error))
     assert caught.value is error
@@ -121,7 +121,7 @@ def test_an_error_of_the_writer_passes_on_and_changes_nothing(path: Path, error:
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "shutil.copymode", "pathlib.Path.replace"])
-def test_a_step_that_fails_changes_nothing(path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_fails_changes_nothing(path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
@@ -132,14 +132,14 @@ def test_a_step_that_fails_changes_nothing(path: Path, step: str, monkeypatch: p
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none" / "out.arrow"
     assert f"{path}: no folder {tmp_path / 'none'}" in refusal(write_atomically, path, writes(NEW))
     (tmp_path / "none").write_bytes(b"a file")
     assert f"{path}: no folder {tmp_path / 'none'}" in refusal(write_atomically, path, writes(NEW))
 
 
-def test_a_folder_or_a_pipe_in_the_place_of_the_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_folder_or_pipe_raises_and_is_left_alone(tmp_path: Path) -> None:
     folder, pipe, link = tmp_path / "folder", tmp_path / "pipe", tmp_path / "link"
     folder.mkdir()
     os.mkfifo(pipe)
@@ -167,7 +167,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_changes_nothing_and_the_next_write_works(tmp_path: Path) -> None:
+def test_full_disk_changes_nothing_and_next_write_works(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         path = disk / "out.arrow"
         write_atomically(path, writes(OLD))
@@ -180,7 +180,7 @@ def test_a_full_disk_changes_nothing_and_the_next_write_works(tmp_path: Path) ->
         assert path.read_bytes() == NEW
 
 
-def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+def test_read_only_file_system_raises(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         path = disk / "out.arrow"
         path.write_bytes(OLD)
@@ -209,7 +209,7 @@ def run_killed(code: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_process_killed_at_any_step_leaves_the_old_file_and_the_next_write_works(path: Path, moment: str) -> None:
+def test_process_killed_at_any_step_leaves_old_file_and_next_write_works(path: Path, moment: str) -> None:
     run_killed(MOMENTS[moment], path)
     assert path.read_bytes() == OLD
     assert_only_hidden_leftovers(path)
@@ -218,7 +218,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_file_and_the_next_write_wor
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_process_killed_after_the_rename_leaves_the_new_file(path: Path) -> None:
+def test_process_killed_after_rename_leaves_new_file(path: Path) -> None:
     run_killed(f"shutil.rmtree = lambda *_, **__: {KILL}; write_atomically(path, lambda file: file.write(NEW))", path)
     assert path.read_bytes() == bytes(9000)
     assert_only_hidden_leftovers(path)
@@ -226,7 +226,7 @@ def test_a_process_killed_after_the_rename_leaves_the_new_file(path: Path) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_but_not_what_another_one_uses(path: Path) -> None:
+def test_leftovers_of_killed_process_are_removed_unless_in_use(path: Path) -> None:
     for name in ("old", "older"):
         (path.parent / f".vocabkit-{name}.tmp").mkdir()
         (path.parent / f".vocabkit-{name}.tmp" / "new").write_bytes(NEW)
@@ -251,7 +251,7 @@ while True:
 """
 
 
-def test_a_process_killed_at_thirty_random_moments_always_leaves_a_whole_file(path: Path) -> None:
+def test_process_killed_at_thirty_random_moments_always_leaves_whole_file(path: Path) -> None:
     chance = random.Random(0)
     for _ in range(30):
         with subprocess.Popen([sys.executable, "-c", WRITE_ON, path], stdout=subprocess.PIPE) as process:
@@ -285,7 +285,7 @@ def write_folder(path: Path, content: bytes) -> None:
         (folder / "b").write_bytes(content)
 
 
-def test_a_folder_appears_whole_with_the_usual_permissions(tmp_path: Path) -> None:
+def test_folder_appears_whole_with_usual_permissions(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         (folder / "a").write_bytes(NEW)
         assert not (tmp_path / "out").exists()
@@ -295,7 +295,7 @@ def test_a_folder_appears_whole_with_the_usual_permissions(tmp_path: Path) -> No
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out", tmp_path / "usual"]
 
 
-def test_a_folder_that_is_there_is_never_touched(tmp_path: Path) -> None:
+def test_existing_folder_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("empty", "link"):
@@ -304,17 +304,17 @@ def test_a_folder_that_is_there_is_never_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [VocabkitError("bad input"), KeyboardInterrupt(), ValueError("bug")])
-def test_an_error_leaves_no_folder(tmp_path: Path, error: BaseException) -> None:
+def test_error_leaves_no_folder(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)), new_folder(tmp_path / "out"):
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_folder_below_missing_folder_raises(tmp_path: Path) -> None:
     assert "can't write here (No such file" in refusal(write_folder, tmp_path / "none" / "out", NEW)
 
 
-def test_a_process_killed_in_a_folder_leaves_none(tmp_path: Path) -> None:
+def test_process_killed_in_folder_leaves_none(tmp_path: Path) -> None:
     run_killed(f"with new_folder(path) as folder: (folder / 'a').write_bytes(NEW); {KILL}", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     write_folder(tmp_path / "out", NEW)
@@ -324,20 +324,20 @@ def test_a_process_killed_in_a_folder_leaves_none(tmp_path: Path) -> None:
 # ---- temporary names and reading ---------------------------------------------------------------------------------
 
 
-def test_programs_that_write_by_name_can_be_given_the_temporary_file(path: Path) -> None:
+def test_temporary_file_can_be_written_by_name(path: Path) -> None:
     with replacing(path) as temporary:
         shutil.copy(sys.executable, temporary)
         assert path.read_bytes() == OLD
     assert path.read_bytes() == Path(sys.executable).read_bytes()
 
 
-def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(path: Path) -> None:
+def test_block_writing_nothing_raises_and_changes_nothing(path: Path) -> None:
     with pytest.raises(VocabkitError, match="can't write here"), replacing(path):
         pass
     assert path.read_bytes() == OLD
 
 
-def test_what_can_be_known_before_writing_is_told_before_it_and_nothing_is_written(path: Path) -> None:
+def test_foreseeable_error_raises_before_writing(path: Path) -> None:
     check_writable(path)
     check_writable(path.with_name("new"))
     assert list(path.parent.iterdir()) == [path]
@@ -351,7 +351,7 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def test_a_missing_file_a_folder_and_a_pipe_are_refused_on_reading(tmp_path: Path) -> None:
+def test_missing_file_folder_and_pipe_raise_on_reading(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refusal(read, tmp_path / "none") == f"{tmp_path}/none: no such file"
     assert refusal(read, tmp_path) == f"{tmp_path}: is a folder, expected a file"
@@ -365,7 +365,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused_on_reading(tmp_path: Pat
         (OSError("truncated stream"), "can't read (truncated stream)"),
     ],
 )
-def test_errors_of_reading_are_one_line_that_names_the_file(path: Path, error: OSError, says: str) -> None:
+def test_errors_of_reading_are_one_line_that_names_file(path: Path, error: OSError, says: str) -> None:
     with pytest.raises(VocabkitError) as caught, reading(path):
         raise error
     assert str(caught.value) == f"{path}: {says}"

@@ -1,4 +1,4 @@
-"""What align promises: which rows, in which order, with which ids, for 2 to 50 tokenizers."""
+"""align: which rows, in which order, with which ids, for 2 to 50 tokenizers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of(group: list[Drawn]) -> list[Vocabulary]:
 # ---- which rows --------------------------------------------------------------------------------------------------
 
 
-def test_an_intersection_has_the_tokens_of_all_in_the_order_of_the_first() -> None:
+def test_intersection_has_tokens_of_all_in_order_of_first() -> None:
     a, b = text_vocabulary("a", b"x", b"y", b"z"), text_vocabulary("b", b"z", b"w", b"x")
     shared = align([a, b])
     assert shared.tokens.to_pylist() == [b"x", b"z"]
@@ -39,7 +39,7 @@ def test_an_intersection_has_the_tokens_of_all_in_the_order_of_the_first() -> No
     assert (shared.selection.at_least, shared.selection.order) == (2, "id:a")
 
 
-def test_a_union_has_every_token_with_null_where_a_tokenizer_lacks_it() -> None:
+def test_union_has_every_token_with_null_where_tokenizer_lacks_it() -> None:
     a, b, c = text_vocabulary("a", b"x", b"y"), text_vocabulary("b", b"z", b"y"), text_vocabulary("c", b"w", b"z")
     union = align([a, b, c], at_least=1)
     assert union.tokens.to_pylist() == [b"x", b"y", b"z", b"w"]
@@ -67,7 +67,7 @@ def test_fifty_tokenizers_can_be_aligned() -> None:
 
 @generated
 @given(groups(), st.data())
-def test_no_row_is_missing_and_none_is_too_many(group: list[Drawn], data: st.DataObject) -> None:
+def test_rows_are_complete_and_unique(group: list[Drawn], data: st.DataObject) -> None:
     at_least = data.draw(st.integers(1, len(group)), label="at_least")
     shared = align(of(group), at_least=at_least)
     expected = expected_rows(group, at_least)
@@ -78,7 +78,7 @@ def test_no_row_is_missing_and_none_is_too_many(group: list[Drawn], data: st.Dat
 
 @generated
 @given(groups())
-def test_the_ids_of_a_row_decode_to_its_bytes_in_each_tokenizer(group: list[Drawn]) -> None:
+def test_ids_of_row_decode_to_its_bytes_in_each_tokenizer(group: list[Drawn]) -> None:
     shared = align(of(group), at_least=1)
     for drawn in group:
         vocabulary = drawn.vocabulary
@@ -94,16 +94,14 @@ def test_the_ids_of_a_row_decode_to_its_bytes_in_each_tokenizer(group: list[Draw
 
 @generated
 @given(groups(most=2))
-def test_two_tokenizers_share_the_same_either_way_round(group: list[Drawn]) -> None:
+def test_intersection_is_symmetric(group: list[Drawn]) -> None:
     a, b = of(group)
     assert content(align([a, b], special_roles=True)) == content(align([b, a], special_roles=True))
 
 
 @generated
 @given(groups(), st.data())
-def test_the_order_of_the_tokenizers_decides_nothing_but_the_order_of_rows(
-    group: list[Drawn], data: st.DataObject
-) -> None:
+def test_tokenizer_order_changes_only_row_order(group: list[Drawn], data: st.DataObject) -> None:
     at_least = data.draw(st.integers(1, len(group)), label="at_least")
     shuffled = data.draw(st.permutations(group), label="order")
     one, other = (align(of(order), at_least=at_least, special_roles=True) for order in (group, shuffled))
@@ -115,7 +113,7 @@ def test_the_order_of_the_tokenizers_decides_nothing_but_the_order_of_rows(
 
 @generated
 @given(groups(least=3))
-def test_the_intersection_of_many_is_the_intersection_of_intersections(group: list[Drawn]) -> None:
+def test_intersection_of_many_is_intersection_of_intersections(group: list[Drawn]) -> None:
     first, *others = of(group)
     pairs = [content(align([first, other], special_roles=True)) for other in others]
     keys = set.intersection(*(set(pair) for pair in pairs))
@@ -125,7 +123,7 @@ def test_the_intersection_of_many_is_the_intersection_of_intersections(group: li
 
 @generated
 @given(groups())
-def test_asking_for_more_tokenizers_keeps_a_part_of_the_rows(group: list[Drawn]) -> None:
+def test_higher_at_least_keeps_subset_of_rows(group: list[Drawn]) -> None:
     kept = [content(align(of(group), at_least=k, special_roles=True)) for k in range(1, len(group) + 1)]
     for fewer, more in itertools.pairwise(kept):
         assert more.items() <= fewer.items()
@@ -143,7 +141,7 @@ def test_special_tokens_never_match_by_their_spelling() -> None:
     assert content(align([a, b], at_least=1))[b"<bos>"] == {"b": 1}
 
 
-def test_special_tokens_match_by_role_when_asked_after_the_text_rows_sorted_by_role() -> None:
+def test_special_tokens_match_by_role_when_asked_after_text_rows_sorted_by_role() -> None:
     a = chat_vocabulary("a", b"x", b"y", roles=("turn_end", "bos", "eos"))
     b = chat_vocabulary("b", b"y", roles=("pad", "bos", "turn_end"))
     shared = align([a, b], special_roles=True)
@@ -154,7 +152,7 @@ def test_special_tokens_match_by_role_when_asked_after_the_text_rows_sorted_by_r
     assert align([a, b]).roles == {}
 
 
-def test_a_role_that_too_few_have_is_no_row_and_in_a_union_it_has_gaps() -> None:
+def test_rare_role_has_no_row_and_gaps_in_union() -> None:
     a, b = chat_vocabulary("a", b"x", roles=("bos",)), chat_vocabulary("b", b"x", roles=("eos",))
     assert align([a, b], special_roles=True).roles == {}
     union = align([a, b], at_least=1, special_roles=True)
@@ -163,7 +161,7 @@ def test_a_role_that_too_few_have_is_no_row_and_in_a_union_it_has_gaps() -> None
 
 @generated
 @given(groups(), st.data())
-def test_asking_for_roles_adds_rows_for_them_and_changes_no_other(group: list[Drawn], data: st.DataObject) -> None:
+def test_special_roles_only_add_rows(group: list[Drawn], data: st.DataObject) -> None:
     at_least = data.draw(st.integers(1, len(group)), label="at_least")
     without = align(of(group), at_least=at_least)
     shared = align(of(group), at_least=at_least, special_roles=True)
@@ -179,7 +177,7 @@ def test_asking_for_roles_adds_rows_for_them_and_changes_no_other(group: list[Dr
 # ---- tokens that encode produces ---------------------------------------------------------------------------------
 
 
-def test_reachable_leaves_out_what_a_tokenizer_never_produces(tmp_path: Path) -> None:
+def test_reachable_leaves_out_what_tokenizer_never_produces(tmp_path: Path) -> None:
     both = []
     for name, merges in (("one", [["a", "b"]]), ("two", [["a", "b"], ["b", "c"]])):
         content = bpe_json(["a", "b", "c", "ab", "bc"])
@@ -203,18 +201,18 @@ def test_reachable_needs_rules_for_cutting_text() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 51])
-def test_fewer_than_two_and_more_than_fifty_tokenizers_are_refused(count: int) -> None:
+def test_fewer_than_two_and_more_than_fifty_tokenizers_raise(count: int) -> None:
     vocabularies = [text_vocabulary(f"t{i}", b"x") for i in range(count)]
     assert f"{count} tokenizers given; align takes 2 to 50" in refusal(align, vocabularies)
 
 
-def test_two_tokenizers_of_one_name_are_refused() -> None:
+def test_two_tokenizers_of_one_name_raise() -> None:
     vocabularies = [text_vocabulary(name, b"x") for name in ("qwen", "llama", "qwen")]
     assert refusal(align, vocabularies).startswith("qwen given twice; ")
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines", "\x1b[31m", "half \udc80"])
-def test_a_name_that_no_column_can_have_is_refused(name: str) -> None:
+def test_invalid_name_raises(name: str) -> None:
     assert "can't name a tokenizer" in refusal(align, [text_vocabulary(name, b"x"), text_vocabulary("b", b"x")])
 
 
@@ -227,7 +225,7 @@ def test_at_least_out_of_range_raises(at_least: int) -> None:
 
 
 @pytest.mark.parametrize("special_roles", [False, True])
-def test_tokenizers_that_share_no_text_are_refused(special_roles: bool) -> None:
+def test_tokenizers_that_share_no_text_raise(special_roles: bool) -> None:
     a, b = chat_vocabulary("a", b"x", b""), chat_vocabulary("b", b"y", b"")
     assert "a, b share no text token" in refusal(align, [a, b], special_roles=special_roles)
 

@@ -1,4 +1,4 @@
-"""Other tools' token translations, judged."""
+"""Auditing other tools' token translations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gemma() -> Vocabulary:
         ("gemma3", "gemma-3-270m-q4_k_m.gguf", 30),
     ],
 )
-def test_spellings_are_those_of_the_model_file(sources: Path, name: str, file: str, differ: int) -> None:
+def test_spellings_are_those_of_model_file(sources: Path, name: str, file: str, differ: int) -> None:
     pieces = read_header(sources / file)[0]["tokenizer.ggml.tokens"]
     spelled = spellings(resolve(name).vocabulary)
     assert list(spelled.values()) == list(range(len(pieces)))
@@ -69,7 +69,7 @@ def test_translations_by_id_by_spelling_and_by_two_maps(tmp_path: Path, qwen: Vo
     assert (found.pairs, found.right, found.wrong, found.missed) == (40, 40, 0, 109_566 - 40)
 
 
-def test_a_list_is_read_by_position(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_list_is_read_by_position(tmp_path: Path, qwen: Vocabulary) -> None:
     # transformers' AssistantToTargetTranslator._assistant_to_target_input_ids.tolist()
     assert read_translation(written(tmp_path, "[7, -1, null, 9]"), qwen).tolist() == [[0, 7], [3, 9]]
     assert "'1' has -2 for an id" in refusal(read_translation, written(tmp_path, "[7, -2]"), qwen)
@@ -82,7 +82,7 @@ def test_no_match_is_left_out(tmp_path: Path, qwen: Vocabulary) -> None:
     assert read_translation(written(tmp_path, '{"3": null}'), qwen).shape == (0, 2)
 
 
-def test_translations_that_are_none_are_refused(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_invalid_translation_raises(tmp_path: Path, qwen: Vocabulary) -> None:
     assert "'5' has -2 for an id" in refusal(read_translation, written(tmp_path, '{"5": -2}'), qwen)
     assert "'5' appears twice" in refusal(read_translation, written(tmp_path, '{"5": 1, "5": 2}'), qwen)
     message = refusal(read_translation, written(tmp_path, {"Ġthe": 1, "▁the": 2}), qwen)
@@ -133,7 +133,7 @@ def test_our_own_alignment_has_nothing_wrong_and_nothing_missed(gemma: Vocabular
         assert (found.pairs, found.wrong, found.missed, found.unjudged) == (found.right, 0, 0, 0)
 
 
-def test_the_sign_for_a_space_is_changed_once_and_only_at_the_start() -> None:
+def test_sign_for_space_is_changed_once_and_only_at_start() -> None:
     source = {"Ġa": 0, "ĠĠb": 1, "cĠ": 2, "d": 3, "▁e": 4}
     target = {"▁a": 10, "▁▁b": 11, "c▁": 12, "d": 13, "▁e": 14, "▁Ġb": 15}
     assert assistant_translation(source, target).tolist() == [[0, 10], [1, 15], [3, 13], [4, 14]]
@@ -208,17 +208,17 @@ def test_wrong_examples_show_every_reason(pair: tuple[Vocabulary, Vocabulary]) -
     assert (found.wrong_examples[2].target_id, found.wrong_examples[2].target_token) == (99, None)
 
 
-def test_a_wrong_pair_is_not_missed_as_well(pair: tuple[Vocabulary, Vocabulary]) -> None:
+def test_wrong_pair_is_not_missed_as_well(pair: tuple[Vocabulary, Vocabulary]) -> None:
     found = audit([(0, 1)], *pair)
     assert (found.wrong, found.missed) == (1, 4)
     assert found.wrong_examples[0].expected_id == 3
 
 
-def test_a_source_id_given_twice_is_refused(pair: tuple[Vocabulary, Vocabulary]) -> None:
+def test_source_id_given_twice_raises(pair: tuple[Vocabulary, Vocabulary]) -> None:
     assert "source id 0 of source is translated twice" in refusal(audit, [(0, 3), (1, 2), (0, 4)], *pair)
 
 
-def test_a_token_array_with_an_offset_is_read_right() -> None:
+def test_token_array_with_offset_is_read_right() -> None:
     tokens = pa.array([b"skipped", b"a", b"b"], pa.binary())[1:]
     source = make_vocabulary(name="s", source="test", tokens=tokens, kinds=np.zeros(2, np.uint8))
     assert audit([(0, 1), (1, 0)], source, small([b"b", b"a"])).right == 2

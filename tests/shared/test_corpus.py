@@ -1,4 +1,4 @@
-"""Reading captions, in every format that a corpus comes in."""
+"""Reading captions in every corpus format."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def refusal(path: Path, text_column: str | None = None) -> str:
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_holds_the_same_captions(tmp_path: Path, name: str, compression: str) -> None:
+def test_every_format_holds_same_captions(tmp_path: Path, name: str, compression: str) -> None:
     path = tmp_path / name
     FORMATS[name](path, CAPTIONS)
     if compression:
@@ -68,7 +68,7 @@ def test_every_format_holds_the_same_captions(tmp_path: Path, name: str, compres
         assert list(captions([path])) == CAPTIONS
 
 
-def test_a_folder_stands_for_its_caption_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_folder_stands_for_its_caption_files_in_order_of_their_names(tmp_path: Path) -> None:
     write(tmp_path / "b.txt", "second")
     write(tmp_path / "a.jsonl", '{"text": "first"}')
     for other in ("README.md", "image.jpg", "._b.txt", "table.csv"):
@@ -77,13 +77,13 @@ def test_a_folder_stands_for_its_caption_files_in_the_order_of_their_names(tmp_p
     assert list(captions([tmp_path, tmp_path / "b.txt"])) == ["first", "second", "second"]
 
 
-def test_a_conversation_counts_by_its_answers_without_image_placeholders(tmp_path: Path) -> None:
+def test_conversation_counts_by_its_answers_without_image_placeholders(tmp_path: Path) -> None:
     turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "<image>\nOn a <image>mat.")]
     record = {"conversations": [{"from": who, "value": text} for who, text in turns]}
     assert list(captions([write(tmp_path / "chat.json", json.dumps([record]))])) == ["A cat.", "On a mat."]
 
 
-def test_blank_and_null_captions_are_none(tmp_path: Path) -> None:
+def test_blank_and_null_captions_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "\n \t\r\n\nA\n<image> \n")
     write(tmp_path / "b.jsonl", '{"text": null}\n{"text": ""}\n  \n{"text": "B"}\n')
     write(tmp_path / "c.json", "[]")
@@ -92,7 +92,7 @@ def test_blank_and_null_captions_are_none(tmp_path: Path) -> None:
     assert list(captions([tmp_path])) == ["A", "B"]
 
 
-def test_a_caption_stands_under_the_first_usual_field_unless_one_is_named(tmp_path: Path) -> None:
+def test_first_usual_field_is_default_caption(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", '{"text": "no", "caption": "usual", "alt": "named"}')
     pq.write_table(pa.table({"text": ["no"], "caption": ["usual"], "alt": ["named"]}), tmp_path / "b.parquet")
     assert list(captions([tmp_path])) == ["usual", "usual"]
@@ -102,12 +102,12 @@ def test_a_caption_stands_under_the_first_usual_field_unless_one_is_named(tmp_pa
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
 )
-def test_a_parquet_column_may_hold_any_kind_of_string(tmp_path: Path, kind: pa.DataType) -> None:
+def test_parquet_column_may_hold_any_kind_of_string(tmp_path: Path, kind: pa.DataType) -> None:
     pq.write_table(pa.table({"text": pa.array(["one", "two", "one"]).cast(kind)}), tmp_path / "a.parquet")
     assert list(captions([tmp_path])) == ["one", "two", "one"]
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     for name in ("captions.txt", "captions.jsonl", "captions.json"):
         FORMATS[name](tmp_path / name, ["A dog."])
         write(tmp_path / name, b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
@@ -138,7 +138,7 @@ def test_plain_text_is_cut_at_line_ends_only_wherever_blocks_end(folder: Path, l
 @pytest.mark.usefixtures("blocks_of_16_bytes")
 @given(TEXTS, st.sampled_from([None, 0, 1, 40]), st.booleans(), st.sampled_from(["array", "lines"]))
 @settings(deadline=None)
-def test_json_is_read_the_same_wherever_blocks_end(
+def test_json_is_read_same_wherever_blocks_end(
     folder: Path, texts: list[str], indent: int | None, ascii_only: bool, layout: str
 ) -> None:
     records = [{"n": [i, -1.5e-7, None, True], "caption": text, "": {}} for i, text in enumerate(texts)]
@@ -150,7 +150,7 @@ def test_json_is_read_the_same_wherever_blocks_end(
 
 
 @pytest.mark.usefixtures("blocks_of_16_bytes")
-def test_json_that_stops_early_is_refused_wherever_it_stops(folder: Path) -> None:
+def test_json_truncated_anywhere_raises(folder: Path) -> None:
     content = ' [ {"caption" : "d\\u00e9j\\u00e0 \\n vu" , "n": [1, -2.5, true]} , {"caption":"two"} ] '
     end = content.index("]", content.index("two"))
     for length in range(content.index("[") + 1, end + 1):
@@ -160,7 +160,7 @@ def test_json_that_stops_early_is_refused_wherever_it_stops(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("joint", [" ", ""])
-def test_a_long_caption_is_cut_between_words(tmp_path: Path, joint: str) -> None:
+def test_long_caption_is_cut_between_words(tmp_path: Path, joint: str) -> None:
     long = "word, and  another (one) and more" + " word, and  another (one) and more" * (LONGEST // 10)
     write(tmp_path / "a.txt", long)
     write(tmp_path / "b.json", json.dumps([{"text": long}]))
@@ -174,7 +174,7 @@ def test_a_long_caption_is_cut_between_words(tmp_path: Path, joint: str) -> None
     assert list(captions([tmp_path / "b.json", tmp_path / "c.parquet"], joint=joint)) == parts * 2
 
 
-def test_a_long_caption_without_spaces_is_cut_in_the_same_places_wherever_blocks_end(
+def test_long_caption_without_spaces_is_cut_in_same_places_wherever_blocks_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.txt", "一匹の猫" * LONGEST + " and more " + "猫" * LONGEST)
@@ -186,7 +186,7 @@ def test_a_long_caption_without_spaces_is_cut_in_the_same_places_wherever_blocks
         assert list(captions([path])) == parts
 
 
-def test_progress_rises_with_what_was_read_to_the_size_of_all_files(tmp_path: Path) -> None:
+def test_progress_rises_with_what_was_read_to_size_of_all_files(tmp_path: Path) -> None:
     for name, write_format in FORMATS.items():
         write_format(tmp_path / name, CAPTIONS * 2000)
     compressed(tmp_path / "captions.txt", ".zst")
@@ -221,7 +221,7 @@ def piped(path: Path, content: bytes, sizes: Sequence[int] = ()) -> Path:
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("ending", ["as the file", "none"])
 @pytest.mark.parametrize("name", [name for name in FORMATS if "parquet" not in name])
-def test_a_pipe_holds_the_same_captions_as_a_file(tmp_path: Path, name: str, ending: str, compression: str) -> None:
+def test_pipe_holds_same_captions_as_file(tmp_path: Path, name: str, ending: str, compression: str) -> None:
     FORMATS[name](tmp_path / name, CAPTIONS)
     path = compressed(tmp_path / name, compression) if compression else tmp_path / name
     (tmp_path / "pipes").mkdir()
@@ -229,16 +229,16 @@ def test_a_pipe_holds_the_same_captions_as_a_file(tmp_path: Path, name: str, end
     assert list(captions([pipe])) == CAPTIONS
 
 
-def test_text_in_brackets_out_of_a_pipe_is_text(tmp_path: Path) -> None:
+def test_text_in_brackets_out_of_pipe_is_text(tmp_path: Path) -> None:
     for number, line in enumerate(["[laughs] A dog.", "{a} dog", "[1] dog"]):
         assert list(captions([piped(tmp_path / str(number), line.encode())])) == [line]
 
 
-def test_an_empty_pipe_holds_no_captions(tmp_path: Path) -> None:
+def test_empty_pipe_holds_no_captions(tmp_path: Path) -> None:
     assert list(captions([piped(tmp_path / "pipe", b"")])) == []
 
 
-def test_progress_of_a_pipe_rises_with_what_was_read(tmp_path: Path) -> None:
+def test_progress_of_pipe_rises_with_what_was_read(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "A dog.\n" * 1000)
     seen: list[tuple[int, int]] = []
     pipe = piped(tmp_path / "pipe", b"A cat.\n" * 500_000)
@@ -265,8 +265,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "line 2 has no field caption, text",
     ),
     "fields that there are": ("a.jsonl", b'{"url": "x", "size": 1}', "it has 'url, size': choose one of them"),
-    "no object": ("a.jsonl", b"7", "line 1 is no JSON object"),
-    "array of texts": ("a.json", b'["a"]', "record 1 is no JSON object"),
+    "no object": ("a.jsonl", b"7", "line 1 is not a JSON object"),
+    "array of texts": ("a.json", b'["a"]', "record 1 is not a JSON object"),
     "pretty object": ("a.json", b'{\n"caption": "a"\n}', "line 1: not valid JSON"),
     "number": ("a.jsonl", b'{"caption": 7}', "line 1: 'caption' holds int"),
     "list": ("a.jsonl", b'{"caption": ["a", "b"]}', "line 1: 'caption' holds list"),
@@ -296,14 +296,14 @@ def test_bad_input_is_named_with_its_place(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.usefixtures("blocks_of_16_bytes")
-def test_the_place_of_invalid_utf_8_does_not_depend_on_blocks(tmp_path: Path) -> None:
+def test_place_of_invalid_utf_8_does_not_depend_on_blocks(tmp_path: Path) -> None:
     for before in range(40):
         path = write(tmp_path / "a.txt", b"x" * before + "é".encode() + b"\xc3(")
         assert f"not UTF-8 at byte {before + 2} " in refusal(path)
 
 
 @pytest.mark.parametrize(("ending", "told_by"), [(".gz", 2), (".zst", 4)])
-def test_a_truncated_compressed_file_is_refused_wherever_it_ends(tmp_path: Path, ending: str, told_by: int) -> None:
+def test_compressed_file_truncated_anywhere_raises(tmp_path: Path, ending: str, told_by: int) -> None:
     FORMATS["captions.txt"](tmp_path / "a.txt", CAPTIONS)
     content = compressed(tmp_path / "a.txt", ending).read_bytes()
     for length in range(len(content)):
@@ -311,7 +311,7 @@ def test_a_truncated_compressed_file_is_refused_wherever_it_ends(tmp_path: Path,
         assert ("damaged or truncated" if length >= told_by else "not compressed with") in refusal(path)
 
 
-def test_a_damaged_parquet_file_is_read_or_refused_never_a_traceback(tmp_path: Path) -> None:
+def test_damaged_parquet_file_is_read_or_refused_never_traceback(tmp_path: Path) -> None:
     FORMATS["captions.parquet"](tmp_path / "a.parquet", CAPTIONS)
     content = (tmp_path / "a.parquet").read_bytes()
     for at in range(len(content)):
@@ -322,7 +322,7 @@ def test_a_damaged_parquet_file_is_read_or_refused_never_a_traceback(tmp_path: P
         assert "damaged Parquet file" in refusal(write(tmp_path / "c.parquet", content[:length]))
 
 
-def test_fields_and_columns_that_are_not_there_or_hold_no_text_are_named(tmp_path: Path) -> None:
+def test_missing_or_non_text_column_is_named(tmp_path: Path) -> None:
     numbers = pa.table({"caption": [1, 2], "code": pa.array(["a", "b"], pa.string()).cast(pa.binary())})
     pq.write_table(numbers, tmp_path / "a.parquet")
     assert "column 'caption' is 'int64', expected text" in refusal(tmp_path / "a.parquet")
@@ -334,16 +334,14 @@ def test_fields_and_columns_that_are_not_there_or_hold_no_text_are_named(tmp_pat
     assert "plain text has no field 'alt'" in refusal(write(tmp_path / "a.txt", "a"), "alt")
 
 
-def test_an_endless_record_is_refused_before_it_fills_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_record_raises_before_filling_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_records, "_LONGEST_RECORD", 1 << 20)
     record = '{"text": "' + "a" * (1 << 22)
     assert "line 1 is longer than 1,048,576 characters" in refusal(write(tmp_path / "a.jsonl", record))
     assert "record 1 is longer than 1,048,576 characters" in refusal(write(tmp_path / "a.json", "[" + record))
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_device_or_missing_file_raises(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "absent.txt")
     assert "no such file" in refusal(tmp_path / "absent")
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""Why a token matched, or did not."""
+"""explain: why a token is shared, or why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def three() -> list[Vocabulary]:
     return [resolve(name).vocabulary for name in ("qwen2", "llama3", "gemma3")]
 
 
-def test_a_shared_token_has_an_id_in_each_tokenizer(three: list[Vocabulary]) -> None:
+def test_shared_token_has_id_in_each_tokenizer(three: list[Vocabulary]) -> None:
     found = explain(b" the", three)
     assert found.shared
     assert [(finding.name, finding.id, finding.kind) for finding in found.findings] == [
@@ -28,7 +28,7 @@ def test_a_shared_token_has_an_id_in_each_tokenizer(three: list[Vocabulary]) -> 
     assert all(finding.pieces is None for finding in found.findings)
 
 
-def test_a_token_that_one_tokenizer_cuts_is_shown_with_its_pieces(three: list[Vocabulary]) -> None:
+def test_token_that_one_tokenizer_cuts_is_shown_with_its_pieces(three: list[Vocabulary]) -> None:
     found = explain(b"201", three)
     qwen, llama, _ = found.findings
     assert not found.shared
@@ -39,7 +39,7 @@ def test_a_token_that_one_tokenizer_cuts_is_shown_with_its_pieces(three: list[Vo
     assert "llama3" not in found.reason
 
 
-def test_an_alias_is_told_apart_from_the_canonical_id(three: list[Vocabulary]) -> None:
+def test_alias_is_told_apart_from_canonical_id(three: list[Vocabulary]) -> None:
     gemma = three[2]
     canonical, aliases = next(iter(gemma.aliases().items()))
     for token_id in (canonical, *aliases):
@@ -49,7 +49,7 @@ def test_an_alias_is_told_apart_from_the_canonical_id(three: list[Vocabulary]) -
         assert (finding.id, finding.aliases) == (canonical, tuple(aliases))
 
 
-def test_a_special_token_of_the_same_spelling_is_no_match() -> None:
+def test_special_token_of_same_spelling_never_matches() -> None:
     text = small([b"<s>", b"a"], name="text")
     special = small([b"a", b"<s>"], [Kind.TEXT, Kind.SPECIAL], name="special", roles={"bos": 1})
     found = explain(b"<s>", [text, special])
@@ -61,20 +61,20 @@ def test_a_special_token_of_the_same_spelling_is_no_match() -> None:
     )
 
 
-def test_all_roles_of_a_special_token_are_shown() -> None:
+def test_all_roles_of_special_token_are_shown() -> None:
     text = small([b"<s>", b"a"], name="text")
     special = small([b"a", b"<s>"], [Kind.TEXT, Kind.SPECIAL], name="special", roles={"bos": 1, "eos": 1})
     assert "(roles bos, eos)" in explain(b"<s>", [text, special]).reason
 
 
-def test_a_special_token_is_named_even_if_nobody_has_the_text() -> None:
+def test_special_token_is_named_even_if_nobody_has_text() -> None:
     special = small([b"a", b"<s>"], [Kind.TEXT, Kind.UNUSED], name="special")
     assert explain(b"<s>", [special, small([b"b"])]).reason == (
         "not shared: special has this spelling only as id 1, which is unused and no text; small has no token for it"
     )
 
 
-def test_bytes_that_nobody_has_are_not_shared() -> None:
+def test_unknown_bytes_are_not_shared() -> None:
     found = explain(b"zz", [small([b"a"], name="a"), small([b"b"], name="b")])
     assert found.reason == "not shared: none of the tokenizers has one token for these bytes"
     assert [finding.pieces for finding in found.findings] == [None, None]
@@ -98,12 +98,12 @@ def test_partial_utf8_is_explained_like_any_token(three: list[Vocabulary]) -> No
         ("Ã©", Hint("read as a byte-level spelling", "é".encode(), ("a", "b"))),
     ],
 )
-def test_other_readings_that_some_tokenizer_has_are_hinted_at(typed: str, hint: Hint) -> None:
+def test_other_existing_readings_are_hinted_at(typed: str, hint: Hint) -> None:
     a, b = small([b" the", "é".encode()], name="a"), small(["é".encode(), b"then"], name="b")
     assert hint in explain(typed.encode(), [a, b]).hints
 
 
-def test_nothing_is_hinted_at_that_nobody_has() -> None:
+def test_hints_name_only_existing_tokens() -> None:
     special = small([b"a", b" <s>"], [Kind.TEXT, Kind.SPECIAL], name="special")
     for typed in (b"<s>", b"zz", b"\xe2\x96", b"\xff", "▁".encode()):
         assert explain(typed, [special, small([b"b"])]).hints == ()
@@ -131,7 +131,7 @@ def test_nothing_is_hinted_at_that_nobody_has() -> None:
         ("xid:1", b"xid:1"),
     ],
 )
-def test_a_token_is_text_with_escapes_or_an_id(typed: str, token: bytes) -> None:
+def test_token_is_text_with_escapes_or_id(typed: str, token: bytes) -> None:
     assert parse_token(typed, small([b"a", b"b"])) == token
 
 
@@ -149,7 +149,7 @@ def test_a_token_is_text_with_escapes_or_an_id(typed: str, token: bytes) -> None
         ("id:5", "id 5 is empty"),
     ],
 )
-def test_a_token_that_is_none_is_refused_on_one_line(typed: str, says: str) -> None:
+def test_invalid_token_raises_on_one_line(typed: str, says: str) -> None:
     kinds = [Kind.TEXT, Kind.TEXT, Kind.SPECIAL, Kind.UNUSED, Kind.TEXT, Kind.UNUSED]
     first = small([b"a", b"b", b"<\x1b>", b"<u>", b"", None], kinds)
     assert says in refusal(parse_token, typed, first)

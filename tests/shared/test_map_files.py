@@ -1,4 +1,4 @@
-"""The two layouts of index maps, and files that are none."""
+"""The two layouts of index maps, and invalid files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from index_map_files import LLAMA_MAP, QWEN_MAP, RANKED_LLAMA_MAP, refusal, writ
 from vocabkit.shared.maps import read_map
 
 
-def test_both_layouts_read_the_same(tmp_path: Path) -> None:
+def test_both_layouts_read_same(tmp_path: Path) -> None:
     plain = read_map(written(tmp_path, LLAMA_MAP))
     assert plain == list(LLAMA_MAP.items())
     assert read_map(written(tmp_path, RANKED_LLAMA_MAP)) == plain
 
 
-def test_rows_follow_the_rank_not_the_place_in_the_file(tmp_path: Path) -> None:
+def test_rows_follow_rank_not_place_in_file(tmp_path: Path) -> None:
     assert read_map(written(tmp_path, RANKED_LLAMA_MAP[::-1])) == list(LLAMA_MAP.items())
 
 
-def test_a_file_may_escape_its_spellings_or_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_file_may_escape_its_spellings_or_start_with_byte_order_mark(tmp_path: Path) -> None:
     escaped = written(tmp_path, json.dumps(QWEN_MAP, ensure_ascii=True, indent=4))
     marked = tmp_path / "marked.json"
     marked.write_text(json.dumps(QWEN_MAP, ensure_ascii=False), "utf-8-sig")
@@ -70,11 +70,11 @@ def test_a_file_may_escape_its_spellings_or_start_with_a_byte_order_mark(tmp_pat
         ('[{"a": [-1, 0]}]', "'a' has -1 for an id"),
     ],
 )
-def test_maps_that_are_none_are_refused_on_one_line(tmp_path: Path, content: str, says: str) -> None:
+def test_invalid_map_raises_on_one_line(tmp_path: Path, content: str, says: str) -> None:
     assert says in refusal(read_map, written(tmp_path, content))
 
 
-def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_invalid_file_raises(tmp_path: Path) -> None:
     assert "no such file" in refusal(read_map, tmp_path / "absent.json")
     assert "is a folder" in refusal(read_map, tmp_path)
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\xd8{}\x80")

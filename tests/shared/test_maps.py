@@ -1,4 +1,4 @@
-"""Index maps of the published LangBridge code become shared vocabularies, or are refused."""
+"""Index maps of the published LangBridge code become shared vocabularies or raise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gemma() -> Vocabulary:
     return resolve("gemma3").vocabulary
 
 
-def test_a_published_map_becomes_a_shared_vocabulary(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
+def test_published_map_becomes_shared_vocabulary(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
     shared = import_map(written(tmp_path, QWEN_MAP, "19200_Qwen.json"), qwen, [llama])
     assert shared.names == ["qwen2", "llama3"]
     assert shared.ids_for("qwen2").tolist() == list(QWEN_MAP.values())
@@ -46,16 +46,14 @@ def test_a_published_map_becomes_a_shared_vocabulary(tmp_path: Path, qwen: Vocab
     assert verify(shared, {"qwen2": qwen, "llama3": llama}).passed
 
 
-def test_the_fingerprint_does_not_depend_on_the_name_of_the_file(
-    tmp_path: Path, qwen: Vocabulary, llama: Vocabulary
-) -> None:
+def test_fingerprint_does_not_depend_on_name_of_file(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
     one, other = (import_map(written(tmp_path, QWEN_MAP, name), qwen, [llama]) for name in ("a.json", "b.json"))
     assert one.fingerprint == other.fingerprint
     fewer = dict(list(QWEN_MAP.items())[:-1])
     assert import_map(written(tmp_path, fewer, "a.json"), qwen, [llama]).fingerprint != one.fingerprint
 
 
-def test_an_imported_map_survives_its_file(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
+def test_imported_map_survives_its_file(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
     shared = import_map(written(tmp_path, QWEN_MAP), qwen, [llama])
     shared.save(tmp_path / "shared.arrow")
     opened = open_shared(tmp_path / "shared.arrow")
@@ -76,7 +74,7 @@ def test_all_shared_tokens_of_two_real_tokenizers_round_trip(
 
 
 @pytest.mark.parametrize("sister", [LLAMA_MAP, RANKED_LLAMA_MAP])
-def test_the_map_published_for_the_other_llm_is_checked_too(
+def test_map_published_for_other_llm_is_checked_too(
     tmp_path: Path, qwen: Vocabulary, llama: Vocabulary, sister: Any
 ) -> None:
     path, other = written(tmp_path, QWEN_MAP), written(tmp_path, sister, "other.json")
@@ -84,9 +82,7 @@ def test_the_map_published_for_the_other_llm_is_checked_too(
     assert import_map(path, qwen, [llama], {"llama3": other}).fingerprint == alone.fingerprint
 
 
-def test_sister_maps_of_another_order_size_or_llm_are_refused(
-    tmp_path: Path, qwen: Vocabulary, llama: Vocabulary
-) -> None:
+def test_sister_maps_of_another_order_size_or_llm_raise(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
     path, rows = written(tmp_path, QWEN_MAP), list(LLAMA_MAP.items())
     swapped = written(tmp_path, dict([rows[0], rows[2], rows[1], *rows[3:]]), "swapped.json")
     message = refusal(import_map, path, qwen, [llama], {"llama3": swapped})
@@ -97,7 +93,7 @@ def test_sister_maps_of_another_order_size_or_llm_are_refused(
     assert "'llama' is not one of the others" in refusal(import_map, path, qwen, [llama], {"llama": swapped})
 
 
-def test_a_map_of_another_llm_is_refused_with_its_first_wrong_rows(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_map_of_another_llm_raises_with_its_first_wrong_rows(tmp_path: Path, qwen: Vocabulary) -> None:
     message = refusal(import_map, written(tmp_path, LLAMA_MAP), qwen)
     wrong = sum(QWEN_MAP[spelling] != LLAMA_MAP[spelling] for spelling in QWEN_MAP)
     assert f"{wrong} of 40 rows are not qwen2's tokens (spellings read as byte-level)" in message
@@ -106,7 +102,7 @@ def test_a_map_of_another_llm_is_refused_with_its_first_wrong_rows(tmp_path: Pat
     assert f"and {wrong - 5} more" in message
 
 
-def test_ids_that_are_no_text_are_refused(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_non_text_ids_raise(tmp_path: Path, qwen: Vocabulary) -> None:
     content = {"<|endoftext|>": 151_643, "Ġthe": 279, "beyond": 151_646}
     message = refusal(import_map, written(tmp_path, content), qwen)
     assert "row 0 '<|endoftext|>' id 151643 is special b'<|endoftext|>'" in message
@@ -132,19 +128,19 @@ def test_few_or_rising_values_are_not_taken_for_counts(tmp_path: Path, qwen: Voc
         assert "rows are not qwen2's tokens" in refusal(import_map, written(tmp_path, content), qwen)
 
 
-def test_ids_that_happen_to_fall_are_a_map(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_falling_ids_of_short_map_are_accepted(tmp_path: Path, qwen: Vocabulary) -> None:
     falling = dict(sorted(QWEN_MAP.items(), key=lambda row: -row[1]))
     assert len(import_map(written(tmp_path, falling), qwen)) == len(QWEN_MAP)
 
 
-def test_a_tokenizer_that_lacks_rows_is_refused(tmp_path: Path, qwen: Vocabulary, gemma: Vocabulary) -> None:
+def test_tokenizer_that_lacks_rows_raises(tmp_path: Path, qwen: Vocabulary, gemma: Vocabulary) -> None:
     message = refusal(import_map, written(tmp_path, QWEN_MAP), qwen, [gemma])
     assert "3 of 40 rows are no tokens of gemma3" in message
     assert "row 20 '.ĊĊ' (b'.\\n\\n'); row 24 " in message
     assert "use fewer tokenizers: leave gemma3 out" in message
 
 
-def test_a_tokenizer_given_twice_is_refused(tmp_path: Path, qwen: Vocabulary) -> None:
+def test_tokenizer_given_twice_raises(tmp_path: Path, qwen: Vocabulary) -> None:
     assert "already" in refusal(import_map, written(tmp_path, QWEN_MAP), qwen, [qwen])
 
 
@@ -166,7 +162,7 @@ def test_byte_level_spellings_beyond_ascii(
     assert shared.tokens.to_pylist() == [token]
 
 
-def test_the_alphabet_is_found_by_testing_not_by_looks(gemma: Vocabulary, qwen: Vocabulary) -> None:
+def test_alphabet_is_found_by_testing_not_by_looks(gemma: Vocabulary, qwen: Vocabulary) -> None:
     g, q = {i: s for s, i in spellings(gemma).items()}, {i: s for s, i in spellings(qwen).items()}
     text = gemma.tokens.to_pylist()
     shared = align([qwen, gemma])
@@ -181,14 +177,14 @@ def test_the_alphabet_is_found_by_testing_not_by_looks(gemma: Vocabulary, qwen: 
     assert best_alphabet([("the", 1782)], qwen)[0] == "plain"
 
 
-def test_a_sentencepiece_map_of_gemma(tmp_path: Path, gemma: Vocabulary, qwen: Vocabulary) -> None:
+def test_sentencepiece_map_of_gemma(tmp_path: Path, gemma: Vocabulary, qwen: Vocabulary) -> None:
     content = {"▁the": 506, "<0xA1>": 399, "▁▁": 138, "¡": 238_631}
     shared = import_map(written(tmp_path, content), gemma, [qwen])
     assert shared.tokens.to_pylist() == [b" the", b"\xa1", b"  ", "¡".encode()]
     assert verify(shared, {"gemma3": gemma, "qwen2": qwen}).passed
 
 
-def test_alias_is_kept_since_the_adapter_learned_its_row(tmp_path: Path, gemma: Vocabulary) -> None:
+def test_alias_is_kept_since_adapter_learned_its_row(tmp_path: Path, gemma: Vocabulary) -> None:
     piece, alias = next((piece, aliases[0]) for piece, aliases in gemma.aliases().items())
     named = {i: s for s, i in spellings(gemma).items()}
     shared = import_map(written(tmp_path, {"▁the": 506, named[alias]: alias}), gemma)
@@ -212,7 +208,7 @@ def test_map_keeps_the_model_piece_that_an_added_token_shadows(tmp_path: Path) -
     assert "hold an id of the right bytes that encode does not give" in verdict.notes[0]
 
 
-def test_one_id_in_two_rows_is_refused(tmp_path: Path) -> None:
+def test_one_id_in_two_rows_raises(tmp_path: Path) -> None:
     path = written(tmp_path, {"▁a": 0, " a": 0, "▁b": 1, "<0x20>b": 1})
     assert "row 3 '<0x20>b' id 1 is b' b'" in refusal(import_map, path, small([b" a", b" b"]))
     path = written(tmp_path, {"▁a": 0, " a": 0})

@@ -1,4 +1,4 @@
-"""What vocabularies have in common."""
+"""overlap: what vocabularies have in common."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_numbers_of_three_small_vocabularies(three: list[Vocabulary]) -> None:
     assert (found.shared_by_all, found.shared_by_all_partial_utf8, found.union) == (1, 0, 5)
 
 
-def test_matrices_have_a_row_and_a_column_for_each_tokenizer(three: list[Vocabulary]) -> None:
+def test_matrices_have_row_and_column_for_each_tokenizer(three: list[Vocabulary]) -> None:
     found = overlap(three)
     assert found.shared.tolist() == [[4, 3, 2], [3, 4, 2], [2, 2, 3]]
     assert found.coverage.tolist() == [[1, 3 / 4, 2 / 4], [3 / 4, 1, 2 / 4], [2 / 3, 2 / 3, 1]]
@@ -57,7 +57,7 @@ def test_matrices_have_a_row_and_a_column_for_each_tokenizer(three: list[Vocabul
     assert found.mass is None
 
 
-def test_classes_add_up_to_the_tokens(three: list[Vocabulary]) -> None:
+def test_classes_add_up_to_tokens(three: list[Vocabulary]) -> None:
     found = overlap(three)
     assert found.by_kind == (Row("text", (4, 3, 3), 1), Row("byte", (0, 1, 0), 0))
     assert found.by_script == (
@@ -68,7 +68,7 @@ def test_classes_add_up_to_the_tokens(three: list[Vocabulary]) -> None:
     assert [row for row in found.by_length if any(row.distinct)] == [Row("1", (3, 3, 1), 1), Row("2", (1, 1, 2), 0)]
 
 
-def test_what_one_tokenizer_lacks_is_what_all_the_others_have(three: list[Vocabulary]) -> None:
+def test_what_one_tokenizer_lacks_is_what_all_others_have(three: list[Vocabulary]) -> None:
     lacks = [summary.lacks for summary in overlap(three).tokenizers]
     assert [lacking.count for lacking in lacks] == [1, 1, 2]
     assert [[example.token for example in lacking.examples] for lacking in lacks] == [
@@ -79,7 +79,7 @@ def test_what_one_tokenizer_lacks_is_what_all_the_others_have(three: list[Vocabu
     assert lacks[0].examples[0].pieces is None  # nothing says how these are cut
 
 
-def test_aliases_stand_with_the_canonical_id_first(three: list[Vocabulary]) -> None:
+def test_aliases_list_canonical_id_first(three: list[Vocabulary]) -> None:
     assert overlap(three).tokenizers[1].alias_examples == (Alias(b"a", (1, 3)),)
 
 
@@ -92,7 +92,7 @@ def test_roles_show_who_lacks_them_and_special_tokens_without_one_are_named(thre
     assert [summary.special_without_role for summary in found.tokenizers] == [("<x>",), (), ()]
 
 
-def test_a_corpus_gives_coverage_by_mass(three: list[Vocabulary]) -> None:
+def test_corpus_gives_coverage_by_mass(three: list[Vocabulary]) -> None:
     counts = {
         "a": np.array([5, 1, 2, 0, 2, 0]),
         "b": np.array([1, 4, 0, 0, 5]),
@@ -104,7 +104,7 @@ def test_a_corpus_gives_coverage_by_mass(three: list[Vocabulary]) -> None:
     assert [s.mass_shared_by_all for s in found.tokenizers] == [0.5, 0.4, 0.0]
 
 
-def test_a_vocabulary_without_text_has_coverage_zero_not_nan() -> None:
+def test_vocabulary_without_text_has_zero_coverage() -> None:
     empty = small([b"<s>"], [SPECIAL], name="empty")
     found = overlap([small([b"a"], name="a"), empty], counts={"a": np.array([0]), "empty": np.array([0])})
     assert found.coverage.tolist() == [[1, 0], [0, 0]]
@@ -133,7 +133,7 @@ def test_unreachable_tokens_are_counted_and_shown_with_what_comes_instead(tmp_pa
         assert unreachable == Unreachable(1, shared, (Spelled(b"ba", (Piece(1, b"b"), Piece(0, b"a"))),))
 
 
-def test_unreachable_tokens_are_counted_unasked_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_reachability_is_counted_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     large, lacking = resolve("smollm2").vocabulary, small([b"a", b"ab"], name="second")
     counted = [summary.unreachable is not None for summary in overlap([large, lacking]).tokenizers]
     assert counted == [True, False]
@@ -141,7 +141,7 @@ def test_unreachable_tokens_are_counted_unasked_where_that_is_quick(monkeypatch:
     assert overlap([large, lacking]).tokenizers[0].unreachable is None
 
 
-def test_it_refuses_what_an_alignment_refuses(three: list[Vocabulary]) -> None:
+def test_inputs_invalid_for_align_raise(three: list[Vocabulary]) -> None:
     assert "align takes 2 to 50" in refusal(overlap, three[:1])
     assert "given twice" in refusal(overlap, [three[0], three[0]])
     assert "does not say how text is cut" in refusal(overlap, three, reachability=True)

@@ -97,7 +97,7 @@ def tokenizers_of_deepseek() -> Callable[[str], list[int]]:
     ],
     ids=["llama3", "mistral-v1", "deepseek"],
 )
-def test_counts_are_those_of_the_publishers_own_library(
+def test_counts_are_those_of_publishers_own_library(
     tmp_path: Path, name: str, library: Callable[[], Callable[[str], list[int]]]
 ) -> None:
     vocabulary = real(name) if name == "deepseek" else resolve(name).vocabulary
@@ -120,7 +120,7 @@ def lines_of_tokens(vocabulary: Vocabulary, count: int) -> list[str]:
 
 @pytest.mark.usefixtures("sources")
 @pytest.mark.parametrize("name", ["qwen2.5", "gemma3", "smollm2", "mistral-v3", "deepseek", "minilm", "kyoto-unigram"])
-def test_a_token_counts_wherever_the_whole_caption_cut_alone_has_it(tmp_path: Path, name: str) -> None:
+def test_token_counts_wherever_whole_caption_cut_alone_has_it(tmp_path: Path, name: str) -> None:
     vocabulary = real(name) if name in ("deepseek", "minilm", "kyoto-unigram") else resolve(name).vocabulary
     lines = lines_of_tokens(vocabulary, 1500)
     (tmp_path / "lines.txt").write_bytes("\n".join(lines).encode())
@@ -140,14 +140,14 @@ def test_tokens_that_reach_across_words_are_counted(tmp_path: Path) -> None:
     assert {values[i]: count for i, count in counts.items()} == {b"a b": 2, b" b": 3, b"b": 1, b" ": 1}
 
 
-def test_text_that_spells_a_special_token_counts_as_text(tmp_path: Path, smollm: Vocabulary) -> None:
+def test_text_that_spells_special_token_counts_as_text(tmp_path: Path, smollm: Vocabulary) -> None:
     (tmp_path / "a.txt").write_text("<|im_end|> and a <|endoftext|>")
     counts = count_tokens(smollm, [tmp_path / "a.txt"])
     assert counts[list(smollm.roles.values())].sum() == 0
     assert counts[smollm.tokens.to_pylist().index(b"im")] == 1
 
 
-def test_aliases_count_for_the_canonical_id(tmp_path: Path) -> None:
+def test_aliases_count_for_canonical_id(tmp_path: Path) -> None:
     content = bpe_json(["a", "Ġ", "Ġa"], added=[added_token(3, " a")]) | {"pre_tokenizer": BYTE_LEVEL}
     vocabulary = read_json_tokenizer(tmp_path, content)
     assert vocabulary.aliases() == {3: [2]}
@@ -157,7 +157,7 @@ def test_aliases_count_for_the_canonical_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_counts(tmp_path: Path, smollm: Vocabulary, name: str) -> None:
+def test_every_format_gives_same_counts(tmp_path: Path, smollm: Vocabulary, name: str) -> None:
     FORMATS[name](tmp_path / name, CAPTIONS)
     cut = to_tokenizers(smollm).encode_batch(CAPTIONS, add_special_tokens=False)
     assert by_id(count_tokens(smollm, [tmp_path / name])) == occurrences(smollm, (encoding.ids for encoding in cut))
@@ -176,7 +176,7 @@ def test_counts_do_not_depend_on_how_much_is_gathered(
 
 
 @pytest.mark.parametrize("name", ["smollm2", "mistral-v1"])
-def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> None:
+def test_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> None:
     vocabulary = resolve(name).vocabulary
     sentence = "The <b> bold </b> brown fox, 42 years old, jumps  over the lazy dog's tail."
     long = " ".join([sentence] * (3 * LONGEST // len(sentence)))
@@ -185,14 +185,14 @@ def test_a_long_line_counts_as_if_it_were_whole(tmp_path: Path, name: str) -> No
     assert by_id(count_tokens(vocabulary, [tmp_path / "a.txt"])) == occurrences(vocabulary, [whole.ids])
 
 
-def test_a_corpus_without_captions_is_refused(tmp_path: Path, smollm: Vocabulary) -> None:
+def test_corpus_without_captions_raises(tmp_path: Path, smollm: Vocabulary) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     for paths in ([tmp_path / "empty.txt"], []):
         with pytest.raises(VocabkitError, match="holds no captions"):
             count_tokens(smollm, paths)
 
 
-def test_a_tokenizer_needs_a_token_for_each_character_of_the_corpus_only(tmp_path: Path) -> None:
+def test_tokenizer_needs_token_for_each_character_of_corpus_only(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, unigram_json(["a", "b"]))
     (tmp_path / "a.txt").write_text("ab\nb\na\nb")
     assert count_tokens(vocabulary, [tmp_path / "a.txt"]).tolist() == [2, 3]
@@ -204,7 +204,7 @@ def test_a_tokenizer_needs_a_token_for_each_character_of_the_corpus_only(tmp_pat
 # ---- ranking -----------------------------------------------------------------------------------------------------
 
 
-def test_rows_stand_by_frequency_and_ties_keep_their_order(
+def test_rows_are_sorted_by_frequency_and_ties_keep_order(
     tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     (tmp_path / "a.txt").write_text("the the the cat cat dog")
@@ -218,9 +218,7 @@ def test_rows_stand_by_frequency_and_ties_keep_their_order(
     assert np.array_equal(rest, np.sort(rest))
 
 
-def test_top_keeps_the_most_frequent_and_records_the_mass(
-    tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
-) -> None:
+def test_top_keeps_most_frequent_and_records_mass(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:
     (tmp_path / "a.jsonl").write_text('{"alt": "the the the cat cat dog"}')
     ranked = rank(shared, smollm, [tmp_path / "a.jsonl"], top=2, text_column="alt")
     assert ranked.tokens.to_pylist() == [b" the", b" cat"]
@@ -235,7 +233,7 @@ def test_top_keeps_the_most_frequent_and_records_the_mass(
     assert opened.counts.tolist() == [2, 2]
 
 
-def test_a_corpus_whose_name_is_not_unicode_can_be_recorded(
+def test_corpus_whose_name_is_not_unicode_can_be_recorded(
     tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary
 ) -> None:
     path = tmp_path / "caf\udce9.txt"
@@ -245,7 +243,7 @@ def test_a_corpus_whose_name_is_not_unicode_can_be_recorded(
     assert open_shared(tmp_path / "ranked.arrow").selection == ranked.selection
 
 
-def test_special_roles_stay_after_the_ranked_rows(tmp_path: Path, smollm: Vocabulary, llama: Vocabulary) -> None:
+def test_special_roles_stay_after_ranked_rows(tmp_path: Path, smollm: Vocabulary, llama: Vocabulary) -> None:
     (tmp_path / "a.txt").write_text("the cat<|im_end|>")
     ranked = rank(align([smollm, llama], special_roles=True), smollm, [tmp_path / "a.txt"], top=2)
     assert len(ranked) == 2 + len(ranked.roles)
@@ -255,9 +253,7 @@ def test_special_roles_stay_after_the_ranked_rows(tmp_path: Path, smollm: Vocabu
     assert ranked.counts[2:].sum() == 0
 
 
-def test_rows_of_a_union_that_the_counter_lacks_count_nothing(
-    tmp_path: Path, smollm: Vocabulary, llama: Vocabulary
-) -> None:
+def test_rows_of_union_that_counter_lacks_count_nothing(tmp_path: Path, smollm: Vocabulary, llama: Vocabulary) -> None:
     (tmp_path / "a.txt").write_text("the cat")
     union = rank(align([smollm, llama], at_least=1), smollm, [tmp_path / "a.txt"])
     counts = union.counts
@@ -266,13 +262,13 @@ def test_rows_of_a_union_that_the_counter_lacks_count_nothing(
     assert union.selection.mass_kept == 1
 
 
-def test_a_top_that_is_not_possible_is_refused(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:
+def test_invalid_top_raises(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:
     for top in (0, -1, len(shared) + 1):
         with pytest.raises(VocabkitError, match=f"top {top}: choose 1 to {len(shared)}, "):
             rank(shared, smollm, [tmp_path / "a.txt"], top=top)
 
 
-def test_the_counter_must_be_one_of_the_tokenizers(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_counter_outside_tokenizers_raises(tmp_path: Path, shared: SharedVocabulary) -> None:
     (tmp_path / "a.txt").write_text("the cat")
     with pytest.raises(VocabkitError, match="gemma3 is not in this shared vocabulary"):
         rank(shared, resolve("gemma3").vocabulary, [tmp_path / "a.txt"])
@@ -292,7 +288,7 @@ rank(align(both), both[0], [corpus], top=500).save(out)
 """
 
 
-def test_two_processes_rank_to_the_same_bytes(tmp_path: Path) -> None:
+def test_two_processes_rank_to_same_bytes(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt")
     for seed in ("1", "2"):
         command = [sys.executable, "-c", RANK, str(tmp_path / "a.txt"), str(tmp_path / f"{seed}.arrow")]

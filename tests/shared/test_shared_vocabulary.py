@@ -1,4 +1,4 @@
-"""SharedVocabulary: reading ids, choosing rows, adding tokenizers, and the file that keeps it all."""
+"""SharedVocabulary: reading ids, selecting rows, adding tokenizers, and its file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def union() -> SharedVocabulary:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def test_ids_are_read_where_a_tokenizer_has_all_rows_and_refused_where_it_lacks_some() -> None:
+def test_ids_are_read_where_tokenizer_has_all_rows_and_refused_where_it_lacks_some() -> None:
     shared = union()
     assert "a lacks 1 of 3 rows of this union; take only_with('a') or mask_for('a') first" in refusal(
         shared.ids_for, "a"
@@ -65,12 +65,12 @@ def test_ids_are_read_where_a_tokenizer_has_all_rows_and_refused_where_it_lacks_
 
 
 @pytest.mark.parametrize("method", ["ids_for", "ids_with_gaps", "mask_for", "only_with"])
-def test_a_tokenizer_that_is_not_there_is_refused_with_those_that_are(method: str) -> None:
+def test_unknown_tokenizer_raises_with_known_names(method: str) -> None:
     message = refusal(getattr(union(), method), "gemma")
     assert message == "gemma is not in this shared vocabulary; it holds a, b"
 
 
-def test_text_is_null_where_the_bytes_are_not_valid_utf_8_and_nothing_lies_under_a_null() -> None:
+def test_text_is_null_where_bytes_are_not_valid_utf_8_and_nothing_lies_under_null() -> None:
     tokens = ["é".encode(), b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", "😀".encode(), b"x"]
     shared = align([text_vocabulary("a", *tokens), text_vocabulary("b", *tokens)])
     text = shared.table["text"].chunk(0)
@@ -96,7 +96,7 @@ def test_columns_are_as_documented_and_agree_with_each_other(shared: SharedVocab
     assert shared.counts is None or shared.counts.tolist() == shared.table["count"].to_pylist()
 
 
-def test_no_array_that_it_gives_or_was_given_can_change_it() -> None:
+def test_arrays_cannot_change_it() -> None:
     counts = np.array([3, 2, 1])
     shared = union().with_counts(counts)
     before = shared.fingerprint
@@ -149,16 +149,16 @@ def test_only_with_no_names_keeps_every_row() -> None:
 
 
 @pytest.mark.parametrize("rows", [[0, 3], [-1], [1, 1]])
-def test_rows_outside_or_given_twice_are_refused(rows: list[int]) -> None:
+def test_rows_outside_or_given_twice_raise(rows: list[int]) -> None:
     assert refusal(union().select, rows) == "rows to select must be distinct and within 0..2"
 
 
 @pytest.mark.parametrize("rows", [np.array([True, False, True]), [0.5], [[0]], ["0"]])
-def test_masks_and_other_things_that_are_no_row_numbers_are_refused(rows: object) -> None:
+def test_masks_and_non_integer_rows_raise(rows: object) -> None:
     assert refusal(union().select, rows).startswith("rows to select must be a list of row numbers")
 
 
-def test_the_record_of_a_selection_stays_true() -> None:
+def test_record_of_selection_stays_true() -> None:
     counted = union().with_counts(np.array([70, 20, 5]))
     record = Selection(at_least=1, order="count", corpus="c.txt, counted with a", corpus_tokens=100, mass_kept=0.95)
     ranked = counted.select([0, 1, 2], record)
@@ -169,7 +169,7 @@ def test_the_record_of_a_selection_stays_true() -> None:
 
 
 @pytest.mark.parametrize("counts", [np.zeros(2, np.int64), np.array([1, 2, -1]), np.array([0.5, 1, 2])])
-def test_counts_that_are_no_counts_of_the_rows_are_refused(counts: np.ndarray) -> None:
+def test_invalid_counts_raise(counts: np.ndarray) -> None:
     assert refusal(union().with_counts, counts) == "counts must be 3 integers from 0, one per row"
 
 
@@ -178,7 +178,7 @@ def test_counts_that_are_no_counts_of_the_rows_are_refused(counts: np.ndarray) -
 
 @generated
 @given(groups(most=4), vocabularies("z"), st.data())
-def test_extending_looks_each_row_up_in_the_new_tokenizer(group: list[Drawn], new: Drawn, data: st.DataObject) -> None:
+def test_extending_looks_each_row_up_in_new_tokenizer(group: list[Drawn], new: Drawn, data: st.DataObject) -> None:
     at_least = data.draw(st.integers(1, len(group)), label="at_least")
     shared = align(of(group), at_least=at_least, special_roles=True)
     extended = shared.extend(new.vocabulary)
@@ -191,7 +191,7 @@ def test_extending_looks_each_row_up_in_the_new_tokenizer(group: list[Drawn], ne
 
 @generated
 @given(groups(least=3, most=4))
-def test_extending_an_intersection_and_dropping_gaps_is_aligning_with_it(group: list[Drawn]) -> None:
+def test_extending_intersection_and_dropping_gaps_is_aligning_with_it(group: list[Drawn]) -> None:
     *first, last = of(group)
     extended = align(first, special_roles=True).extend(last).only_with(last.name)
     assert extended.table.equals(align([*first, last], special_roles=True).table)
@@ -199,14 +199,14 @@ def test_extending_an_intersection_and_dropping_gaps_is_aligning_with_it(group: 
 
 @generated
 @given(groups(least=3, most=4))
-def test_extending_a_union_gives_the_first_rows_of_the_union_with_it(group: list[Drawn]) -> None:
+def test_extending_union_gives_first_rows_of_union_with_it(group: list[Drawn]) -> None:
     *first, last = of(group)
     extended = align(first, at_least=1).extend(last)
     whole = align([*first, last], at_least=1)
     assert whole.table.slice(0, len(extended)).equals(extended.table)
 
 
-def test_extending_by_a_name_that_is_there_is_refused() -> None:
+def test_extending_by_existing_name_raises() -> None:
     assert refusal(union().extend, text_vocabulary("b", b"x")) == "b is already in this shared vocabulary"
 
 
@@ -215,7 +215,7 @@ def test_extending_by_a_name_that_is_there_is_refused() -> None:
 
 @generated
 @given(shared_vocabularies())
-def test_the_fingerprint_is_the_documented_one(shared: SharedVocabulary) -> None:
+def test_fingerprint_is_documented_one(shared: SharedVocabulary) -> None:
     selection = dataclasses.asdict(shared.selection)
     assert selection.pop("unreachable") is None
     tokenizers = [dataclasses.asdict(info) for info in shared.tokenizers]
@@ -236,7 +236,7 @@ def test_other_rows_or_another_order_have_another_fingerprint(shared: SharedVoca
     assert (shared.select(rows, shared.selection).fingerprint == shared.fingerprint) == same
 
 
-def test_everything_that_a_file_says_is_part_of_the_fingerprint() -> None:
+def test_everything_that_file_says_is_part_of_fingerprint() -> None:
     shared = align(two(), special_roles=True)
     info = shared.tokenizers[0]
     others = [
@@ -256,7 +256,7 @@ def test_everything_that_a_file_says_is_part_of_the_fingerprint() -> None:
 
 @generated
 @given(shared_vocabularies())
-def test_a_file_gives_back_what_was_saved(shared: SharedVocabulary) -> None:
+def test_file_round_trips(shared: SharedVocabulary) -> None:
     read = parse_shared(shared.to_bytes(), "f")
     assert read.table.to_pylist() == shared.table.to_pylist()
     assert (read.tokenizers, read.selection, read.roles) == (shared.tokenizers, shared.selection, shared.roles)
@@ -265,9 +265,7 @@ def test_a_file_gives_back_what_was_saved(shared: SharedVocabulary) -> None:
 
 @generated
 @given(shared_vocabularies(), st.data())
-def test_the_same_content_has_the_same_bytes_however_it_came_about(
-    shared: SharedVocabulary, data: st.DataObject
-) -> None:
+def test_same_content_has_same_bytes(shared: SharedVocabulary, data: st.DataObject) -> None:
     rows = rows_of(data, shared)
     file = shared.select(rows).to_bytes()
     assert parse_shared(file, "f").to_bytes() == file
@@ -278,12 +276,12 @@ def test_the_same_content_has_the_same_bytes_however_it_came_about(
 
 
 @pytest.mark.parametrize("options", [{"compression": "lz4"}, {"compression": "zstd"}, {"rows_per_batch": 1}])
-def test_the_fingerprint_depends_neither_on_compression_nor_on_chunks(options: dict[str, object]) -> None:
+def test_fingerprint_depends_neither_on_compression_nor_on_chunks(options: dict[str, object]) -> None:
     shared = align(two(), at_least=1, special_roles=True)
     assert parse_shared(rewritten(shared.to_bytes(), **options), "f").fingerprint == shared.fingerprint
 
 
-def test_a_file_on_disk_is_one_uncompressed_record_batch_with_documented_metadata(tmp_path: Path) -> None:
+def test_file_on_disk_is_one_uncompressed_record_batch_with_documented_metadata(tmp_path: Path) -> None:
     path = tmp_path / "shared.arrow"
     shared = align(two(), special_roles=True)
     shared.save(path)
@@ -305,7 +303,7 @@ def test_a_file_on_disk_is_one_uncompressed_record_batch_with_documented_metadat
     }
 
 
-def test_a_source_with_a_name_that_is_no_unicode_survives_the_file() -> None:
+def test_non_unicode_source_name_round_trips() -> None:
     a, b = two()
     shared = align([dataclasses.replace(a, source="half \udc80.json"), b])
     read = parse_shared(shared.to_bytes(), "f")
@@ -329,7 +327,7 @@ def real() -> SharedVocabulary:
     return align([resolve("qwen2.5").vocabulary, resolve("llama3").vocabulary])
 
 
-def test_a_real_file_gives_back_what_was_saved(real_file: Path) -> None:
+def test_real_file_round_trips(real_file: Path) -> None:
     opened = open_shared(real_file)
     assert opened.table.equals(real().table)
     assert opened.fingerprint == real().fingerprint
@@ -344,7 +342,7 @@ def test_opening_copies_no_column(real_file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
-def test_columns_lie_in_the_mapped_file_and_ids_become_numpy_without_a_copy(real_file: Path) -> None:
+def test_columns_lie_in_mapped_file_and_ids_become_numpy_without_copy(real_file: Path) -> None:
     opened = open_shared(real_file)
     maps = Path("/proc/self/maps").read_text().splitlines()
     spans = [line.split()[0].split("-") for line in maps if line.endswith(str(real_file))]
@@ -359,7 +357,7 @@ def test_columns_lie_in_the_mapped_file_and_ids_become_numpy_without_a_copy(real
         assert all(is_mapped(buffer.address, buffer.size) for buffer in buffers)
 
 
-def test_ids_convert_to_torch_without_a_warning(tmp_path: Path) -> None:
+def test_ids_convert_to_torch_without_warning(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     align(two()).with_counts(np.array([3, 2])).save(tmp_path / "two.arrow")
     opened = open_shared(tmp_path / "two.arrow")
@@ -408,7 +406,7 @@ align(vocabularies, at_least=2, special_roles=True).save(Path(sys.argv[1]))
 """
 
 
-def test_two_fresh_processes_write_the_same_bytes(tmp_path: Path) -> None:
+def test_two_fresh_processes_write_same_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / "one.arrow", tmp_path / "two.arrow"]
     for path, seed in zip(paths, ("1", "2"), strict=True):
         subprocess.run([sys.executable, "-c", BUILD, path], env={"PYTHONHASHSEED": seed}, check=True)

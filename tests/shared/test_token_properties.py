@@ -1,4 +1,4 @@
-"""Scripts and lengths of tokens, and the choice of examples."""
+"""Scripts and lengths of tokens, and how examples are chosen."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def script_of(token: bytes) -> str:
         ("\u0301", "symbols"), ("ʼ", "symbols"), ("ˇ", "symbols"), ("\x00", "symbols"), ("\ue000", "symbols"),
     ],
 )  # fmt: skip
-def test_the_first_letter_decides_the_script(text: str, script: str) -> None:
+def test_first_letter_decides_script(text: str, script: str) -> None:
     assert script_of(text.encode()) == script
 
 
 @pytest.mark.parametrize("token", [b"\xe5\xb9", b"\xb4", b"ab\xff", b"\xed\xa0\x80", b"\xc0\x80"])
-def test_bytes_that_are_no_utf8_have_no_script(token: bytes) -> None:
+def test_invalid_utf8_has_no_script(token: bytes) -> None:
     assert script_of(token) == PARTIAL_UTF8
 
 
@@ -54,7 +54,7 @@ def test_every_token_has_one_script_and_one_length(tokens: list[bytes]) -> None:
         assert low.endswith("+") or len(token) <= int(high or low)
 
 
-def test_examples_take_one_of_each_class_in_turn_and_the_largest_class_first() -> None:
+def test_examples_take_one_of_each_class_in_turn_and_largest_class_first() -> None:
     rows = np.array([10, 11, 12, 13, 14, 15])
     classes = np.array([7, 2, 2, 7, 7, 0])
     assert varied(rows, classes, 6).tolist() == [10, 11, 15, 13, 12, 14]

@@ -1,4 +1,4 @@
-"""verify finds every kind of wrong row, names it, and finds nothing in what align makes."""
+"""verify finds and names every kind of wrong row, and accepts what align makes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def problems(wrong: SharedVocabulary, a: Vocabulary = A) -> list[str]:
     return list(verify(wrong, {"a": a, "b": B}).problems)
 
 
-def test_the_rows_are_the_ones_that_these_tests_change() -> None:
+def test_rows_are_ones_that_these_tests_change() -> None:
     assert shared().tokens.to_pylist() == [b"x", b"y", b"z", b"<s>", b"", b""]
     assert shared().table["id:a"].to_pylist() == [0, 1, None, None, 4, 5]
     assert shared().table["id:b"].to_pylist() == [0, 1, 2, 3, None, None]
@@ -73,11 +73,11 @@ def test_the_rows_are_the_ones_that_these_tests_change() -> None:
     ],
     ids=["wrong", "outside", "null", "lacking", "special", "role", "text for role", "role null"],
 )  # fmt: skip
-def test_a_wrong_id_is_named_with_what_it_should_be(ids: list[int | None], says: str) -> None:
+def test_wrong_id_is_named_with_what_it_should_be(ids: list[int | None], says: str) -> None:
     assert problems(with_column("id:a", *ids)) == [f"a: row {says}"]
 
 
-def test_a_tokenizer_of_another_version_is_named_and_its_rows_are_checked_all_the_same() -> None:
+def test_tokenizer_of_another_version_is_named_and_its_rows_are_checked_all_same() -> None:
     same_ids = tokenizer("a", roles={"bos": 4, "eos": 5, "pad": 5})
     verdict = verify(shared(), {"a": same_ids, "b": B})
     assert verdict.passed
@@ -95,12 +95,12 @@ def test_alias_is_right_and_noted() -> None:
     assert line.endswith("that encode does not give, such as row 1 b'y': 2, where encode gives 1")
 
 
-def test_rows_that_repeat_a_token_are_named() -> None:
+def test_rows_that_repeat_token_are_named() -> None:
     twice = with_column("token", b"x", b"x", b"z", b"<s>", b"", b"")
     assert "rows 0 and 1 are both b'x'" in problems(twice)
 
 
-def test_many_wrong_rows_are_counted_and_the_first_ten_listed() -> None:
+def test_many_wrong_rows_are_counted_and_first_ten_listed() -> None:
     tokens = [b"%d" % i for i in range(30)]
     a, b = text_vocabulary("a", *tokens), text_vocabulary("b", *tokens)
     other = align([a, b])
@@ -114,15 +114,13 @@ def test_many_wrong_rows_are_counted_and_the_first_ten_listed() -> None:
     assert repeated[-1] == "and 19 more rows repeat a token"
 
 
-def test_a_tokenizer_that_is_not_given_is_asked_for() -> None:
+def test_missing_tokenizer_raises() -> None:
     assert refusal(verify, shared(), {"a": A}) == "tokenizer b of this shared vocabulary is not given"
 
 
 @generated
 @given(groups(most=4), st.data())
-def test_nothing_is_wrong_with_what_align_makes_or_what_is_chosen_from_it(
-    group: list[Drawn], data: st.DataObject
-) -> None:
+def test_aligned_and_selected_rows_pass(group: list[Drawn], data: st.DataObject) -> None:
     at_least = data.draw(st.integers(1, len(group)), label="at_least")
     made = align(list(by_name(group).values()), at_least=at_least, special_roles=True)
     assert verify(made, by_name(group)) == Verdict((), ())
@@ -154,7 +152,7 @@ def test_any_changed_id_is_found(group: list[Drawn], data: st.DataObject) -> Non
     assert found[0].startswith(f"{name}: row {row} is ")
 
 
-def test_a_real_file_is_right_about_its_tokenizers_and_wrong_about_others(tmp_path: Path) -> None:
+def test_real_file_is_right_about_its_tokenizers_and_wrong_about_others(tmp_path: Path) -> None:
     vocabularies = {name: resolve(name).vocabulary for name in ("qwen2", "llama3")}
     align(list(vocabularies.values()), special_roles=True).save(tmp_path / "shared.arrow")
     opened = open_shared(tmp_path / "shared.arrow")

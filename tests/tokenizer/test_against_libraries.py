@@ -95,7 +95,7 @@ def test_byte_level_tokens_are_what_tokenizers_spells_and_decodes() -> None:
     assert decoded == [ours[i].decode(errors="replace") for i in text]
 
 
-def test_wordpiece_tokens_are_what_tokenizers_decodes_in_the_middle_of_a_text() -> None:
+def test_wordpiece_tokens_are_what_tokenizers_decodes_in_middle_of_text() -> None:
     vocabulary, library = real("minilm"), Tokenizer.from_file(str(real_file("minilm")))
     before = library.token_to_id("a")
     decoded = library.decode_batch([[before, i] for i in range(len(vocabulary))], skip_special_tokens=False)
@@ -228,7 +228,7 @@ def sentencepiece_tokens(library: sentencepiece.SentencePieceProcessor) -> list[
 
 
 @pytest.mark.parametrize("name", [name for name, file in REAL.items() if ".model" in file and "llama" not in file])
-def test_pieces_are_what_sentencepiece_decodes_in_the_middle_of_a_text(name: str) -> None:
+def test_pieces_are_what_sentencepiece_decodes_in_middle_of_text(name: str) -> None:
     library = sentencepiece.SentencePieceProcessor(model_file=str(real_file(name)))
     vocabulary = real(name)
     assert_same(vocabulary, sentencepiece_tokens(library))
@@ -358,7 +358,7 @@ def decode_each(decoder: decoders.Decoder, pieces: Iterable[str]) -> list[str]:
     return [decoder.decode(["a", piece]).removeprefix("a") for piece in pieces]
 
 
-def test_gguf_of_the_sentencepiece_kind_is_what_tokenizers_decodes() -> None:
+def test_gguf_of_sentencepiece_kind_is_what_tokenizers_decodes() -> None:
     pieces, types, table = gguf_pieces("gemma3")
     vocabulary = real("gemma3")
     assert_header(vocabulary, types, table)
@@ -379,7 +379,7 @@ def test_gguf_of_the_sentencepiece_kind_is_what_tokenizers_decodes() -> None:
     assert_bytes_complete_characters(byte_ids, lambda ids: decoder.decode([pieces[i] for i in ids]))
 
 
-def test_gguf_of_the_byte_level_kind_is_what_tokenizers_spells_and_decodes() -> None:
+def test_gguf_of_byte_level_kind_is_what_tokenizers_spells_and_decodes() -> None:
     pieces, types, table = gguf_pieces("smollm2")
     vocabulary = real("smollm2")
     assert_header(vocabulary, types, table)

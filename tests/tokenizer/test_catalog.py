@@ -1,4 +1,4 @@
-"""From what people type to a vocabulary: paths, catalog names, hub ids, in this order, and what was used is said."""
+"""Names, paths and hub ids resolve to vocabularies, in that order, and say where they were found."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def in_one_line(error: pytest.ExceptionInfo[VocabkitError]) -> str:
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
-def test_every_other_name_is_a_model_whose_table_holds_all_ids() -> None:
+def test_other_names_are_models_with_row_for_each_id() -> None:
     sizes = {name: len(resolve(entry.snapshot).vocabulary) for name, entry in catalog().items() if name not in SIZES}
     assert len(sizes) > 25
     for name, size in sizes.items():
@@ -109,7 +109,7 @@ def test_each_name_resolves_to_its_vocabulary_and_says_from_where(name: str) -> 
     assert found.file == snapshot_path(entry.snapshot)
 
 
-def test_names_resolve_without_a_network_and_without_the_hub_library() -> None:
+def test_names_resolve_without_network_and_without_hub_library() -> None:
     code = """
 import socket, sys
 def refuse(*args, **options): raise AssertionError("a socket")
@@ -121,16 +121,16 @@ assert not {"huggingface_hub", "tokenizers", "torch", "transformers"} & set(sys.
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
 
 
-def test_names_are_found_however_they_are_capitalised() -> None:
+def test_names_ignore_case() -> None:
     assert resolve("Qwen2.5-7B").vocabulary.fingerprint == resolve("qwen2.5-7b").vocabulary.fingerprint
 
 
-def test_a_model_is_its_familys_vocabulary_with_the_size_of_its_embedding_table() -> None:
+def test_model_is_its_familys_vocabulary_with_size_of_its_embedding_table() -> None:
     for entry in catalog().values():
         assert resolve(entry.name).vocabulary.fingerprint == resolve(entry.snapshot).vocabulary.fingerprint
 
 
-def test_llama_3_2_has_the_tokenizer_of_3_1_which_gives_other_roles_than_that_of_3() -> None:
+def test_llama_3_2_has_tokenizer_of_3_1_which_gives_other_roles_than_that_of_3() -> None:
     three, one, two = (resolve(name).vocabulary for name in ("llama3", "llama3.1", "llama3.2"))
     assert one.fingerprint == two.fingerprint
     assert three.tokens[:128_000].equals(one.tokens[:128_000])
@@ -139,13 +139,13 @@ def test_llama_3_2_has_the_tokenizer_of_3_1_which_gives_other_roles_than_that_of
     assert one.roles["message_end"] == 128_008
 
 
-def test_mistral_is_the_tekken_tokenizer() -> None:
+def test_mistral_is_tekken_tokenizer() -> None:
     assert resolve("mistral").vocabulary.fingerprint == resolve("mistral-tekken").vocabulary.fingerprint
 
 
-def test_an_unknown_name_is_answered_with_near_ones() -> None:
+def test_unknown_name_raises_with_near_names() -> None:
     with pytest.raises(
-        VocabkitError, match=r"'qwen-2\.5' is no file, no catalog name and no hub id .*qwen2\.5"
+        VocabkitError, match=r"'qwen-2\.5' not found: not a file, catalog name or hub id .*qwen2\.5"
     ) as error:
         resolve("qwen-2.5")
     in_one_line(error)
@@ -156,13 +156,13 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
 
 
 @pytest.mark.parametrize("argument", ["", "x" * 5000, "\0", "\n\x1b[31m", "~nobody-of-this-name/x", "a/b/c"])
-def test_what_is_no_name_at_all_gets_one_line(argument: str) -> None:
+def test_invalid_name_raises_on_one_line(argument: str) -> None:
     with pytest.raises(VocabkitError) as error:
         resolve(argument)
     assert len(in_one_line(error)) < 300
 
 
-def test_a_name_of_the_users_choice_is_given_with_an_equals_sign(tmp_path: Path) -> None:
+def test_equals_sign_gives_name(tmp_path: Path) -> None:
     mine = resolve("mine=qwen2-7b")
     assert mine.vocabulary.name == "mine"
     assert mine.how == resolve("qwen2-7b").how
@@ -179,13 +179,13 @@ def test_a_name_of_the_users_choice_is_given_with_an_equals_sign(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
 @pytest.mark.usefixtures("sources")
-def test_the_size_of_a_table_is_that_of_the_models_file(name: str) -> None:
+def test_table_size_matches_model_file(name: str) -> None:
     entry = catalog()[name]
     model = real(entry.snapshot)  # tests/readers compares its size with what the `gguf` package says
     assert (entry.width, entry.embedding_rows) == (model.width, model.embedding_rows)
 
 
-def test_a_table_has_a_row_for_each_id() -> None:
+def test_table_has_row_for_each_id() -> None:
     for entry in catalog().values():
         if entry.embedding_rows is not None:
             assert entry.embedding_rows >= len(resolve(entry.name).vocabulary)
@@ -211,7 +211,7 @@ def test_what_qwen_adds_after_its_ranks_is_special_or_text(name: str, last: int,
     assert vocabulary.roles["turn_end"] == 151_645
 
 
-def test_gemmas_image_marks_are_special_as_the_publisher_has_them() -> None:
+def test_gemmas_image_marks_are_special_as_publisher_has_them() -> None:
     """The GGUF that the snapshot is made of marks them as text."""
     vocabulary = resolve("gemma3").vocabulary
     assert (vocabulary.roles["image_start"], vocabulary.roles["image_end"]) == (255_999, 256_000)
@@ -257,7 +257,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
         ("gguf", "model.gguf"),
     ],
 )
-def test_a_folder_stands_for_the_tokenizer_in_it(files: dict[str, Path], folder: str, file: str) -> None:
+def test_folder_resolves_to_its_tokenizer(files: dict[str, Path], folder: str, file: str) -> None:
     whole, single = resolve(str(files[folder])), resolve(str(files[folder] / file))
     assert whole.vocabulary.fingerprint == single.vocabulary.fingerprint
     assert whole.vocabulary.name == folder
@@ -266,13 +266,13 @@ def test_a_folder_stands_for_the_tokenizer_in_it(files: dict[str, Path], folder:
         assert found.how == f"local file {files[folder] / file}"
 
 
-def test_a_snapshot_may_be_given_as_a_path(files: dict[str, Path]) -> None:
+def test_snapshot_path_resolves(files: dict[str, Path]) -> None:
     path = files["snapshot"] / "mine.arrow"
     assert resolve(str(path)).how == f"local file {path}"
     assert resolve(str(path)).vocabulary.fingerprint == read(files["json"]).fingerprint
 
 
-def test_a_path_goes_before_a_name_and_says_so(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_takes_precedence_over_name_and_says_so(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files["json"])
     Path("llama3").mkdir()
     shutil.copy("tokenizer.json", "llama3")
@@ -286,13 +286,13 @@ def test_a_path_goes_before_a_name_and_says_so(files: dict[str, Path], monkeypat
         resolve("llama3")
 
 
-def test_a_path_with_an_equals_sign_is_a_path(files: dict[str, Path]) -> None:
+def test_path_with_equals_sign_is_path(files: dict[str, Path]) -> None:
     path = files["json"].rename(files["json"].with_name("a=b"))
     assert resolve(str(path)).vocabulary.name == "a=b"
     assert resolve(f"c={path}").vocabulary.name == "c"
 
 
-def test_a_folder_with_several_gguf_files_asks_which(files: dict[str, Path]) -> None:
+def test_folder_with_several_gguf_files_asks_which(files: dict[str, Path]) -> None:
     shutil.copy(files["gguf"] / "model.gguf", files["gguf"] / "other.gguf")
     with pytest.raises(VocabkitError, match="2 GGUF files; name one of them"):
         resolve(str(files["gguf"]))
@@ -337,7 +337,7 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def test_a_hub_id_downloads_tokenizer_files_only(hub: HubServer, tmp_path: Path) -> None:
+def test_hub_id_downloads_tokenizer_files_only(hub: HubServer, tmp_path: Path) -> None:
     (found,) = resolve_in_child(["org/whole"], tmp_path / "home", HF_ENDPOINT=hub.url)
     write_json(tmp_path / "tokenizer.json", TOKENIZER)
     (tmp_path / "tokenizer_config.json").write_bytes(b'{"bos_token": "<s>"}')
@@ -352,7 +352,7 @@ def test_a_hub_id_downloads_tokenizer_files_only(hub: HubServer, tmp_path: Path)
     assert not [path for _, path in hub.asked if "model" in path]
 
 
-def test_a_repository_without_tokenizer_json_is_asked_for_the_other_formats(hub: HubServer, tmp_path: Path) -> None:
+def test_repository_without_tokenizer_json_is_asked_for_other_formats(hub: HubServer, tmp_path: Path) -> None:
     arguments = ["org/tekken", "org/meta", "mine=org/bare", "org/weights-only"]
     tekken, meta, bare, none = resolve_in_child(arguments, tmp_path / "home", HF_ENDPOINT=hub.url)
     assert tekken["how"] == "Hugging Face hub, org/tekken/tekken.json at 0123456"
@@ -365,7 +365,7 @@ def test_a_repository_without_tokenizer_json_is_asked_for_the_other_formats(hub:
     assert hub.files_asked("org/weights-only") == list(FOLDER_FILES)
 
 
-def test_without_a_network_the_cache_answers(hub: HubServer, tmp_path: Path) -> None:
+def test_cache_is_used_without_network(hub: HubServer, tmp_path: Path) -> None:
     home = tmp_path / "home"
     arguments = ["org/whole", "org/tekken"]
     online = resolve_in_child(arguments, home, HF_ENDPOINT=hub.url)
@@ -378,7 +378,7 @@ def test_without_a_network_the_cache_answers(hub: HubServer, tmp_path: Path) -> 
     )
 
 
-def test_what_the_hub_refuses_gets_one_line_that_says_what_to_do(hub: HubServer, tmp_path: Path) -> None:
+def test_hub_refusal_raises_one_line_with_advice(hub: HubServer, tmp_path: Path) -> None:
     expected = {
         "org/gated": r"a gated repository; accept its terms at https://huggingface\.co/org/gated, .* `hf auth .*",
         OLD: r"a gated repository.*; the catalog has its tokenizer: llama3",
@@ -397,14 +397,14 @@ def test_what_the_hub_refuses_gets_one_line_that_says_what_to_do(hub: HubServer,
         assert answer["error"].isprintable()
 
 
-def test_damaged_downloads_get_one_line(hub: HubServer, tmp_path: Path) -> None:
+def test_damaged_download_raises_on_one_line(hub: HubServer, tmp_path: Path) -> None:
     damaged, cut = resolve_in_child(["org/damaged", "org/cut"], tmp_path / "home", HF_ENDPOINT=hub.url)
     assert "tokenizer.json: not valid JSON" in damaged["error"]
     assert cut["error"].startswith("org/cut: the download from the Hugging Face hub failed (")
     assert cut["error"].isprintable()
 
 
-def test_a_hub_that_can_not_be_reached_gets_one_line(tmp_path: Path) -> None:
+def test_unreachable_hub_raises_on_one_line(tmp_path: Path) -> None:
     (found,) = resolve_in_child(["org/whole"], tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     assert found["error"] == (
         "org/whole: no such path, none in the cache, and http://127.0.0.1:9 can't be reached as a Hugging Face hub; "
@@ -415,7 +415,7 @@ def test_a_hub_that_can_not_be_reached_gets_one_line(tmp_path: Path) -> None:
 # ---- sources -----------------------------------------------------------------------------------------------------
 
 
-def test_a_source_that_is_not_the_very_file_is_refused(tmp_path: Path) -> None:
+def test_source_with_other_checksum_raises(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(rank_file([b"a"]))
     digest = sha256(tmp_path / "tokenizer.model")[:12]
     with pytest.raises(

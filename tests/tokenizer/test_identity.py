@@ -1,4 +1,4 @@
-"""What an id is: the bytes that the library decodes, and among ids of the same bytes the one that it encodes to."""
+"""Token identity: the bytes that the library decodes, and the canonical id that it encodes to."""
 
 from __future__ import annotations
 
@@ -135,17 +135,17 @@ def test_small_file_agrees_with_its_library(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(FILES)[:5])
-def test_of_equal_bytes_the_encoded_id_is_canonical(tmp_path: Path, name: str) -> None:
+def test_encoded_id_of_equal_bytes_is_canonical(tmp_path: Path, name: str) -> None:
     folder = written(tmp_path, FILES[name])
     assert assert_canonical_is_encoded(read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))) > 0
 
 
 @pytest.mark.parametrize("name", list(FILES)[5:8])
-def test_ids_that_the_file_tells_otherwise_get_a_note(tmp_path: Path, name: str) -> None:
+def test_ids_differing_from_file_are_noted(tmp_path: Path, name: str) -> None:
     assert "disagrees with itself" in read(written(tmp_path, FILES[name])).notes[0]
 
 
-def test_added_token_spelled_in_the_alphabet_is_the_text_it_is_cut_from(tmp_path: Path) -> None:
+def test_added_token_spelled_in_alphabet_is_text_it_is_cut_from(tmp_path: Path) -> None:
     """DeepSeek adds `ü`, which a byte-level decoder takes for the byte FC. Encode gives it for the letter."""
     pieces = [*(piece for piece in ALPHABET if piece != "ü"), "Ã¼"]
     content = byte_level({}, added_token(256, "ü"))
@@ -189,14 +189,14 @@ CONFIG = {"eos_token": "<end>", "additional_special_tokens": ["<user>"], "added_
     ],
     ids=["config", "map", "generation"],
 )
-def test_files_beside_a_tokenizer_make_tokens_special(tmp_path: Path, beside: dict[str, Any]) -> None:
+def test_files_beside_tokenizer_make_tokens_special(tmp_path: Path, beside: dict[str, Any]) -> None:
     content = byte_level({"<think>": 256, "<end>": 257, "<user>": 258, "Ġa": 259})
     vocabulary = read(written(tmp_path, content, **beside))
     assert np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist() == [256, 257, 258]
     assert vocabulary.roles["eos"] == 257
 
 
-def test_single_character_stays_text_whatever_pads_with_it(tmp_path: Path) -> None:
+def test_single_character_pad_token_stays_text(tmp_path: Path) -> None:
     vocabulary = read(written(tmp_path, byte_level({}), tokenizer_config={"pad_token": "!"}))
     assert vocabulary.kinds[ALPHABET["!"]] == Kind.TEXT
 
@@ -217,7 +217,7 @@ def test_table_size_is_found_in_nested_configs(tmp_path: Path, key: str) -> None
     assert (vocabulary.embedding_rows, vocabulary.width) == (300, 8)
 
 
-def test_id_without_a_row_is_never_aligned(tmp_path: Path) -> None:
+def test_id_without_row_is_never_aligned(tmp_path: Path) -> None:
     vocabulary = read(written(tmp_path, byte_level({"Ġa": 256, "Ġb": 257}), config={"vocab_size": 257}))
     assert vocabulary.alignable[256]
     assert not vocabulary.alignable[257]
@@ -226,7 +226,7 @@ def test_id_without_a_row_is_never_aligned(tmp_path: Path) -> None:
 # ---- files and folders --------------------------------------------------------------------------------------------
 
 
-def test_vocab_json_with_merges_is_read_as_the_tokenizer_json_of_the_same_model(tmp_path: Path) -> None:
+def test_vocab_json_with_merges_is_read_as_tokenizer_json_of_same_model(tmp_path: Path) -> None:
     content = FILES["piece outside the alphabet"]
     folder = tmp_path / "old"
     folder.mkdir()
@@ -235,7 +235,7 @@ def test_vocab_json_with_merges_is_read_as_the_tokenizer_json_of_the_same_model(
     assert read(folder).fingerprint == read(written(tmp_path / "new", content)).fingerprint
 
 
-def test_clips_word_end_is_a_space(tmp_path: Path) -> None:
+def test_clips_word_end_is_space(tmp_path: Path) -> None:
     vocab = {piece: i for i, piece in enumerate([*ALPHABET, *(f"{piece}</w>" for piece in ALPHABET), "ab</w>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
     assert read(tmp_path).token(vocab["ab</w>"]) == b"ab "
@@ -248,7 +248,7 @@ def test_vocab_txt_numbers_its_lines(tmp_path: Path) -> None:
     assert vocabulary.roles == {"unk": 2}
 
 
-def test_model_beside_its_projector_is_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
+def test_model_beside_its_projector_is_tokenizer_of_folder(tmp_path: Path) -> None:
     written_gguf(tmp_path / "model-Q4.gguf", ["a", "b"], [1, 1])
     (tmp_path / "mmproj-model-f16.gguf").write_bytes(b"GGUF")
     assert len(read(tmp_path)) == 2

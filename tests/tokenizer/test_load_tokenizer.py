@@ -1,4 +1,4 @@
-"""load_tokenizer: one vocabulary, whatever way its tokenizer is given."""
+"""load_tokenizer gives one vocabulary however the tokenizer is given."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
     return write_json(folder / "tokenizer.json", CONTENT)
 
 
-def test_path_string_object_and_vocabulary_give_the_same(file: Path) -> None:
+def test_path_string_object_and_vocabulary_agree(file: Path) -> None:
     expected = load_tokenizer(str(file))
     for same in (file, file.parent, f"mine={file}", Tokenizer.from_file(str(file)), expected):
         assert load_tokenizer(same).fingerprint == expected.fingerprint
@@ -129,7 +129,7 @@ def test_results_have_short_reprs(file: Path) -> None:
         (["x/tokenizer.json", "own=a/x/tokenizer.json"], ["x", "own"]),
     ],
 )
-def test_files_of_one_name_are_called_after_the_folders_above(
+def test_files_of_one_name_are_called_after_folders_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], expected: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -148,7 +148,7 @@ def test_same_file_given_twice_raises(file: Path) -> None:
         align([file, file])
 
 
-def test_ids_without_an_embedding_row_are_noted_and_never_shared(tmp_path: Path) -> None:
+def test_ids_without_embedding_row_are_noted_and_never_shared(tmp_path: Path) -> None:
     for name, rows in (("small", 3), ("large", 9)):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "tokenizer.json", bpe_json(["a", "b", "c", "d"], added=[added_token(4, "<eos>")]))

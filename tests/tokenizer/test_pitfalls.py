@@ -55,7 +55,7 @@ def tokens(vocabulary: Vocabulary) -> list[bytes | None]:
 # ---- 1: a spelling is not the bytes ------------------------------------------------------------------------------
 
 
-def test_1_equal_spelling_in_two_alphabets_is_not_the_same_token(tmp_path: Path) -> None:
+def test_1_equal_spelling_in_two_alphabets_is_not_same_token(tmp_path: Path) -> None:
     """Without inverting the byte alphabet, the byte A1 would match the letter `¡`, which is C2 A1."""
     byte_level = read_json_tokenizer(tmp_path, bpe_json(["¡", "Â¡", "a"]))
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model([("<unk>", UNKNOWN), ("¡", NORMAL), ("a", NORMAL)]))
@@ -75,7 +75,7 @@ def shared_columns(shared) -> tuple[list[bytes], list[int], list[int]]:  # type:
 
 
 @pytest.mark.usefixtures("sources")
-def test_1_real_one_byte_tokens_are_bytes_in_one_tokenizer_and_letters_in_the_other() -> None:
+def test_1_real_one_byte_tokens_are_bytes_in_one_tokenizer_and_letters_in_other() -> None:
     """Without inverting the alphabet, Qwen's 128 lone bytes would pass for Gemma's Latin-1 letters."""
     qwen, gemma = set(tokens(real("qwen"))), set(tokens(real("gemma3")))
     for code in (0xA1, 0xE9, 0xFF):
@@ -86,13 +86,13 @@ def test_1_real_one_byte_tokens_are_bytes_in_one_tokenizer_and_letters_in_the_ot
 # ---- 2: the alphabet stands in the file --------------------------------------------------------------------------
 
 
-def test_2_the_decoder_tells_the_alphabet_not_the_look_of_the_pieces(tmp_path: Path) -> None:
+def test_2_decoder_decides_alphabet_not_spelling(tmp_path: Path) -> None:
     """Guessed from the `Ġ`, this vocabulary would be byte-level; its decoder says that `Ġ` is a Maltese letter."""
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(["Ġ", "Ġorġ", "▁Ġ"], METASPACE))
     assert tokens(vocabulary) == ["Ġ".encode(), "Ġorġ".encode(), " Ġ".encode()]
 
 
-def test_2_without_a_decoder_the_pre_tokenizer_tells_the_alphabet(tmp_path: Path) -> None:
+def test_2_pre_tokenizer_decides_alphabet_without_decoder(tmp_path: Path) -> None:
     """Without this rule a file that has no decoder could only be guessed."""
     content = bpe_json(["Ġa", "é"], decoder=None)
     byte_level = read_json_tokenizer(tmp_path, {**content, "pre_tokenizer": BYTE_LEVEL})
@@ -103,7 +103,7 @@ def test_2_without_a_decoder_the_pre_tokenizer_tells_the_alphabet(tmp_path: Path
     assert tokens(metaspace) == [b" a", "é".encode()]
 
 
-def test_2_an_alphabet_that_nothing_tells_is_an_error(tmp_path: Path) -> None:
+def test_2_undetermined_alphabet_raises(tmp_path: Path) -> None:
     """Without this, a guess would give wrong bytes for every token."""
     with pytest.raises(VocabkitError, match=r"tokenizer\.json: has no decoder"):
         read_json_tokenizer(tmp_path, bpe_json(["Ġa"], decoder=None))
@@ -115,7 +115,7 @@ def test_2_unknown_decoder_raises(tmp_path: Path) -> None:
         read_json_tokenizer(tmp_path, bpe_json(["a"], {"type": "Reverse"}))
 
 
-def test_2_byte_level_pieces_outside_the_alphabet_are_literal(tmp_path: Path) -> None:
+def test_2_byte_level_pieces_outside_alphabet_are_literal(tmp_path: Path) -> None:
     """`tokenizers` decodes such a piece as its own UTF-8; character by character, half of it would be dropped."""
     content = bpe_json(["日本", "é日", "Ġ"])
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -127,7 +127,7 @@ def test_2_byte_level_pieces_outside_the_alphabet_are_literal(tmp_path: Path) ->
 # ---- 3: SentencePiece spaces and bytes ---------------------------------------------------------------------------
 
 
-def test_3_every_low_line_is_a_space(tmp_path: Path) -> None:
+def test_3_every_low_line_is_space(tmp_path: Path) -> None:
     """With only the first one replaced, `▁of▁the` would keep a character that no text holds."""
     pieces = ["▁of▁the", "▁▁", "a▁"]
     assert tokens(read_json_tokenizer(tmp_path, bpe_json(pieces, SENTENCEPIECE))) == [b" of the", b"  ", b"a "]
@@ -149,7 +149,7 @@ def test_3_sentencepiece_decodes_low_lines_even_where_it_does_not_write_them(tmp
     assert tokens(read(path))[2] == b" b"
 
 
-def test_3_a_byte_spelling_is_a_byte_only_with_byte_fallback(tmp_path: Path) -> None:
+def test_3_byte_spelling_is_byte_only_with_byte_fallback(tmp_path: Path) -> None:
     """Without looking at the decoder, a piece that spells `<0x0A>` would become a line break."""
     with_bytes = read_json_tokenizer(tmp_path, bpe_json(["<0x0A>", "\n"], SENTENCEPIECE))
     assert (tokens(with_bytes), with_bytes.kinds.tolist()) == ([b"\n", b"\n"], [Kind.BYTE, Kind.TEXT])
@@ -157,7 +157,7 @@ def test_3_a_byte_spelling_is_a_byte_only_with_byte_fallback(tmp_path: Path) -> 
     assert (tokens(without), without.kinds.tolist()) == ([b"<0x0A>", b"\n"], [Kind.TEXT, Kind.TEXT])
 
 
-def test_3_the_type_of_a_piece_tells_bytes_in_sentencepiece_and_gguf(tmp_path: Path) -> None:
+def test_3_type_of_piece_tells_bytes_in_sentencepiece_and_gguf(tmp_path: Path) -> None:
     """Without looking at the type, an ordinary piece spelled `<0x41>` would become an A."""
     pieces = [("<unk>", UNKNOWN), ("<0x41>", NORMAL), ("<0x42>", BYTE)]
     (tmp_path / "m.gguf").write_bytes(gguf_file(gguf_tokenizer(pieces)))
@@ -171,7 +171,7 @@ def test_3_the_type_of_a_piece_tells_bytes_in_sentencepiece_and_gguf(tmp_path: P
 # ---- 4: several ids for the same bytes ---------------------------------------------------------------------------
 
 
-def test_4_a_piece_stands_before_the_byte_of_the_same_bytes(tmp_path: Path) -> None:
+def test_4_piece_precedes_byte_piece_of_same_bytes(tmp_path: Path) -> None:
     """With "the last one wins" or "the first one wins", the byte-fallback id would stand for a common token."""
     for order in (["<0x09>", "\t"], ["\t", "<0x09>"]):
         vocabulary = read_json_tokenizer(tmp_path, bpe_json(order, SENTENCEPIECE))
@@ -180,7 +180,7 @@ def test_4_a_piece_stands_before_the_byte_of_the_same_bytes(tmp_path: Path) -> N
         assert vocabulary.aliases() == {piece: [byte]}
 
 
-def test_4_a_piece_of_the_user_stands_before_the_byte_of_the_same_bytes(tmp_path: Path) -> None:
+def test_4_user_defined_piece_precedes_byte_piece(tmp_path: Path) -> None:
     """Taken for a token added on top, Gemma's line break would give way to `<0x0A>`, which no text is cut into."""
     pieces = [("<unk>", UNKNOWN), ("<0x0A>", BYTE), ("\n", USER_DEFINED)]
     (tmp_path / "m.gguf").write_bytes(gguf_file(gguf_tokenizer(pieces)))
@@ -203,7 +203,7 @@ def test_4_gemma_has_110_pieces_that_are_also_bytes() -> None:
 # ---- 5: added tokens lie over the vocabulary ---------------------------------------------------------------------
 
 
-def test_5_added_token_never_takes_the_id_of_a_piece(tmp_path: Path) -> None:
+def test_5_added_token_never_takes_id_of_piece(tmp_path: Path) -> None:
     """`tokenizers` gives it the next free id, whatever the file says; the piece keeps its own."""
     content = bpe_json({"old": 0, "a": 1}, added=[added_token(0, "new")])
     assert tokens(read_json_tokenizer(tmp_path, content)) == [b"old", b"a", b"new"]
@@ -217,7 +217,7 @@ def test_5_added_tokens_that_are_not_special_are_text(tmp_path: Path) -> None:
     assert vocabulary.alignable.tolist() == [True, True, False]
 
 
-def test_5_an_added_run_of_spaces_is_spaces(tmp_path: Path) -> None:
+def test_5_added_run_of_spaces_is_spaces(tmp_path: Path) -> None:
     """`tokenizers` puts added tokens through the decoder too; taken literally, this one would be two low lines."""
     content = bpe_json({"▁": 0, "▁▁": 1, "a": 2}, SENTENCEPIECE, [added_token(1, "▁▁")])
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -235,7 +235,7 @@ def test_5_user_defined_runs_of_spaces_of_gemma_are_spaces() -> None:
     assert {int(vocabulary.kinds[i]) for i in runs.values()} == {Kind.TEXT}
 
 
-def test_5_added_token_comes_before_a_piece_of_the_same_bytes(tmp_path: Path) -> None:
+def test_5_added_token_comes_before_piece_of_same_bytes(tmp_path: Path) -> None:
     """It is cut out of the text before the model sees it, so the row of the piece is untrained."""
     content = bpe_json({"Ġa": 0}, added=[added_token(1, " a")])
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -246,7 +246,7 @@ def test_5_added_token_comes_before_a_piece_of_the_same_bytes(tmp_path: Path) ->
 # ---- 6: equal spelling is not equal role -------------------------------------------------------------------------
 
 
-def test_6_text_spelled_like_a_special_token_is_text(tmp_path: Path) -> None:
+def test_6_text_spelled_like_special_token_is_text(tmp_path: Path) -> None:
     """Matched by spelling, an HTML tag of one tokenizer would become the start of text of the other."""
     html = read_json_tokenizer(tmp_path, bpe_json(["<s>", "</s>", "a"]))
     control = read_json_tokenizer(tmp_path, bpe_json({"a": 0}, added=[added_token(1, "<s>", special=True)]))
@@ -274,7 +274,7 @@ def test_6_qwen_has_html_tags_and_no_bos() -> None:
     assert b"<s>" not in align([qwen, mistral]).tokens.to_pylist()
 
 
-def test_6_declared_roles_go_before_what_a_spelling_suggests(tmp_path: Path) -> None:
+def test_6_declared_role_overrides_spelling(tmp_path: Path) -> None:
     """By spelling alone, `<s>` would be the bos of a tokenizer that says it starts with `<start>`."""
     added = [added_token(1, "<s>", special=True), added_token(2, "<start>", special=True)]
     write_json(tmp_path / "tokenizer_config.json", {"bos_token": {"content": "<start>"}, "eos_token": "<s>"})
@@ -295,7 +295,7 @@ def test_7_parts_of_characters_keep_their_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("sources")
 @pytest.mark.parametrize(("name", "count"), [("qwen", 1448), ("llama3", 1352)])
-def test_7_real_tokenizers_have_over_a_thousand_parts_of_characters(name: str, count: int) -> None:
+def test_7_real_tokenizers_have_over_thousand_parts_of_characters(name: str, count: int) -> None:
     """Compared as decoded text, these tokens would be one."""
     parts = [value for value in tokens(real(name)) if value and value.decode(errors="ignore").encode() != value]
     assert len(parts) == count
@@ -305,7 +305,7 @@ def test_7_real_tokenizers_have_over_a_thousand_parts_of_characters(name: str, c
 # ---- 8: four sizes -----------------------------------------------------------------------------------------------
 
 
-def test_8_holes_in_the_ids_are_unused_and_never_aligned(tmp_path: Path) -> None:
+def test_8_holes_in_ids_are_unused_and_never_aligned(tmp_path: Path) -> None:
     """With ids counted instead of read, every token after the hole would have the wrong row."""
     vocabulary = read_json_tokenizer(tmp_path, bpe_json({"a": 0, "b": 5}))
     assert tokens(vocabulary) == [b"a", None, None, None, None, b"b"]
@@ -313,7 +313,7 @@ def test_8_holes_in_the_ids_are_unused_and_never_aligned(tmp_path: Path) -> None
     assert np.flatnonzero(vocabulary.alignable).tolist() == [0, 5]
 
 
-def test_8_embedding_rows_are_not_the_number_of_ids(tmp_path: Path) -> None:
+def test_8_embedding_rows_are_not_number_of_ids(tmp_path: Path) -> None:
     """Taken for one number, padding rows would pass for tokens, or a token for a row that is not there."""
     write_json(tmp_path / "config.json", {"vocab_size": 8, "hidden_size": 4})
     padded = read_json_tokenizer(tmp_path, bpe_json(["a", "b"]))
@@ -323,7 +323,7 @@ def test_8_embedding_rows_are_not_the_number_of_ids(tmp_path: Path) -> None:
     assert (len(beyond), beyond.embedding_rows) == (3, 2)
 
 
-def test_8_a_gguf_tells_the_rows_of_its_table(tmp_path: Path) -> None:
+def test_8_gguf_tells_rows_of_its_table(tmp_path: Path) -> None:
     """Taken from the number of tokens, the rows would be wrong for a padded table."""
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)]), {"blk.0": [2, 2], "token_embd.weight": [16, 32]}))
@@ -339,7 +339,7 @@ def test_8_special_tokens_of_qwen_follow_its_ranks_without_filling_its_table() -
     assert vocabulary.token(151645) == b"<|im_end|>"
 
 
-def test_8_a_tekken_holds_more_ranks_than_ids(tmp_path: Path) -> None:
+def test_8_tekken_holds_more_ranks_than_ids(tmp_path: Path) -> None:
     """With all ranks counted, the vocabulary would have ids that the model has no row for."""
     from tokenizer_files import tekken_json
 
@@ -351,7 +351,7 @@ def test_8_a_tekken_holds_more_ranks_than_ids(tmp_path: Path) -> None:
 # ---- 10: order ---------------------------------------------------------------------------------------------------
 
 
-def test_10_files_do_not_depend_on_the_order_of_the_vocabulary(tmp_path: Path) -> None:
+def test_10_files_do_not_depend_on_order_of_vocabulary(tmp_path: Path) -> None:
     """Written in the order of a hash map, a snapshot of the same tokenizer would differ from run to run."""
     written = []
     for order in (["a", "b", "c"], ["c", "a", "b"]):
@@ -365,14 +365,14 @@ def test_10_files_do_not_depend_on_the_order_of_the_vocabulary(tmp_path: Path) -
 # ---- 11: WordPiece -----------------------------------------------------------------------------------------------
 
 
-def test_11_a_bare_word_brings_its_space_and_a_continuation_does_not(tmp_path: Path) -> None:
+def test_11_bare_word_brings_its_space_and_continuation_does_not(tmp_path: Path) -> None:
     """Compared as spelled, `ing` would match the end of a word and `##ing` nothing."""
     vocabulary = read_json_tokenizer(tmp_path, wordpiece_json(["[UNK]", "ing", "##ing", "#", "##"]))
     assert tokens(vocabulary)[1:] == [b" ing", b"ing", b" #", b""]
     assert vocabulary.alignable.tolist() == [False, True, True, True, False]
 
 
-def test_11_punctuation_has_no_space_before_it_where_the_decoder_cleans_up(tmp_path: Path) -> None:
+def test_11_punctuation_has_no_space_before_it_where_decoder_cleans_up(tmp_path: Path) -> None:
     """Without clean-up, `.` would be a space and a full stop, which is not what its tokenizer decodes."""
     pieces = ["[UNK]", ".", "?", "!", ",", "'", "n't", "'m", "'s", "'ve", "'re", "##.", "do"]
     for cleanup in (True, False):
@@ -385,7 +385,7 @@ def test_11_punctuation_has_no_space_before_it_where_the_decoder_cleans_up(tmp_p
 
 
 @pytest.mark.usefixtures("sources")
-def test_11_a_tokenizer_that_lower_cases_says_so(tmp_path: Path) -> None:
+def test_11_tokenizer_that_lower_cases_says_so(tmp_path: Path) -> None:
     """Without the note, a user would look for capital letters that the tokenizer can't produce."""
     assert any("lower-case" in note for note in real("minilm").notes)
     plain = read_json_tokenizer(tmp_path, wordpiece_json(["[UNK]", "a"]))
@@ -398,7 +398,7 @@ def test_11_a_tokenizer_that_lower_cases_says_so(tmp_path: Path) -> None:
         assert len(lossy.notes) == 1
 
 
-def test_11_wordpiece_without_a_decoder_follows_its_model(tmp_path: Path) -> None:
+def test_11_wordpiece_without_decoder_follows_its_model(tmp_path: Path) -> None:
     """Without this, the file could not be read although its model tells all."""
     vocabulary = read_json_tokenizer(tmp_path, wordpiece_json(["[UNK]", "a", "##b", "."], decoder=None))
     assert tokens(vocabulary)[1:] == [b" a", b"b", b" ."]
@@ -407,7 +407,7 @@ def test_11_wordpiece_without_a_decoder_follows_its_model(tmp_path: Path) -> Non
 # ---- 12: Unigram -------------------------------------------------------------------------------------------------
 
 
-def test_12_a_unigram_vocabulary_is_a_list_with_scores(tmp_path: Path) -> None:
+def test_12_unigram_vocabulary_is_list_with_scores(tmp_path: Path) -> None:
     """Read as a map, it would fail, or take scores for ids."""
     content = unigram_json(["<unk>", "▁a", "b"], unk_id=0)
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -416,7 +416,7 @@ def test_12_a_unigram_vocabulary_is_a_list_with_scores(tmp_path: Path) -> None:
     assert dict(vocabulary.roles) == {"unk": 0}
 
 
-def test_12_a_unigram_piece_may_stand_twice(tmp_path: Path) -> None:
+def test_12_repeated_unigram_piece_is_read(tmp_path: Path) -> None:
     """Read into a map, the first of two equal pieces would vanish and leave a hole."""
     vocabulary = read_json_tokenizer(tmp_path, unigram_json(["a", "a", "b"]))
     assert tokens(vocabulary) == [b"a", b"a", b"b"]
@@ -426,7 +426,7 @@ def test_12_a_unigram_piece_may_stand_twice(tmp_path: Path) -> None:
 # ---- what each format says about a piece -------------------------------------------------------------------------
 
 
-def test_the_type_of_a_piece_tells_its_kind(tmp_path: Path) -> None:
+def test_piece_type_decides_kind(tmp_path: Path) -> None:
     """In SentencePiece and in GGUF alike; what the file calls unused is never aligned."""
     pieces = [
         ("<unk>", UNKNOWN), ("<s>", CONTROL), ("<reserved_1>", CONTROL), ("▁x", USER_DEFINED), ("y", UNUSED),
@@ -441,14 +441,14 @@ def test_the_type_of_a_piece_tells_its_kind(tmp_path: Path) -> None:
         assert tokens(vocabulary) == [b"<unk>", b"<s>", b"<reserved_1>", b" x", b"y", b"z", b" w"]
 
 
-def test_user_defined_tokens_of_a_byte_level_gguf_are_literal(tmp_path: Path) -> None:
+def test_user_defined_tokens_of_byte_level_gguf_are_literal(tmp_path: Path) -> None:
     """The converter writes them as text; put through the byte alphabet, `é` would be the byte E9."""
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("é", NORMAL), ("é", USER_DEFINED)], model="gpt2")))
     assert tokens(read(path)) == [b"\xe9", "é".encode()]
 
 
-def test_rank_files_may_stand_in_any_order_and_with_empty_lines(tmp_path: Path) -> None:
+def test_rank_lines_may_be_unordered_or_empty(tmp_path: Path) -> None:
     """The rank is the id, not the number of the line."""
     lines = rank_file([b"a", b"b", b"\xff"]).split(b"\n")
     path = tmp_path / "tokenizer.model"

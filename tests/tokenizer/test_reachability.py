@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer never makes of text."""
+"""Tokens that encoding never produces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.segmenter import unreachable
 
 
-def test_a_token_that_its_own_text_does_not_give_is_unreachable(tmp_path: Path) -> None:
+def test_token_not_produced_from_its_text_is_unreachable(tmp_path: Path) -> None:
     pieces = ["a", "b", "c", "ab", "abc", "ac"]
     content = bpe_json(pieces)
     content["model"]["merges"] = [["a", "b"], ["ab", "c"]]
@@ -26,13 +26,13 @@ def test_partial_utf8_is_not_judged(tmp_path: Path) -> None:
     assert unreachable(vocabulary).tolist() == [3]  # é has no merge; its two halves can't be tested
 
 
-def test_continuations_come_out_behind_the_start_of_a_word(tmp_path: Path) -> None:
+def test_continuation_pieces_are_tested_inside_word(tmp_path: Path) -> None:
     pieces = ["[UNK]", "a", "ing", "##ing", "##’", "##b"]
     vocabulary = read_json_tokenizer(tmp_path, wordpiece_json(pieces) | {"pre_tokenizer": {"type": "BertPreTokenizer"}})
     assert [pieces[i] for i in unreachable(vocabulary)] == ["##’"]
 
 
-def test_rules_are_needed() -> None:
+def test_vocabulary_without_rules_raises() -> None:
     assert "does not say" in refusal(unreachable, small([b"a"]))
 
 

@@ -1,4 +1,4 @@
-"""Text is cut as the publishers' own libraries cut it, and so is each token of another vocabulary."""
+"""Text and tokens of other vocabularies are cut as the publishers' own libraries cut them."""
 
 from __future__ import annotations
 
@@ -109,19 +109,19 @@ def case(request: pytest.FixtureRequest) -> Case:
 # ---- whole texts -------------------------------------------------------------------------------------------------
 
 
-def test_text_is_cut_as_by_the_publishers_library(case: Case) -> None:
+def test_text_is_cut_as_by_publishers_library(case: Case) -> None:
     for text in TEXTS:
         assert case.tokenizer.encode(text, add_special_tokens=False).ids == case.library.encode(text), text
 
 
 @pytest.mark.parametrize("name", sorted(RANK_FILES))
-def test_a_bare_rank_file_does_not_say_how_text_is_cut(name: str) -> None:
+def test_bare_rank_file_has_no_rules(name: str) -> None:
     for load in (to_tokenizers, Segmenter):
         with pytest.raises(VocabkitError, match="does not say how text is cut into tokens; use its tokenizer"):
             load(real(name))
 
 
-def test_an_added_token_that_is_text_comes_out_of_text() -> None:
+def test_added_text_token_is_encoded_from_text() -> None:
     vocabulary = resolve("qwen3").vocabulary
     expected = vocabulary.tokens.to_pylist().index(b"<tool_call>")
     ids = to_tokenizers(vocabulary).encode("a<tool_call>b").ids
@@ -129,7 +129,7 @@ def test_an_added_token_that_is_text_comes_out_of_text() -> None:
     assert Segmenter(vocabulary).ids(b"a<tool_call>b") == ids
 
 
-def test_no_special_token_comes_out_of_text_that_spells_it(case: Case) -> None:
+def test_text_spelling_special_token_is_cut_as_text(case: Case) -> None:
     vocabulary = case.vocabulary
     special = [token.decode() for token in vocabulary.tokens.filter(vocabulary.kinds == Kind.SPECIAL).to_pylist()]
     ids = case.tokenizer.encode(" ".join(special), add_special_tokens=False).ids
@@ -140,7 +140,7 @@ def test_no_special_token_comes_out_of_text_that_spells_it(case: Case) -> None:
 # ---- single tokens -----------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_cut_as_the_library_cuts_it_inside_a_text(case: Case) -> None:
+def test_token_is_cut_as_library_cuts_it_inside_text(case: Case) -> None:
     vocabulary, library = case.vocabulary, case.library
     values, tokens = tokens_of_all(), vocabulary.tokens.to_pylist()
     # of ways to cut that are equally probable, each library takes another
@@ -156,7 +156,7 @@ def test_a_token_is_cut_as_the_library_cuts_it_inside_a_text(case: Case) -> None
         assert (found and same(found)) == (same(expected) if joins else None), value
 
 
-def test_what_a_token_is_cut_into_joins_to_its_bytes(case: Case) -> None:
+def test_pieces_of_token_join_to_its_bytes(case: Case) -> None:
     vocabulary = case.vocabulary
     tokens = vocabulary.tokens.to_pylist()
     for value, ids in zip(tokens_of_all(), case.cut, strict=True):
@@ -196,7 +196,7 @@ def test_one_value_is_cut_alone_as_it_is_among_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["smollm2", "mistral-v1"])
-def test_a_long_text_is_cut_in_little_memory_and_time(name: str) -> None:
+def test_long_text_is_cut_in_little_memory_and_time(name: str) -> None:
     """Its pieces are looked up to the length of the longest token, not of the text."""
     value = "\n".join(TEXTS).encode() * 20
     ids = segmenter(name).ids(value)
@@ -212,7 +212,7 @@ def test_partial_utf_8_becomes_byte_pieces_between_cut_text() -> None:
     assert [vocabulary.kinds[i] for i in ids if tokens[i] in (b"\xe4", b"\xb8", b"\xff")] == [Kind.BYTE] * 3
 
 
-def test_bytes_that_a_tokenizer_can_not_write_are_none() -> None:
+def test_unencodable_bytes_are_none() -> None:
     assert Segmenter(real("botchan-bpe")).ids("猫".encode()) is None
     assert Segmenter(real("botchan-bpe")).ids(b"\xff") is None
     assert Segmenter(real("minilm")).ids(b"Upper case") is None
@@ -222,11 +222,11 @@ def test_bytes_that_a_tokenizer_can_not_write_are_none() -> None:
     assert segmenter("smollm2").ids(b"\xf1") is None  # it has no token for some bytes
 
 
-def test_nothing_is_cut_into_nothing() -> None:
+def test_empty_bytes_have_no_pieces() -> None:
     assert segmenter("smollm2").ids(b"") == []
 
 
-def test_a_words_own_space_is_kept_and_none_is_added() -> None:
+def test_words_own_space_is_kept_and_none_is_added() -> None:
     for name in ("mistral-v1", "gemma3", "llama3"):
         vocabulary = resolve(name).vocabulary
         for value in (b" the", b"the"):
@@ -243,7 +243,7 @@ def test_a_words_own_space_is_kept_and_none_is_added() -> None:
 LETTERS = [alphabet_spelling(bytes([byte])) for byte in range(256)]
 
 
-def test_sentencepiece_symbols_of_the_user_come_first_and_no_space_is_put_after_them(tmp_path: Path) -> None:
+def test_sentencepiece_symbols_of_user_come_first_and_no_space_is_put_after_them(tmp_path: Path) -> None:
     pieces = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("<x>", USER_DEFINED), ("▁▁", USER_DEFINED)]
     pieces += [("▁", NORMAL), ("a", NORMAL), ("▁a", NORMAL), *BYTE_PIECES]
     # without a trimmed text: remove_extra_whitespaces off
@@ -255,13 +255,13 @@ def test_sentencepiece_symbols_of_the_user_come_first_and_no_space_is_put_after_
     assert Segmenter(vocabulary).ids(b"<x>a  a") == [2, 5, 3, 5]
 
 
-def test_a_gguf_without_scores_does_not_say_how_text_is_cut(tmp_path: Path) -> None:
+def test_gguf_without_scores_has_no_rules(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL), *BYTE_PIECES])))
     assert load_rules(read(path)) is None
 
 
-def test_a_tokenizer_json_is_used_as_it_is_without_what_it_puts_around(tmp_path: Path) -> None:
+def test_tokenizer_json_is_used_without_its_post_processor(tmp_path: Path) -> None:
     content = bpe_json(LETTERS, added=[added_token(256, "<s>", special=True)])
     template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     content |= {
@@ -287,14 +287,14 @@ def test_a_tokenizer_json_is_used_as_it_is_without_what_it_puts_around(tmp_path:
         ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": " "}]}),
     ],
 )
-def test_no_space_is_put_before_a_text_inside_another(part: str, step: dict[str, Any], tmp_path: Path) -> None:
+def test_no_space_is_put_before_text_inside_another(part: str, step: dict[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(LETTERS), "pre_tokenizer": BYTE_LEVEL, part: step})
     assert to_tokenizers(vocabulary).encode("a").tokens == ["Ġ", "a"]
     assert to_tokenizers(vocabulary, mid_text=True).encode("a").tokens == ["a"]
     assert Segmenter(vocabulary).ids(b"a") == [ord("a")]
 
 
-def test_a_byte_order_mark_does_not_hinder(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = write_json(tmp_path / "tokenizer.json", {**bpe_json(LETTERS), "pre_tokenizer": BYTE_LEVEL})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert Segmenter(read(path)).ids(b"a") == [ord("a")]
@@ -312,7 +312,7 @@ def one_line(call: Any) -> str:
     return str(error.value)
 
 
-def test_a_source_that_is_gone_gets_one_line(tmp_path: Path) -> None:
+def test_missing_source_raises_on_one_line(tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(LETTERS))
     (tmp_path / "tokenizer.json").unlink()
     for use in (to_tokenizers, load_rules, Segmenter):
@@ -329,7 +329,7 @@ def test_a_source_that_is_gone_gets_one_line(tmp_path: Path) -> None:
         {"version": "9"},
     ],
 )
-def test_a_tokenizer_json_that_the_library_refuses_gets_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_rejected_tokenizer_json_raises_on_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
     assert vocabulary.source in one_line(lambda: to_tokenizers(vocabulary, mid_text=True))
 
@@ -341,7 +341,7 @@ def test_a_tokenizer_json_that_the_library_refuses_gets_one_line(changes: dict[s
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 7}},
     ],
 )
-def test_rules_that_contradict_their_tokenizer_json_get_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_contradictory_rules_raise_on_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
     assert "damaged rules for cutting text" in one_line(lambda: load_rules(vocabulary))
 
@@ -357,7 +357,7 @@ def test_rules_that_contradict_their_tokenizer_json_get_one_line(changes: dict[s
         ("t5", {"scores": [-1, -2, -3], "precompiled_charsmap": "text"}),
     ],
 )
-def test_a_gguf_with_rules_that_do_not_fit_gets_one_line(model: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_gguf_with_wrong_rules_raises_on_one_line(model: str, changes: dict[str, Any], tmp_path: Path) -> None:
     pieces = [("a", NORMAL), ("c", NORMAL), ("<unk>", UNKNOWN)]
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer(pieces, model, **changes)))
@@ -368,9 +368,7 @@ def test_a_gguf_with_rules_that_do_not_fit_gets_one_line(model: str, changes: di
 
 
 @pytest.mark.parametrize("name", ["unknown", "", 7])
-def test_a_gguf_with_a_pre_tokenizer_that_is_not_known_does_not_say_how_text_is_cut(
-    name: str | int, tmp_path: Path
-) -> None:
+def test_gguf_with_unknown_pre_tokenizer_has_no_rules(name: str | int, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)], "gpt2", pre=name, merges=["a a"])))
     assert "does not say how text is cut" in one_line(lambda: to_tokenizers(read(path)))

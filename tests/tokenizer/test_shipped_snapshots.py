@@ -1,4 +1,4 @@
-"""data/: each shipped snapshot can be made again, says where it comes from, and goes with its licence."""
+"""data/: every shipped snapshot is reproducible, names its source and ships with its licence."""
 
 from __future__ import annotations
 
@@ -32,14 +32,12 @@ def licence_files(name: str) -> list[str]:
     return [(LICENSES / link[1]).read_text("utf-8") for link in links if link]
 
 
-def test_the_catalog_uses_every_snapshot_that_is_shipped() -> None:
+def test_catalog_uses_every_snapshot_that_is_shipped() -> None:
     assert sorted(path.stem for path in DATA.glob("*.arrow")) == SNAPSHOTS
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_a_snapshot_made_again_from_its_source_is_the_same_to_the_byte(
-    name: str, sources: Path, tmp_path: Path
-) -> None:
+def test_snapshot_made_again_from_its_source_is_same_to_byte(name: str, sources: Path, tmp_path: Path) -> None:
     entry = catalog()[name]
     vocabulary = read_source(entry, sources / entry.provenance.file)
     snapshot.write(tmp_path / "again.arrow", vocabulary, entry.provenance)
@@ -47,12 +45,12 @@ def test_a_snapshot_made_again_from_its_source_is_the_same_to_the_byte(
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_shipped_snapshot_passes_the_checks_that_the_catalog_skips(name: str) -> None:
+def test_shipped_snapshot_passes_checks_that_catalog_skips(name: str) -> None:
     assert snapshot.read(snapshot_path(name)).fingerprint == resolve(name).vocabulary.fingerprint
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_a_snapshot_says_where_it_comes_from(name: str) -> None:
+def test_snapshot_says_where_it_comes_from(name: str) -> None:
     entry, found = catalog()[name], json.loads(metadata(name)["vocabkit.provenance"])
     assert found == {
         "file": entry.provenance.file,
@@ -67,14 +65,14 @@ def test_a_snapshot_says_where_it_comes_from(name: str) -> None:
     assert f"{found['package']}=={found['version']} " in pinned
 
 
-def test_a_snapshot_holds_no_size_of_one_model() -> None:
+def test_snapshot_holds_no_size_of_one_model() -> None:
     for name in SNAPSHOTS:
         vocabulary = resolve(name).vocabulary
         assert (vocabulary.embedding_rows, vocabulary.width) == (None, None)
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_the_licence_of_a_snapshot_is_shipped_and_noted(name: str) -> None:
+def test_licence_of_snapshot_is_shipped_and_noted(name: str) -> None:
     licence = catalog()[name].provenance.licence
     title = {"Apache-2.0": "Apache License"}.get(licence or "", licence)
     texts = licence_files(name)
@@ -84,7 +82,7 @@ def test_the_licence_of_a_snapshot_is_shipped_and_noted(name: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in LICENSES.glob("LLAMA-*.txt")))
-def test_what_a_llama_licence_asks_for_is_in_the_notice(file: str) -> None:
+def test_what_llama_licence_asks_for_is_in_notice(file: str) -> None:
     text = (LICENSES / file).read_text("utf-8")
     attribution = re.search(r"within a “Notice” text file distributed as a part of such copies: “([^”]+)”", text)
     built_with = re.search(r"prominently display “([^”]+)”", text)
@@ -99,7 +97,7 @@ def test_what_a_llama_licence_asks_for_is_in_the_notice(file: str) -> None:
     assert built_with[1] in readme
 
 
-def test_what_the_gemma_terms_ask_for_is_in_the_notice() -> None:
+def test_what_gemma_terms_ask_for_is_in_notice() -> None:
     text = (LICENSES / "GEMMA.txt").read_text("utf-8")
     asked = re.search(r'contains the following notice:\s+"([^"]+)"', text)
     assert asked
@@ -109,7 +107,7 @@ def test_what_the_gemma_terms_ask_for_is_in_the_notice() -> None:
     assert "modified" in next(row for row in NOTICE.splitlines() if "`gemma3`" in row)
 
 
-def test_a_wheel_holds_the_snapshots_their_licences_and_the_notice() -> None:
+def test_wheel_holds_snapshots_their_licences_and_notice() -> None:
     settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["vocabkit_data"]
     shipped = {path for pattern in patterns for path in DATA.glob(pattern)}

@@ -1,4 +1,4 @@
-"""Snapshots: every vocabulary comes back as it was, and a file that lies is refused."""
+"""Snapshots: every vocabulary round-trips, and an inconsistent file raises."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assert_same(found: Vocabulary, expected: Vocabulary) -> None:
 
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.usefixtures("sources")
-def test_a_real_vocabulary_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+def test_real_vocabulary_round_trips(name: str, tmp_path: Path) -> None:
     found, expected = read(written(tmp_path, real(name))), real(name)
     assert_same(found, expected)
     assert found.source == "some-package 1.2"
@@ -96,7 +96,7 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
 
 @given(vocabulary=vocabularies())
 @settings(deadline=None, max_examples=60)
-def test_any_vocabulary_comes_back_as_it_was(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_vocabulary_round_trips(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.arrow"
     snapshot.write(path, vocabulary, PROVENANCE)
     assert_same(read(path), vocabulary)
@@ -106,7 +106,7 @@ def test_any_vocabulary_comes_back_as_it_was(vocabulary: Vocabulary, tmp_path_fa
 # ---- segmentation ------------------------------------------------------------------------------------------------
 
 
-def test_merges_keep_their_order_however_they_stand(tmp_path: Path) -> None:
+def test_merges_keep_their_order(tmp_path: Path) -> None:
     """Two merges make `abc`; a merge of another piece stands between them."""
     merges = [["a", "b"], ["ab", "c"], ["c", "d"], ["b", "c"], ["a", "bc"]]
     content = bpe_json(["a", "b", "c", "d", "ab", "abc", "cd", "bc"], merges=merges)
@@ -119,7 +119,7 @@ def test_merges_keep_their_order_however_they_stand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word", "normalized"])
-def test_how_added_tokens_are_found_is_kept(flag: str, tmp_path: Path) -> None:
+def test_flags_of_added_tokens_round_trip(flag: str, tmp_path: Path) -> None:
     letters = [alphabet_spelling(bytes([byte])) for byte in range(256)]
     added = [added_token(256, "<Y>"), added_token(257, "<X>") | {flag: True}]
     content = bpe_json([*letters], added=added)
@@ -140,7 +140,7 @@ def test_how_added_tokens_are_found_is_kept(flag: str, tmp_path: Path) -> None:
     ],
     ids=["wordpiece", "end-of-word", "continuing-prefix", "space-in-a-piece"],
 )
-def test_rules_that_a_snapshot_can_not_hold_are_left_out(content: Mapping[str, Any], tmp_path: Path) -> None:
+def test_unsupported_rules_are_left_out(content: Mapping[str, Any], tmp_path: Path) -> None:
     vocabulary = read_json_tokenizer(tmp_path, content)
     found = read(written(tmp_path, vocabulary))
     assert_same(found, vocabulary)
@@ -210,12 +210,12 @@ def refusal(path: Path) -> str:
         *itertools.product(["rules"], ["[]", "{}", '{"model":"wordpiece"}', "1"]),
     ],
 )
-def test_metadata_of_another_type_is_refused(key: str, value: str, tmp_path: Path) -> None:
+def test_metadata_of_another_type_raises(key: str, value: str, tmp_path: Path) -> None:
     assert f"metadata vocabkit.{key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: value}, {}))
 
 
 @pytest.mark.parametrize("key", ["roles", "model", "notes", "provenance", "rules"])
-def test_metadata_that_is_missing_is_refused(key: str, tmp_path: Path) -> None:
+def test_missing_metadata_raises(key: str, tmp_path: Path) -> None:
     assert f"metadata vocabkit.{key} is not as expected" in refusal(rewritten(tmp_path / "x.arrow", {key: None}, {}))
 
 
@@ -230,11 +230,11 @@ def test_metadata_that_is_missing_is_refused(key: str, tmp_path: Path) -> None:
         {"alias_of": pa.array([None, 0, None, None, None], pa.int64())},
     ],
 )
-def test_columns_of_another_type_are_refused(columns: dict[str, Any], tmp_path: Path) -> None:
+def test_columns_of_another_type_raise(columns: dict[str, Any], tmp_path: Path) -> None:
     assert "has no column" in refusal(rewritten(tmp_path / "x.arrow", {}, columns))
 
 
-def test_a_snapshot_without_tokens_is_refused(tmp_path: Path) -> None:
+def test_snapshot_without_tokens_raises(tmp_path: Path) -> None:
     types = {"token": pa.binary(), "kind": pa.uint8(), "alias_of": pa.int32()}
     columns = {name: pa.array([], data_type) for name, data_type in types.items()}
     assert "contradict each other" in refusal(rewritten(tmp_path / "x.arrow", {}, columns))
@@ -255,9 +255,7 @@ def test_a_snapshot_without_tokens_is_refused(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_ids_that_do_not_fit_together_are_refused_even_with_the_right_fingerprint(
-    changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_inconsistent_ids_raise_despite_right_fingerprint(changes: dict[str, Any], tmp_path: Path) -> None:
     kinds = np.array(changes.get("kinds", GOOD.kinds), np.uint8)
     canonical = np.array(changes.get("canonical", GOOD.canonical), np.int32)
     roles = changes.get("roles", dict(GOOD.roles))
@@ -268,12 +266,12 @@ def test_ids_that_do_not_fit_together_are_refused_even_with_the_right_fingerprin
     assert "its columns contradict each other" in refusal(path)
 
 
-def test_a_null_kind_is_refused(tmp_path: Path) -> None:
+def test_null_kind_raises(tmp_path: Path) -> None:
     columns = {"kind": pa.array([0, None, 2, 3, 1], pa.uint8())}
     assert "its columns contradict each other" in refusal(rewritten(tmp_path / "x.arrow", {}, columns))
 
 
-def test_content_that_is_not_that_of_the_fingerprint_is_refused(tmp_path: Path) -> None:
+def test_content_not_matching_fingerprint_raises(tmp_path: Path) -> None:
     columns = {"token": pa.array([b"b", b"b", b"<s>", None, b"\n"])}
     assert "does not match its fingerprint" in refusal(rewritten(tmp_path / "x.arrow", {}, columns))
 
@@ -289,7 +287,7 @@ def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
             read(path)
 
 
-def test_a_newer_format_asks_for_a_newer_vocabkit(tmp_path: Path) -> None:
+def test_newer_format_asks_for_newer_vocabkit(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "x.arrow", {"format": "vocabulary/2"}, {})
     assert "reads format 1. Upgrade" in refusal(path)
 
@@ -326,7 +324,7 @@ def test_rules_that_fit_their_vocabulary_are_used(tmp_path: Path) -> None:
         ({"model": "unigram"}, {"priority": pa.array([None] * 5, pa.float32())}),
     ],
 )
-def test_damaged_rules_are_refused_when_they_are_used(
+def test_damaged_rules_raise_when_they_are_used(
     rules: dict[str, Any], columns: dict[str, pa.Array], tmp_path: Path
 ) -> None:
     vocabulary = read(rewritten(tmp_path / "x.arrow", {"rules": json.dumps(RULES | rules)}, columns))

@@ -1,4 +1,4 @@
-"""Vocabulary: ids mean bytes, one id of several stands for them, and a fingerprint tells vocabularies apart."""
+"""Vocabulary: ids mean bytes, one id is canonical for them, and fingerprints tell vocabularies apart."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def made(*entries: tuple[bytes | None, Kind, bool], **options: Any) -> Vocabular
 # ---- one id of several -------------------------------------------------------------------------------------------
 
 
-def test_added_token_comes_before_a_piece_and_that_before_a_byte_piece() -> None:
+def test_added_token_comes_before_piece_and_that_before_byte_piece() -> None:
     added, byte, own = (b"x", Kind.TEXT, True), (b"x", Kind.BYTE, False), (b"x", Kind.TEXT, False)
     assert made(own, byte, added).canonical.tolist() == [2, 2, 2]
     assert made(byte, own).canonical.tolist() == [1, 1]
@@ -50,21 +50,21 @@ def test_added_token_comes_before_a_piece_and_that_before_a_byte_piece() -> None
     assert made(added, added).canonical.tolist() == [0, 0]
 
 
-def test_special_and_unused_tokens_are_no_aliases_of_text_spelled_alike() -> None:
+def test_special_and_unused_tokens_never_alias_text() -> None:
     v = made((b"<s>", Kind.SPECIAL, True), (b"<s>", Kind.TEXT, False), (b"<s>", Kind.UNUSED, False))
     assert v.canonical.tolist() == [0, 1, 2]
     assert v.aliases() == {}
     assert v.alignable.tolist() == [False, True, False]
 
 
-def test_aliases_are_listed_under_the_id_that_stands_for_them() -> None:
+def test_aliases_are_listed_under_canonical_id() -> None:
     v = made((b"x", Kind.TEXT, True), (b"y", Kind.TEXT, False), (b"x", Kind.BYTE, False), (b"x", Kind.TEXT, False))
     assert v.aliases() == {0: [2, 3]}
 
 
 @generated
 @given(vocabularies())
-def test_every_id_has_one_canonical_id_with_the_same_bytes_that_is_its_own(drawn: Drawn) -> None:
+def test_canonical_id_has_same_bytes_and_is_its_own(drawn: Drawn) -> None:
     v, ids = drawn.vocabulary, drawn.ids()
     for token_id, entry in enumerate(drawn.entries):
         canonical = int(v.canonical[token_id])
@@ -87,25 +87,25 @@ def test_bytes_are_looked_up_by_what_they_contribute_to_text(drawn: Drawn, token
 # ---- ids ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_hole_has_no_token_and_is_unused_whatever_was_said_of_it() -> None:
+def test_hole_is_unused() -> None:
     v = made((b"x", Kind.TEXT, False), (None, Kind.TEXT, False), (None, Kind.SPECIAL, False))
     assert (len(v), v.token(1)) == (3, None)
     assert v.kinds.tolist() == [Kind.TEXT, Kind.UNUSED, Kind.UNUSED]
 
 
-def test_an_empty_token_contributes_nothing_and_is_not_aligned() -> None:
+def test_empty_token_contributes_nothing_and_is_not_aligned() -> None:
     v = made((b"", Kind.TEXT, False), (b"x", Kind.TEXT, False))
     assert v.alignable.tolist() == [False, True]
     assert v.token(0) == b""
 
 
 @pytest.mark.parametrize("token_id", [-1, 2])
-def test_an_id_outside_is_an_error_and_never_another_token(token_id: int) -> None:
+def test_id_out_of_range_raises(token_id: int) -> None:
     with pytest.raises(IndexError, match=r"outside 0\.\.1 of v"):
         made((b"x", Kind.TEXT, False), (b"y", Kind.TEXT, False)).token(token_id)
 
 
-def test_a_vocabulary_can_not_be_changed() -> None:
+def test_vocabulary_is_immutable() -> None:
     v = chat_vocabulary("v", b"x")
     renamed = dataclasses.replace(v, name="w")
     for vocabulary in (v, renamed):
@@ -119,14 +119,14 @@ def test_a_vocabulary_can_not_be_changed() -> None:
             vocabulary.name = "other"  # type: ignore[misc]
 
 
-def test_arrays_and_roles_given_to_make_one_can_change_afterwards() -> None:
+def test_vocabulary_copies_its_inputs() -> None:
     kinds, roles = np.zeros(1, np.uint8), {"bos": 0}
     v = make_vocabulary(name="v", source="v", tokens=[b"x"], kinds=kinds, roles=roles)
     kinds[0], roles["bos"] = Kind.SPECIAL, 5
     assert (v.kinds.tolist(), dict(v.roles)) == ([Kind.TEXT], {"bos": 0})
 
 
-def test_no_tokens_and_too_many_are_refused() -> None:
+def test_no_or_too_many_tokens_raise() -> None:
     assert refusal(text_vocabulary, "v") == f"v.json: 0 tokens; a vocabulary has 1 to {MAX_TOKENS}"
     many = pa.nulls(MAX_TOKENS + 1, pa.binary())
     none = np.zeros(0, np.uint8)
@@ -171,6 +171,6 @@ def test_vocabularies_that_differ_have_different_fingerprints(difference: str) -
     assert made(*OTHERS[difference]).fingerprint != made(*BASE).fingerprint
 
 
-def test_roles_are_part_of_the_fingerprint() -> None:
+def test_roles_are_part_of_fingerprint() -> None:
     prints = {made(*BASE, roles=roles).fingerprint for roles in ({}, {"bos": 2}, {"eos": 2}, {"bos": 2, "eos": 2})}
     assert len(prints) == 4

@@ -1,9 +1,8 @@
-"""Arrow files of vocabkit: reproducible, and checked before they are parsed.
+"""Arrow files of vocabkit, reproducible and checked before they are parsed.
 
-Shared vocabularies and snapshots are Arrow IPC files whose schema metadata holds text under keys that start with
-`vocabkit.`. One of them, `vocabkit.checksum`, is the sha256 of all bytes of the file, with zeros for the digest itself
-in the two places where Arrow writes it: the schema and its copy in the footer. Any flipped byte is found before Arrow
-parses the file.
+Shared vocabularies and snapshots are Arrow IPC files with text under `vocabkit.` keys in their schema metadata.
+`vocabkit.checksum` is the sha256 of the whole file, with zeros for the digest in the two places where Arrow writes it:
+the schema and its copy in the footer. So any flipped byte is found before Arrow parses the file.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PREFIX = "vocabkit."
 _BLANK = b"file-sha256:" + b"0" * 64
 _DIGEST = re.compile(rb"file-sha256:[0-9a-f]{64}")
 _MOST_PACKED, _MOST_BYTES = 20, 1 << 26
-"""A file of n bytes may unpack to 20 n bytes and 64 MiB: more than any vocabulary does, and no bomb goes off."""
+"""A file of n bytes may unpack to 20 n bytes plus 64 MiB: more than any real vocabulary needs."""
 
 
 def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> None:
@@ -40,9 +39,9 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str], compre
 
 
 def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str | None) -> memoryview:
-    """An Arrow file of `table` as one record batch, with `metadata` (keys without prefix). Same input, same bytes.
+    """Return `table` as an Arrow file of one record batch, with `metadata` (keys without prefix), reproducibly.
 
-    Raises VocabkitError: the content holds something that looks like the checksum.
+    Raises VocabkitError: the content holds text that looks like the checksum.
     """
     entries = {PREFIX + key: value for key, value in sorted({**metadata, "checksum": _BLANK.decode()}.items())}
     table = table.combine_chunks().replace_schema_metadata(entries)
@@ -130,7 +129,7 @@ def _refuse_bomb(where: str, stream: pa.Buffer) -> None:
 
 
 def json_field(where: str, metadata: Mapping[str, str], key: str, expected: Any) -> Any:
-    """A metadata entry, JSON of the type `expected`. Raises VocabkitError if it is missing or anything else."""
+    """Decode a metadata entry, JSON of type `expected`. Raises VocabkitError if it is missing or of another type."""
     try:
         return msgspec.json.decode(metadata.get(key, ""), type=expected)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -140,7 +139,7 @@ def json_field(where: str, metadata: Mapping[str, str], key: str, expected: Any)
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array, without a copy if it is one."""
+    """Return the column as one array, without a copy if it has one chunk."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
@@ -149,7 +148,7 @@ def _digest_places(content: memoryview) -> list[int]:
 
 
 def _digest(content: memoryview, places: Sequence[int]) -> bytes:
-    """The checksum of a file whose checksum stands in `places`."""
+    """Return the checksum of a file that has its checksum at `places`."""
     view, digest, done = memoryview(content), hashlib.sha256(), 0
     for place in places:
         digest.update(view[done:place])
@@ -180,7 +179,7 @@ _BUFFER = struct.Struct("<qq")  # offset in the body, bytes
 
 
 def _unpacked_size(message: pa.Message) -> int:
-    """Bytes that the buffers of a record or dictionary batch say they unpack to; 0 if they aren't compressed.
+    """Return the size that the buffers of a record or dictionary batch claim to unpack to; 0 if uncompressed.
 
     pyarrow can't be asked before it allocates, so the flatbuffer, which Arrow has verified, is read here
     (arrow/format/Message.fbs).
@@ -198,7 +197,7 @@ def _unpacked_size(message: pa.Message) -> int:
 
 
 def _field(content: memoryview, table: int, number: int) -> int | None:
-    """Where a field of a flatbuffer's table is."""
+    """Return the offset of a field in a flatbuffer table; None if it is absent."""
     table_of_fields = table - struct.unpack_from("<i", content, table)[0]
     slot, end = 4 + 2 * number, struct.unpack_from("<H", content, table_of_fields)[0]
     offset = struct.unpack_from("<H", content, table_of_fields + slot)[0] if slot < end else 0
@@ -206,7 +205,7 @@ def _field(content: memoryview, table: int, number: int) -> int | None:
 
 
 def _table(content: memoryview, at: int | None) -> int:
-    """Where the table or vector is that the reference at `at` leads to."""
+    """Follow the reference at `at` to a table or vector."""
     if at is None:
         raise struct.error("a record batch without buffers")
     return at + int(struct.unpack_from("<I", content, at)[0])

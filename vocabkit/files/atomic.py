@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and turning file errors into one clear line."""
+"""Atomic writes, and file errors as one clear line."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vocabkit.errors import VocabkitError
 
 try:
     import fcntl
-except ImportError:  # Windows, where what a killed process leaves stays
+except ImportError:  # Windows, where leftovers of a killed process stay
     fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Replace `path` by what `write` puts into the file it is given. See `replacing`."""
+    """Replace `path` with what `write` writes to the file it gets. See `replacing`."""
     with replacing(path) as temporary, temporary.open("xb") as file:
         write(file)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in UTF-8, as `write_atomically` does."""
+    """Replace `path` with `text` in UTF-8, atomically."""
 
     def write(file: BinaryIO) -> None:
         file.write(text.encode())
@@ -34,13 +34,13 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name of a temporary file near `path` for the block to create; it is then flushed to disk and renamed.
+    """Yield the name of a temporary file for the block to create; it is then flushed to disk and renamed to `path`.
 
     A reader of `path` sees the old file or the new one, never a part. If the block fails, the temporary file is
-    removed; what a killed process leaves, `.vocabkit-*.tmp`, is removed by the next one that writes beside it. An old
-    file's permissions are kept, and a symbolic link goes on pointing where it did.
+    removed; leftovers of a killed process, `.vocabkit-*.tmp`, are removed by the next write in that folder. The old
+    file's permissions are kept, and a symbolic link keeps its target.
 
-    Raises VocabkitError: a folder or a device stands there, or its folder is missing, read-only or full.
+    Raises VocabkitError: `path` is a folder or device, or its folder is missing, read-only or full.
     """
     check_writable(path)
     try:
@@ -58,9 +58,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """What is known before writing, and so before the work that leads to it. Writes nothing.
+    """Check that `path` can be written, before the work that leads to it. Writes nothing.
 
-    Raises VocabkitError: a folder or a device stands there, or its folder is missing or read-only.
+    Raises VocabkitError: `path` is a folder or device, or its folder is missing or read-only.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -79,9 +79,9 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` at the end of the block, whole or not at all.
+    """Yield a temporary folder that becomes `path` at the end of the block, whole or not at all.
 
-    Raises VocabkitError: `path` is there already, or its parent is missing, read-only or full.
+    Raises VocabkitError: `path` exists, or its parent is missing, read-only or full.
     """
     if os.path.lexists(path):
         raise VocabkitError(f"{path}: already exists; choose another name")
@@ -94,7 +94,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless it is there. Raises VocabkitError: a file is, or it can't be made."""
+    """Make a folder and its parents, unless they exist. Raises VocabkitError: it is a file, or can't be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,9 +103,9 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def claiming(folder: Path) -> Iterator[None]:
-    """Keep others that claim `folder` out of it during the block. A process that is killed claims nothing any more.
+    """Lock `folder` against other processes that claim it. A killed process releases its lock.
 
-    Raises VocabkitError: another has claimed it.
+    Raises VocabkitError: another process has claimed it.
     """
     lock = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     try:
@@ -125,8 +125,8 @@ def claiming(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, *, pipe: bool = False) -> Iterator[None]:
-    """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: a device, and a pipe
-    unless `pipe`.
+    """Turn an OSError while reading `path` into a VocabkitError, and refuse files that may never end: devices, and
+    pipes unless `pipe`.
     """
     try:
         if path.exists() and not path.is_file() and not (pipe and path.is_fifo()):
@@ -141,7 +141,7 @@ def reading(path: Path, *, pipe: bool = False) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder in `parent`, locked while this process lives, which is how others know that it is in use."""
+    """Yield a new folder in `parent`, locked so that other processes see that it is in use."""
     for left in parent.glob(".vocabkit-*.tmp"):
         _remove_abandoned(left)
     folder = lock = None
@@ -160,12 +160,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> int | None:
-    """A lock on a new folder, to be closed; None if another process took it for abandoned right after it was made."""
+    """Lock a new folder; None if another process has already removed it as abandoned."""
     try:
         lock = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    with suppress(OSError):  # a file system without locks: then nothing is taken for abandoned, either
+    with suppress(OSError):  # a file system without locks, where nothing is removed as abandoned either
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
     if folder.exists():

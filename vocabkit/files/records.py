@@ -1,4 +1,4 @@
-"""Text, JSON and records out of files, in memory that does not grow with the file."""
+"""Text, JSON and records read from files, in memory that doesn't grow with the file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ COMPRESSIONS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xf
 
 
 def text_blocks(path: Path, file: BufferedReader, report: Callable[[int], None] | None = None) -> Iterator[str]:
-    """The text of `file`, UTF-8 without its byte order mark; at least one block, which may be empty.
+    """Yield the text of `file`, UTF-8 without a byte order mark, in at least one block, which may be empty.
 
-    Compression is told from the first bytes.
+    Compression is detected from the first bytes.
 
     Args:
-        path: where `file` was opened, for its ending and for messages.
-        report: called with the bytes read so far, as on disk, after each block.
+        path: path of `file`, for its ending and for messages.
+        report: called after each block with the bytes read so far on disk.
 
     Raises:
-        VocabkitError: not UTF-8, damaged compression, or none where the name promises it.
+        VocabkitError: not UTF-8, damaged compression, or not compressed although the name says so.
     """
     codec = compression_of(path, file)
     stream: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) if codec else file
@@ -46,16 +46,16 @@ def text_blocks(path: Path, file: BufferedReader, report: Callable[[int], None] 
 
 
 def compression_of(path: Path, file: BufferedReader) -> str | None:
-    """Name of the codec that `file` is packed with, None if it is not.
+    """Return the name of the codec that compresses `file`; None if it isn't compressed.
 
-    Raises VocabkitError: it is not, but the ending of `path` says so.
+    Raises VocabkitError: it isn't, but the ending of `path` says so.
     """
     start = file.peek(4)
     for ending, (codec, magic) in COMPRESSIONS.items():
         if start.startswith(magic):
             return codec
         if path.suffix.lower() == ending:
-            raise VocabkitError(f"{path}: not compressed with {codec}, whatever its name says")
+            raise VocabkitError(f"{path}: not compressed with {codec}, although its name says so")
     return None
 
 
@@ -83,7 +83,7 @@ T = TypeVar("T")
 
 
 def decode_json(path: Path, structure: type[T], what: str) -> T:
-    """The content of `path` as `structure`, a msgspec.Struct or any type that msgspec knows.
+    """Decode the JSON in `path` as `structure`, a msgspec.Struct or any type that msgspec knows.
 
     Raises VocabkitError: missing, not UTF-8, not JSON, or not `what` (words for the message).
     """
@@ -96,7 +96,7 @@ def parse_json(content: bytes, where: str, structure: type[T], what: str) -> T:
     """`decode_json` of a file's bytes. Errors name them `where`."""
     try:
         if not content.isascii():
-            content.decode()  # also what msgspec skips: other programs refuse the file
+            content.decode()  # also the parts that msgspec skips, since other programs refuse such a file
         return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=structure)
     except msgspec.ValidationError as error:
         raise VocabkitError(f"{where}: not {what} ({quote(str(error), 200)})") from error
@@ -107,18 +107,18 @@ def parse_json(content: bytes, where: str, structure: type[T], what: str) -> T:
 
 
 def optional_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, {} if there is no such file."""
+    """Return the JSON object in `path`; {} if the file doesn't exist."""
     return decode_json(path, dict[str, Any], "a JSON object") if path.is_file() else {}
 
 
 _LONGEST_RECORD = 1 << 26
-"""Characters of a JSON record. More is no record but a damaged or hostile file."""
+"""Maximum characters of a JSON record; a longer one means a damaged or hostile file."""
 
 
 def json_records(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """The records in the text `blocks` (see `text_blocks`) of `path`, and where each stands: `record 7` or `line 7`.
+    """Yield the records in the text `blocks` of `path` (see `text_blocks`), with their places: `record 7` or `line 7`.
 
-    Raises VocabkitError: not JSON, truncated, or a record longer than any honest one.
+    Raises VocabkitError: not JSON, truncated, or too long a record.
     """
     first = next(blocks)
     records = _array if first.lstrip().startswith("[") else _lines
@@ -126,12 +126,12 @@ def json_records(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]
 
 
 def is_text(value: str) -> bool:
-    """False if `value` holds half a surrogate pair, which JSON can spell and no text can hold."""
+    """Whether `value` is valid Unicode: JSON can spell half a surrogate pair, which no text can hold."""
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _lines(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Records of a file with one per line, and where each stands."""
+    """Yield (place, record) of a file with one record per line."""
     rest, before = "", 0
     for block in itertools.chain(blocks, ["\n"]):
         *lines, rest = (rest + block).split("\n")
@@ -150,7 +150,7 @@ _GAP = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
 
 
 def _array(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Records of an array that is never held as a whole, and where each stands."""
+    """Yield (place, record) of an array that is never held as a whole."""
     decode = json.JSONDecoder().raw_decode
     text, number, enough, closed = next(blocks).lstrip()[1:], 1, 0, False
     for block in itertools.chain([""], blocks, [None]):
@@ -186,7 +186,7 @@ def _array(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _unfinished(error: Exception, text: str) -> bool:
-    """True if what `raw_decode` found wrong may be for want of more text: a number, word or escape may be cut."""
+    """Whether the error of `raw_decode` may come from cut text: a number, word or escape may be incomplete."""
     return isinstance(error, json.JSONDecodeError) and (
         error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
     )

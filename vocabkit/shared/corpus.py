@@ -1,16 +1,16 @@
-"""Captions out of files, one after the other, in memory that does not grow with the corpus.
+"""Captions read from files, in memory that doesn't grow with the corpus.
 
-The format is told from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
+The format follows from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
 column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
-line. Compression is told from a file's first bytes. A folder stands for the files in it with these endings.
+line. Compression is detected from a file's first bytes. A folder means the files in it with these endings.
 
-`-` is standard input. That, and a pipe whose name has none of these endings, hold records if they begin like some, else
-one caption per line. Parquet does not come out of a pipe: it is read from its end.
+`-` is standard input. It, and pipes whose name has none of these endings, hold records if they begin like JSON, else
+one caption per line. Parquet can't be read from a pipe, because reading starts at its end.
 
-In a record the caption is what stands under `caption`, else `text`, else `conversations`. Of a conversation (LLaVA) the
-answers count, what `gpt` says: the caption loss falls on them, while the questions are a few sentences repeated over
-and over. `<image>` stands for an image, not for text; it is taken out together with the white space that it leaves at
-the ends, as LLaVA's preprocess_multimodal does. A null or blank caption is none.
+In a record the caption is the field `caption`, else `text`, else `conversations`. In a conversation (LLaVA) only the
+answers of `gpt` count: the caption loss covers them, while the questions are a few sentences repeated over and over.
+`<image>` marks an image, not text, and is removed together with white space at the ends, as LLaVA's
+preprocess_multimodal does. Null and blank captions are skipped.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _IMAGE = "<image>"
 _FIELDS = ("caption", "text", "conversations")
 _TOLD_BY_CONTENT = ""
 _RECORDS = re.compile(r'\s*(\[\s*[{\]"]|\{\s*["}])')
-"""How JSON records begin, and hardly any caption."""
+"""How JSON records begin; hardly any caption does."""
 
 LONGEST = 1 << 18
-"""Characters of a caption that are handled at a time: a longer one comes in parts."""
+"""Characters of a caption per part; longer captions are split."""
 
 
 def captions(
@@ -51,15 +51,15 @@ def captions(
     progress: Progress = no_progress,
     joint: str = " ",
 ) -> Iterator[str]:
-    """All captions of `paths`, files, pipes or folders of files, in the order of `paths` and of the names in a folder.
+    """Yield the captions of `paths` (files, pipes or folders of files), in their order; in folders by name.
 
-    A caption of more than `LONGEST` characters comes in parts, cut at a single space between two words; where there is
-    none in that length, anywhere.
+    A caption of more than `LONGEST` characters is split at a single space between two words, or anywhere if there is
+    none in that length.
 
     Args:
         text_column: field or column to take instead of looking for one.
-        progress: reports bytes read after each block, as on disk; the size of a pipe is what was read of it.
-        joint: what the rest of a caption begins with when it was cut at a space: the space, or "" to leave it out.
+        progress: reports bytes read on disk after each block; the size of a pipe is what was read so far.
+        joint: start of the rest of a caption that was split at a space: the space, or "" to leave it out.
 
     Raises:
         VocabkitError: no such file, an unknown format, no such field, no text in it, invalid UTF-8, damaged JSON,
@@ -87,12 +87,12 @@ def captions(
 
 
 def is_stream(path: Path) -> bool:
-    """True for standard input and pipes: what can be read only once."""
+    """Whether `path` can be read only once: standard input or a pipe."""
     return path == STANDARD_INPUT or path.is_fifo()
 
 
 class _Pipe(io.RawIOBase):
-    """A pipe that fills what is read from it, and counts its bytes as the place in it."""
+    """A pipe whose reads fill the buffer, and whose position is the number of bytes read."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file, self._read = file, 0
@@ -198,7 +198,7 @@ def _captions(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _parts(text: str, joint: str) -> Iterator[str]:
-    """`text` in parts of at most `LONGEST` characters; each cut depends on the text from the cut before it only."""
+    """Split `text` into parts of at most `LONGEST` characters; each cut depends only on the text after the last one."""
     start, prefix = 0, ""
     while len(prefix) + len(text) - start > LONGEST:
         end = start + LONGEST - len(prefix)
@@ -219,7 +219,7 @@ def _in_word(character: str) -> bool:
 
 def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
     if not isinstance(record, dict):
-        raise VocabkitError(f"{where} is no JSON object; expected a record with a caption")
+        raise VocabkitError(f"{where} is not a JSON object; expected a record with a caption")
     name = _field(where, "field", text_column, record)
     value = record[name]
     if isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value):
@@ -230,12 +230,12 @@ def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
         if not isinstance(text, str):
             raise VocabkitError(f"{where}: {quote(name)} holds {type(text).__name__}, expected text or conversations")
         if not is_text(text):
-            raise VocabkitError(f"{where}: {quote(name)} holds half a surrogate pair, which is no text")
+            raise VocabkitError(f"{where}: {quote(name)} holds half a surrogate pair, which isn't text")
     return texts
 
 
 def _field(where: str, kind: str, text_column: str | None, names: Iterable[str]) -> str:
-    """The field to read: `text_column`, or the first of the usual ones in `names`."""
+    """Return the field to read: `text_column`, or the first usual one in `names`."""
     found = [name for name in ((text_column,) if text_column is not None else _FIELDS) if name in names]
     if not found:
         wanted = quote(text_column) if text_column is not None else ", ".join(_FIELDS)

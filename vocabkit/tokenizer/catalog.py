@@ -1,8 +1,7 @@
-"""The catalog: from what people type to a vocabulary.
+"""The catalog: resolve what people type to a vocabulary.
 
-An argument is, in this order: a path that exists (folder, tokenizer file, GGUF, snapshot), a name of catalog.toml, or
-a repository on the Hugging Face hub, with or without a revision (owner/name@revision). `NAME=ARGUMENT` gives the result
-a name of the user's choice.
+An argument is, in this order: an existing path (folder, tokenizer file, GGUF, snapshot), a name of catalog.toml, or a
+Hugging Face repository with an optional revision (owner/name@revision). `NAME=ARGUMENT` names the result.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A vocabulary, and in words where it was found."""
+    """A vocabulary, and where it was found."""
 
     vocabulary: Vocabulary
     how: str
@@ -77,9 +76,9 @@ def catalog() -> dict[str, Entry]:
 
 
 def resolve(argument: str) -> Resolved:
-    """The vocabulary that `argument` names (see the module's text for the order of places).
+    """Return the vocabulary that `argument` names, looked up in the order given above.
 
-    Raises VocabkitError: nothing fits (with near names), or what fits can't be read.
+    Raises VocabkitError: not found (with similar names), or it can't be read.
     """
     path = _existing(argument)
     if path is not None:
@@ -96,7 +95,7 @@ def resolve(argument: str) -> Resolved:
     if hub_id(argument):
         return _from_hub(argument)
     advice = did_you_mean(argument.lower(), entries, "`vocabkit catalog` lists the names")
-    raise VocabkitError(f"{quote(argument)} is no file, no catalog name and no hub id (owner/name); {advice}")
+    raise VocabkitError(f"{quote(argument)} not found: not a file, catalog name or hub id (owner/name); {advice}")
 
 
 def resolve_again(
@@ -124,7 +123,7 @@ def resolve_again(
 
 
 def resolve_path(path: Path) -> Resolved:
-    """The vocabulary of a folder or file. Raises VocabkitError: not found, or it can't be read."""
+    """Return the vocabulary of a folder or file. Raises VocabkitError: not found, or it can't be read."""
     found = _existing(str(path))
     if found is None:
         raise VocabkitError(f"{path}: not found; give a tokenizer file or a folder that holds one")
@@ -148,7 +147,7 @@ def distinct_names(names: Sequence[str], above: Sequence[Sequence[str]]) -> list
 
 
 def without_name(argument: str) -> str:
-    """What stands after `NAME=` in an argument that `resolve` understands; all of it where there is no name."""
+    """Return an argument of `resolve` without its `NAME=`."""
     return argument.partition("=")[2] if "=" in argument and not Path(argument).exists() else argument
 
 
@@ -161,9 +160,9 @@ def snapshot_path(name: str) -> Path:
 
 
 def read_source(entry: Entry, path: Path) -> Vocabulary:
-    """Read the source file of a catalog vocabulary, as its snapshot was made.
+    """Read the source file of a catalog vocabulary, as for its snapshot.
 
-    Raises VocabkitError: `path` is not the very file (by sha256) that the catalog names.
+    Raises VocabkitError: `path` isn't the file (by sha256) that the catalog names.
     """
     provenance = entry.provenance
     found = sha256(path)
@@ -210,7 +209,7 @@ def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
 
 
 def _with_special(vocabulary: Vocabulary, spellings: Sequence[str]) -> Vocabulary:
-    """`vocabulary` with the tokens of these spellings special, and with their roles."""
+    """Mark the tokens of these spellings as special, and find their roles."""
     tokens = vocabulary.tokens.to_pylist()
     kinds = vocabulary.kinds.copy()
     kinds[[tokens.index(spelling.encode()) for spelling in spellings]] = Kind.SPECIAL

@@ -1,4 +1,4 @@
-"""Snapshots: our own Arrow file of one vocabulary, small (zstd) and quick to open. See docs/formats.md."""
+"""Snapshots: one vocabulary as a small (zstd) Arrow file that opens quickly. See docs/formats.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = {"token": pa.binary(), "kind": pa.uint8(), "alias_of": pa.int32()}
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the vocabulary of a snapshot comes from."""
+    """Source of a snapshot's vocabulary."""
 
     file: str
     """Path of the source file inside its package, or its name."""
@@ -51,7 +51,7 @@ class _Model(msgspec.Struct):
 
 
 class _RulesSettings(msgspec.Struct):
-    """The fields of `Rules` that are no columns."""
+    """The fields of `Rules` that aren't columns."""
 
     model: Literal["bpe", "unigram"]
     spelling: Literal["byte-level", "sentencepiece"]
@@ -63,10 +63,7 @@ class _RulesSettings(msgspec.Struct):
 
 
 def write(path: Path, vocabulary: Vocabulary, provenance: Provenance) -> None:
-    """Write a snapshot of `vocabulary`, its segmentation rules included where they are known.
-
-    The same vocabulary gives the same bytes.
-    """
+    """Write a snapshot of `vocabulary`, with its segmentation rules if known. Same vocabulary, same bytes."""
     rules = load_rules(vocabulary)
     columns: dict[str, pa.Array] = {
         "token": vocabulary.tokens,
@@ -122,7 +119,7 @@ def read(path: Path, name: str | None = None, *, check: bool = True) -> Vocabula
 
 
 def _is_consistent(vocabulary: Vocabulary) -> bool:
-    """What `make_vocabulary` takes care of, and a file may break."""
+    """Whether the columns satisfy what `make_vocabulary` guarantees."""
     size, kinds, canonical = len(vocabulary), vocabulary.kinds, vocabulary.canonical
     if not size or kinds.max() > max(Kind) or canonical.min() < 0 or canonical.max() >= size:
         return False
@@ -139,13 +136,13 @@ def _is_consistent(vocabulary: Vocabulary) -> bool:
 
 
 def _canonical(alias_of: pa.Array) -> np.ndarray:
-    """(V,) int32: `alias_of`, and the id itself where that is null."""
+    """Return `alias_of` as (V,) int32, with the id itself where it is null."""
     return np.where(validity(alias_of), numbers(alias_of, np.int32), np.arange(len(alias_of), dtype=np.int32))
 
 
 def _column(path: Path, table: pa.Table, name: str, expected: pa.DataType) -> pa.Array:
     if name not in table.column_names or table[name].type != expected:
-        raise VocabkitError(f"{path}: has no column {name!r} of type {expected}, as a snapshot has; build it again")
+        raise VocabkitError(f"{path}: has no column {name!r} of type {expected}; build the snapshot again")
     column = table[name]
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -166,7 +163,7 @@ def _rules_settings(rules: Rules | None) -> dict[str, Any] | None:
 
 
 def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
-    """(V,) list<int32>: for each token the pairs (right id, number of the merge) that it is the left of."""
+    """Group merges by left id: (V,) list<int32> of pairs (right id, merge number)."""
     left, right = merges.T
     order = np.argsort(left, kind="stable")
     pairs = np.stack([right, np.arange(len(merges))], axis=1)[order].astype(np.int32)
@@ -175,7 +172,7 @@ def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
 
 
 def _merges(by_left: pa.Array) -> np.ndarray:
-    """(M, 2) int32 in merge order, of `_merges_by_left`."""
+    """Undo `_merges_by_left`: (M, 2) int32 in merge order."""
     offsets = numbers(by_left.offsets, np.int32)
     pairs = numbers(by_left.values, np.int32)[offsets[0] : offsets[-1]].reshape(-1, 2)
     left = np.repeat(np.arange(len(by_left), dtype=np.int32), np.diff(offsets) // 2)
