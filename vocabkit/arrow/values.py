@@ -1,4 +1,4 @@
-"""Arrow arrays from and to bytes and numpy arrays, through their buffers.
+"""Conversion of Arrow arrays to and from bytes and numpy arrays, through their buffers.
 
 `pa.array`, `pa.scalar` and `Array.to_numpy` import pandas where it is installed, and `Array.take` and comparisons all
 of pyarrow.compute: each takes longer than most commands. What is here imports neither.
@@ -15,11 +15,11 @@ import pyarrow as pa
 from vocabkit.errors import VocabkitError
 
 _MAX_BYTES = 2**31 - 1
-"""Of all values of a binary array together: its offsets are int32."""
+"""Maximum total bytes of a binary array, because its offsets are int32."""
 
 
 def binary_array(values: Sequence[bytes | None]) -> pa.Array:
-    """(V,) binary: `values`, None as null. Raises VocabkitError: they have 2 GiB or more."""
+    """Return `values` as (V,) binary, None as null. Raises VocabkitError: 2 GiB or more."""
     lengths = np.fromiter([-1 if value is None else len(value) for value in values], np.int64, len(values))
     offsets = _offsets(np.maximum(lengths, 0))
     buffers = [bitmap(lengths >= 0), pa.py_buffer(offsets), pa.py_buffer(b"".join(filter(None, values)))]
@@ -27,18 +27,18 @@ def binary_array(values: Sequence[bytes | None]) -> pa.Array:
 
 
 def number_array(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
-    """`values`, (V,) numbers, as an Arrow array of their type, without a copy; null where not `valid`, (V,) bool."""
+    """Return `values`, (V,) numbers, as an Arrow array, not copied; null where not `valid`, (V,) bool."""
     buffers = [None if valid is None else bitmap(valid), pa.py_buffer(np.ascontiguousarray(values))]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
 def bitmap(valid: np.ndarray) -> pa.Buffer | None:
-    """The validity buffer of an array with nulls where not `valid`, (V,) bool; None if there are none."""
+    """Return the validity buffer of an array with nulls where not `valid`, (V,) bool; None without nulls."""
     return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def validity(array: pa.Array) -> np.ndarray:
-    """(V,) bool: False where an Arrow array is null."""
+    """Return (V,) bool: False where an Arrow array is null."""
     bits_buffer = array.buffers()[0]
     if bits_buffer is None or array.null_count == 0:
         return np.ones(len(array), bool)
@@ -47,7 +47,7 @@ def validity(array: pa.Array) -> np.ndarray:
 
 
 def numbers(array: pa.Array, dtype: type[np.number[Any]]) -> np.ndarray:
-    """(V,) `dtype`, which must be the array's type: its values, arbitrary where it is null. Read-only, not copied."""
+    """Return the values as (V,) `dtype`, the array's own type; arbitrary where null. Read-only, not copied."""
     if len(array) == 0:
         return np.zeros(0, dtype)
     found = np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
@@ -56,13 +56,13 @@ def numbers(array: pa.Array, dtype: type[np.number[Any]]) -> np.ndarray:
 
 
 def fill_null(array: pa.Array, dtype: type[np.number[Any]], null: float = -1) -> np.ndarray:
-    """A copy of `numbers`, with `null` where the array is null. Writable, so that torch takes it without a warning."""
+    """Return a copy of `numbers`, with `null` where the array is null. Writable, so torch doesn't warn."""
     data = numbers(array, dtype)
     return data.copy() if array.null_count == 0 else np.where(validity(array), data, np.dtype(dtype).type(null))
 
 
 def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (V+1,) int32 starting at 0 and data (B,) uint8, not copied, of a binary array.
+    """Return the offsets, (V+1,) int32 from 0, and data, (B,) uint8, of a binary array, not copied.
 
     A null has length 0, unless another program put bytes under it.
     """
@@ -75,7 +75,7 @@ def token_buffers(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def take(tokens: pa.Array, rows: np.ndarray) -> pa.Array:
-    """(R,) binary: the values of a binary array at `rows`, (R,) integers from 0 to V-1."""
+    """Return the values of a binary array at `rows`, (R,) integers from 0 to V-1: (R,) binary."""
     offsets, data = token_buffers(tokens)
     valid = validity(tokens)[rows]
     starts = offsets[rows]
@@ -87,7 +87,7 @@ def take(tokens: pa.Array, rows: np.ndarray) -> pa.Array:
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
-    """(V+1,) int32: where values of these lengths start and end."""
+    """Return where values of these lengths start and end: (V+1,) int32."""
     ends = np.cumsum(lengths, dtype=np.int64)
     if len(ends) and ends[-1] > _MAX_BYTES:
         raise VocabkitError(f"{len(lengths)} tokens of {ends[-1]} bytes together; vocabkit takes up to {_MAX_BYTES}")

@@ -87,7 +87,7 @@ def unmatched_roles(tokenizers: Sequence[Vocabulary], shared: SharedVocabulary) 
 
 
 def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array, np.ndarray]:
-    """Shared tokens (R,) binary, and the ids (K, R) int32 of each vocabulary, -1 where it lacks the token."""
+    """Return shared tokens, (R,) binary, and their ids in each vocabulary, (K, R) int32, -1 where it lacks one."""
     # Distinct tokens are numbered in order of first appearance, which is the row order we promise. A tokenizer that
     # stands too late in the list for a new token to reach `required` adds none.
     numbers: defaultdict[bytes, int] = defaultdict()
@@ -119,13 +119,13 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
 
 
 def _never_produced(vocabularies: Sequence[Vocabulary], ids: np.ndarray) -> np.ndarray:
-    """(R,) bool: whether some tokenizer has an id, of `ids` (K, R), that its encode never produces."""
+    """Mark rows with an id, of `ids` (K, R), that its tokenizer never produces: (R,) bool."""
     never: np.ndarray = np.any([np.isin(i, unreachable(v)) for i, v in zip(ids, vocabularies, strict=True)], axis=0)
     return never
 
 
 def _match_roles(vocabularies: Sequence[Vocabulary], required: int) -> dict[str, list[int]]:
-    """Role -> id in each vocabulary, -1 where it lacks the role."""
+    """Map roles to ids in each vocabulary, -1 where it lacks the role."""
     every = sorted({role for vocabulary in vocabularies for role in vocabulary.roles})
     ids = {role: [vocabulary.role_id(role) for vocabulary in vocabularies] for role in every}
     return {role: found for role, found in ids.items() if sum(i >= 0 for i in found) >= required}

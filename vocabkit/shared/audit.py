@@ -1,4 +1,4 @@
-"""Token translations of other tools, compared with ours: what they get right, get wrong and miss."""
+"""Audit other tools' token translations: pairs that are right, wrong and missed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPACE_SIGNS = ("Ġ", "▁")
 
 
 def spellings(vocabulary: Vocabulary) -> dict[str, int]:
-    """Spelling -> id in id order, as `get_vocab()` of transformers has it, re-created from the bytes.
+    """Map spellings to ids in id order, like `get_vocab()` of transformers, re-created from the bytes.
 
     Raises VocabkitError: the source does not say how its tokenizer spells.
     """
@@ -42,7 +42,7 @@ def spellings(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def spelling_translation(source: Mapping[str, int], target: Mapping[str, int]) -> np.ndarray:
-    """Plain string equality: (P, 2) int64 of source id and target id for each spelling that both have.
+    """Match by plain string equality: (P, 2) int64, source id and target id of each spelling that both have.
 
     Args:
         source, target: spelling -> id, as `get_vocab()` or `spellings` gives.
@@ -52,7 +52,7 @@ def spelling_translation(source: Mapping[str, int], target: Mapping[str, int]) -
 
 
 def assistant_translation(source: Mapping[str, int], target: Mapping[str, int]) -> np.ndarray:
-    """What assisted decoding with different tokenizers takes for equal, written anew for audits: (P, 2) int64.
+    """Match as assisted decoding with different tokenizers does, rewritten for audits: (P, 2) int64.
 
     transformers 5.23.0 (`AssistantToTargetTranslator` in generation/candidate_generator.py) encodes a space with both
     tokenizers and takes the first character of the first piece as the tokenizer's sign for a space. Where the signs
@@ -74,7 +74,7 @@ def assistant_translation(source: Mapping[str, int], target: Mapping[str, int]) 
 
 
 def tli_translation(source: Mapping[str, int], target: Mapping[str, int]) -> np.ndarray:
-    """What vLLM's speculative decoding with two vocabularies takes for equal, written anew for audits: (P, 2) int64.
+    """Match as vLLM's speculative decoding with two vocabularies does, rewritten for audits: (P, 2) int64.
 
     vLLM 0.32.0 (`VocabMapping` in v1/spec_decode/vocab_mapping.py) replaces the sign for a space at the start of each
     spelling by a space, and takes tokens for the same if the strings are equal; of equal strings in one vocabulary, the
@@ -103,7 +103,7 @@ TRANSLATIONS: Mapping[str, Callable[[Mapping[str, int], Mapping[str, int]], np.n
         "gold": spelling_translation,
     }
 )
-"""Name -> what other tools take for equal. `gold` is the hybrid loss of TRL 1.16.0, teacher to student: equality of
+"""Matchers of other tools, by name. `gold` is the hybrid loss of TRL 1.16.0, teacher to student: equality of
 spellings (`GOLDTrainer._initialize_vocabulary_mapping`)."""
 
 
@@ -165,7 +165,7 @@ _REASONS = (*RIGHT, *WRONG, UNJUDGED)
 
 @dataclass(frozen=True)
 class Case:
-    """One source id of an audit, and what it was translated to."""
+    """One source id of an audit and its translation."""
 
     source_id: int
     source_token: bytes | None
@@ -174,7 +174,7 @@ class Case:
     """None: the translation has no match."""
     target_token: bytes | None
     expected_id: int | None
-    """The canonical target id of the same bytes; None if no target token contributes them."""
+    """Canonical target id of the same bytes; None if no target token has them."""
     reason: str
     """One of `WRONG`, or `no match`."""
 
@@ -190,7 +190,7 @@ class Audit:
     target: str
     pairs: int
     expected: int
-    """Distinct source tokens whose bytes some target token contributes: what align finds."""
+    """Distinct source tokens whose bytes a target token has, as align finds them."""
     right: int
     wrong: int
     unjudged: int
@@ -268,7 +268,7 @@ def audit(
 
 
 def _judge(s: np.ndarray, t: np.ndarray, source: Vocabulary, target: Vocabulary, ours: np.ndarray) -> np.ndarray:
-    """(P,) index into `_REASONS` of each pair of ids."""
+    """Return the index into `_REASONS` of each pair of ids: (P,)."""
     inside = (s >= 0) & (s < len(source)) & (t >= 0) & (t < len(target))
     safe_s, safe_t = np.where(inside, s, 0), np.where(inside, t, 0)
     text_s, text_t = source.kinds[safe_s] <= Kind.BYTE, target.kinds[safe_t] <= Kind.BYTE
@@ -290,5 +290,5 @@ def _judge(s: np.ndarray, t: np.ndarray, source: Vocabulary, target: Vocabulary,
 
 
 def _translate(source: Vocabulary, target: Vocabulary) -> np.ndarray:
-    """(V of source,) int32: the canonical target id of the same bytes, -1 where there is none."""
+    """Return the canonical target id of the same bytes for each source id, -1 if none: (V of source,) int32."""
     return np.where(source.alignable[source.canonical], target.ids_of(source.tokens), np.int32(-1))

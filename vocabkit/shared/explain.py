@@ -22,7 +22,7 @@ _CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A special or unused id that is spelled like the bytes. It contributes no text, so it is not the same token."""
+    """A special or unused id with the same spelling. It contributes no text, so it isn't the same token."""
 
     id: int
     kind: str
@@ -31,29 +31,29 @@ class Lookalike:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one tokenizer makes of the bytes."""
+    """The bytes in one tokenizer."""
 
     name: str
     id: int | None
-    """Canonical id that contributes these bytes to text, None if no single token does."""
+    """Canonical id with these bytes; None if no single token has them."""
     kind: str | None
     """`text` or `byte`."""
     aliases: tuple[int, ...]
-    """Its other ids of the same bytes."""
+    """Other ids of the same bytes."""
     lookalikes: tuple[Lookalike, ...]
     pieces: tuple[Piece, ...] | None
-    """How the tokenizer spells the bytes without such a token; None if it has one, or can't."""
+    """Pieces that spell the bytes without such a token; None if there is one, or they can't be spelled."""
 
 
 @dataclass(frozen=True)
 class Hint:
-    """Bytes that the user may have meant."""
+    """Other bytes that the user may have meant."""
 
     how: str
-    """How the text was read differently."""
+    """Difference in reading the text."""
     token: bytes
     found_in: tuple[str, ...]
-    """Tokenizers that have a token of these bytes."""
+    """Tokenizers with a token of these bytes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Explanation:
 
 
 def explain(token: bytes | str, tokenizers: Sequence[AnyTokenizer]) -> Explanation:
-    """Look `token` up in each tokenizer and say why it is shared by all of them or not.
+    """Look up `token` in each tokenizer and explain why all of them share it, or not.
 
     Args:
         token: its bytes in decoded text; a `str` stands for its UTF-8.
@@ -88,8 +88,8 @@ def explain(token: bytes | str, tokenizers: Sequence[AnyTokenizer]) -> Explanati
 
 
 def parse_token(argument: str, first: Vocabulary) -> bytes:
-    r"""Bytes of a token as people type it: `id:279` for an id of the first tokenizer, or text with escapes: `\x0a` for
-    a byte, `\u00e4` and `\U0001f600` for a character, `\n`, `\t`, `\r`, `\\`, `\'`, `\"`.
+    r"""Return the bytes of a token as people type it: `id:279` for an id of the first tokenizer, or text with escapes:
+    `\x0a` for a byte, `\u00e4` and `\U0001f600` for a character, `\n`, `\t`, `\r`, `\\`, `\'`, `\"`.
 
     Raises VocabkitError if the id is not a text or byte token of it, or the argument is empty or not Unicode.
     """
@@ -99,7 +99,7 @@ def parse_token(argument: str, first: Vocabulary) -> bytes:
 
 
 def unescape(argument: str) -> bytes:
-    """Bytes of text with the escapes of `parse_token`. Raises VocabkitError: empty, or not Unicode."""
+    """Return the bytes of text with the escapes of `parse_token`. Raises VocabkitError: empty, or not Unicode."""
     parts, at = [], 0
     try:
         for match in _ESCAPE.finditer(argument):
@@ -137,7 +137,7 @@ def _character(code: str | None, other: str) -> str:
 
 
 def _ids(token: bytes, vocabulary: Vocabulary) -> list[int]:
-    """All ids with these bytes or this spelling."""
+    """Return all ids with these bytes or this spelling."""
     return [token_id for token_id, value in enumerate(vocabulary.tokens.to_pylist()) if value == token]
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 QUICK_IDS = 50_000
-"""Unreachable tokens of so many ids are found in less than a second: about 20 µs each."""
+"""Up to this size, finding unreachable tokens takes less than a second: about 20 µs per id."""
 
 
 @dataclass(frozen=True)
 class Spelled:
-    """A token and the pieces that a tokenizer cuts it into; None if it can't spell it, or does not say how."""
+    """A token and the pieces that a tokenizer cuts it into; None if it can't, or doesn't say how."""
 
     token: bytes
     pieces: tuple[Piece, ...] | None
@@ -69,28 +69,28 @@ class Summary:
     name: str
     source: str
     size: int
-    """Ids, highest id + 1."""
+    """Number of ids, highest id + 1."""
     kinds: dict[str, int]
     """Ids per kind: text, byte, special, unused."""
     distinct: int
-    """Distinct byte strings that one token contributes to text: what can be shared."""
+    """Number of distinct token bytes, which can be shared."""
     partial_utf8: int
-    """Of the distinct tokens, those that are not valid UTF-8."""
+    """Distinct tokens that aren't valid UTF-8."""
     in_no_other: int
-    """Of the distinct tokens, those that no other tokenizer has."""
+    """Distinct tokens that no other tokenizer has."""
     lacks: Lacking
     aliases: int
     """Ids that spell the same bytes as another id of this tokenizer."""
     alias_examples: tuple[Alias, ...]
     special_without_role: tuple[str, ...]
-    """Spellings of special tokens that have no role and so never take part in an alignment."""
+    """Spellings of special tokens without a role, which are never aligned."""
     embedding_rows: int | None
     width: int | None
     notes: tuple[str, ...]
     mass_shared_by_all: float | None = None
-    """Share of the corpus, cut with this tokenizer, that tokens shared by all make up; None without a corpus."""
+    """Share of the corpus, cut with this tokenizer, in tokens shared by all; None without a corpus."""
     unreachable: Unreachable | None = None
-    """None where it was not counted: see `overlap`."""
+    """None if not counted: see `overlap`."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class RoleToken:
 
 @dataclass(frozen=True)
 class Role:
-    """A role of special tokens, and who has it in each tokenizer: None where it has no such token."""
+    """A role of special tokens, and its token in each tokenizer; None where there is none."""
 
     role: str
     tokens: tuple[RoleToken | None, ...]
@@ -121,10 +121,10 @@ class Role:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """The overlap of K tokenizers. All numbers count distinct token bytes, special and unused ids left out."""
+    """The overlap of K tokenizers. Numbers count distinct token bytes, without special and unused ids."""
 
     tokenizers: tuple[Summary, ...]
-    """K, in the order given; so are rows and columns of the matrices."""
+    """K, in the order given, like the rows and columns of the matrices."""
     shared_by_all: int
     shared_by_all_partial_utf8: int
     union: int
@@ -132,11 +132,11 @@ class Overlap:
     shared: np.ndarray
     """(K, K) int64: tokens that both have."""
     coverage: np.ndarray
-    """(K, K) float64: share of the row's tokens that the column has too."""
+    """(K, K) float64: share of the row's tokens that the column also has."""
     jaccard: np.ndarray
     """(K, K) float64: shared / tokens of both together."""
     mass: np.ndarray | None
-    """(K, K) float64: share of the corpus, cut with the row's tokenizer, in tokens that the column has too. None
+    """(K, K) float64: share of the corpus, cut with the row's tokenizer, in tokens that the column also has. None
     without a corpus."""
     by_kind: tuple[Row, ...]
     by_script: tuple[Row, ...]
@@ -236,7 +236,7 @@ def _mass(
     everywhere: np.ndarray,
     counts: Mapping[str, np.ndarray] | None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Shares of the corpus in shared tokens: (K, K) of each pair, (K,) of all together."""
+    """Return shares of the corpus in shared tokens: (K, K) for each pair, (K,) for all."""
     if counts is None:
         return None, None
     pairs, together = [], []
@@ -248,7 +248,7 @@ def _mass(
 
 
 def _by_kind(vocabularies: Sequence[Vocabulary], ids: np.ndarray, everywhere: np.ndarray) -> tuple[Row, ...]:
-    """Tokens that are text, and those that are a byte-fallback piece; shared: in one tokenizer at least."""
+    """Break down by text and byte-fallback pieces; a shared token has the kind in at least one tokenizer."""
     byte = np.stack([(v.kinds[own] == Kind.BYTE) & (own >= 0) for v, own in zip(vocabularies, ids, strict=True)])
     text = (ids >= 0) & ~byte
     any_byte = byte.any(axis=0)
@@ -314,7 +314,7 @@ _LENGTH_STARTS = np.array([2, 3, 4, 5, 9, 17])
 _MAYBE_LETTER = re.compile(r"[^\W\d_]")
 _SCRIPT_OF = {"cjk": "Han", "ideographic": "Han", "modifier": "symbols", "caron": "symbols"}
 _TWO_WORDS = {"canadian", "inscriptional", "meetei", "ol", "old", "tai"}
-"""First words of script names that say nothing alone: Old Persian, Tai Le."""
+"""First words of script names that mean nothing alone: Old Persian, Tai Le."""
 
 
 def scripts(tokens: pa.Array) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -330,13 +330,13 @@ def scripts(tokens: pa.Array) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def length_classes(tokens: pa.Array) -> np.ndarray:
-    """(V,) int64: the index into `LENGTHS` of each token, which must not be empty."""
+    """Return the index into `LENGTHS` of each token, none of them empty: (V,) int64."""
     classes: np.ndarray = np.searchsorted(_LENGTH_STARTS, np.diff(token_buffers(tokens)[0]), side="right")
     return classes
 
 
 def varied(rows: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
-    """`count` of `rows` as examples: the first row of each class, largest class first, then the second, and so on.
+    """Choose `count` of `rows` as examples: the first of each class, largest class first, then the second, and so on.
 
     Args:
         rows: (R,) int64.

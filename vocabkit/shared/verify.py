@@ -1,4 +1,4 @@
-"""verify: whether a shared vocabulary is right about its tokenizers, row by row."""
+"""verify: check a shared vocabulary against its tokenizers, row by row."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vocabkit.tokenizer.special_tokens import with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 MAX_LISTED = 10
-"""Wrong rows that are described per tokenizer."""
+"""Maximum number of wrong rows described per tokenizer."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found about a shared vocabulary of R rows."""
+    """Result of `verify`."""
 
     problems: tuple[str, ...]
-    """Rows that are wrong, at most `MAX_LISTED` for each tokenizer. Empty if every row is right."""
+    """Descriptions of wrong rows, at most `MAX_LISTED` per tokenizer. Empty if every row is right."""
     notes: tuple[str, ...]
-    """What differs although the rows are right: versions of a tokenizer, rows that hold an alias."""
+    """Differences that leave the rows right: another version of a tokenizer, rows that hold an alias."""
 
     @property
     def passed(self) -> bool:
@@ -34,12 +34,12 @@ class Verdict:
 
 
 def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> Verdict:
-    """Judge each row of a shared vocabulary against its tokenizers, given by name.
+    """Check each row of a shared vocabulary against its tokenizers, given by name.
 
     A row is right if its id has the row's bytes (or its role), and if it is null only where the tokenizer has no such
-    token. Whatever else differs between the tokenizer of today and the one it was built with is a note.
+    token. Any other difference between the tokenizer and the one it was built with is a note.
 
-    Raises VocabkitError: a tokenizer is not given.
+    Raises VocabkitError: a tokenizer is missing.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -52,7 +52,7 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
         wrong = _described(shared, info.name, vocabulary)
         problems += wrong
         if vocabulary.fingerprint != info.fingerprint:
-            what = "so its rows differ" if wrong else "in which all rows are right, too"
+            what = "so its rows differ" if wrong else "in which all rows are also right"
             notes.append(
                 f"{info.name}: built with another version of this tokenizer ({info.fingerprint[:19]}…, now "
                 f"{vocabulary.fingerprint[:19]}…), {what}"
@@ -62,9 +62,9 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
 
 
 def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> np.ndarray:
-    """(W,) rows whose id in column `name` has other bytes, or another role, in `vocabulary`, ascending.
+    """Return rows whose id in column `name` has other bytes, or another role, in `vocabulary`: (W,), ascending.
 
-    An alias, another id with the bytes of the row, is not wrong.
+    An alias, another id with the bytes of the row, isn't wrong.
     """
     recorded = shared.ids_with_gaps(name)
     if _all_are(shared, vocabulary, recorded):
@@ -77,7 +77,7 @@ def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> n
 def _have_their_bytes(
     shared: SharedVocabulary, vocabulary: Vocabulary, rows: np.ndarray, ids: np.ndarray
 ) -> np.ndarray:
-    """(W,) bool: whether ids[i] contributes the bytes of row rows[i] to text."""
+    """Mark ids[i] that contribute the bytes of row rows[i] to text: (W,) bool."""
     known = (ids >= 0) & (ids < len(vocabulary))
     safe = np.where(known, ids, 0)
     tokens = zip(take(vocabulary.tokens, safe).to_pylist(), take(shared.tokens, rows).to_pylist(), strict=True)
@@ -100,7 +100,7 @@ def _aliases(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> lis
 
 
 def _all_are(shared: SharedVocabulary, vocabulary: Vocabulary, ids: np.ndarray) -> bool:
-    """Whether all `ids`, (R,) int32, have the bytes of their rows: told without looking tokens up."""
+    """Whether all `ids`, (R,) int32, have the bytes of their rows; fast, because no token is looked up."""
     if not len(ids) or ids.min() < 0 or ids.max() >= len(vocabulary):
         return False
     rows = np.flatnonzero(np.diff(token_buffers(shared.tokens)[0]))  # the empty ones stand for roles

@@ -1,8 +1,8 @@
-"""Declarations: what the files beside a tokenizer say about its special tokens, roles and embedding table.
+"""Declarations of special tokens, roles and table size in the files beside a tokenizer.
 
-transformers takes special tokens from several files, and so does this: tokenizer_config.json (`eos_token`,
+Like transformers, this reads special tokens from several files: tokenizer_config.json (`eos_token`,
 `additional_special_tokens`, `added_tokens_decoder`, ...), special_tokens_map.json, added_tokens.json,
-generation_config.json and config.json, where the part about the language model may be nested.
+generation_config.json and config.json, whose part about the language model may be nested.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Added:
 
 @dataclass(frozen=True)
 class Declarations:
-    """What the files of a model folder declare."""
+    """Declarations of the files in a model folder."""
 
     roles: Mapping[str, str] = field(default_factory=dict)
     """Role -> spelling."""
     role_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Role -> ids. A generation config may list several ids that end a text."""
+    """Role -> ids. A generation config may list several ids that end generation."""
     special: frozenset[str] = frozenset()
-    """Spellings that are special tokens, those of the roles included."""
+    """Spellings of special tokens, including those with roles."""
     added: tuple[Added, ...] = ()
     """By id."""
     rows: int | None = None
@@ -66,7 +66,7 @@ class Declarations:
 
 
 def read_declarations(folder: Path) -> Declarations:
-    """Read what is there; all files are optional. Raises VocabkitError: one that is not a JSON object."""
+    """Read the files in `folder`, all optional. Raises VocabkitError: one isn't a JSON object."""
     return declarations(
         optional_json(folder / "tokenizer_config.json"),
         special_map=optional_json(folder / "special_tokens_map.json"),
@@ -84,7 +84,7 @@ def declarations(
     generation: Mapping[str, Any] = MappingProxyType({}),
     model: Mapping[str, Any] = MappingProxyType({}),
 ) -> Declarations:
-    """What parsed files declare: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+    """Collect declarations of parsed files: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
     generation_config.json and config.json.
     """
     language = _language_model(model)
@@ -109,7 +109,7 @@ def declarations(
 
 
 def _language_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The innermost config that is about the language model."""
+    """Return the innermost config of the language model."""
     for name in _LANGUAGE_MODELS:
         if isinstance(inner := config.get(name), dict):
             return _language_model(inner)
@@ -150,7 +150,7 @@ def _positive(value: Any) -> int | None:
 
 
 def declared_ids(named: Mapping[int, str], declared: Declarations) -> dict[str, int]:
-    """Role -> id as declared: by spelling, else the first id that a config lists.
+    """Map roles to ids as declared: by spelling, else the first id that a config lists.
 
     Args:
         named: id -> spelling of the special tokens.

@@ -21,7 +21,7 @@ from vocabkit.tokenizer.vocabulary import Kind
 Step = Mapping[str, Any]
 """One component, as in tokenizer.json."""
 MAX_REPLACEMENT = 16
-"""Characters that a component may put in place of a match. No published file needs more; it bounds the memory taken."""
+"""Maximum characters of a replacement: more than published files use, and a bound on memory."""
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
     (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
@@ -31,21 +31,21 @@ _CLEANUP = (
 
 @dataclass(eq=False)
 class Decoded:
-    """What V pieces contribute to text."""
+    """Contribution of V pieces to text."""
 
     pieces: list[str]
-    """Their spellings, as far as they are decoded."""
+    """Spellings, decoded so far."""
     tokens: pa.Array | None = None
     """(V,) binary, once spellings became bytes."""
     bytes_of: dict[int, bytes] = field(default_factory=dict)
     """Byte-fallback piece -> its byte."""
     is_fused: bool = False
-    """Whether the text is in one part, so that what follows acts on its ends only."""
+    """Whether the text is one part, so that later steps act on its ends only."""
     unreached: set[int] = field(default_factory=set)
-    """Pieces spelled as encode never spells those bytes: outside the byte alphabet, or `<0x0a>` in lower case."""
+    """Pieces spelled as encode never spells their bytes: outside the byte alphabet, or `<0x0a>` in lower case."""
 
     def finish(self) -> tuple[pa.Array, np.ndarray]:
-        """(V,) binary bytes and (V,) uint8 kinds, text or byte."""
+        """Return bytes, (V,) binary, and kinds, (V,) uint8: text or byte."""
         kinds = np.full(len(self.pieces), Kind.TEXT, np.uint8)
         kinds[list(self.bytes_of)] = Kind.BYTE
         if self.tokens is not None:
@@ -57,11 +57,11 @@ def decode_pieces(pieces: Sequence[str], steps: Sequence[Step], word_end: str | 
     """Decode each of `pieces` by `steps`, a flattened decoder.
 
     Args:
-        word_end: `end_of_word_suffix` of a byte-level model (CLIP). It stands for a space, as transformers decodes it.
+        word_end: `end_of_word_suffix` of a byte-level model (CLIP). It means a space, as transformers decodes it.
 
     Raises:
-        VocabkitError: a component that is unknown or can't be applied to one token.
-        KeyError, TypeError, AttributeError: a component that is not as `tokenizers` writes it.
+        VocabkitError: an unknown component, or one that can't be applied to a single token.
+        KeyError, TypeError, AttributeError: a component that isn't as `tokenizers` writes it.
     """
     decoded = Decoded(list(pieces))
     for step in steps:

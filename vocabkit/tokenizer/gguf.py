@@ -1,4 +1,4 @@
-"""Tokenizer metadata of a GGUF file (ggml-org/ggml, docs/gguf.md): the header is read, never the tensors."""
+"""Tokenizer metadata of a GGUF file (ggml-org/ggml, docs/gguf.md). Only the header is read, never the tensors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MODELS = ("gpt2", "llama", "t5", "bert", "gemma4", "rwkv", "plamo2")
 def read(path: Path, name: str | None = None) -> Vocabulary:
     """Read the vocabulary of a GGUF model, with the rows and width of its embedding table.
 
-    Raises VocabkitError: not a GGUF, truncated header, no tokenizer in it, a tokenizer model not known.
+    Raises VocabkitError: not a GGUF, truncated header, no tokenizer, or an unknown tokenizer model.
     """
     metadata, (width, rows) = read_header(path)
     model = metadata.get("tokenizer.ggml.model")
@@ -111,7 +111,7 @@ def _token(piece: str, token_type: int, model: str) -> tuple[bytes, Kind]:
 
 
 def _unescape(piece: str) -> bytes:
-    r"""Bytes of a piece of RWKV's world vocabulary, as llama.cpp reads it: `\n` and `\xHH` stand for one byte."""
+    r"""Return the bytes of a piece of RWKV's world vocabulary, as llama.cpp reads it: `\n` and `\xHH` are one byte."""
     return re.sub(rb"\\(x[0-9a-fA-F]{2}|.)", _escaped, piece.encode(), flags=re.DOTALL)
 
 
@@ -177,12 +177,12 @@ def _base64(values: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor stands in a GGUF file."""
+    """Place of a tensor in a GGUF file."""
 
     shape: tuple[int, ...]
-    """Rows first, as in torch; GGUF writes it the other way round."""
+    """Rows first, as in torch; GGUF writes the opposite order."""
     type: int
-    """Number of its quantisation."""
+    """Quantisation type number."""
     start: int
     """First byte, from the beginning of the file."""
 
@@ -217,7 +217,7 @@ def read_tensor_table(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tenso
 
 
 class _Cursor:
-    """Reads values off the header one after the other. Never trusts a length beyond the end of the file."""
+    """Reads header values in sequence. Never trusts a length beyond the end of the file."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content

@@ -1,4 +1,4 @@
-"""One module per file format, each with `read(path, name) -> Vocabulary`. `read` here picks the module."""
+"""Read any tokenizer file: one module per format, chosen by content."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ FOLDER_FILES = (
     "sentencepiece.model", "source.spm", "tiktoken.model", "qwen.tiktoken", "original/tokenizer.model", "vocab.json",
     "vocab.txt",
 )  # fmt: skip
-"""What is looked for in a folder or repository; the first one found is read."""
+"""Files to look for in a folder or repository; the first one found is read."""
 BESIDE = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json", "config.json",
     "merges.txt",
 )  # fmt: skip
-"""What counts, too, where it is beside one of these, unless that is a tekken.json."""
+"""Files that are also read if beside one of these, except a tekken.json."""
 _RANKS = "*.tiktoken"
-"""Further names of rank files, in folders only."""
+"""More names of rank files, in folders only."""
 
 _PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
 
 def read(path: str | Path, name: str | None = None) -> Vocabulary:
-    """Read any tokenizer file, or the tokenizer of a model folder. The format is told from the content.
+    """Read any tokenizer file, or the tokenizer of a model folder. The format is detected from the content.
 
-    Raises VocabkitError: nothing there, or no format fits.
+    Raises VocabkitError: not found, or of an unknown format.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,7 +75,7 @@ def read(path: str | Path, name: str | None = None) -> Vocabulary:
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The tokenizer file of a model folder. Raises VocabkitError if it has none, or several GGUF models."""
+    """Return the tokenizer file of a model folder. Raises VocabkitError: none, or several GGUF models."""
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -99,7 +99,7 @@ def holds_tokenizer(folder: Path) -> bool:
 
 
 def _gguf_models(folder: Path) -> list[Path]:
-    """GGUF files of language models: no projectors, and of a model in parts the first, which holds the tokenizer."""
+    """Return GGUF files of language models: no projectors, and only the first part of a split model."""
     files = [file for file in sorted(folder.glob("*.gguf")) if "mmproj" not in file.name.lower()]
     return [file for file in files if not (part := _PART.search(file.name)) or int(part[1]) == 1]
 

@@ -16,11 +16,10 @@ Step = dict[str, Any]
 
 STRIP_START: Step = {"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""}
 STRIP_END: Step = {"type": "Replace", "pattern": {"Regex": r" +\z"}, "content": ""}
-"""Take the spaces off an end of a text; the step "Strip" would take line breaks, too."""
-
+"""Strip spaces off one end of a text; the step "Strip" would also strip line breaks."""
 
 LOW_LINES: Step = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-"""Makes spaces low lines, as SentencePiece does."""
+"""Replaces spaces by low lines, as SentencePiece does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class Rules:
     merges: np.ndarray | None = None
     """(M, 2) int32, ids of left and right in merge order. None: any two pieces whose bytes join to a piece."""
     unk: int | None = None
-    """Id that stands for characters without a piece."""
+    """Id of characters without a piece."""
     normalizer: Step | None = None
     pre_tokenizer: Step | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +46,7 @@ class Rules:
 
 @cache
 def pretokenizers() -> Mapping[str, Mapping[str, Any]]:
-    """Name of a pre-tokenizer -> arguments of `byte_level_rules` (pretokenizers.toml)."""
+    """Map names of pre-tokenizers to arguments of `byte_level_rules` (pretokenizers.toml)."""
     return tomllib.loads((Path(__file__).parent / "pretokenizers.toml").read_text("utf-8"))
 
 
@@ -61,14 +60,14 @@ def byte_level_rules(
     normalizer: str | None = None,
     ignore_merges: bool = False,
 ) -> Rules:
-    """Rules of a byte-level BPE.
+    """Return the rules of a byte-level BPE.
 
     Args:
         pattern: regular expression that matches the words.
         gpt2_pattern: words are those of GPT-2.
-        digits: each digit is a word, before all else.
+        digits: split digits into words of one digit first.
         normalizer: Unicode normal form, such as NFC.
-        ignore_merges: a word that is a piece stays whole.
+        ignore_merges: keep words whole that are a piece.
     """
     steps: list[Step] = []
     if digits:
@@ -97,13 +96,13 @@ def sentencepiece_rules(
     charsmap: str | None = None,
     collapse_spaces: bool = False,
 ) -> Rules:
-    """Rules of a SentencePiece model.
+    """Return the rules of a SentencePiece model.
 
     Args:
-        prefix: a space is put before the text (`add_dummy_prefix`), but not before an added token at its start.
+        prefix: put a space before the text (`add_dummy_prefix`), but not before an added token at its start.
         charsmap: base64 of the normalizer's precompiled character map.
-        collapse_spaces: runs of spaces count as one and the text is trimmed (`remove_extra_whitespaces`); so is each
-            stretch of text between added tokens.
+        collapse_spaces: trim the text and each stretch between added tokens, and treat runs of spaces as one
+            (`remove_extra_whitespaces`).
     """
     steps: list[Step] = []
     if charsmap:
@@ -131,4 +130,4 @@ def _metaspace(replacement: str, scheme: str) -> Step:
 _ONE_SPACE_BEFORE = _metaspace("▁", "first")
 """Puts `▁` before a text that does not start with it."""
 _SPACE_BEFORE: Step = {"type": "Sequence", "pretokenizers": [_metaspace(" ", "first"), _metaspace("▁", "never")]}
-"""Puts `▁` before any text, which holds no spaces. (The normalizer "Prepend" puts one after each added token, too.)"""
+"""Puts `▁` before any text, which holds no spaces. (The normalizer "Prepend" also puts one after each added token.)"""

@@ -1,4 +1,4 @@
-"""Cutting text: a `tokenizers.Tokenizer` out of a vocabulary and its rules."""
+"""Segmentation: a `tokenizers.Tokenizer` built from a vocabulary and its rules."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def load_rules(vocabulary: Vocabulary) -> Rules | None:
-    """The rules of a vocabulary's tokenizer; None if its source has none that `Rules` can hold.
+    """Load the rules of a vocabulary's tokenizer; None if its source has none that `Rules` can express.
 
-    Raises VocabkitError: the source is gone, or its rules contradict its vocabulary.
+    Raises VocabkitError: the source is missing, or its rules contradict its vocabulary.
     """
     segmentation = vocabulary.segmentation
     if segmentation is None:
@@ -39,7 +39,7 @@ def load_rules(vocabulary: Vocabulary) -> Rules | None:
 
 
 def parse(source: Path | bytes) -> dict[str, Any]:
-    """The JSON object of a tokenizer.json, given as a path or as its bytes."""
+    """Parse a tokenizer.json, given as a path or as its bytes."""
     if isinstance(source, bytes):
         content = source
     else:
@@ -62,23 +62,23 @@ def refusing_damaged(vocabulary: Vocabulary) -> Iterator[None]:
 
 
 def rules_missing(vocabulary: Vocabulary) -> VocabkitError:
-    """The error for a vocabulary without rules."""
+    """Return the error for a vocabulary without rules."""
     return VocabkitError(
         f"{vocabulary.name}: {vocabulary.source} does not say how text is cut into tokens; use its tokenizer.json"
     )
 
 
 def to_tokenizers(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenizer:
-    """A `tokenizers.Tokenizer` that cuts text as the vocabulary's own tokenizer does, without special tokens around it.
+    """Build a `tokenizers.Tokenizer` that cuts text as the vocabulary's own tokenizer does, adding no special tokens.
 
-    Text is text: where it spells a special token, that is cut like any other.
+    Text that spells a special token is cut like any other.
 
     Args:
-        mid_text: cut as if the text stood inside a longer one: no space is put before its first word, and none is
-            taken off its ends.
+        mid_text: cut as if inside a longer text: no space is added before the first word, and none is stripped from
+            the ends.
 
     Raises:
-        VocabkitError: the source does not say how its tokenizer cuts text, is gone, or contradicts itself.
+        VocabkitError: the source doesn't say how its tokenizer cuts text, is missing, or contradicts itself.
     """
     if isinstance(vocabulary.segmentation, Path | bytes):
         with refusing_damaged(vocabulary):
@@ -93,12 +93,12 @@ def to_tokenizers(vocabulary: Vocabulary, *, mid_text: bool = False) -> Tokenize
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[Encoding]:
-    """Each text cut alone, on all cores, without special tokens; offsets are not computed.
+    """Encode each text alone, on all cores, without special tokens and offsets.
 
     Args:
-        name: of the tokenizer, for messages.
+        name: name of the tokenizer, for messages.
 
-    Raises VocabkitError: the tokenizer has no token for some character, and none for unknown ones.
+    Raises VocabkitError: the tokenizer has no token for some character, and no unknown token.
     """
     with refusing_failures(f"{name}: its tokenizer can't cut a text"):
         return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
@@ -106,7 +106,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[
 
 @contextmanager
 def refusing_failures(problem: str) -> Iterator[None]:
-    """Turn whatever `tokenizers` raises into a VocabkitError. Its panics are no Exceptions."""
+    """Turn whatever `tokenizers` raises into a VocabkitError. Its panics aren't subclasses of Exception."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -116,7 +116,7 @@ def refusing_failures(problem: str) -> Iterator[None]:
 
 
 def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
-    """The tokenizer of a parsed tokenizer.json (see `to_tokenizers`)."""
+    """Build the tokenizer of a parsed tokenizer.json (see `to_tokenizers`)."""
     from tokenizers import Tokenizer
 
     content = {**content, "truncation": None, "padding": None, "post_processor": None}
@@ -133,7 +133,7 @@ def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) ->
 
 
 def _inside(step: Step | None) -> Step | None:
-    """A normalizer or pre-tokenizer without the parts that act on the ends of the text."""
+    """Remove the parts of a normalizer or pre-tokenizer that act on the ends of the text."""
     if step is None or step["type"] in ("Prepend", "Strip") or step in (STRIP_START, STRIP_END):
         return None
     if step["type"] == "Sequence":
@@ -147,7 +147,7 @@ def _inside(step: Step | None) -> Step | None:
 
 
 def tokenizer_json(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> dict[str, Any]:
-    """The content of a tokenizer.json with the tokens `ids` only. Their positions in `ids` are the ids in it."""
+    """Return a tokenizer.json with only the tokens `ids`; their positions in `ids` are its ids."""
     spelled = spellings(vocabulary, rules, ids)
     priority = rules.priority[ids]
     unk = np.flatnonzero(ids == rules.unk).tolist() if rules.unk is not None else []
@@ -160,8 +160,8 @@ def tokenizer_json(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> dic
         vocab = [[piece or "", score] for piece, score in zip(spelled, scores, strict=True)]
         model = {"type": "Unigram", "vocab": vocab, "unk_id": unk[0] if unk else None}
     else:
-        # Added tokens are pieces too, so that `tokenizers` keeps their ids. Of equal spellings the last counts: one
-        # of the model's own pieces, and the lowest id.
+        # Added tokens are pieces so that `tokenizers` keeps their ids. Of equal spellings the last one wins: one of
+        # the model's own pieces, with the lowest id.
         order = np.lexsort((-ids, ~np.isnan(priority))).tolist()
         model = {
             "type": "BPE",
@@ -190,7 +190,7 @@ def _added_token(vocabulary: Vocabulary, rules: Rules, token_id: int, position: 
 
 
 def _merges(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> Sequence[tuple[int, int]]:
-    """Merges (left, right) among `ids`, as positions in `ids`, in merge order."""
+    """Return the merges (left, right) among `ids`, as positions in `ids`, in merge order."""
     values = take(vocabulary.tokens, ids).to_pylist()
     if rules.merges is None:
         return all_merges(values, np.where(vocabulary.kinds[ids] == Kind.TEXT, rules.priority[ids], np.nan))
@@ -206,10 +206,10 @@ def _merges(vocabulary: Vocabulary, rules: Rules, ids: np.ndarray) -> Sequence[t
 
 
 def all_merges(values: Sequence[bytes | None], priority: np.ndarray) -> list[tuple[int, int]]:
-    """Every way to join two pieces to a piece, in the order of `priority` (NaN: not a piece) of the result.
+    """Return every way to join two pieces to a piece, ordered by `priority` of the result (NaN: not a piece).
 
-    This is how tiktoken ranks and SentencePiece scores define merges; among the ways to make one piece, the pair
-    with the lower ids comes first.
+    This is how tiktoken ranks and SentencePiece scores define merges; among ways to make one piece, the pair with the
+    lower ids comes first.
     """
     pieces = [i for i in np.argsort(priority, kind="stable").tolist() if not np.isnan(priority[i])]
     ids = {values[i]: i for i in reversed(pieces)}
@@ -222,7 +222,7 @@ def all_merges(values: Sequence[bytes | None], priority: np.ndarray) -> list[tup
 
 
 def spellings(vocabulary: Vocabulary, rules: Rules, ids: Sequence[int] | np.ndarray) -> list[str | None]:
-    """Spellings of `ids`, None for an id without a token.
+    """Return the spellings of `ids`; None for an id without a token.
 
     Byte-level pieces in the byte alphabet; SentencePiece pieces with `▁` for a space and `<0xNN>` for byte-fallback;
     added tokens of byte-level vocabularies and special tokens literally.
@@ -256,9 +256,9 @@ _NOT_OPTIONS = ("type", "vocab", "merges", "unk_token", "unk_id")
 
 
 def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]) -> Rules | None:
-    """Rules of a parsed tokenizer.json that `vocabulary` was read from.
+    """Return the rules of the parsed tokenizer.json that `vocabulary` was read from.
 
-    None for what `Rules` can't hold: WordPiece, pieces with a mark for the end of a word.
+    None if `Rules` can't express them: WordPiece, or pieces that mark the end of a word.
 
     Raises KeyError, TypeError, ValueError, AttributeError: the file contradicts itself.
     """
@@ -318,7 +318,7 @@ def _parts_of(step: Step | None, key: str) -> list[Step]:
 
 
 _UNITS = 256
-"""A trie is made of blocks of so many units, one for each byte that may follow."""
+"""Units per block of a trie, one for each byte that may follow."""
 
 
 def _check_sound(content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Cutting single tokens of other vocabularies, and finding tokens that encoding never produces."""
+"""Segmenter: cuts tokens of other vocabularies, and finds tokens that encoding never produces."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class Segmenter:
-    """Cuts bytes, which need not be valid UTF-8, into tokens of `vocabulary`, as if they stood inside a text.
+    """Cuts bytes, which need not be valid UTF-8, into tokens of `vocabulary`, as if inside a text.
 
-    Only pieces of the bytes themselves can take part, so a tokenizer of these few is built, in milliseconds; one of
-    all 150,000 merges would take seconds.
+    Only pieces of these bytes matter, so it builds a tokenizer of those few, in milliseconds; one with all 150,000
+    merges would take seconds.
 
-    Raises VocabkitError if the vocabulary's source does not say how its tokenizer cuts text.
+    Raises VocabkitError: the vocabulary's source doesn't say how its tokenizer cuts text.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -57,10 +57,10 @@ class Segmenter:
         self._longest = max(map(len, self._ids), default=0)
 
     def ids(self, value: bytes) -> list[int] | None:
-        """Token ids whose bytes join to `value`; None if there are none, for instance because the tokenizer's
-        normalizer changes the text.
+        """Return token ids whose bytes join to `value`; None if there are none, for instance because the normalizer
+        changes the text.
 
-        A byte-level tokenizer cuts bytes that are not valid UTF-8 as one word.
+        A byte-level tokenizer cuts invalid UTF-8 as one word.
         """
         return self.ids_of_each([value])[0]
 
@@ -70,7 +70,7 @@ class Segmenter:
         return [self._joining(value, tokenizer, known) for value in values]
 
     def _tokenizer(self, values: Sequence[bytes]) -> tuple[Tokenizer, np.ndarray]:
-        """A tokenizer that knows all pieces of `values`, and the id that each of its ids stands for."""
+        """Build a tokenizer with all pieces of `values`; also return the vocabulary's id for each of its ids."""
         if self._content is not None:
             return self._of_json(self._content, values)
         rules = self._rules
@@ -183,11 +183,12 @@ def _parts(value: bytes, longest: int) -> Iterator[bytes]:
 
 
 def unreachable(vocabulary: Vocabulary) -> np.ndarray:
-    """Ids (int64) of text tokens whose own text the tokenizer cuts in another way, so that they hardly ever come out
-    of encode: the round trip of Land and Bartolo, "Fishing for Magikarp", 2024. Partial UTF-8 can't be tested so and
-    is left out.
+    """Return ids (int64) of text tokens that encoding their own text doesn't give back, so hardly any text does.
 
-    Raises VocabkitError if the source does not say how text is cut.
+    This is the round trip of Land and Bartolo, "Fishing for Magikarp", 2024. Partial UTF-8 can't be tested this way
+    and is left out.
+
+    Raises VocabkitError: the source doesn't say how it cuts text.
     """
     tokenizer = to_tokenizers(vocabulary, mid_text=True)
     ids, texts = [], []
@@ -228,9 +229,9 @@ class Piece:
 
 
 def spell(vocabulary: Vocabulary, values: Sequence[bytes]) -> list[tuple[Piece, ...] | None]:
-    """The pieces that the tokenizer cuts each of `values` into, bytes that need not be valid UTF-8.
+    """Cut each of `values` (bytes, not necessarily valid UTF-8) into pieces of the tokenizer.
 
-    None where it can't spell them, and for all of them if its source does not say how text is cut.
+    None where it can't spell a value, and everywhere if its source doesn't say how it cuts text.
     """
     try:
         segmentations = Segmenter(vocabulary).ids_of_each(values)

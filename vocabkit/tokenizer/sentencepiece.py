@@ -27,7 +27,7 @@ _MODELS: dict[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
 
 @dataclass(frozen=True)
 class Model:
-    """The parts of a ModelProto that matter here. Field numbers as in the .proto."""
+    """The fields of a ModelProto that are used."""
 
     pieces: list[str]
     scores: list[float]
@@ -48,7 +48,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     Ids are those of the embedding table. XLM-R and its relatives put fairseq's special tokens before the pieces, so
     theirs are shifted.
 
-    Raises VocabkitError if it is not such a model, or of type word or char.
+    Raises VocabkitError: not a SentencePiece model, or of type word or char.
     """
     model = read_model(path)
     if model.model_type not in _MODELS:
@@ -104,7 +104,7 @@ _DENORMALISES = "rewrites decoded text by a denormaliser, so text may differ fro
 
 
 def _is_fairseq(path: Path) -> bool:
-    """Told from the class in the config; without one, from the name that only these models give the file."""
+    """Decide by the class in the config, or without one by the file name that only these models use."""
     named = optional_json(path.with_name("tokenizer_config.json")).get("tokenizer_class")
     if isinstance(named, str):
         return named.removesuffix("Fast").removesuffix("Tokenizer") in _FAIRSEQ_CLASSES
@@ -118,7 +118,7 @@ def _token(piece: str, piece_type: int) -> tuple[bytes, Kind]:
         return piece.encode(), Kind.UNUSED
     if piece_type == _BYTE and (byte := byte_piece(piece)) is not None:
         return byte, Kind.BYTE
-    # whatever escape_whitespaces says: it is about encoding, and decoding always makes spaces of low lines
+    # whatever escape_whitespaces says: that is about encoding; decoding always turns low lines into spaces
     return piece.replace("▁", " ").encode(), Kind.TEXT
 
 
@@ -140,7 +140,7 @@ def _rules(path: Path) -> Rules:
 
 
 def read_model(path: Path) -> Model:
-    """Parse a .model file. Raises VocabkitError if it is not a ModelProto with pieces."""
+    """Parse a .model file. Raises VocabkitError: not a ModelProto with pieces."""
     with reading(path):
         content = path.read_bytes()
     pieces: list[str] = []
@@ -174,7 +174,7 @@ def read_model(path: Path) -> Model:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protobuf message: varints as int, everything else as bytes."""
+    """Yield (field number, value) of a protobuf message: varints as int, everything else as bytes."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)

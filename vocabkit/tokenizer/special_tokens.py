@@ -1,4 +1,4 @@
-"""Special tokens: which ids carry which role, and which are reserved."""
+"""Special tokens: roles of ids, and reserved spellings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESERVED = re.compile(
 
 @dataclass(frozen=True)
 class Family:
-    """The special tokens of one tokenizer family, for file formats that do not hold them."""
+    """The special tokens of one tokenizer family, for file formats that don't hold them."""
 
     name: str
     ranks: int | None
@@ -35,7 +35,7 @@ class Family:
     text: frozenset[str]
     """Added tokens that are ordinary text (`special: false`)."""
     roles: Mapping[str, str]
-    """Roles that the spelling alone does not tell: role -> spelling."""
+    """Roles that don't follow from the spelling: role -> spelling."""
     pretokenizer: str | None
 
 
@@ -51,7 +51,7 @@ def families() -> list[str]:
 
 @cache
 def family(name: str) -> Family:
-    """The family called `name`. Raises KeyError if there is none."""
+    """Return the family called `name`. Raises KeyError if there is none."""
     entry = _tables()["families"][name]
     tokens: list[str] = []
     for item in entry["tokens"]:
@@ -64,30 +64,30 @@ def family(name: str) -> Family:
 
 
 def is_reserved(spelling: str) -> bool:
-    """True for the spellings of special tokens that models keep free, such as `<|reserved_special_token_5|>`."""
+    """Whether `spelling` is one that models reserve, such as `<|reserved_special_token_5|>`."""
     return _RESERVED.fullmatch(spelling) is not None
 
 
 def reserved_ids(spellings: Sequence[str | None]) -> list[int]:
-    """Ids whose spelling says that the model keeps them free, whatever else the file says of them."""
+    """Return ids with a reserved spelling, whatever else the file says about them."""
     return [i for i, each in enumerate(spellings) if each and each[0] in "<[" and len(each) > 4 and is_reserved(each)]
 
 
 def special_kind(spelling: str) -> Kind:
-    """Kind of an id that its file marks as special."""
+    """Return the kind of an id that its file marks as special."""
     return Kind.UNUSED if is_reserved(spelling) else Kind.SPECIAL
 
 
 def roles(spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Role -> id for the special tokens of one tokenizer, sorted by role.
+    """Map roles to ids for the special tokens of one tokenizer, sorted by role.
 
-    Only ids of kind `special` get a role: Qwen has ordinary text pieces spelled `<s>`. What the file declares
-    goes before what a spelling suggests; of several ids with a fitting spelling, the order of the table decides.
+    Only ids of kind `special` get a role: Qwen has ordinary text pieces spelled `<s>`. The file's
+    declarations override spellings; among several ids with a fitting spelling, the order of the table decides.
 
     Args:
         spellings: id -> spelling of the special tokens.
         kinds: (V,) uint8.
-        declared: role -> id as told by the tokenizer file.
+        declared: role -> id, as the tokenizer file declares.
     """
     ids = {spelling: i for i, spelling in spellings.items() if kinds[i] == Kind.SPECIAL}
     found: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""How pieces spell bytes: the byte alphabet of GPT-2 (openai/gpt-2, encoder.py), and byte-fallback pieces.
+"""Spellings of bytes: the byte alphabet of GPT-2 (openai/gpt-2, encoder.py), and byte-fallback pieces.
 
 The alphabet has one printable character for each of the 256 bytes: printable Latin-1 characters represent themselves,
 the other bytes are U+0100 and up in byte order, so that `Ġ` is a space.
@@ -24,7 +24,7 @@ _BYTE_OF[[ord(character) for character in ALPHABET.values()]] = list(ALPHABET)
 
 
 def from_alphabet(piece: str) -> bytes:
-    """Bytes that a byte-level decoder makes of one piece.
+    """Decode one piece as a byte-level decoder does.
 
     A piece with a character outside the alphabet is taken literally, as UTF-8, as `tokenizers` does.
     """
@@ -33,7 +33,7 @@ def from_alphabet(piece: str) -> bytes:
 
 
 def in_alphabet(pieces: Sequence[str]) -> np.ndarray:
-    """(V,) bool: pieces whose characters are all in the alphabet. Encode makes no others."""
+    """Mark pieces whose characters are all in the alphabet, as encode makes them: (V,) bool."""
     codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")
     outside = np.concatenate([[0], np.cumsum(_BYTE_OF[np.minimum(codes, 0x144)] == _OUTSIDE)])
     ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
@@ -43,7 +43,7 @@ def in_alphabet(pieces: Sequence[str]) -> np.ndarray:
 
 
 def all_from_alphabet(pieces: Sequence[str]) -> pa.Array:
-    """`from_alphabet` of each piece at once: (V,) binary."""
+    """Apply `from_alphabet` to all pieces at once: (V,) binary."""
     codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")
     offsets = np.zeros(len(pieces) + 1, np.int32)
     np.cumsum(np.fromiter(map(len, pieces), np.int32, len(pieces)), out=offsets[1:])
@@ -59,7 +59,7 @@ def all_from_alphabet(pieces: Sequence[str]) -> pa.Array:
 
 
 def to_alphabet(value: bytes) -> str:
-    """The piece that stands for `value`."""
+    """Return the piece that spells `value`."""
     return value.decode("latin-1").translate(_FROM_LATIN1)
 
 
@@ -67,6 +67,6 @@ _PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_piece(spelling: str) -> bytes | None:
-    """The byte of a byte-fallback piece, `<0x00>` to `<0xFF>` (SentencePiece); None for any other spelling."""
+    """Return the byte of a byte-fallback piece, `<0x00>` to `<0xFF>` (SentencePiece); None for any other spelling."""
     match = _PIECE.fullmatch(spelling)
     return bytes.fromhex(match[1]) if match else None

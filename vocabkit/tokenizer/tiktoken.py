@@ -1,8 +1,8 @@
 """tiktoken rank files, and Mistral's tekken.json, which holds ranks as JSON.
 
 A rank file has one line per token: base64 of its bytes, a space, its rank (openai/tiktoken, load.py). Rank = token id =
-merge priority. The file holds no special tokens and no pre-tokenizer: those come from a family of special_tokens.toml,
-if the caller names one.
+merge priority. Special tokens and pre-tokenizer aren't in the file; they come from a family of special_tokens.toml, if
+the caller names one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabula
 
 
 def read(path: Path, name: str | None = None, family_name: str | None = None) -> Vocabulary:
-    """Read a rank file, with the special tokens of `family_name` after the ranks if given.
+    """Read a rank file; the special tokens of `family_name`, if given, follow the ranks.
 
-    Raises VocabkitError: a line that is not `base64 rank`, ranks out of range or twice, a number of ranks that the
-    family does not have.
+    Raises VocabkitError: a line that isn't `base64 rank`, ranks out of range or repeated, or not as many ranks as the
+    family has.
     """
     with reading(path):
         lines = path.read_bytes().split(b"\n")
@@ -92,7 +92,7 @@ def _append_declared(path: Path, tokens: list[bytes | None], kinds: list[int], s
 
 
 def _rank(text: bytes) -> int:
-    if not text.removeprefix(b"-").isdigit():  # int() would take 1_0, too
+    if not text.removeprefix(b"-").isdigit():  # int() also accepts 1_0
         raise ValueError("not a number")
     return int(text)
 
@@ -122,11 +122,11 @@ def _rules(ranks: int, size: int, pretokenizer: str) -> Rules:
 # ---- tekken.json -------------------------------------------------------------------------------------------------
 
 MAX_SPECIAL = 1 << 14
-"""Published files have 1,000. They need not be listed, so that a few bytes of a hostile file could ask for millions."""
+"""Published files have 1,000. The limit matters because a hostile file could ask for millions in a few bytes."""
 
 
 class Config(msgspec.Struct):
-    """The part of "config" that matters here."""
+    """The fields of "config" that are used."""
 
     pattern: str
     default_vocab_size: int
@@ -149,7 +149,7 @@ class SpecialToken(msgspec.Struct):
 
 
 class File(msgspec.Struct):
-    """The part of a tekken.json that tells tokens."""
+    """The fields of a tekken.json that are used."""
 
     config: Config
     vocab: list[RankedToken]
@@ -159,8 +159,8 @@ class File(msgspec.Struct):
 def read_tekken(path: Path, name: str | None = None) -> Vocabulary:
     """Read Mistral's tekken.json (mistral_common/tokens/tokenizers/tekken.py).
 
-    The first `default_num_special_tokens` ids are special, and the text token of rank r has id r plus that number. The
-    file may hold more ranks than fit into `default_vocab_size`; the rest is ignored.
+    The first `default_num_special_tokens` ids are special, and the text token of rank r has id r plus that number.
+    Ranks beyond `default_vocab_size` are ignored.
 
     Raises VocabkitError: its config, special tokens or ranks are not as expected.
     """
@@ -168,7 +168,7 @@ def read_tekken(path: Path, name: str | None = None) -> Vocabulary:
     n_special, size = file.config.default_num_special_tokens, file.config.default_vocab_size
     if not 0 <= n_special < size <= MAX_TOKENS or len(file.vocab) < size - n_special:
         raise VocabkitError(
-            f"{path}: {len(file.vocab)} ranks and {quote(str(n_special))} special tokens do not make a vocabulary of "
+            f"{path}: {len(file.vocab)} ranks and {quote(str(n_special))} special tokens don't make a vocabulary of "
             f"{quote(str(size))} ids"
         )
     if n_special > MAX_SPECIAL:
@@ -176,7 +176,7 @@ def read_tekken(path: Path, name: str | None = None) -> Vocabulary:
     ranked = file.vocab[: size - n_special]
     for expected, token in enumerate(ranked):
         if token.rank != expected:
-            raise VocabkitError(f"{path}: rank {quote(str(token.rank))} stands where rank {expected} is expected")
+            raise VocabkitError(f"{path}: rank {quote(str(token.rank))} found where rank {expected} is expected")
 
     named = dict(enumerate(family("tekken").tokens))
     if file.special_tokens is not None:

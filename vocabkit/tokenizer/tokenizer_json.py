@@ -34,7 +34,7 @@ class AddedToken(msgspec.Struct):
 
 
 class Model(msgspec.Struct):
-    """The part of "model" that tells tokens; merges are skipped, which halves time and memory."""
+    """The fields of "model" that define tokens; merges are skipped, which halves time and memory."""
 
     vocab: dict[str, int] | list[tuple[str, float]]
     """A Unigram vocabulary is a list of [piece, score]."""
@@ -47,7 +47,7 @@ class Model(msgspec.Struct):
 
 
 class File(msgspec.Struct):
-    """The part of a tokenizer.json that tells tokens."""
+    """The fields of a tokenizer.json that define tokens."""
 
     model: Model
     added_tokens: list[AddedToken] = []
@@ -57,14 +57,14 @@ class File(msgspec.Struct):
 
 
 def read(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a tokenizer.json, with what the files beside it declare (see `declarations`).
+    """Read a tokenizer.json, with the declarations of the files beside it (see `declarations`).
 
-    Raises VocabkitError: not JSON, not a tokenizer, ids out of range or claimed twice, or a decoder whose effect on a
-    single token is not known.
+    Raises VocabkitError: not JSON, not a tokenizer, ids out of range or repeated, or a decoder whose effect on a
+    single token is unknown.
     """
     file = decode_json(path, File, "a tokenizer.json")
     found = vocabulary_of(str(path), file, name or path.parent.resolve().name, read_declarations(path.parent))
-    # the file is read again when text is to be cut, rather than kept in memory
+    # the file is read again to cut text, rather than kept in memory
     return dataclasses.replace(found, source=path.name, segmentation=path)
 
 
@@ -72,9 +72,9 @@ def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, 
     """`read` of the bytes of a tokenizer.json, without an embedding table.
 
     Args:
-        special: which tokens have a role, as in tokenizer_config.json: `bos_token` and so on -> spelling.
-        where: how errors name the content.
-        source: what the vocabulary records as its source.
+        special: spellings of role fields as in tokenizer_config.json, such as `bos_token`.
+        where: name of the content in errors.
+        source: recorded as the vocabulary's source.
     """
     file = parse_json(content, where, File, "a tokenizer.json")
     found = vocabulary_of(where, file, name, declarations(special))
@@ -82,7 +82,7 @@ def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, 
 
 
 def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> Vocabulary:
-    """The vocabulary of a parsed tokenizer.json. Errors as `read`, about `where`."""
+    """Return the vocabulary of a parsed tokenizer.json. Raises as `read`, about `where`."""
     spellings = _spellings(where, file.model)
     own = len(spellings)
     added, notes = _add_tokens(file, spellings, declared)
@@ -116,7 +116,7 @@ def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> 
 
 
 def _spellings(where: str, model: Model) -> list[str | None]:
-    """Spellings of the model's own pieces by id."""
+    """Return the spellings of the model's own pieces by id."""
     vocab = model.vocab
     pieces = [piece for piece, _ in vocab] if isinstance(vocab, list) else list(vocab)
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
@@ -149,7 +149,7 @@ def _add_tokens(
 ) -> tuple[dict[int, _Added], tuple[str, ...]]:
     """Put the added tokens into `spellings`, in place. Return them by id, and notes.
 
-    Ids are those that `tokenizers` gives, whatever the file says.
+    Ids are those that `tokenizers` assigns, whatever the file says.
     """
     listed = [(token.id, token.content, token.special) for token in file.added_tokens]
     known = {content for _, content, _ in listed}
@@ -191,7 +191,7 @@ def library_ids(contents: Sequence[str], pieces: Mapping[str, int], size: int) -
 
 
 def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], literals: Mapping[int, str]) -> pa.Array:
-    """`tokens` with `literals` as they are spelled, and null where an id has no token."""
+    """Replace `literals` in `tokens` by their spelling, and set ids without a token to null."""
     changed = {i: spelling.encode() for i, spelling in literals.items() if tokens[i].as_py() != spelling.encode()}
     holes = [i for i, spelling in enumerate(spellings) if spelling is None] if None in spellings else []
     if not changed and not holes:
@@ -217,7 +217,7 @@ def _declared_special(spellings: Sequence[str | None], declared: Declarations) -
 
 
 def _earlier_duplicates(model: Model) -> set[int]:
-    """Pieces of a Unigram vocabulary that stand in it again: encode gives the last one."""
+    """Return pieces of a Unigram vocabulary that are repeated later: encode gives the last one."""
     if not isinstance(model.vocab, list):
         return set()
     last = {piece: i for i, (piece, _) in enumerate(model.vocab)}
@@ -230,7 +230,7 @@ def _earlier_duplicates(model: Model) -> set[int]:
 
 
 def _decode(where: str, file: File, spellings: Sequence[str | None]) -> tuple[Decoded, tuple[str, ...]]:
-    """The pieces decoded, and notes for the user."""
+    """Decode the pieces; also return notes for the user."""
     try:
         steps = _flatten(file.decoder, "decoders") if file.decoder is not None else _implied_decoder(where, file)
         pieces = [spelling or "" for spelling in spellings]
@@ -239,11 +239,11 @@ def _decode(where: str, file: File, spellings: Sequence[str | None]) -> tuple[De
     except VocabkitError as error:
         raise error if str(error).startswith(where) else VocabkitError(f"{where}: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise VocabkitError(f"{where}: its decoder is not as `tokenizers` writes it ({quote(repr(error))})") from error
+        raise VocabkitError(f"{where}: its decoder isn't as `tokenizers` writes it ({quote(repr(error))})") from error
 
 
 def _implied_decoder(where: str, file: File) -> list[Step]:
-    """The decoder that belongs to the pre-tokenizer or the model, for files that have no decoder."""
+    """Infer the decoder from the pre-tokenizer or the model, for files without one."""
     for step in _flatten(file.pre_tokenizer, "pretokenizers"):
         if step["type"] == "ByteLevel":
             return [step]

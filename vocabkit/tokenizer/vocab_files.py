@@ -22,9 +22,9 @@ WORD_END = "</w>"
 
 
 def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a vocab.json, a byte-level BPE whose merges are in merges.txt beside it.
+    """Read a vocab.json, a byte-level BPE with its merges in merges.txt beside it.
 
-    Raises VocabkitError: not JSON, ids out of range or claimed twice.
+    Raises VocabkitError: not JSON, ids out of range or repeated.
     """
     vocab = decode_json(path, dict[str, int], "a vocab.json")
     suffix = WORD_END if sum(piece.endswith(WORD_END) for piece in vocab) > len(vocab) // 4 else None
@@ -38,7 +38,7 @@ def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
 def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
     """Read a vocab.txt, a WordPiece vocabulary with one piece a line. Its id is its line number, from 0.
 
-    Raises VocabkitError: not UTF-8, or a piece twice.
+    Raises VocabkitError: not UTF-8, or a repeated piece.
     """
     with reading(path):
         try:
@@ -48,7 +48,7 @@ def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
     vocab = {piece: i for i, piece in enumerate(lines)}
     if len(vocab) < len(lines):
         twice = next(piece for i, piece in enumerate(lines) if vocab[piece] != i)
-        raise VocabkitError(f"{path}: has the piece {quote(twice)} twice; ids are line numbers, so each is there once")
+        raise VocabkitError(f"{path}: has the piece {quote(twice)} twice; each piece must be unique")
     config = optional_json(path.with_name("tokenizer_config.json"))
     lowercase = {"type": "BertNormalizer", "lowercase": bool(config.get("do_lower_case", True))}
     unk = "[UNK]" if "[UNK]" in vocab else None
