@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,9 +98,12 @@ def test_duplicate_name_is_refused_with_advice(here: Path) -> None:
 
 def test_names_in_a_file_are_never_opened_as_paths_or_repositories(here: Path) -> None:
     for name in ("left", "/dev/zero", "some/repository"):
-        vocabkit_here(here, "build-shared", f"{name}=left", "right", "--out", "x.arrow")
+        shutil.copytree(here / "left", here / "gone")
+        vocabkit_here(here, "build-shared", f"{name}=gone", "right", "--out", "x.arrow")
+        shutil.rmtree(here / "gone")
         message = refused(here, "check", "x.arrow", "--tokenizer", "right=right")
-        assert message == f"x.arrow: '{name}' is no catalog name; add --tokenizer '{name}'=SOURCE"
+        missing = f"'{name}' is no catalog name, and was not found where it was"
+        assert message == f"x.arrow: {missing}; add --tokenizer '{name}'=SOURCE"
 
 
 @pytest.mark.parametrize(

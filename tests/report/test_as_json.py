@@ -77,7 +77,7 @@ EXPLANATION = {
             "id": "NoneType",
             "kind": "NoneType",
             "aliases": [],
-            "lookalikes": [{"id": "int", "kind": "str", "role": "str"}],
+            "lookalikes": [{"id": "int", "kind": "str", "roles": ["str"]}],
             "pieces": PIECES,
         }
     ],
