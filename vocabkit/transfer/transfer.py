@@ -272,6 +272,7 @@ def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVoca
     target's record replaces the one there. Other ids for the rows are an error.
     """
     name = vocabulary.name
+    vocabulary = dataclasses.replace(vocabulary, origin=None)  # adapters are published: without paths of this machine
     if name not in shared.names:
         return shared.extend(vocabulary)
     if difference := other_ids(shared, name, vocabulary):
