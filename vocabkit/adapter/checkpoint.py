@@ -12,17 +12,15 @@ A result replaces an earlier result of the same kind and nothing else: `check_de
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import huggingface_hub
 import msgspec
@@ -33,8 +31,17 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from vocabkit.adapter.tensors import (
+    check_tensors,
+    detach_copy,
+    hash_tensors,
+    is_plain,
+    read_torch,
+    weights_fingerprint,
+    write_torch,
+)
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import check_writable, reading, temporary_folder, write_atomically
+from vocabkit.files.atomic import check_writable, reading, temporary_folder
 from vocabkit.hub import hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tokenizer.gguf import read_tensor_table
@@ -57,8 +64,6 @@ _FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA'
 """Exports that are files: in words, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
 _IMPORT = "; of LangBridge's published weights `vocabkit import` makes one"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""The dtypes that adapters are stored in."""
 _ADVICE = {
     ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
     ("transferred", "langbridge"): "give the adapter that it was made from",
@@ -460,87 +465,3 @@ def _is_unfinished(path: Path) -> bool:
         return False
     names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
     return not names or (names <= set(FOLDER_FILES) and _recorded(path / WEIGHTS) is not None)
-
-
-# ---- tensors out of untrusted files ------------------------------------------------------------------------------
-
-
-def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of the tensors alone, as `hash_tensors` with a fixed start."""
-    return hash_tensors(b"vocabkit weights 1\n", tensors)
-
-
-def hash_tensors(start: bytes, tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of `start`, then name, dtype, shape and bytes of each tensor, in the order of the names."""
-    digest = hashlib.sha256(start)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def read_torch(path: Path) -> Any:
-    """Load a file of `torch.save`, memory-mapped: tensors and plain containers, nothing else is ever unpickled.
-
-    Raises VocabkitError: missing, truncated, not written by `torch.save`, or a pickle that would run code.
-    """
-    with reading(path):
-        size = path.stat().st_size
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-        except OSError:
-            raise
-        except Exception as error:  # zipfile raises many kinds on a damaged directory
-            raise VocabkitError(f"{path}: truncated, or not a file of torch.save (of torch 1.6 or newer)") from error
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
-        raise VocabkitError(f"{path}: compressed; torch.save never writes such a file")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns about oddities of untrusted files
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch's restricted unpickler raises many kinds
-        raise VocabkitError(f"{path}: damaged, or holds more than plain tensors, which are all that is read") from error
-
-
-def write_torch(path: Path, content: Any) -> None:
-    """Save plain containers and tensors with `torch.save`, whole or not at all. Raises VocabkitError: can't write."""
-
-    def write(file: BinaryIO) -> None:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch's writer hides why the file refused
-            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
-
-    write_atomically(path, write)
-
-
-def check_tensors(
-    path: Path, tensors: Mapping[Any, Any], *, advice: str = "take an earlier checkpoint, or download it again"
-) -> None:
-    """Raise VocabkitError unless all names are text and all tensors dense, floating-point and finite.
-
-    Args:
-        advice: what to do about non-finite numbers.
-    """
-    for name, tensor in tensors.items():
-        if not (isinstance(name, str) and is_plain(tensor) and tensor.dtype in DTYPES and tensor.numel()):
-            raise VocabkitError(f"{path}: {quote(str(name))} is not a dense tensor of 16, 32 or 64-bit floats")
-        # NaN and infinity show in the extremes; isfinite would need a second tensor of that size
-        if not all(extreme.isfinite() for extreme in tensor.aminmax()):
-            raise VocabkitError(f"{path}: {quote(name)} holds NaN or infinite numbers; {advice}")
-
-
-def is_plain(value: Any) -> bool:
-    """Whether `value` is a dense tensor with each element in memory once."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.is_contiguous()
-    )
-
-
-def detach_copy(tensor: Tensor) -> Tensor:
-    """Return the values on the CPU, contiguous; copied if a view, whose whole storage torch.save would write."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

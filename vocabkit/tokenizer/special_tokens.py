@@ -19,7 +19,7 @@ from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 _RESERVED = re.compile(
     r"<\|(\w+_)?reserved_(special_)?(token_)?\d+\|>|<SPECIAL_\d+>|<\|?unused_?(token_?)?\d+\|?>|\[(unused|PAD|UNUSED_TOKEN_)\d+\]"
-    r"|<\|extra_\d+\|>|<(extra_id_reserved|reserved)[_-]?\d+>|\[control_\d+\]|<\|dummy_\d+\|>|<\|placeholder\d+\|>"
+    r"|<\|extra_\d+\|>|<(extra_id_reserved|reserved)[_-]?\d+>|\[control_\d+\]|<\|dummy_\d+\|>|<\|placeholder\d+\|>|<｜place▁holder▁no▁\d+｜>"
 )
 
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from vocabkit.adapter.checkpoint import read_torch, write_torch
+from vocabkit.adapter.tensors import read_torch, write_torch
 from vocabkit.errors import VocabkitError
 
 _KEYS = {"recipe", "step", "skipped", "model", "optimizer"}

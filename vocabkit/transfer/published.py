@@ -14,9 +14,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.adapter.checkpoint import check_destination, check_tensors, detach_copy, read_torch, write_torch
+from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json

@@ -14,9 +14,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vocabkit.adapter.checkpoint import hash_tensors
 from vocabkit.adapter.model import Adapter
 from vocabkit.adapter.partners import EncoderInfo, check_encoder
+from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError

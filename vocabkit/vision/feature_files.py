@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.adapter.checkpoint import check_tensors
 from vocabkit.adapter.partners import EncoderInfo
+from vocabkit.adapter.tensors import check_tensors
 from vocabkit.data.shards import INDEX, ShardFolder
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
