@@ -25,7 +25,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 SOURCES = Path(__file__).parent.parent / ".sources"
 
-NEED_TORCH = ["adapter", "evaluate", "golden", "infer", "interpret", "llm", "robust", "train", "transfer", "vision"]
+NEED_TORCH = [
+    "adapter",
+    "evaluate",
+    "golden",
+    "infer",
+    "interpret",
+    "llm",
+    "robust",
+    "train",
+    "transfer",
+    "vision",
+    "report/test_transfer_html.py",
+]
 collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
 
 
