@@ -156,6 +156,6 @@ def test_ten_pictures_of_576_patches_take_less_than_two_megabytes(tmp_path: Path
 def test_large_page_has_fewer_tokens_per_patch(visit: Open, tmp_path: Path) -> None:
     with mock.patch.object(interpretation, "_IMAGE_BYTES", 1000):
         page = opened(visit, interpretation_file(tmp_path, side=SIDE))
-    assert "1 of 5 tokens of each patch" in page.inner_text("main")
+    assert "1 of 5 tokens per patch" in page.inner_text("main")
     page.mouse.move(*over(page, 0, 3))
     assert tokens(page) == expected(3, step=2)[::5]
