@@ -159,7 +159,11 @@ def _from_sentencepiece(pieces: Sequence[str]) -> pa.Array:
 
 
 ALPHABETS: Mapping[str, Callable[[Sequence[str]], pa.Array]] = MappingProxyType(
-    {"plain": _from_plain, "sentencepiece": _from_sentencepiece, "byte-level": all_from_alphabet}
+    {
+        "plain": _from_plain,
+        "sentencepiece": _from_sentencepiece,
+        "byte-level": lambda pieces: all_from_alphabet(pieces)[0],
+    }
 )
 """Ways to spell bytes: the text itself; `▁` for a space and `<0xNN>` for a byte; GPT-2's byte alphabet."""
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from vocabkit.arrow.values import binary_array
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece, in_alphabet
+from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
 from vocabkit.tokenizer.vocabulary import Kind
 
 Step = Mapping[str, Any]
@@ -111,8 +111,8 @@ def _from_byte_level(decoded: Decoded, word_end: str | None) -> None:
         ended = [i for i, piece in enumerate(pieces) if piece.endswith(word_end)]
         for i in ended:
             pieces[i] = pieces[i].removesuffix(word_end) + "Ġ"
-    decoded.unreached |= set(np.flatnonzero(~in_alphabet(pieces)).tolist())
-    decoded.tokens = all_from_alphabet(pieces)
+    decoded.tokens, literal = all_from_alphabet(pieces)
+    decoded.unreached |= set(literal.tolist())
     decoded.is_fused = True  # its result is one text
 
 

@@ -17,7 +17,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers, sentencepiece_rules
 from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
-from vocabkit.tokenizer.spelling import byte_piece, from_alphabet, in_alphabet
+from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece, from_alphabet
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, make_vocabulary
 
 MAGIC = b"GGUF"
@@ -124,7 +124,7 @@ def _precedence(pieces: Sequence[str], types: np.ndarray, kinds: np.ndarray, *, 
     """User-defined tokens are cut out first; a byte-level model never makes a piece outside its alphabet."""
     found = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
     if byte_level:
-        found[~in_alphabet(pieces)] = Precedence.UNREACHED
+        found[all_from_alphabet(pieces)[1]] = Precedence.UNREACHED
     found[types == _USER_DEFINED] = Precedence.ADDED
     return found
 

@@ -32,30 +32,22 @@ def from_alphabet(piece: str) -> bytes:
     return piece.encode() if (codes == _OUTSIDE).any() else codes.astype(np.uint8).tobytes()
 
 
-def in_alphabet(pieces: Sequence[str]) -> np.ndarray:
-    """Mark pieces whose characters are all in the alphabet, as encode makes them: (V,) bool."""
-    codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")
-    outside = np.concatenate([[0], np.cumsum(_BYTE_OF[np.minimum(codes, 0x144)] == _OUTSIDE)])
-    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    found: np.ndarray = outside[ends] == outside[starts]
-    return found
-
-
-def all_from_alphabet(pieces: Sequence[str]) -> pa.Array:
-    """Apply `from_alphabet` to all pieces at once: (V,) binary."""
+def all_from_alphabet(pieces: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
+    """Apply `from_alphabet` to all pieces at once: (V,) binary, and the positions of pieces that are taken literally,
+    which encode never makes.
+    """
     codes = np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4")
     offsets = np.zeros(len(pieces) + 1, np.int32)
     np.cumsum(np.fromiter(map(len, pieces), np.int32, len(pieces)), out=offsets[1:])
     values = _BYTE_OF[np.minimum(codes, 0x144)]
     outside = np.flatnonzero(values == _OUTSIDE)
     if len(outside):
-        respelled = list(pieces)
-        for literal in np.unique(np.searchsorted(offsets, outside, side="right") - 1).tolist():
-            respelled[literal] = to_alphabet(pieces[literal].encode())
-        return all_from_alphabet(respelled)
+        respelled, literal = list(pieces), np.unique(np.searchsorted(offsets, outside, side="right") - 1)
+        for position in literal.tolist():
+            respelled[position] = to_alphabet(pieces[position].encode())
+        return all_from_alphabet(respelled)[0], literal
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values.astype(np.uint8))]
-    return pa.Array.from_buffers(pa.binary(), len(pieces), buffers)
+    return pa.Array.from_buffers(pa.binary(), len(pieces), buffers), outside
 
 
 def to_alphabet(value: bytes) -> str:

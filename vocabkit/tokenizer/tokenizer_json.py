@@ -84,13 +84,13 @@ def parse(content: bytes, name: str, special: Mapping[str, Any], *, where: str, 
 def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> Vocabulary:
     """Return the vocabulary of a parsed tokenizer.json. Raises as `read`, about `where`."""
     spellings = _spellings(where, file.model)
-    own = len(spellings)
-    added, notes = _add_tokens(file, spellings, declared)
+    own, pieces = len(spellings), _piece_ids(file.model)
+    added, notes = _add_tokens(file, spellings, pieces, declared)
     decoded, more = _decode(where, file, spellings)
     tokens, kinds = decoded.finish()
 
     unk = _unknown_piece(file.model, spellings)
-    special = {i for i, token in added.items() if token.special} | _declared_special(spellings, declared)
+    special = {i for i, token in added.items() if token.special} | _declared_special(spellings, pieces, added, declared)
     special |= set() if unk is None else {unk}
     named = {i: spellings[i] or "" for i in sorted(special)}
     role_ids = ({} if unk is None else {"unk": unk}) | declared_ids(named, declared)
@@ -99,7 +99,7 @@ def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> 
     kinds[[i for i in reserved_ids(spellings) if kinds[i] != Kind.SPECIAL]] = Kind.UNUSED
 
     precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
-    precedence[sorted(decoded.unreached | _earlier_duplicates(file.model))] = Precedence.UNREACHED
+    precedence[sorted(decoded.unreached | _earlier_duplicates(file.model, pieces))] = Precedence.UNREACHED
     precedence[list(added)] = Precedence.ADDED
     literal = named | {i: token.content for i, token in added.items() if i >= own or not token.is_piece}
     return make_vocabulary(
@@ -145,7 +145,7 @@ class _Added(NamedTuple):
 
 
 def _add_tokens(
-    file: File, spellings: list[str | None], declared: Declarations
+    file: File, spellings: list[str | None], pieces: Mapping[str, int], declared: Declarations
 ) -> tuple[dict[int, _Added], tuple[str, ...]]:
     """Put the added tokens into `spellings`, in place. Return them by id, and notes.
 
@@ -155,8 +155,6 @@ def _add_tokens(
     known = {content for _, content, _ in listed}
     listed += [(token.id, token.content, token.special) for token in declared.added if token.content not in known]
     listed = [token for token in listed if token[1]]  # the library ignores empty ones
-    wanted = {content for _, content, _ in listed}
-    pieces = {spelling: i for i, spelling in enumerate(spellings) if spelling in wanted}  # of duplicates the last
     ids = library_ids([content for _, content, _ in listed], pieces, len(file.model.vocab))
     added: dict[int, _Added] = {}
     for _, content, special in listed:
@@ -210,20 +208,25 @@ def _unknown_piece(model: Model, spellings: Sequence[str | None]) -> int | None:
     return spellings.index(model.unk_token) if model.unk_token and model.unk_token in spellings else None
 
 
-def _declared_special(spellings: Sequence[str | None], declared: Declarations) -> set[int]:
+def _declared_special(
+    spellings: Sequence[str | None], pieces: Mapping[str, int], added: Mapping[int, _Added], declared: Declarations
+) -> set[int]:
     ids = {token_id for each in declared.role_ids.values() for token_id in each if token_id < len(spellings)}
-    ids |= {i for i, spelling in enumerate(spellings) if spelling in declared.special}
+    ids |= {pieces[spelling] for spelling in declared.special if spelling in pieces}
+    ids |= {i for i, token in added.items() if token.content in declared.special}
     return {i for i in ids if declared.is_special(i, spellings[i] or "")}
 
 
-def _earlier_duplicates(model: Model) -> set[int]:
-    """Return pieces of a Unigram vocabulary that are repeated later: encode gives the last one."""
-    if not isinstance(model.vocab, list):
+def _piece_ids(model: Model) -> Mapping[str, int]:
+    """Map each piece to its id; of duplicates in a Unigram vocabulary, to the last."""
+    return model.vocab if isinstance(model.vocab, dict) else {piece: i for i, (piece, _) in enumerate(model.vocab)}
+
+
+def _earlier_duplicates(model: Model, pieces: Mapping[str, int]) -> set[int]:
+    """Return ids of a Unigram vocabulary whose piece is repeated later: encode gives the last one."""
+    if not isinstance(model.vocab, list) or len(pieces) == len(model.vocab):
         return set()
-    last = {piece: i for i, (piece, _) in enumerate(model.vocab)}
-    if len(last) == len(model.vocab):
-        return set()
-    return {i for i, (piece, _) in enumerate(model.vocab) if last[piece] != i}
+    return {i for i, (piece, _) in enumerate(model.vocab) if pieces[piece] != i}
 
 
 # ---- decoders ----------------------------------------------------------------------------------------------------
