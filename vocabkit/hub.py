@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Repository:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         repository, revision = self.id
+        self.reachable = self.reachable and hub_answers()
         try:
             return Path(hf_hub_download(repository, file, revision=revision, local_files_only=not self.reachable))
         except Exception as error:  # includes errors of the HTTP library, which huggingface_hub has changed before
@@ -61,6 +63,21 @@ class Repository:
             if isinstance(answer, LocalEntryNotFoundError):
                 self.reachable = False
             return None
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub answers at all within four seconds. huggingface_hub itself retries for 23 seconds in silence."""
+    from huggingface_hub import get_session
+    from huggingface_hub.constants import ENDPOINT, is_offline_mode
+
+    if is_offline_mode():
+        return False
+    try:
+        get_session().head(ENDPOINT, timeout=4)
+    except Exception:  # of the HTTP library, which huggingface_hub has changed before
+        return False
+    return True
 
 
 def why_unreachable() -> str:

@@ -42,7 +42,7 @@ from vocabkit.adapter.tensors import (
 )
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import check_writable, reading, temporary_folder
-from vocabkit.hub import hub_id, what_the_hub_said, why_failed
+from vocabkit.hub import hub_answers, hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tokenizer.gguf import read_tensor_table
 
@@ -204,6 +204,8 @@ def locate(source: str | Path, **options: Any) -> Path:
         raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
     if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:
         raise VocabkitError(f"{source}: names one revision and `revision` another; pass only one")
+    if not hub_answers():
+        options["local_files_only"] = True
     try:
         files = huggingface_hub.snapshot_download(found.repository, allow_patterns=list(FOLDER_FILES), **options)
     except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
