@@ -17,7 +17,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers, sentencepiece_rules
 from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
-from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece, from_alphabet
+from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, make_vocabulary
 
 MAGIC = b"GGUF"
@@ -72,9 +72,10 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
     kinds = np.zeros(len(pieces), np.uint8)
     tokens: list[bytes | None] = []
-    for token_id, (piece, token_type) in enumerate(zip(pieces, types.tolist(), strict=True)):
-        value, kinds[token_id] = _token(piece, token_type, model)
-        tokens.append(value)
+    decoded, literal = _decoded(pieces, model)
+    for token_id, (piece, token_type, value) in enumerate(zip(pieces, types.tolist(), decoded, strict=True)):
+        token, kinds[token_id] = _token(piece, token_type, value, byte_level=model == "gpt2")
+        tokens.append(token)
     declared = {role: metadata.get(f"tokenizer.ggml.{key}", -1) for role, key in _ROLE_KEYS.items()}
     for token_id in declared.values():  # also those of user-defined type, which are text in all other respects
         if isinstance(token_id, int) and 0 <= token_id < len(pieces) and len(pieces[token_id]) > 1:
@@ -86,7 +87,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         source=path.name,
         tokens=tokens,
         kinds=kinds,
-        precedence=_precedence(pieces, types, kinds, byte_level=model == "gpt2"),
+        precedence=_precedence(types, kinds, literal),
         roles=roles(named, kinds, {role: i for role, i in declared.items() if isinstance(i, int)}),
         embedding_rows=rows,
         width=width,
@@ -94,20 +95,29 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     )
 
 
-def _token(piece: str, token_type: int, model: str) -> tuple[bytes, Kind]:
+def _decoded(pieces: Sequence[str], model: str) -> tuple[list[bytes], np.ndarray]:
+    """Return the bytes of each piece as text, and the pieces that a byte-level model never makes."""
+    match model:
+        case "gpt2":
+            tokens, literal = all_from_alphabet(pieces)
+            return tokens.to_pylist(), literal
+        case "rwkv":
+            decoded = [_unescape(piece) for piece in pieces]
+        case "plamo2":
+            decoded = [piece.encode() for piece in pieces]
+        case _:
+            decoded = [piece.replace("▁", " ").encode() for piece in pieces]
+    return decoded, np.empty(0, np.int64)
+
+
+def _token(piece: str, token_type: int, decoded: bytes, *, byte_level: bool) -> tuple[bytes, Kind]:
     if token_type in (_CONTROL, _UNKNOWN):
         return piece.encode(), special_kind(piece)
     if token_type == _UNUSED:
         return piece.encode(), Kind.UNUSED
     if token_type == _BYTE and (byte := byte_piece(piece)) is not None:
         return byte, Kind.BYTE
-    if model == "gpt2":
-        return (piece.encode() if token_type == _USER_DEFINED else from_alphabet(piece)), Kind.TEXT
-    if model == "rwkv":
-        return _unescape(piece), Kind.TEXT
-    if model == "plamo2":
-        return piece.encode(), Kind.TEXT
-    return piece.replace("▁", " ").encode(), Kind.TEXT
+    return (piece.encode() if byte_level and token_type == _USER_DEFINED else decoded), Kind.TEXT
 
 
 def _unescape(piece: str) -> bytes:
@@ -120,11 +130,10 @@ def _escaped(match: re.Match[bytes]) -> bytes:
     return bytes.fromhex(code[1:].decode()) if len(code) == 3 else _ESCAPES.get(code, code)
 
 
-def _precedence(pieces: Sequence[str], types: np.ndarray, kinds: np.ndarray, *, byte_level: bool) -> np.ndarray:
+def _precedence(types: np.ndarray, kinds: np.ndarray, literal: np.ndarray) -> np.ndarray:
     """User-defined tokens are cut out first; a byte-level model never makes a piece outside its alphabet."""
     found = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
-    if byte_level:
-        found[all_from_alphabet(pieces)[1]] = Precedence.UNREACHED
+    found[literal] = Precedence.UNREACHED
     found[types == _USER_DEFINED] = Precedence.ADDED
     return found
 
