@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vocabkit.arrow.values import take
+from vocabkit.arrow.arrow_file import take
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.snapshot import Provenance, write
 from vocabkit.tokenizer.spelling import to_alphabet

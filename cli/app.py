@@ -17,7 +17,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from . import adapters, doctor, lookups, pictures, training, vocabularies
+from . import adapters, lookups, pictures, training, vocabularies
+from .options import AsJson
+from .show import show, show_json
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -37,6 +39,19 @@ def _options(
     ] = False,
 ) -> None:
     """What may stand before a command."""
+
+
+def doctor(json: AsJson = False) -> None:
+    """Show installed versions, devices, and how visual tokens are computed here and why."""
+    from vocabkit.llm.environment import environment
+
+    found = environment()
+    if json:
+        show_json(found)
+        return
+    from vocabkit.report.environment import environment_report
+
+    show(environment_report(found))
 
 
 class _Panels(TyperGroup):
@@ -81,7 +96,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("Training", "train", training.train),
     ("Training", "validate", training.validate),
     ("Training", "compare", training.compare),
-    ("Installation", "doctor", doctor.doctor),
+    ("Installation", "doctor", doctor),
 )
 """Panel of the help, name, function."""
 for _panel, _name, _function in _COMMANDS:

@@ -34,8 +34,7 @@ def show(
     """
     from vocabkit.report.layout import show_token
     from vocabkit.shared.explain import unescape
-    from vocabkit.shared.rows import find_rows, read_rows
-    from vocabkit.shared.shared_vocabulary import open_shared
+    from vocabkit.shared.shared_vocabulary import find_rows, open_shared, read_rows
 
     shared = open_shared(file)
     asked = None if token is None else unescape(token)

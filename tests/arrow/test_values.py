@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabkit.arrow.values import binary_array, fill_null, number_array, numbers, take, token_buffers, validity
+from vocabkit.arrow.arrow_file import binary_array, fill_null, number_array, numbers, take, token_buffers, validity
 from vocabkit.errors import VocabkitError
 
 generated = settings(deadline=None, max_examples=100)

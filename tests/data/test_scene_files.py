@@ -14,10 +14,9 @@ from command_line import error_of, vocabkit, vocabkit_here
 from PIL import Image
 
 from vocabkit.data.llava import read_llava
-from vocabkit.data.openmoji import drawings
 from vocabkit.data.pictures import load_image
 from vocabkit.data.scene_files import QUESTION, write_scenes
-from vocabkit.data.scenes import BACKGROUNDS, SPLITS
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS, drawings
 
 SMALL = ("--train", "40", "--held-out", "5")
 

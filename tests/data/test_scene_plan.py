@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabkit.data.openmoji import drawings
 from vocabkit.data.scene_files import places
-from vocabkit.data.scenes import BACKGROUNDS, COUNTS, Scene, plan_scenes, plural
+from vocabkit.data.scenes import BACKGROUNDS, COUNTS, Scene, drawings, plan_scenes, plural
 from vocabkit.errors import VocabkitError
 
 NAMES = tuple(drawings())

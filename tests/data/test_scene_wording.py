@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vocabkit.data.openmoji import drawings
-from vocabkit.data.scenes import Scene, counted, plural, with_article
+from vocabkit.data.scenes import Scene, counted, drawings, plural, with_article
 
 
 @pytest.mark.parametrize(

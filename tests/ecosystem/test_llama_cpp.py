@@ -15,7 +15,7 @@ from small_models import projector, visual_tokens
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from vision_models import PIXELS, siglip
 
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 from vocabkit.transfer.export.mmproj import export_mmproj
 
 CODE = """

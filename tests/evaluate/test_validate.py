@@ -19,9 +19,16 @@ from small_world import World, write_data
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
-from vocabkit.evaluate.conditions import derangement, mean_embedding, other_images, random_vocabulary
 from vocabkit.evaluate.losses import Estimate, EvaluateOptions, measure, prepare
-from vocabkit.evaluate.validate import Result, Validation, validate
+from vocabkit.evaluate.validate import (
+    Result,
+    Validation,
+    derangement,
+    mean_embedding,
+    other_images,
+    random_vocabulary,
+    validate,
+)
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.report.adapters import validation_report

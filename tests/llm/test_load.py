@@ -21,8 +21,7 @@ from vision_models import clip
 
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
-from vocabkit.llm.load import llm_folder
-from vocabkit.llm.model_folders import model_folder, quiet_transformers
+from vocabkit.llm.load import llm_folder, model_folder, quiet_transformers
 from vocabkit.tokenizer.catalog import resolve
 
 # ---- folders and GGUF files --------------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ def found_on(hub: HubServer, home: Path, *expressions: str) -> list[str]:
     code = f"""
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import llm_folder
-from vocabkit.llm.model_folders import model_folder
+from vocabkit.llm.load import model_folder
 for expression in {expressions!r}:
     try:
         print(sorted(file.name for file in eval(expression).iterdir()))

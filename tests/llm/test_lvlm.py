@@ -27,9 +27,8 @@ from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.load import LLM, load_llm
+from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM, caption_loss, collate, embed, write_answers
-from vocabkit.llm.model_folders import quiet_transformers
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_question, encode_sample
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import without_name

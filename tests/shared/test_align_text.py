@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import refusal, text_vocabulary
 
-from vocabkit.shared.align_text import align_text
+from vocabkit.shared.token_map import align_text
 from vocabkit.tokenizer.catalog import resolve
 
 load = cache(lambda name: resolve(name).vocabulary)

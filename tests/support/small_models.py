@@ -22,7 +22,7 @@ from vision_models import VISION, save, seeded
 
 from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import MLPProjector
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 
 HIDDEN, WIDTH = 24, 48
 """Widths of the projector's hidden layer and of the LLM."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from vision_models import clip
 
 from vocabkit.data.llava import read_llava
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.train.recipe import Recipe

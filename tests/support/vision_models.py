@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 
 VISION = 32
 """Width of features."""

@@ -18,7 +18,7 @@ from transformers import AutoModel, CLIPVisionConfig
 from vision_models import PATCHES, PIXELS, VISION, clip, dinov2, images, registers, siglip, vit, whole_clip
 
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 from vocabkit.vision.encoder import VisionEncoder, open_vision
 from vocabkit.vision.transformers_model import hidden_states
 

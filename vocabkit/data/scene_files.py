@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vocabkit.data.openmoji import ATTRIBUTION, drawings, licence, rasterised
 from vocabkit.data.samples import PLACEHOLDER
-from vocabkit.data.scenes import BACKGROUNDS, SPLITS, Scene, plan_scenes
+from vocabkit.data.scenes import ATTRIBUTION, BACKGROUNDS, SPLITS, Scene, drawings, licence, plan_scenes, rasterised
 from vocabkit.errors import needs_extra
 from vocabkit.files.atomic import new_folder
 from vocabkit.files.progress import Progress, no_progress

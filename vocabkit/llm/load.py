@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -21,12 +22,13 @@ import gguf
 import huggingface_hub
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from vocabkit.adapter.partners import llm_ids
-from vocabkit.errors import VocabkitError, needs_extra
+from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import reading
-from vocabkit.llm.model_folders import downloaded, first_line, quiet_transformers
+from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.weight_files import LORA_CONFIG
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
@@ -213,3 +215,73 @@ def _write(source: Path, how: str, model: Any, tokenizer: Any, folder: Path) -> 
         tokenizer.save_pretrained(folder)
     except OSError as error:
         raise VocabkitError(f"{source}: can't write it {how} to {folder} ({error.strerror}); set TMPDIR") from error
+
+
+_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
+_WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
+"""Weight files of a repository, best first."""
+
+
+def model_folder(source: str | Path) -> Path:
+    """Return a local folder as it is, or download a hub repository into the Hugging Face cache.
+
+    Raises VocabkitError: neither.
+    """
+    path = Path(source).expanduser()
+    return path if path.exists() else downloaded(str(source))
+
+
+def downloaded(repository: str) -> Path:
+    """Return the folder of a hub repository (owner/name or owner/name@revision) in the cache, downloaded if missing.
+
+    Raises VocabkitError: no such repository, or it can't be reached.
+    """
+    hub = Repository(repository)
+    if hub.file("config.json") is None:
+        reason = "it has no config.json on the Hugging Face hub" if hub.reachable else why_unreachable()
+        raise VocabkitError(f"{repository}: no such folder, and {reason}")
+    try:
+        for weights in _WEIGHTS:
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    hub.id.repository,
+                    revision=hub.id.revision,
+                    allow_patterns=[*_FILES, *weights],
+                    ignore_patterns="*/*",
+                )
+            )
+            if any(file for pattern in weights for file in folder.glob(pattern)):
+                break
+    except Exception as error:  # also those of the HTTP library, which huggingface_hub changes from time to time
+        raise VocabkitError(f"{repository}: the download failed ({first_line(error)}); try again") from error
+    return folder
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Read the config of the model in a folder. Raises VocabkitError: missing, or not one of transformers."""
+    if not (folder / "config.json").is_file():
+        raise VocabkitError(f"{folder}: no config.json in it; give the folder of a transformers model")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its strict dataclasses raise many kinds
+        raise VocabkitError(f"{folder}: transformers can't read its config ({first_line(error)})") from error
+    return config
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the log lines and progress bars of transformers."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of `error`, safe to show."""
+    return quote((str(error).splitlines() or [type(error).__name__])[0], 120)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.model_folders import first_line, read_config
+from vocabkit.llm.load import first_line, read_config
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 """The tensors with one row per token."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array, take
+from vocabkit.arrow.arrow_file import binary_array, take
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared
 from vocabkit.tokenizer.load import load_tokenizers

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabkit.arrow.values import take
+from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.maps import checked_ids, keyed_rows, read_json, read_map
 from vocabkit.shared.overlap import scripts, varied

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabkit.arrow.values import validity
+from vocabkit.arrow.arrow_file import validity
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import take, token_buffers
+from vocabkit.arrow.arrow_file import take, token_buffers
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.load import load_tokenizers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabkit.arrow.values import take, token_buffers
+from vocabkit.arrow.arrow_file import take, token_buffers
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.special_tokens import with_roles

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array
+from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
 from vocabkit.tokenizer.vocabulary import Kind

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from vocabkit.arrow.values import take
+from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step

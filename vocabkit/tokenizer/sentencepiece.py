@@ -15,9 +15,8 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import optional_json
-from vocabkit.tokenizer.declarations import declared_ids, read_declarations
 from vocabkit.tokenizer.rules import Rules, sentencepiece_rules
-from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
+from vocabkit.tokenizer.special_tokens import declared_ids, read_declarations, reserved_ids, roles, special_kind
 from vocabkit.tokenizer.spelling import byte_piece
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 

@@ -13,8 +13,16 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.arrow_file import json_field, read_table, write_table
-from vocabkit.arrow.values import fill_null, number_array, numbers, token_buffers, validity
+from vocabkit.arrow.arrow_file import (
+    fill_null,
+    json_field,
+    number_array,
+    numbers,
+    read_table,
+    token_buffers,
+    validity,
+    write_table,
+)
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.rules import Rules
 from vocabkit.tokenizer.segmentation import load_rules

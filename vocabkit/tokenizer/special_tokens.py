@@ -1,12 +1,17 @@
-"""Special tokens: roles of ids, and reserved spellings."""
+"""Special tokens: roles of ids, reserved spellings, and the files beside a tokenizer that declare them.
+
+Like transformers, this reads special tokens from several files: tokenizer_config.json (`eos_token`,
+`additional_special_tokens`, `added_tokens_decoder`, ...), special_tokens_map.json, added_tokens.json,
+generation_config.json and config.json, whose part about the language model may be nested.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from vocabkit.errors import VocabkitError, did_you_mean, quote
+from vocabkit.files.records import optional_json
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 _RESERVED = re.compile(
@@ -130,3 +136,151 @@ def append_special(
     for spelling in added:
         tokens.append(spelling.encode())
         kinds.append(Kind.TEXT if spelling in text else special_kind(spelling))
+
+
+ROLES = {
+    **{f"{role}_token": role for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask")},
+    "boi_token": "image_start",
+    "eoi_token": "image_end",
+    "image_token": "image",
+    "audio_token": "audio",
+    "video_token": "video",
+    "eot_token": "turn_end",
+    "eom_token": "message_end",
+}
+"""Field of a config -> role."""
+_ID_ROLES = {f"{name}_id": role for name, role in ROLES.items()}
+_LANGUAGE_MODELS = ("text_config", "llm_config", "language_config", "language_model", "llm", "thinker_config")
+"""Where the config of a multimodal model keeps that of its language model; `thinker_config` has one more inside."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token that a config adds to the tokenizer."""
+
+    id: int
+    content: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Declarations of the files in a model folder."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Role -> spelling."""
+    role_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Role -> ids. A generation config may list several ids that end generation."""
+    special: frozenset[str] = frozenset()
+    """Spellings of special tokens, including those with roles."""
+    added: tuple[Added, ...] = ()
+    """By id."""
+    rows: int | None = None
+    """Of the embedding table."""
+    width: int | None = None
+
+    def is_special(self, token_id: int, spelling: str) -> bool:
+        """Whether a file names this token as special.
+
+        Never a single character: some models pad with `!`, which remains a piece of ordinary text.
+        """
+        named = spelling in self.special or any(token_id in ids for ids in self.role_ids.values())
+        return named and len(spelling) > 1
+
+
+def read_declarations(folder: Path) -> Declarations:
+    """Read the files in `folder`, all optional. Raises VocabkitError: one isn't a JSON object."""
+    return declarations(
+        optional_json(folder / "tokenizer_config.json"),
+        special_map=optional_json(folder / "special_tokens_map.json"),
+        appended=optional_json(folder / "added_tokens.json"),
+        generation=optional_json(folder / "generation_config.json"),
+        model=optional_json(folder / "config.json"),
+    )
+
+
+def declarations(
+    config: Mapping[str, Any],
+    *,
+    special_map: Mapping[str, Any] = MappingProxyType({}),
+    appended: Mapping[str, Any] = MappingProxyType({}),
+    generation: Mapping[str, Any] = MappingProxyType({}),
+    model: Mapping[str, Any] = MappingProxyType({}),
+) -> Declarations:
+    """Collect declarations of parsed files: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+    generation_config.json and config.json.
+    """
+    language = _language_model(model)
+    roles: dict[str, str] = {}
+    special: set[str] = set()
+    for source in (config, special_map):
+        extra = source.get("extra_special_tokens")
+        named = {**source, **extra} if isinstance(extra, dict) else source
+        for name, role in ROLES.items():
+            if (content := _content(named.get(name))) is not None:
+                roles.setdefault(role, content)
+        special |= set(_contents(source.get("additional_special_tokens"))) | set(_contents(extra))
+    added = _added(config.get("added_tokens_decoder"), appended)
+    special |= {token.content for token in added if token.special} | set(roles.values())
+    role_ids: dict[str, tuple[int, ...]] = {}
+    for ids_source in (generation, language, model):
+        for name, role in _ID_ROLES.items():
+            if ids := _ids(ids_source.get(name)):
+                role_ids.setdefault(role, ids)
+    rows, width = _positive(language.get("vocab_size")), _positive(language.get("hidden_size"))
+    return Declarations(roles, role_ids, frozenset(special), added, rows, width)
+
+
+def _language_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the innermost config of the language model."""
+    for name in _LANGUAGE_MODELS:
+        if isinstance(inner := config.get(name), dict):
+            return _language_model(inner)
+    return config
+
+
+def _content(token: Any) -> str | None:
+    """A token as configs write it: a text, or {"content": text}."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) and content else None
+
+
+def _contents(tokens: Any) -> Iterator[str]:
+    for token in tokens.values() if isinstance(tokens, dict) else tokens if isinstance(tokens, list) else ():
+        if (content := _content(token)) is not None:
+            yield content
+
+
+def _added(decoder: Any, appended: Mapping[str, Any]) -> tuple[Added, ...]:
+    """Tokens of `added_tokens_decoder` (id -> token), or of an added_tokens.json (spelling -> id)."""
+    found: dict[int, Added] = {}
+    for content, token_id in appended.items():
+        if _ids(token_id):
+            found[token_id] = Added(token_id, content, special=False)
+    for key, token in decoder.items() if isinstance(decoder, dict) else ():
+        if (spelling := _content(token)) is not None and isinstance(key, str) and key.isdecimal():
+            found[int(key)] = Added(int(key), spelling, bool(isinstance(token, dict) and token.get("special")))
+    return tuple(found[token_id] for token_id in sorted(found))
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(each for each in values if type(each) is int and each >= 0)
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 1 << 31 else None
+
+
+def declared_ids(named: Mapping[int, str], declared: Declarations) -> dict[str, int]:
+    """Map roles to ids as declared: by spelling, else the first id that a config lists.
+
+    Args:
+        named: id -> spelling of the special tokens.
+    """
+    ids = {spelling: i for i, spelling in named.items()}
+    found = {role: ids[spelling] for role, spelling in declared.roles.items() if spelling in ids}
+    for role, listed in declared.role_ids.items():
+        if listed[0] in named:
+            found.setdefault(role, listed[0])
+    return found

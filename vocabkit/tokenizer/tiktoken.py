@@ -17,9 +17,16 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
-from vocabkit.tokenizer.declarations import declared_ids, read_declarations
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers
-from vocabkit.tokenizer.special_tokens import Family, append_special, families, family, roles
+from vocabkit.tokenizer.special_tokens import (
+    Family,
+    append_special,
+    declared_ids,
+    families,
+    family,
+    read_declarations,
+    roles,
+)
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
 

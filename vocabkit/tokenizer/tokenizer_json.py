@@ -16,12 +16,19 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array
+from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.records import decode_json, parse_json
-from vocabkit.tokenizer.declarations import Declarations, declarations, declared_ids, read_declarations
 from vocabkit.tokenizer.decoder import Decoded, Step, decode_pieces
-from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
+from vocabkit.tokenizer.special_tokens import (
+    Declarations,
+    declarations,
+    declared_ids,
+    read_declarations,
+    reserved_ids,
+    roles,
+    special_kind,
+)
 from vocabkit.tokenizer.vocabulary import Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
 

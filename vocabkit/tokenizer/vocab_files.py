@@ -12,8 +12,8 @@ import numpy as np
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json, optional_json
-from vocabkit.tokenizer.declarations import read_declarations
 from vocabkit.tokenizer.rules import Rules, byte_level_rules
+from vocabkit.tokenizer.special_tokens import read_declarations
 from vocabkit.tokenizer.tokenizer_json import File, Model, vocabulary_of
 from vocabkit.tokenizer.vocabulary import Vocabulary
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from vocabkit.arrow.values import binary_array, token_buffers, validity
+from vocabkit.arrow.arrow_file import binary_array, token_buffers, validity
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.rules import Rules
 

@@ -27,16 +27,14 @@ from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import claiming, make_folder, new_folder, write_text
-from vocabkit.llm.load import LLM, load_llm
+from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
-from vocabkit.llm.model_folders import quiet_transformers
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import without_name
 from vocabkit.train.dataset import CaptionData, Images, count_words, plan
-from vocabkit.train.loop import Phase, Step, run
+from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import Recipe
-from vocabkit.train.state import State, whole_tensors
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
 

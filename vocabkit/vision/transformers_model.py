@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.llm.model_folders import first_line, model_folder, quiet_transformers, read_config
+from vocabkit.llm.load import first_line, model_folder, quiet_transformers, read_config
 
 _PREPARATION = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",

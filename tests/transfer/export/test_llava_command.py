@@ -20,8 +20,7 @@ from vision_models import PATCHES, VISION, clip, registers
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter
-from vocabkit.llm.load import load_llm
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.transfer import transfer

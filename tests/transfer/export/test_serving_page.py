@@ -10,7 +10,7 @@ from pathlib import Path
 from small_models import llm, projector
 from vision_models import clip, images
 
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 from vocabkit.transfer.export.llava import export_llava
 
 PAGE = Path(__file__).parents[3] / "docs/serving.md"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from vocabkit.arrow.values import take
+from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError
 from vocabkit.report.html.page import pack, render, spelled
 from vocabkit.shared.align import align

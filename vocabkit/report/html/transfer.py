@@ -13,9 +13,8 @@ import msgspec
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.answers import RIGHT
-from vocabkit.evaluate.conditions import BLIND
 from vocabkit.evaluate.losses import Estimate
-from vocabkit.evaluate.validate import NATIVE, Result
+from vocabkit.evaluate.validate import BLIND, NATIVE, Result
 from vocabkit.files.atomic import reading
 from vocabkit.report.html.page import render
 from vocabkit.transfer.check import Proof

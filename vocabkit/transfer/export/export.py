@@ -21,8 +21,7 @@ from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
-from vocabkit.llm.load import down_to_llm, llm_folder, llm_source
-from vocabkit.llm.model_folders import model_folder, read_config
+from vocabkit.llm.load import down_to_llm, llm_folder, llm_source, model_folder, read_config
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import HEAD, config_dtype
 from vocabkit.tokenizer.gguf import read_tensor_table

@@ -34,7 +34,7 @@ from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder
 from vocabkit.files.progress import Progress, no_progress
-from vocabkit.llm.model_folders import first_line, quiet_transformers
+from vocabkit.llm.load import first_line, quiet_transformers
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import config_dtype, generation_settings, llm_tensors, published_config, read_llm_config
 from vocabkit.transfer.export.vision import adapted_states, check_features, converted, vision_tensors

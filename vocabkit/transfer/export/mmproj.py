@@ -23,7 +23,7 @@ from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import replacing
-from vocabkit.llm.model_folders import quiet_transformers
+from vocabkit.llm.load import quiet_transformers
 from vocabkit.transfer.export.vision import adapted_states, check_features, converted, vision_tensors
 from vocabkit.vision.transformers_model import image_processor, read_vision_config
 
