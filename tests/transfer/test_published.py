@@ -73,6 +73,94 @@ def test_the_published_layers_are_taken_bit_for_bit(
             assert torch.equal(found, content[f"{prefix}{layer}.{part}"])
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, shared: SharedVocabulary) -> LangBridgeAdapter:
+    """What the layers are without anything around them."""
+    return import_published(written(tmp_path_factory.mktemp("bare"), published("mm_projector.")), shared, "qwen2")
+
+
+WRAPPED = {
+    "DataParallel": "module.model.mm_projector.",
+    "torch.compile": "_orig_mod.model.mm_projector.",
+    "compiled projector": "model.mm_projector._orig_mod.",
+    "FSDP": "model._fsdp_wrapped_module.mm_projector._fsdp_wrapped_module.",
+    "peft": "base_model.model.model.mm_projector.modules_to_save.default.",
+    "all at once": "module._orig_mod.base_model.model.model.mm_projector.",
+    "transformers": "multi_modal_projector.",
+    "transformers 5": "model.multi_modal_projector.",
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_wrappers_and_their_names_make_no_difference(
+    tmp_path: Path, shared: SharedVocabulary, bare: LangBridgeAdapter, wrapped: str
+) -> None:
+    content = published(WRAPPED[wrapped])
+    if "transformers" in wrapped:
+        content = {key.replace(".0.", ".linear_1.").replace(".2.", ".linear_2."): t for key, t in content.items()}
+    if wrapped == "peft":  # keeps the projector from before the training too
+        content |= published("base_model.model.model.mm_projector.original_module.", torch.float16)
+    assert_same_state(import_published(written(tmp_path, content), shared, "qwen2"), bare)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
+def test_state_dict_inside_a_checkpoint_is_found(
+    tmp_path: Path, shared: SharedVocabulary, bare: LangBridgeAdapter, key: str
+) -> None:
+    checkpoint = {"epoch": 3, key: published("mm_projector."), "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+    assert_same_state(import_published(written(tmp_path, checkpoint), shared, "qwen2"), bare)
+
+
+@pytest.mark.parametrize("name", ["non_lora_trainables.bin", "adapter_model.safetensors", "adapter_model.bin"])
+def test_folder_of_lora_weights_is_taken(
+    tmp_path: Path, shared: SharedVocabulary, bare: LangBridgeAdapter, name: str
+) -> None:
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    lora = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 4)}
+    save_file(lora, folder / "adapter_model.safetensors")
+    content = {**lora, **published("base_model.model.model.mm_projector.")}
+    (save_file if name.endswith(".safetensors") else torch.save)(content, folder / name)
+    assert_same_state(import_published(folder, shared, "qwen2"), bare)
+    (folder / name).unlink()
+    save_file(lora, folder / "adapter_model.safetensors")
+    assert "no mm_projector layers in it" in refusal(folder, shared)
+
+
+def test_lora_weights_of_the_projector_raise(tmp_path: Path, shared: SharedVocabulary) -> None:
+    lora = {"base_model.model.model.mm_projector.0.lora_A.weight": torch.ones(2, 4)}
+    message = refusal(written(tmp_path, published("mm_projector.") | lora), shared)
+    assert "'base_model.model.model.mm_projector.0.lora_A.weight' is a LoRA weight of the projector" in message
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"0.weight": torch.empty(0)}, "0.weight' is empty: saved under DeepSpeed ZeRO-3"),
+        (
+            {"0.weight": torch.ones(99, 1).byte(), "0.weight.quant_map": torch.ones(16)},
+            "0.weight' is quantised to 4 bits by bitsandbytes",
+        ),
+        ({"2.weight": torch.ones(99, 1).byte()}, "2.weight' is quantised to 4 bits by bitsandbytes"),
+        (
+            {"2.weight": torch.ones(HIDDEN, HIDDEN).char(), "2.SCB": torch.ones(HIDDEN)},
+            "2.weight' is quantised to 8 bits by bitsandbytes",
+        ),
+        ({"2.weight": torch.ones(HIDDEN, HIDDEN).int()}, "2.weight' is not a dense tensor of 16, 32 or 64-bit floats"),
+    ],
+)
+def test_weights_without_their_numbers_raise_under_their_own_key(
+    tmp_path: Path, shared: SharedVocabulary, suffix: str, change: dict[str, Tensor], words: str
+) -> None:
+    prefix = "module.base_model.model.model.mm_projector."
+    content = published(prefix) | {prefix + key: tensor for key, tensor in change.items()}
+    file = tmp_path / f"mm_projector{suffix}"
+    (torch.save if suffix == ".bin" else save_file)(content, file)
+    assert f"'{prefix}{words}" in refusal(file, shared)
+
+
 @pytest.mark.parametrize(("select", "keeps"), [("patch", False), ("cls_patch", True), (None, None)])
 def test_the_features_are_those_that_the_config_beside_the_weights_names(
     tmp_path: Path, shared: SharedVocabulary, select: str | None, keeps: bool | None

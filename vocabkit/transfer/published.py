@@ -1,7 +1,8 @@
 """Published weights: `mm_projector.bin` of LLaVA and LangBridge, or a whole checkpoint that contains it.
 
 A dict of `<prefix>mm_projector.<layer>.{weight,bias}`. Layers 0 and 2 are an MLP with a GELU between them; LangBridge
-has a layer 3, the head. The prefix depends on how the model was wrapped.
+has a layer 3, the head. The prefix depends on how the model was wrapped. Converted for transformers, the projector is
+`multi_modal_projector`, and its layers 0 and 2 are `linear_1` and `linear_2`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ from torch import Tensor
 from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.state_dicts import own_name, unwrapped, why_unusable
 from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
-from vocabkit.llm.weight_files import read_index, weights_file
+from vocabkit.llm.weight_files import LORA_CONFIG, read_index, weights_file
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.transfer.fold import pad_hidden
 
 LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 """Published layer -> ours."""
-_KEY = re.compile(r"((?:.*\.)?mm_projector\.)([0-9]+)\.(weight|bias)")
+_CONVERTED = {"linear_1": "0", "linear_2": "2"}
+"""Layer in transformers -> published layer."""
+_PROJECTOR = re.compile(r"(?:^|\.)(?:mm|multi_modal)_projector\.")
+_KEY = re.compile(r"((?:.*\.)?(?:mm|multi_modal)_projector\.)([0-9]+|linear_[0-9]+)\.(weight|bias)")
+_OF_LORA = ("non_lora_trainables.bin", "adapter_model.safetensors", "adapter_model.bin")
+"""Files of a LoRA folder that may hold a projector: LLaVA's own, then those of peft."""
 
 
 def import_published(
@@ -37,7 +44,8 @@ def import_published(
 
     Args:
         weights: the file, or the folder of a whole checkpoint, in one file or shards of safetensors or torch.save. Of a
-            checkpoint, only tensors with `mm_projector.` in their names are read.
+            checkpoint, only the projector is read. A folder of LoRA weights has it in `non_lora_trainables.bin`, or in
+            peft's `modules_to_save`.
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
         vision, layer: the vision model and the hidden states that it was trained with, to record. By default what a
@@ -117,49 +125,77 @@ def _recorded_vision(weights: Path) -> dict[str, Any]:
 
 def _read_layers(path: Path) -> dict[str, Tensor]:
     content = _contents(path)
-    matches = [match for key in content if isinstance(key, str) and (match := _KEY.fullmatch(key))]
-    prefixes = sorted({match[1] for match in matches})
-    if not matches:
-        raise VocabkitError(
-            f"{path}: no mm_projector layers in it; give an mm_projector.bin, or the folder of a checkpoint"
-        )
-    if len(prefixes) > 1:
-        raise VocabkitError(f"{path}: two projectors, {quote(prefixes[0])} and {quote(prefixes[1])}; give one of them")
-    layers = {match[2] for match in matches}
+    keys = _projector_keys(path, content)
+    layers = {layer for layer, _ in keys}
     if layers == {"0", "2"}:
         raise VocabkitError(f"{path}: a plain LLaVA projector (layers 0 and 2), without LangBridge's head (layer 3)")
     if not layers <= LAYERS.keys():
         raise VocabkitError(
             f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but LangBridge's are 0, 2 and 3"
         )
-    tensors = {f"{LAYERS[match[2]]}.{match[3]}": content[match.group()] for match in matches}
-    check_tensors(path, tensors)
-    lacking = [
-        f"mm_projector.{k}.{part}"
-        for k, name in LAYERS.items()
-        for part in ("weight", "bias")
-        if f"{name}.{part}" not in tensors
-    ]
+    for key in keys.values():
+        tensor = content[key]
+        if isinstance(tensor, Tensor) and (why := why_unusable(key, tensor.shape, str(tensor.dtype), content.keys())):
+            raise VocabkitError(f"{path}: {quote(key)} {why}")
+    check_tensors(path, {key: content[key] for key in keys.values()})
+    lacking = [f"mm_projector.{k}.{part}" for k in LAYERS for part in ("weight", "bias") if (k, part) not in keys]
     if lacking:
         raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
-    return tensors
+    return {f"{LAYERS[layer]}.{part}": content[key] for (layer, part), key in keys.items()}
+
+
+def _projector_keys(path: Path, content: Mapping[Any, Any]) -> dict[tuple[str, str], str]:
+    """(published layer, `weight` or `bias`) -> the key of its tensor. Raises VocabkitError: none, or two projectors."""
+    found: dict[tuple[str, str], str] = {}
+    prefixes: dict[str, str] = {}
+    for key in content:
+        match = _KEY.fullmatch(own_name(key)) if isinstance(key, str) else None
+        if match is None:
+            if isinstance(key, str) and _PROJECTOR.search(key) and "lora_" in key:
+                raise VocabkitError(
+                    f"{path}: {quote(key)} is a LoRA weight of the projector; merge it (merge_and_unload of peft) first"
+                )
+            continue
+        prefix, layer, part = match.groups()
+        place = _CONVERTED.get(layer, layer), part
+        other = found.get(place) or next((key for its, key in prefixes.items() if its != prefix), None)
+        if other is not None:
+            raise VocabkitError(f"{path}: two projectors, {quote(other)} and {quote(key)}; give one of them")
+        found[place] = prefixes[prefix] = key
+    if not found:
+        raise VocabkitError(
+            f"{path}: no mm_projector layers in it; give an mm_projector.bin, or the folder of a checkpoint"
+        )
+    return found
 
 
 def _contents(path: Path) -> Mapping[Any, Any]:
-    """The layers of a projector, and whatever else is in a file of torch.save."""
+    """The tensors of a projector, and whatever else is in a file of torch.save."""
     if path.is_dir():
-        single = path / "mm_projector.bin"
-        path = single if single.is_file() else weights_file(path)
+        return _folder_contents(path)
     if path.name.endswith(".index.json"):
         shards = read_index(path)
-        names = sorted({shard for name, shard in shards.items() if _KEY.fullmatch(name)})
+        names = sorted({shard for name, shard in shards.items() if _PROJECTOR.search(name)})
         return {key: tensor for name in names for key, tensor in _contents(path.parent / name).items()}
     if path.suffix != ".safetensors":
-        content = read_torch(path)
+        content = unwrapped(read_torch(path))
         return content if isinstance(content, dict) else {}
     with reading(path):
         try:
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys() if _KEY.fullmatch(name)}  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in file.keys() if _PROJECTOR.search(name)}  # noqa: SIM118
         except SafetensorError as error:
             raise VocabkitError(f"{path}: damaged ({quote(str(error), 80)}); download it again") from error
+
+
+def _folder_contents(folder: Path) -> Mapping[Any, Any]:
+    if (folder / "mm_projector.bin").is_file():
+        return _contents(folder / "mm_projector.bin")
+    if (folder / LORA_CONFIG).is_file():
+        return {
+            key: value
+            for name in _OF_LORA
+            if (folder / name).is_file()
+            for key, value in _contents(folder / name).items()
+        }
+    return _contents(weights_file(folder))
