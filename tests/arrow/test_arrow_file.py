@@ -375,7 +375,7 @@ def test_only_requested_columns_are_read(tmp_path: Path, compression: str | None
     assert (metadata["format"], metadata["note"]) == ("t/1", "é")
 
 
-def test_file_that_is_replaced_while_it_is_open_keeps_its_content(tmp_path: Path) -> None:
+def test_open_file_keeps_its_content_when_replaced(tmp_path: Path) -> None:
     path = tmp_path / "shared.arrow"
     small().save(path)
     opened = open_shared(path)

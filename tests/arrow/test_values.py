@@ -76,7 +76,7 @@ def test_rows_of_any_slice_are_taken_in_any_order(
     assert ipc(found) == ipc(array.take(pa.array(rows)))
 
 
-def test_bytes_that_another_program_put_under_null_are_not_taken() -> None:
+def test_bytes_under_a_null_are_ignored_when_taking() -> None:
     plain = pa.array([b"a", b"under", b"b"], pa.binary())
     array = pa.Array.from_buffers(plain.type, 3, [pa.array([1, None, 1]).buffers()[0], *plain.buffers()[1:]])
     assert take(array, np.array([1, 2])).buffers()[2].to_pybytes() == b"b"

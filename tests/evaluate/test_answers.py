@@ -23,7 +23,7 @@ SCENES = [
 """Their answers are short enough to be written in full."""
 
 
-def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
+def test_seeing_llm_answers_everything_right(world: World) -> None:
     found = ask(*stage(world, SCENES), EvaluateOptions(template="completion", batch=7))
     assert values(found) == {
         "named": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
@@ -34,7 +34,7 @@ def test_an_llm_that_sees_answers_everything_right(world: World) -> None:
     assert all((share.low, share.high) == (share.value, share.value) for share in vars(found).values())
 
 
-def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
+def test_llm_shown_other_scenes_answers_wrong(world: World) -> None:
     others = [replace(scene, objects=(NAMES[(n + 1) % len(NAMES)],)) for n, scene in enumerate(SCENES[:11])]
     others += [replace(SCENES[11 + (n + 1) % 4], objects=("owl",)) for n in range(4)]
     found = values(ask(*stage(world, [*SCENES[:15]], sees=others), EvaluateOptions(template="completion")))
@@ -43,8 +43,8 @@ def test_an_llm_that_sees_other_scenes_answers_wrong(world: World) -> None:
     assert found["yes_no"] < 0.7
 
 
-def test_interval_resamples_pictures(world: World) -> None:
-    """The LLM takes 23 owls for cats."""
+def test_interval_resamples_pictures_not_questions(world: World) -> None:
+    """The LLM sees cats where 23 owls are."""
     owl, cat = SCENES[:2]
     found = ask(*stage(world, [owl] * 59 + [cat], sees=[owl] * 36 + [cat] * 24), EvaluateOptions(template="completion"))
     named = found.named
@@ -55,26 +55,26 @@ def test_interval_resamples_pictures(world: World) -> None:
     assert named.high == pytest.approx(named.value + 1.96 * error, abs=0.3 * error)
 
 
-def test_the_two_questions_about_a_picture_are_drawn_together(world: World) -> None:
+def test_questions_about_one_picture_are_resampled_together(world: World) -> None:
     """An LLM that always says yes is right in half of the questions, whichever pictures are drawn."""
     found = ask(*stage(world, SCENES, yes=99.0), EvaluateOptions(template="completion"))
     assert found.yes_no == Share(0.5, 0.5, 0.5, questions=32)
 
 
 @pytest.mark.parametrize(("yes", "right", "said"), [(99.0, 0.5, 1.0), (-99.0, 0.5, 0.0)])
-def test_a_bias_towards_yes_or_no_shows_in_answers_but_not_in_their_ranking(
+def test_bias_towards_yes_or_no_shows_in_accuracy_but_not_in_ranking(
     world: World, yes: float, right: float, said: float
 ) -> None:
     found = values(ask(*stage(world, SCENES, yes=yes), EvaluateOptions(template="completion")))
     assert (found["yes_no"], found["said_yes"], found["yes_no_ranked"]) == (right, said, 1)
 
 
-def test_the_template_plain_still_asks_yes_or_no_in_words(world: World) -> None:
+def test_plain_template_still_asks_for_yes_or_no(world: World) -> None:
     found = values(ask(*stage(world, SCENES), EvaluateOptions(template="plain")))
     assert (found["yes_no"], found["yes_no_ranked"]) == (1, 1)
 
 
-def test_absent_questions_have_no_share(world: World) -> None:
+def test_questions_that_were_not_asked_have_no_share(world: World) -> None:
     few = ask(*stage(world, SCENES[:3]), EvaluateOptions(template="completion"))
     assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
     assert (few.name_chosen, few.counted) == (None, None)
@@ -93,9 +93,7 @@ def test_absent_questions_have_no_share(world: World) -> None:
         {"objects": ["sheep"], "kind": "count", "count": 2},
     ],
 )
-def test_samples_that_are_no_scenes_or_have_no_features_are_not_asked_about(
-    world: World, extra: dict[str, object]
-) -> None:
+def test_only_scenes_with_features_are_asked_about(world: World, extra: dict[str, object]) -> None:
     llm, samples, features, adapter = stage(world, SCENES)
     stranger = replace(samples[0], extra=extra)
     del features["1"]
@@ -103,14 +101,14 @@ def test_samples_that_are_no_scenes_or_have_no_features_are_not_asked_about(
     assert found == Answers(*[None] * 6)
 
 
-def test_the_same_seed_asks_the_same(world: World) -> None:
+def test_one_seed_asks_the_same_questions(world: World) -> None:
     llm, samples, features, adapter = stage(world, SCENES, sees=list(reversed(SCENES)))
     one, two = (ask(llm, samples, features, adapter, EvaluateOptions(template="completion", seed=3)) for _ in range(2))
     assert one == two
 
 
 def values(found: Answers) -> dict[str, float]:
-    """The shares alone, of the questions that the data asks."""
+    """Only the shares of the kinds of question that were asked."""
     return {name: share.value for name, share in vars(found).items() if share is not None}
 
 
@@ -132,11 +130,11 @@ def values(found: Answers) -> dict[str, float]:
         ("", SCENES[0], False),
     ],
 )
-def test_a_caption_names_what_it_holds_as_a_word_in_its_first_sentence(text: str, scene: Scene, right: bool) -> None:
+def test_caption_names_words_of_its_first_sentence(text: str, scene: Scene, right: bool) -> None:
     assert names_all(text, scene) == right
 
 
-def test_ranking_is_the_chance_of_being_above_where_a_tie_is_half() -> None:
+def test_ranking_is_the_auc_with_ties_as_half() -> None:
     assert ranked(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
     assert ranked(np.array([1.0]), np.array([2.0])) == 0
     assert ranked(np.array([1.0, 3.0]), np.array([2.0, 1.0])) == pytest.approx((0 + 0.5 + 1 + 1) / 4)

@@ -50,7 +50,7 @@ def louder(adapter: LangBridgeAdapter, factor: float) -> LangBridgeAdapter:
     return LangBridgeAdapter.from_parts(Path("louder"), adapter.config, tensors, adapter.shared)
 
 
-def test_wrong_length_is_corrected_and_recorded(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+def test_wrong_scale_is_corrected_and_recorded(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
     found = calibrated(world, louder(adapter, 4), tmp_path)
     assert 0.125 <= found["scale"] <= 0.5
     losses = found["caption_loss"]
@@ -73,11 +73,11 @@ def test_uncertain_gain_keeps_the_scale(
     assert LangBridgeAdapter.from_pretrained(tmp_path / "scaled", kind="transferred").scale == 1
 
 
-def test_samples_are_limited(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+def test_sample_limit_is_respected(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
     assert calibrated(world, adapter, tmp_path, "--limit", "5")["samples"] == 5
 
 
-def test_best_scale_beyond_the_tried_ones_raises(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+def test_best_scale_at_the_edge_of_the_grid_raises(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
     louder(adapter, 1e6).save(tmp_path / "adapter.pt")
     problem = error_of(vocabkit_here(tmp_path, *words(world)))
     assert "the loss is least at the smallest or largest scale tried" in problem
@@ -85,5 +85,5 @@ def test_best_scale_beyond_the_tried_ones_raises(world: World, adapter: LangBrid
     assert not (tmp_path / "scaled").exists()
 
 
-def test_weights_apart_from_the_llm_raise(world: World, tmp_path: Path) -> None:
+def test_weights_without_their_llm_raise(world: World, tmp_path: Path) -> None:
     assert "no --weights" in error_of(vocabkit_here(tmp_path, *words(world, "--weights", "elsewhere")))

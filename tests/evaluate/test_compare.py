@@ -19,7 +19,7 @@ def written(path: Path, content: Any) -> Path:
 
 
 def lmms(**tasks: dict[str, Any]) -> dict[str, Any]:
-    """Results as lmms-eval writes them, with what surrounds them."""
+    """A results file as lmms-eval writes it."""
     return {"results": tasks, "group_subtasks": {}, "configs": {"x": {"metric,none": 5}}, "n-shot": {"gqa": 0}}
 
 
@@ -44,7 +44,7 @@ def ours(**losses: float) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with results of two connectors by lmms-eval, and of three by vocabkit in one file."""
+    """A folder with lmms-eval results of two connectors, and one vocabkit file of three."""
     gqa = {"alias": "gqa", "exact_match,none": 0.5, "exact_match_stderr,none": 0.01, "n": True}
     mme = {"mme_perception_score,none": 1500.0, "mme_cognition_score,strict": 300, "submission,none": None}
     written(tmp_path / "mlp.json", lmms(gqa=gqa, mme=mme))
@@ -53,18 +53,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_results_of_lmms_eval_are_its_metrics_without_standard_errors(folder: Path) -> None:
+def test_lmms_eval_results_are_read_without_standard_errors(folder: Path) -> None:
     assert read_results(folder / "mlp.json", "any") == {
         "gqa exact_match": 0.5, "mme mme_perception_score": 1500.0, "mme mme_cognition_score strict": 300.0,
     }  # fmt: skip
 
 
-def test_results_of_a_validation_are_those_of_the_connector_that_is_named(folder: Path) -> None:
+def test_validation_results_are_those_of_the_named_connector(folder: Path) -> None:
     assert read_results(folder / "ours.json", "transferred") == {"rendering loss": 4.0, "rendering named": 0.4}
     assert read_results(folder / "ours.json", "blind") == {"rendering loss": 6.0}
 
 
-def test_changes_are_relative_to_the_first_where_it_has_the_metric(folder: Path) -> None:
+def test_changes_are_relative_to_the_first_file(folder: Path) -> None:
     found = compare({"MLP": folder / "mlp.json", "LangBridge": folder / "bridge.json"})
     assert list(found.connectors) == ["MLP", "LangBridge"]
     assert found.metrics[0] == "gqa exact_match"
@@ -74,14 +74,14 @@ def test_changes_are_relative_to_the_first_where_it_has_the_metric(folder: Path)
     assert set(found.metrics) == {metric for figures in found.connectors.values() for metric in figures}
 
 
-def test_a_change_from_nothing_has_no_size_and_one_from_below_zero_has_its_sign(tmp_path: Path) -> None:
+def test_change_from_zero_is_undefined_and_from_below_zero_keeps_its_sign(tmp_path: Path) -> None:
     one = written(tmp_path / "one.json", lmms(a={"zero,none": 0, "below,none": -2.0}))
     two = written(tmp_path / "two.json", lmms(a={"zero,none": 1, "below,none": -1.0}))
     found = compare({"one": one, "two": two}).connectors["two"]
     assert (found["a zero"].change, found["a below"].change) == (None, 0.5)
 
 
-def test_the_table_has_the_form_of_the_paper(folder: Path) -> None:
+def test_table_is_laid_out_like_the_papers(folder: Path) -> None:
     done = vocabkit_here(folder, "compare", "MLP=mlp.json", "LangBridge=bridge.json")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, "")
@@ -90,7 +90,7 @@ def test_the_table_has_the_form_of_the_paper(folder: Path) -> None:
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
 
 
-def test_one_file_of_vocabkit_gives_several_rows(folder: Path) -> None:
+def test_one_validation_file_gives_several_rows(folder: Path) -> None:
     done = vocabkit_here(folder, "compare", "native=ours.json", "transferred=ours.json", "blind=ours.json")
     assert [line.split() for line in done.stdout.splitlines()][-3:] == [
         ["native", "3", "0.3"],
@@ -105,7 +105,7 @@ def test_json_has_the_same_figures(folder: Path) -> None:
     assert found["connectors"]["blind"] == {"rendering loss": {"value": 6.0, "change": 1.0}}
 
 
-def test_names_from_files_can_not_talk_to_the_terminal(tmp_path: Path) -> None:
+def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     written(tmp_path / "x.json", lmms(**{"\x1b[31mred": {"\x07bell,none": 1.0}}))
     done = vocabkit_here(tmp_path, "compare", "\x1bone=x.json", "two=x.json")
     assert done.returncode == 0
@@ -134,12 +134,12 @@ def test_incomparable_files_raise(folder: Path, words: list[str], message: str) 
     assert message in error_of(vocabkit_here(folder, "compare", *words))
 
 
-def test_nothing_is_no_comparison() -> None:
+def test_nothing_to_compare_raises() -> None:
     with pytest.raises(VocabkitError, match="nothing to compare"):
         compare({})
 
 
-def test_torch_is_not_needed(folder: Path) -> None:
+def test_compare_imports_no_torch(folder: Path) -> None:
     (folder / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = vocabkit(folder, "compare", "native=ours.json", "blind=ours.json", PYTHONPATH=str(folder))
     assert (done.returncode, done.stderr) == (0, "")

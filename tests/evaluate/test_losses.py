@@ -19,13 +19,13 @@ from vocabkit.vision.features import open_features
 
 
 def losses(samples: int, mean: float, *, seed: int = 0, spread: float = 0.5) -> Losses:
-    """Of samples of different length around a loss per token."""
+    """Losses of samples of different lengths around one loss per token."""
     random = np.random.default_rng(seed)
     tokens = random.integers(3, 12, samples)
     return Losses(tokens * (mean + spread * random.standard_normal(samples)), tokens)
 
 
-def test_losses_do_not_depend_on_the_batch(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_losses_do_not_depend_on_the_batch_size(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     trained = train(world.recipe(steps=2), tmp_path_factory.mktemp("short"))
     llm, features = load_llm(world.one), open_features(world.features)
     lvlm = LVLM(llm, load_adapter(trained.adapter))
@@ -48,14 +48,14 @@ def test_losses_do_not_depend_on_the_batch(world: World, tmp_path_factory: pytes
 
 
 @pytest.mark.parametrize("samples", [1, 7, 100])
-def test_the_interval_holds_the_value(samples: int) -> None:
+def test_interval_holds_the_value(samples: int) -> None:
     found = mean_loss(losses(samples, 3.0))
     assert found.low <= found.value <= found.high
     assert found.value == pytest.approx(losses(samples, 3.0).mean)
     assert (found.low == found.high) == (samples == 1)
 
 
-def test_a_difference_of_the_same_samples_is_known_better_than_each_loss() -> None:
+def test_paired_difference_has_a_narrower_interval_than_either_loss() -> None:
     one = losses(200, 3.0)
     better = Losses(one.nats - 0.1 * one.tokens, one.tokens)
     found = difference(one, better)
@@ -65,31 +65,31 @@ def test_a_difference_of_the_same_samples_is_known_better_than_each_loss() -> No
     assert chance.low <= 0 <= chance.high
 
 
-def test_the_interval_shrinks_with_the_root_of_the_number_of_samples() -> None:
+def test_interval_shrinks_with_the_square_root_of_the_samples() -> None:
     few, many = (mean_loss(losses(samples, 3.0)) for samples in (50, 5000))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(10, rel=0.3)
 
 
-def test_the_interval_is_that_of_the_normal_distribution_for_many_samples() -> None:
+def test_interval_approaches_the_normal_one() -> None:
     one = Losses(losses(2000, 3.0).nats / losses(2000, 3.0).tokens, np.ones(2000, int))
     found, error = mean_loss(one), one.nats.std() / math.sqrt(2000)
     assert found.low == pytest.approx(one.mean - 1.96 * error, abs=0.3 * error)
     assert found.high == pytest.approx(one.mean + 1.96 * error, abs=0.3 * error)
 
 
-def test_a_seed_decides_the_draws() -> None:
+def test_draws_follow_the_seed() -> None:
     assert mean_loss(losses(20, 3.0)) == mean_loss(losses(20, 3.0))
     assert mean_loss(losses(20, 3.0)) != mean_loss(losses(20, 3.0), seed=1)
 
 
-def test_retention_is_all_for_native_itself_and_nothing_for_blind() -> None:
+def test_retention_is_one_for_native_and_zero_for_blind() -> None:
     blind, native = losses(30, 6.0), losses(30, 3.0, seed=1)
     one, none = retention(blind, native, native), retention(blind, blind, native)
     assert (one.value, one.low, one.high) == (1, 1, 1)
     assert (none.value, none.low, none.high) == (0, 0, 0)
 
 
-def test_retention_is_the_share_of_the_gain_and_its_draws_are_the_same_for_all() -> None:
+def test_retention_is_the_share_of_the_gain_with_paired_draws() -> None:
     blind, native = losses(200, 6.0), losses(200, 3.0, seed=1)
     half = Losses((blind.nats + native.nats) / 2, blind.tokens)
     native = Losses(native.nats, blind.tokens)
@@ -100,6 +100,6 @@ def test_retention_is_the_share_of_the_gain_and_its_draws_are_the_same_for_all()
     assert worse.value == pytest.approx(-1)
 
 
-def test_where_seeing_brings_nothing_retention_is_not_finite() -> None:
+def test_retention_without_a_gain_is_not_finite() -> None:
     blind = losses(30, 6.0)
     assert not math.isfinite(retention(blind, losses(30, 5.0), blind).value)

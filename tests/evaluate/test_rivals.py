@@ -32,7 +32,7 @@ def test_ridge_recovers_a_linear_map_with_bias(from_width: int, to_width: int) -
     assert_close(fitted(new), new @ weight + bias, rtol=1e-4, atol=1e-4)
 
 
-def test_ridge_shrinks_where_the_rows_are_noise() -> None:
+def test_ridge_shrinks_on_noise() -> None:
     source, target = normal(60, 40), normal(60, 3, seed=1)
     new, truth = normal(500, 40, seed=2), normal(500, 3, seed=3)
     centred = torch.cat([source, torch.ones(60, 1)], dim=1)
@@ -51,14 +51,14 @@ def test_procrustes_finds_a_rotation_with_a_scale_and_a_shift(from_width: int, t
     assert_close(fitted(new), 0.3 * new @ turn + 7)
 
 
-def test_procrustes_onto_fewer_dimensions_finds_those_that_matter() -> None:
+def test_procrustes_onto_fewer_dimensions_keeps_the_largest() -> None:
     turn = rotation(8, 5)  # (from, to), columns orthonormal
     source = normal(300, 5) @ turn.T  # in the space that they span
     target = 4 * source @ turn - 1
     assert error(procrustes(source, target), source, target) < 1e-12
 
 
-def test_ridge_beats_procrustes_on_other_maps() -> None:
+def test_ridge_beats_procrustes_on_maps_that_are_not_rotations() -> None:
     source = normal(400, 6)
     target = source @ normal(6, 6, seed=1)
     turned = procrustes(source, target)
@@ -67,7 +67,7 @@ def test_ridge_beats_procrustes_on_other_maps() -> None:
     assert error(ridge(source, target), source, target) < 1e-6 < error(turned, source, target)
 
 
-def test_no_other_scale_or_turn_is_better_than_that_of_procrustes() -> None:
+def test_procrustes_is_optimal_among_rotations_and_scales() -> None:
     source, target = normal(200, 4), normal(200, 4, seed=1)
     best = procrustes(source, target)
     for number in range(20):

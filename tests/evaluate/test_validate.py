@@ -55,7 +55,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def words(world: World, trained: dict[str, Path], *names: str) -> list[str | Path]:
-    """Of the command, for LLM two."""
+    """Arguments of the command for LLM two."""
     plain: list[str | Path] = ["validate", world.data, "--llm", world.two, "--features", world.features]
     plain += ["--template", "completion"]
     return plain + [word for name in names for word in ("--adapter", f"{name}={trained[name]}")]
@@ -91,7 +91,7 @@ def test_native_adapter_beats_blind(whole: tuple[Done, Path]) -> None:
     assert loss["mlp"] < loss["blind"]
 
 
-def test_shares_are_of_the_gain_of_native_and_of_mlp(whole: tuple[Done, Path]) -> None:
+def test_retention_is_relative_to_native_and_to_mlp(whole: tuple[Done, Path]) -> None:
     found = validation(whole)
     loss = {name: each["value"] for name, each in found["caption_loss"].items()}
     assert set(found["retention"]) == set(loss) - {"blind", "native"}
@@ -106,7 +106,7 @@ def validation(whole: tuple[Done, Path]) -> dict[str, Any]:
     return found
 
 
-def test_answers_are_asked_of_each_adapter(whole: tuple[Done, Path]) -> None:
+def test_every_adapter_is_asked(whole: tuple[Done, Path]) -> None:
     answers = json.loads(whole[1].read_text())["data"]["answers"]
     assert list(answers) == ["transferred", "native", "mlp"]
     for each in answers.values():
@@ -114,7 +114,7 @@ def test_answers_are_asked_of_each_adapter(whole: tuple[Done, Path]) -> None:
         assert (each["named"]["questions"], each["yes_no"]["questions"], each["counted"]) == (12, 24, None)
 
 
-def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+def test_report_fits_the_width_and_matches_the_json(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, *words(world, trained, "native"), "--limit", "4", "--batch", "3", "--out", "r.json")
     lines = done.stdout.splitlines()
     assert lines[0] == "two on data: 4 samples, 16 visual tokens"
@@ -124,7 +124,7 @@ def test_the_report_fits_and_says_the_same(world: World, trained: dict[str, Path
     assert any(line.split()[:2] == ["native", f"{loss:.3f}"] for line in lines)
 
 
-def test_share_of_yes_is_separate_from_right_answers(whole: tuple[Done, Path]) -> None:
+def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
@@ -187,7 +187,7 @@ def test_results_do_not_depend_on_adapter_order(world: World, trained: dict[str,
 
 
 def lines_of(found: Validation) -> list[str]:
-    """The report, a verdict in a line."""
+    """The report, with its verdict on one line."""
     console = Console(width=200, file=io.StringIO())
     console.print(validation_report("data", Result(found, {})))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
@@ -210,7 +210,7 @@ def test_duplicate_condition_name_raises(world: World, trained: dict[str, Path],
         ((-0.5, -0.6, -0.4), (0.3, 0.2, 0.4), "worse than blind"),
     ],
 )
-def test_the_report_ends_with_a_verdict(
+def test_report_ends_with_a_verdict(
     gain: tuple[float, float, float], of_picture: tuple[float, float, float], says: str
 ) -> None:
     found = Validation(
@@ -242,7 +242,7 @@ def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:
     assert found["transferred"]["data loss"]["change"] == pytest.approx(loss["transferred"] / loss["mlp"] - 1)
 
 
-def test_two_files_of_one_name_are_told_apart(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+def test_files_with_equal_names_are_told_apart(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
     write_data(tmp_path / "data.json")
     found = vocabkit_here(tmp_path, *words(world, trained), "data.json", "--json")
     assert list(json.loads(found.stdout)) == [str(world.data), "data.json"]
@@ -261,7 +261,7 @@ def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> N
 # ---- the conditions ----------------------------------------------------------------------------------------------
 
 
-def test_blind_is_the_mean_embedding_of_the_tokenizers_ids(world: World) -> None:
+def test_blind_token_is_the_mean_embedding_of_the_tokenizers_ids(world: World) -> None:
     llm = load_llm(world.one)
     table = llm.model.get_input_embeddings().weight
     torch.testing.assert_close(mean_embedding(llm), table[: len(llm.vocabulary)].mean(dim=0))
@@ -269,13 +269,13 @@ def test_blind_is_the_mean_embedding_of_the_tokenizers_ids(world: World) -> None
 
 @pytest.mark.parametrize("count", [2, 3, 10, 1001])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_derangement_leaves_nothing_in_its_place(count: int, seed: int) -> None:
+def test_derangement_leaves_nothing_in_place(count: int, seed: int) -> None:
     found = derangement(count, seed)
     assert sorted(found.tolist()) == list(range(count))
     assert (found != np.arange(count)).all()
 
 
-def test_shuffled_shows_other_images_even_where_samples_share_one() -> None:
+def test_shuffled_shows_other_images_even_if_samples_share_one() -> None:
     keys = ["a", "b", "a", "c", "b", "a"]
     others = other_images(keys, seed=0)
     assert others is not None
@@ -283,9 +283,7 @@ def test_shuffled_shows_other_images_even_where_samples_share_one() -> None:
     assert other_images(["a", "a"], seed=0) is None
 
 
-def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coefficients(
-    world: World, trained: dict[str, Path]
-) -> None:
+def test_random_vocabulary_permutes_embedding_rows_only(world: World, trained: dict[str, Path]) -> None:
     llm, adapter = load_llm(world.one), load_adapter(trained["source"])
     assert isinstance(adapter, LangBridgeAdapter)
     held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
@@ -298,7 +296,7 @@ def test_a_random_vocabulary_permutes_the_embedding_rows_under_the_same_coeffici
     assert not torch.allclose(tokens, adapter(held.features_of(numbers), rows))
 
 
-def test_features_are_taken_to_where_the_rows_are(
+def test_features_move_to_the_device_of_the_rows(
     world: World, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm = load_llm(world.one)
@@ -308,10 +306,8 @@ def test_features_are_taken_to_where_the_rows_are(
     assert random_vocabulary(lvlm, held, seed=0)(torch.arange(3)).device.type == "meta"
 
 
-def test_the_loss_of_an_adapter_is_that_of_its_visual_tokens_for_each_kind(
-    world: World, trained: dict[str, Path]
-) -> None:
-    """Moved to LLM two or read by it as it is, an adapter is the same."""
+def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: World, trained: dict[str, Path]) -> None:
+    """A transferred adapter and the untransferred one read by LLM two give the same losses."""
     llm, features = load_llm(world.two), open_features(world.features)
     samples = list(read_llava(world.data))
     moved, _ = transfer(load_adapter(trained["source"]), open_target(world.two))  # type: ignore[arg-type]

@@ -10,5 +10,5 @@ from infer_world import InferWorld, make_infer_world
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> InferWorld:
-    """Tests only read its files."""
+    """A finished run, read-only."""
     return make_infer_world(Path(tmp_path_factory.mktemp("inference")))

@@ -14,7 +14,7 @@ from vocabkit.llm.devices import fitting_memory, open_device
 
 
 def commands(world: InferWorld) -> dict[str, list[str | Path]]:
-    """Each that takes a device, without it."""
+    """Every command with a device option, without it."""
     small = world.small
     plain = [small.data, "--llm", small.two, "--features", small.features]
     return {

@@ -47,7 +47,7 @@ def features(encoder: VisionEncoder, file: Path) -> Tensor:
 
 
 def infer(folder: Path, *words: str | Path) -> Done:
-    """Run it; it succeeds."""
+    """Run the command, which must succeed."""
     done = vocabkit_here(folder, "infer", *words, "--out", "out", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     return done
@@ -55,7 +55,7 @@ def infer(folder: Path, *words: str | Path) -> Done:
 
 @pytest.fixture
 def copies(world: InferWorld, tmp_path: Path) -> Path:
-    """A folder in which `pictures` are the twelve, to be changed."""
+    """A copy of the twelve pictures, which tests may change."""
     (tmp_path / "pictures").mkdir()
     for file in world.pictures.glob("*.png"):
         shutil.copy(file, tmp_path / "pictures")
@@ -208,7 +208,7 @@ def test_top_tokens_of_real_pictures_name_their_objects(tmp_path: Path) -> None:
     assert list(seen) == list(records)
 
     def named(shift: int) -> int:
-        """Pictures whose tokens hold a word of the objects of the picture `shift` places on."""
+        """Number of pictures whose tokens name an object of the picture `shift` places later."""
         others = list(records.values())[shift:] + list(records.values())[:shift]
         return sum(
             any(word in seen[image] for name in other["objects"] for word in name.split())

@@ -114,7 +114,7 @@ def test_best_cosine_and_entropy_are_means_over_all_patches(shipped: Interpretat
 
 
 def test_default_llm_is_the_adapters_own(world: World, tmp_path: Path) -> None:
-    """Which here has a name that no catalog knows."""
+    """Its LLM is called `one` here, a name that no catalog has."""
     saying(world, b"q").save(tmp_path / "adapter")
     with pytest.raises(VocabkitError, match="one"):
         interpret(str(tmp_path / "adapter"), [world.data])
@@ -164,7 +164,7 @@ def test_embedding_rows_are_read_once_for_all_checkpoints(world: World, tmp_path
 
 
 def test_all_checkpoints_drop_the_rows_that_the_llm_lacks(tmp_path: Path) -> None:
-    """A single row is left of each head."""
+    """Heads with a single row."""
     own, second = (text_vocabulary(name, b"a", b"b", b"c") for name in ("own", "second"))
     other = text_vocabulary("other", b"c", b"d")
     shared = align([own, second])

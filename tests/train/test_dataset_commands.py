@@ -33,15 +33,13 @@ def dataset(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def made(folder: Path, *words: str | Path) -> dict[str, Any]:
-    """What a command says with --json."""
+    """Output of a command with --json."""
     done = vocabkit_here(folder, *words, "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
-def test_features_training_and_validation_are_those_of_the_same_samples_in_a_file(
-    world: World, dataset: str, tmp_path: Path
-) -> None:
+def test_dataset_gives_the_same_results_as_a_file_of_its_samples(world: World, dataset: str, tmp_path: Path) -> None:
     cached = made(tmp_path, "features", dataset, "--vision", world.vision, *COLUMNS[:4], "--out", "features")
     assert cached["report"]["computed"] + cached["report"]["equal"] == 12
     assert sorted(open_features(tmp_path / "features").keys) == sorted(f"test/{row}/0" for row in range(12))
@@ -59,11 +57,11 @@ def test_features_training_and_validation_are_those_of_the_same_samples_in_a_fil
 
 
 def losses(result: dict[str, Any]) -> dict[str, float]:
-    """Of each thing that was shown."""
+    """One per object shown."""
     return {shown: loss["value"] for shown, loss in result["validation"]["caption_loss"].items()}
 
 
-def test_pictures_of_a_data_set_are_read_while_training(world: World, dataset: str, tmp_path: Path) -> None:
+def test_dataset_pictures_are_read_while_training(world: World, dataset: str, tmp_path: Path) -> None:
     train(world.recipe(), tmp_path / "file")
     changes = {"data": (dataset,), "features": None, "vision": str(world.vision), "workers": 1, **IN_A_RECIPE}
     train(world.recipe(**changes), tmp_path / "dataset")

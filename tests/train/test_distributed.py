@@ -25,7 +25,7 @@ ACCELERATE = (
 
 
 def run(launcher: tuple[str | Path, ...], kind: str, *words: str | Path) -> None:
-    """`vocabkit WORDS` in two processes on the CPU, which talk over gloo."""
+    """Run `vocabkit WORDS` in two CPU processes over gloo."""
     done = subprocess.run(
         [sys.executable, *launcher, HERE.parent / "support" / "launched.py", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
@@ -40,7 +40,7 @@ def run(launcher: tuple[str | Path, ...], kind: str, *words: str | Path) -> None
 
 
 def assert_same_training(one: Path, two: Path) -> None:
-    """The same figures of every step and the same final weights, up to rounding."""
+    """Both runs have equal metrics and weights, up to rounding."""
     assert len(metrics(one)) == len(metrics(two))
     for name in ("caption_loss", "word_loss", "gradient_norm", "learning_rate"):
         assert_close(curve(two, name), curve(one, name), rtol=2e-4, atol=1e-6)

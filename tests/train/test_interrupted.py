@@ -25,11 +25,11 @@ WORDS = {"connector": "softmax", "word_steps": 6, "word_batch": 4, "word_weight"
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """As if the power had gone."""
+    """Stop as a power failure would."""
 
 
 def stopped_after(step: int, recipe: Recipe, out: Path) -> None:
-    """Train, and stop right after that step has been measured."""
+    """Train, and stop right after this step is logged."""
 
     def stop(measured: Any) -> None:
         if measured.step == step:
@@ -40,13 +40,13 @@ def stopped_after(step: int, recipe: Recipe, out: Path) -> None:
 
 
 def assert_same_end(one: Path, two: Path) -> None:
-    """Both trainings measured and learnt the same, to the bit."""
+    """Both runs have equal metrics and weights, bit for bit."""
     assert metrics(one) == metrics(two)
     assert same_bits(weights(one), weights(two))
 
 
 @pytest.mark.parametrize("kill_at", [4, 9], ids=["words", "captions"])
-def test_a_process_that_is_killed_is_resumed_to_the_same_end(world: World, tmp_path: Path, kill_at: int) -> None:
+def test_killed_training_resumes_to_the_same_result(world: World, tmp_path: Path, kill_at: int) -> None:
     changes = {**WORDS, "steps": 40, "checkpoint_every": 3}
     changes |= {"word_steps": 40, "steps": 6} if kill_at == 4 else {}
     recipe, out = world.write_recipe(tmp_path / "recipe.toml", **changes), tmp_path / "killed"
@@ -96,7 +96,7 @@ def test_trained_llm_is_resumed(world: World, tmp_path: Path, train_llm: str) ->
         assert (stopped.llm / file.name).read_bytes() == file.read_bytes()
 
 
-def test_pictures_that_were_skipped_before_the_stop_count(world: World, tmp_path: Path) -> None:
+def test_skips_before_an_interruption_are_counted(world: World, tmp_path: Path) -> None:
     recipe = world.recipe(
         features=None, vision=str(world.vision), data=(str(tmp_path / "data.json"),), images=str(tmp_path),
         checkpoint_every=1,
@@ -110,10 +110,8 @@ def test_pictures_that_were_skipped_before_the_stop_count(world: World, tmp_path
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_an_adapter_whose_save_was_cut_off_is_written_again(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The adapter of a step is saved before the state, so that a training can't go on from a state without it."""
+def test_interrupted_save_is_written_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter is saved before the state, so that no state exists without its adapter."""
     recipe, renamed = world.recipe(keep_adapters=True, checkpoint_every=3), Path.replace
 
     def cut_off(path: Path, target: Path) -> Path:
@@ -148,13 +146,13 @@ def test_second_training_in_a_busy_folder_raises(world: World, tmp_path: Path) -
     assert_same_end(tmp_path / "out", tmp_path / "alone")
 
 
-def test_file_in_the_place_of_the_folder_raises(world: World, tmp_path: Path) -> None:
+def test_output_path_of_a_file_raises(world: World, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(VocabkitError, match="out: can't make this folder"):
         train(world.recipe(), tmp_path / "out")
 
 
-def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path) -> None:
+def test_finished_training_does_nothing(world: World, tmp_path: Path) -> None:
     first = train(world.recipe(), tmp_path)
     before, state = weights(tmp_path), (tmp_path / "state.pt").read_bytes()
     steps: list[Any] = []
@@ -164,7 +162,7 @@ def test_one_that_has_ended_has_nothing_left_to_do(world: World, tmp_path: Path)
     assert (tmp_path / "state.pt").read_bytes() == state
 
 
-def test_other_recipe_in_the_same_folder_raises(world: World, tmp_path: Path) -> None:
+def test_folder_of_another_recipe_raises(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(VocabkitError, match=r"state.pt: the state of a training by another recipe"):
@@ -184,9 +182,7 @@ def test_damaged_state_raises(world: World, tmp_path: Path) -> None:
         train(world.recipe(steps=1), tmp_path)
 
 
-def test_a_training_that_was_stopped_before_its_first_save_starts_afresh_by_any_recipe(
-    world: World, tmp_path: Path
-) -> None:
+def test_training_stopped_before_its_first_save_restarts_with_any_recipe(world: World, tmp_path: Path) -> None:
     stopped_after(2, world.recipe(), tmp_path / "out")
     train(world.recipe(seed=1), tmp_path / "out")
     train(world.recipe(seed=1), tmp_path / "whole")

@@ -32,7 +32,7 @@ def connector(world: World, moved: bool, **options: Any) -> Adapter:
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["adapter", "transferred"])
-def test_losses_and_gradients_at_once_are_those_of_each_alone(world: World, moved: bool) -> None:
+def test_batched_losses_and_gradients_equal_those_of_single_images(world: World, moved: bool) -> None:
     llm, features = load_llm(world.two if moved else world.one), open_features(world.features)
     turns = [Turn("Look: <image>\nThis is", "a dog.")]
     prompt = encode_sample(llm.tokenizer, turns, "completion", features.tokens, longest=1000)

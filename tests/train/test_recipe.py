@@ -29,7 +29,7 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_new_adapter_has_a_softmax_head_that_first_learns_words() -> None:
+def test_new_adapter_gets_a_softmax_head_and_word_steps() -> None:
     plain: dict[str, Any] = {"data": ("a.json",), "llm": "smollm2", "features": "features", "shared": "shared.arrow"}
     assert (Recipe(**plain).connector, Recipe(**plain).steps_on_words) == ("softmax", 1500)
     assert Recipe(**plain, word_steps=7).steps_on_words == 7
@@ -39,7 +39,7 @@ def test_a_new_adapter_has_a_softmax_head_that_first_learns_words() -> None:
     assert Recipe(**plain, adapter="trained", train_adapter=False, train_llm="lora").steps_on_words == 0
 
 
-def test_settings_come_before_the_file(tmp_path: Path) -> None:
+def test_settings_override_the_file(tmp_path: Path) -> None:
     settings = ["steps=5", "llm=gemma3=/models/gemma", 'data=["b.json", "c.json"]', "train_adapter=true", "warmup=0.5"]
     found = read_recipe(written(tmp_path, steps="30"), settings)
     assert (found.steps, found.llm, found.data) == (5, "gemma3=/models/gemma", ("b.json", "c.json"))
@@ -153,7 +153,7 @@ def test_missing_recipe_raises(tmp_path: Path) -> None:
     assert error_of(vocabkit_here(tmp_path, "train", "recipe.toml", "--out", "out")) == "recipe.toml: no such file"
 
 
-def test_the_recipes_in_docs_are_sound() -> None:
+def test_recipes_in_the_docs_are_valid() -> None:
     recipes = list((Path(__file__).parents[2] / "docs" / "examples").glob("recipes/*.toml"))
     for path in recipes:
         read_recipe(path)

@@ -52,7 +52,7 @@ def llm_tensors(source: str) -> dict[str, Tensor]:
     [{}, {"connector": "softmax"}, {"connector": "mlp"}, {**WORDS, "word_weight": 0.5}],
     ids=["linear", "softmax", "mlp", "words"],
 )
-def test_the_caption_loss_falls(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_caption_loss_falls(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
     trained = train(world.recipe(**changes, steps=30), tmp_path)
     losses = curve(tmp_path)
     assert len(losses) == 30
@@ -60,7 +60,7 @@ def test_the_caption_loss_falls(world: World, tmp_path: Path, changes: dict[str,
     assert trained.caption_loss == pytest.approx(losses[-3:].mean().item())
 
 
-def test_word_steps_teach_a_softmax_head_words_before_the_captions(world: World, tmp_path: Path) -> None:
+def test_word_steps_come_before_caption_steps(world: World, tmp_path: Path) -> None:
     train(world.recipe(**WORDS | {"word_steps": 30, "word_learning_rate": 0.02}), tmp_path)
     assert [line["phase"] for line in metrics(tmp_path)] == ["words"] * 30 + ["captions"] * 8
     losses = curve(tmp_path, "word_loss")
@@ -69,9 +69,7 @@ def test_word_steps_teach_a_softmax_head_words_before_the_captions(world: World,
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["adapter", "transferred"])
-def test_the_word_loss_of_an_adapter_is_the_same_with_any_llm_that_knows_its_tokens(
-    world: World, tmp_path: Path, moved: bool
-) -> None:
+def test_word_loss_is_the_same_for_every_llm_with_the_tokens(world: World, tmp_path: Path, moved: bool) -> None:
     """The two LLMs have other ids for the same bytes, and so for the same words of a caption."""
     words: dict[str, Any] = WORDS | {"word_steps": 1, "word_learning_rate": 1e-12, "steps": 0, "epochs": 0}
     first = train(world.recipe(**words), tmp_path / "first")
@@ -85,10 +83,8 @@ def test_the_word_loss_of_an_adapter_is_the_same_with_any_llm_that_knows_its_tok
     assert_close(curve(tmp_path / "second", "word_loss"), curve(tmp_path / "first", "word_loss"))
 
 
-def test_the_adapter_that_is_saved_has_the_loss_that_the_training_ended_with(
-    world: World, linear: Trained, tmp_path: Path
-) -> None:
-    """At a learning rate of nearly nothing, a training that goes on with it shows its losses."""
+def test_saved_adapter_has_the_final_loss(world: World, linear: Trained, tmp_path: Path) -> None:
+    """Losses of an adapter, measured by training it with a negligible learning rate."""
     again = world.recipe(adapter=str(linear.adapter), learning_rate=1e-12, steps=3, batch=12)
     train(again, tmp_path)
     assert curve(tmp_path)[0] < curve(linear.folder)[0]
@@ -96,7 +92,7 @@ def test_the_adapter_that_is_saved_has_the_loss_that_the_training_ended_with(
 
 
 @pytest.mark.parametrize("changes", [{}, {"connector": "mlp"}, WORDS], ids=["linear", "mlp", "words"])
-def test_the_same_recipe_gives_the_same_weights_to_the_bit_and_another_seed_others(
+def test_weights_are_bit_equal_for_one_seed_and_differ_for_another(
     world: World, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
@@ -106,12 +102,12 @@ def test_the_same_recipe_gives_the_same_weights_to_the_bit_and_another_seed_othe
     assert not same_bits(weights(tmp_path / "one"), weights(tmp_path / "three"))
 
 
-def test_micro_batches_change_nothing_but_rounding(world: World, linear: Trained, tmp_path: Path) -> None:
+def test_micro_batches_change_only_rounding(world: World, linear: Trained, tmp_path: Path) -> None:
     train(world.recipe(micro_batch=1), tmp_path)
     assert_close(curve(tmp_path), curve(linear.folder), rtol=1e-4, atol=0)
 
 
-def test_processes_that_load_batches_ahead_change_nothing(world: World, linear: Trained, tmp_path: Path) -> None:
+def test_loader_processes_change_nothing(world: World, linear: Trained, tmp_path: Path) -> None:
     train(world.recipe(workers=1), tmp_path)
     assert same_bits(weights(tmp_path), weights(linear.folder))
 
@@ -122,7 +118,7 @@ def test_bfloat16_ends_close_to_float32_with_weights_of_float32(world: World, li
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}
 
 
-def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
+def test_learning_rate_warms_up_then_follows_a_cosine() -> None:
     rates = [learning_rate(Phase("", 100, 2.0, 1.0, 0.0), step, 0.1) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
     assert rates[10] == 2.0
@@ -134,7 +130,7 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def test_frozen_llm_is_neither_changed_nor_written(world: World, tmp_path: Path) -> None:
+def test_frozen_llm_is_neither_changed_nor_saved(world: World, tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in Path(world.one.removeprefix("one=")).iterdir()}
     trained = train(world.recipe(connector="softmax", start_from_embeddings=True), tmp_path)
     assert trained.llm is None
@@ -145,7 +141,7 @@ def test_frozen_llm_is_neither_changed_nor_written(world: World, tmp_path: Path)
 
 @pytest.mark.parametrize("train_adapter", [True, False])
 @pytest.mark.parametrize("train_llm", ["lora", "full"])
-def test_an_llm_that_is_trained_is_another_and_can_be_loaded(
+def test_trained_llm_changes_and_loads(
     world: World, linear: Trained, tmp_path: Path, train_llm: str, train_adapter: bool
 ) -> None:
     recipe = world.recipe(
@@ -179,9 +175,7 @@ def test_saved_llm_continues_at_the_same_loss(world: World, linear: Trained, tmp
     assert curve(tmp_path / "b")[0] < curve(tmp_path / "a")[-1] * 1.02
 
 
-def test_of_an_llm_whose_embeddings_are_trained_the_visual_tokens_are_made_of_them_as_they_are_now(
-    world: World, linear: Trained
-) -> None:
+def test_visual_tokens_use_embeddings_as_trained_so_far(world: World, linear: Trained) -> None:
     llm = load_llm(world.one)
     llm.model.requires_grad_(True)
     adapter = load_adapter(linear.adapter)
@@ -193,9 +187,7 @@ def test_of_an_llm_whose_embeddings_are_trained_the_visual_tokens_are_made_of_th
     assert_close(lvlm.visual_tokens(features), 2 * before)
 
 
-def test_an_adapter_that_was_transferred_is_tuned_with_its_new_llm(
-    world: World, linear: Trained, tmp_path: Path
-) -> None:
+def test_transferred_adapter_is_tuned_with_its_target_llm(world: World, linear: Trained, tmp_path: Path) -> None:
     adapter = load_adapter(linear.adapter)
     assert isinstance(adapter, LangBridgeAdapter)
     target = open_target(world.two)
@@ -209,7 +201,7 @@ def test_an_adapter_that_was_transferred_is_tuned_with_its_new_llm(
     assert torch.equal(found["embeddings"], transferred.embeddings)
 
 
-def test_an_mlp_has_no_shared_vocabulary(world: World, tmp_path: Path) -> None:
+def test_mlp_has_no_shared_vocabulary(world: World, tmp_path: Path) -> None:
     trained = train(world.recipe(connector="mlp", shared=None), tmp_path)
     adapter = load_adapter(trained.adapter)
     assert isinstance(adapter, MLPProjector)
@@ -237,7 +229,7 @@ def test_adapter_records_its_features_and_rejects_others(world: World, tmp_path:
         train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter)), tmp_path / "other")
 
 
-def test_text_only_samples_train_among_the_others_and_alone(world: World, tmp_path: Path) -> None:
+def test_text_only_samples_train_mixed_or_alone(world: World, tmp_path: Path) -> None:
     records = json.loads(world.data.read_text())
     for record in records[::2]:
         del record["image"]
@@ -272,7 +264,7 @@ def test_broken_pictures_are_skipped_counted_and_named(world: World, tmp_path: P
     assert any("3.png: not an image" in reason for reason in trained.first_skipped)
 
 
-def test_a_picture_too_long_to_be_resized_is_skipped_and_named_as_in_a_cache(world: World, tmp_path: Path) -> None:
+def test_overlong_picture_is_skipped_and_named_as_in_a_cache(world: World, tmp_path: Path) -> None:
     write_data(tmp_path / "data.json")
     Image.new("RGB", (1, 5000)).save(tmp_path / "3.png")
     data = (str(tmp_path / "data.json"),)
@@ -291,7 +283,7 @@ def test_command_lists_skipped_samples(world: World, tmp_path: Path) -> None:
     assert reason.startswith("  2: 2.png: not an image in any of BMP")
 
 
-def test_a_sample_that_is_skipped_twice_in_a_batch_counts_twice_and_is_named_once(world: World, tmp_path: Path) -> None:
+def test_sample_skipped_twice_in_a_batch_counts_twice_and_is_named_once(world: World, tmp_path: Path) -> None:
     write_data(tmp_path / "data.json", repeats=1)
     (tmp_path / "2.png").unlink()
     data = (str(tmp_path / "data.json"),)
@@ -301,7 +293,7 @@ def test_a_sample_that_is_skipped_twice_in_a_batch_counts_twice_and_is_named_onc
     assert [reason.partition(":")[0] for reason in trained.first_skipped] == ["2"]
 
 
-def test_pixels_give_what_cached_features_give(world: World, tmp_path: Path) -> None:
+def test_pixels_train_like_cached_features(world: World, tmp_path: Path) -> None:
     train(world.recipe(), tmp_path / "cached")
     train(world.recipe(features=None, vision=str(world.vision)), tmp_path / "pixels")
     assert_close(curve(tmp_path / "pixels"), curve(tmp_path / "cached"), rtol=0.01, atol=0)
@@ -313,7 +305,7 @@ def test_samples_without_features_are_left_out(world: World, tmp_path: Path) -> 
     assert (trained.samples, trained.left_out, trained.skipped) == (12, 4, 0)
 
 
-def test_where_no_sample_can_be_used_one_of_them_says_why(world: World, tmp_path: Path) -> None:
+def test_no_usable_sample_raises_with_a_reason(world: World, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"none of the 12 samples can be used; .* an image after its first 3"):
         train(world.recipe(max_tokens=3), tmp_path)
 
@@ -321,7 +313,7 @@ def test_where_no_sample_can_be_used_one_of_them_says_why(world: World, tmp_path
 # ---- what is written ---------------------------------------------------------------------------------------------
 
 
-def test_each_step_is_a_line_of_json(world: World, tmp_path: Path) -> None:
+def test_each_step_writes_a_line_of_json(world: World, tmp_path: Path) -> None:
     seen: list[Step] = []
     train(world.recipe(**WORDS), tmp_path, on_step=seen.append)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -332,12 +324,12 @@ def test_each_step_is_a_line_of_json(world: World, tmp_path: Path) -> None:
     assert all(line["samples_per_second"] > 0 and line["gradient_norm"] > 0 for line in lines)
 
 
-def test_the_recipe_is_kept_beside_the_adapter(world: World, linear: Trained) -> None:
+def test_recipe_is_saved_beside_the_adapter(world: World, linear: Trained) -> None:
     content = json.loads((linear.folder / "recipe.json").read_text())
     assert Recipe(**content | {"data": tuple(content["data"])}) == world.recipe()
 
 
-def test_adapters_of_all_saves_are_kept_if_asked_for(world: World, tmp_path: Path) -> None:
+def test_all_saved_adapters_are_kept_on_request(world: World, tmp_path: Path) -> None:
     train(world.recipe(keep_adapters=True, checkpoint_every=3), tmp_path)
     kept = sorted(tmp_path.glob("step-*"))
     assert [path.name for path in kept] == ["step-000003", "step-000006", "step-000008"]
@@ -346,7 +338,7 @@ def test_adapters_of_all_saves_are_kept_if_asked_for(world: World, tmp_path: Pat
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason="tensorboard is not installed")
-def test_a_tracker_gets_the_same_figures(world: World, tmp_path: Path) -> None:
+def test_tracker_gets_the_same_figures(world: World, tmp_path: Path) -> None:
     train(world.recipe(tracker="tensorboard"), tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 

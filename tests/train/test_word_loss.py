@@ -49,9 +49,7 @@ def test_word_loss_matches_the_formula(temperature: float, entropy: float) -> No
 
 
 @pytest.mark.parametrize("block", [1, ROWS * 5, 2**24])
-def test_a_block_of_patches_at_a_time_gives_the_same_loss_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_blocks_of_patches_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
     found, expected = ([part.requires_grad_() for part in operands()] for _ in range(2))
     loss, whole = word_loss(*found, 0.7, WORDS, entropy=0.2), dense(*expected, 0.7, WORDS, 0.2)
@@ -60,7 +58,7 @@ def test_a_block_of_patches_at_a_time_gives_the_same_loss_and_gradients(
 
 
 @pytest.mark.parametrize("block", [ROWS, 2**24])
-def test_its_gradient_is_right(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_gradient_matches_finite_differences(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
 
     def loss(*parts: Tensor) -> Tensor:
@@ -77,7 +75,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("images", [0, IMAGES])
-def test_without_words_it_is_zero_with_gradients_of_zero_for_all_weights(images: int) -> None:
+def test_caption_without_words_has_zero_loss_and_zero_gradients(images: int) -> None:
     hidden, weight, bias = (part.requires_grad_() for part in operands())
     loss = word_loss(hidden[:images], weight, bias, 1.0, [{}] * images)
     assert loss.item() == 0
@@ -94,9 +92,7 @@ def test_large_scores_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("block", [ROWS * 5, 2**24])
-def test_the_scores_of_the_loss_also_give_the_visual_tokens_and_both_their_gradients(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_scores_are_shared_by_word_loss_and_visual_tokens(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
     embeddings = torch.randn(ROWS, 6, dtype=torch.float64)
     found, expected = ([part.requires_grad_() for part in operands()] for _ in range(2))
@@ -110,7 +106,7 @@ def test_the_scores_of_the_loss_also_give_the_visual_tokens_and_both_their_gradi
     assert_close(gradients, torch.autograd.grad(wanted + mixed.sin().sum(), expected))
 
 
-def test_visual_tokens_have_the_dtype_of_the_embeddings_and_no_autocast() -> None:
+def test_visual_tokens_keep_the_dtype_of_the_embeddings_under_autocast() -> None:
     embeddings = torch.randn(ROWS, 6, dtype=torch.bfloat16)
     plain = word_loss_and_tokens(*operands(torch.float32), 1.0, embeddings, WORDS)
     with torch.autocast("cpu", torch.bfloat16):
@@ -135,7 +131,7 @@ def test_rarer_words_weigh_more() -> None:
     assert sum(found.values()) == pytest.approx(1)
 
 
-def test_a_word_that_a_caption_repeats_counts_once() -> None:
+def test_repeated_words_count_once() -> None:
     words = caption_words([100, 100, 100], [101])
     assert words.weights([100, 100, 101]) == pytest.approx({0: 0.5, 1: 0.5})
 
@@ -145,7 +141,7 @@ def test_tokens_outside_the_shared_vocabulary_do_not_count() -> None:
     assert caption_words([100], [101]).weights([5]) == {}
 
 
-def test_a_word_of_every_caption_tells_nothing() -> None:
+def test_word_in_every_caption_has_no_weight() -> None:
     words = caption_words([100, 101], [100, 102])
     assert words.weights([100, 101]) == {1: 1.0}
     assert words.weights([100]) == {}
