@@ -12,7 +12,7 @@ from command_line import error_of, vocabkit_here
 from small_world import World
 
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
-from vocabkit.evaluate import losses as calibration
+from vocabkit.evaluate import calibrate as calibration
 from vocabkit.evaluate.losses import Losses
 from vocabkit.train.train import train
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vocabkit.adapter.mixing.mix import mix
-from vocabkit.train import objective as module
+from vocabkit.train import word_loss as module
 from vocabkit.train.word_loss import CaptionWords, word_loss, word_loss_and_tokens
 
 IMAGES, PATCHES, ROWS, HIDDEN = 3, 4, 11, 5

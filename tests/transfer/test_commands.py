@@ -83,7 +83,7 @@ def test_transfer_is_written_and_passes_check(
     assert "64 rows proven" in capsys.readouterr().out
 
 
-def test_moving_an_adapter_imports_no_pandas_no_compiler_and_not_all_of_pyarrow(here: Path) -> None:
+def test_transfer_imports_no_pandas_no_compiler_and_little_of_pyarrow(here: Path) -> None:
     save_published(langbridge(), here / "mm_projector.bin")
     langbridge().shared.save(here / "shared.arrow")
     for words in (

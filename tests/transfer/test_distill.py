@@ -69,16 +69,14 @@ def test_projector_imitates_the_adapter_on_held_out_pictures(world: World, many:
     assert projector.linear_1.weight.isfinite().all()
 
 
-def test_a_linear_head_wider_than_the_llm_is_imitated(world: World, many: Features) -> None:
+def test_linear_head_wider_than_the_llm_is_imitated(world: World, many: Features) -> None:
     projector, report = distil(moved(world, "linear", hidden=48), many, steps=150)
     assert projector.config.hidden_width == 32
     assert report.relative_error < 0.1
     assert report.warning is None
 
 
-def test_the_first_patch_in_which_a_feature_varies_does_not_outweigh_all_others(
-    world: World, many: Features, tmp_path: Path
-) -> None:
+def test_rarely_varying_feature_does_not_dominate(world: World, many: Features, tmp_path: Path) -> None:
     """Encoders that end in a ReLU have features that are 0 but in a few pictures."""
     writer = FeatureWriter(tmp_path, FeatureInfo(**many.encoder))
     rows = {f"{n}.png": many[f"{n}.png"].clone() for n in range(200)}
@@ -99,11 +97,11 @@ def test_the_first_patch_in_which_a_feature_varies_does_not_outweigh_all_others(
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20])
-def test_any_number_of_steps_will_do(world: World, features: Features, steps: int) -> None:
+def test_any_number_of_steps_works(world: World, features: Features, steps: int) -> None:
     assert distil(moved(world), features, steps=steps)[0].linear_2.weight.isfinite().all()
 
 
-def test_the_error_is_that_of_the_projector_on_the_picture_that_was_held_out(world: World, features: Features) -> None:
+def test_error_is_measured_on_held_out_pictures(world: World, features: Features) -> None:
     """Relative to that of the mean token of the three others, whichever they are."""
     adapter = moved(world)
     projector, report = distil(adapter, features, steps=3)
@@ -125,14 +123,12 @@ def test_equal_pictures_count_once(world: World, many: Features) -> None:
     assert report.pictures + report.held_out == 200
 
 
-def test_keys_choose_pictures(world: World, features: Features) -> None:
+def test_keys_select_pictures(world: World, features: Features) -> None:
     _, report = distil(moved(world), features, keys=["0.png", "1.png"], steps=1)
     assert (report.pictures, report.held_out) == (1, 1)
 
 
-def test_the_same_seed_gives_the_same_projector_and_leaves_the_random_state_alone(
-    world: World, features: Features
-) -> None:
+def test_seed_determines_the_projector_and_leaves_the_random_state_alone(world: World, features: Features) -> None:
     adapter, before = moved(world), torch.get_rng_state()
     first, second, other = (distil(adapter, features, steps=3, seed=seed)[0] for seed in (1, 1, 2))
     assert_same_state(first, second)
@@ -167,7 +163,7 @@ def test_projector_is_as_wide_as_the_llm_and_records_its_source(
     assert "`one`" in card
 
 
-def test_a_fingerprint_is_that_of_the_weights_and_the_config(world: World, tmp_path: Path) -> None:
+def test_fingerprint_covers_weights_and_config(world: World, tmp_path: Path) -> None:
     adapter = moved(world)
     adapter.save(tmp_path / "a.pt")
     loaded, other = LangBridgeAdapter.from_pretrained(tmp_path / "a.pt", kind="transferred"), moved(world, seed=1)
@@ -211,7 +207,7 @@ def test_constant_visual_tokens_raise(world: World, features: Features) -> None:
 DISTIL = ("export", "moved", "--as", "projector")
 
 
-def test_a_distilled_projector_is_validated_and_exported(world: World, tmp_path: Path) -> None:
+def test_distilled_projector_can_be_validated_and_exported(world: World, tmp_path: Path) -> None:
     moved(world).save(tmp_path / "moved")
     cache = ("--features", world.features)
     done = vocabkit_here(
@@ -267,7 +263,7 @@ def test_invalid_destination_raises_before_the_work(world: World, tmp_path: Path
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
-def test_a_transferred_linear_adapter_is_exported_as_transfer_exports_it(world: World, tmp_path: Path) -> None:
+def test_export_equals_that_of_the_transferred_adapter(world: World, tmp_path: Path) -> None:
     moved(world, "linear").save(tmp_path / "moved")
     done = vocabkit_here(tmp_path, "export", "moved", "--as", "mm_projector", "--out", "one.bin")
     assert done.returncode == 0, done.stderr

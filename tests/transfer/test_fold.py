@@ -73,7 +73,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("scale", [1.0, 0.0078])
 @pytest.mark.parametrize("rows", [ROWS, 2 * BLOCK + 7])
 @pytest.mark.parametrize("dtype", EPSILON)
-def test_folded_computes_what_unfolded_computes(dtype: torch.dtype, rows: int, scale: float) -> None:
+def test_folded_projector_equals_the_adapter(dtype: torch.dtype, rows: int, scale: float) -> None:
     module, features = transferred(rows=rows, dtype=dtype, scale=scale), normal(33, VISION, dtype=dtype)
     folded = fold(module)
     expected = exact(module, features)
@@ -93,13 +93,13 @@ def test_each_bias_is_folded_in(bias: str) -> None:
     assert_close(after.detach(), exact(module, features))
 
 
-def test_weights_of_half_precision_lose_only_the_rounding_of_the_result() -> None:
+def test_half_precision_fold_loses_only_the_final_rounding() -> None:
     module, features = transferred(rows=BLOCK + 1, dtype=torch.bfloat16), normal(33, VISION, dtype=torch.float64)
     assert relative_error(fold(module, torch.float64)(features), exact(module, features)) < 1e-14
     assert relative_error(fold(module, torch.float32)(features.float()), exact(module, features)) < 1e-5
 
 
-def test_the_result_has_the_dtype_of_the_embeddings_unless_another_is_asked_for() -> None:
+def test_fold_has_the_dtype_of_the_embeddings_by_default() -> None:
     module = transferred(dtype=torch.bfloat16)
     for layer in (module.linear_1, module.linear_2, module.head):
         layer.float()
@@ -116,7 +116,7 @@ def test_fold_does_not_change_the_adapter() -> None:
     assert_same_state(module, untouched)
 
 
-def test_the_projector_is_described_saved_and_loaded_like_any_other(tmp_path: Path) -> None:
+def test_folded_projector_round_trips(tmp_path: Path) -> None:
     folded = fold(transferred())
     config = folded.config
     assert (config.vision_width, config.hidden_width, config.llm_width, config.llm) == (VISION, HIDDEN, WIDTH, "llama3")
@@ -143,7 +143,7 @@ def test_overflow_raises() -> None:
 
 @pytest.mark.parametrize("dtype", EPSILON)
 @pytest.mark.parametrize("width", [HIDDEN + 1, 64])
-def test_added_hidden_units_are_zero_and_change_nothing(width: int, dtype: torch.dtype) -> None:
+def test_padded_hidden_units_are_zero_and_change_nothing(width: int, dtype: torch.dtype) -> None:
     plain, features = projector(dtype=dtype), normal(33, VISION, dtype=dtype)
     padded = pad_hidden(plain, width)
     hidden = gelu(padded.linear_1(features))
@@ -153,7 +153,7 @@ def test_added_hidden_units_are_zero_and_change_nothing(width: int, dtype: torch
     assert padded.config.hidden_width == width
 
 
-def test_padding_is_exact_to_the_bit_where_sums_are_exact() -> None:
+def test_padding_is_bit_exact_for_exact_sums() -> None:
     plain, hidden = projector(), normal(33, HIDDEN).mul(8).round()
     with torch.no_grad():
         for parameter in plain.linear_2.parameters():
@@ -163,7 +163,7 @@ def test_padding_is_exact_to_the_bit_where_sums_are_exact() -> None:
     assert torch.equal(padded.linear_2(more), plain.linear_2(hidden))
 
 
-def test_padding_keeps_the_weights_to_the_bit() -> None:
+def test_padding_keeps_the_weights_bit_for_bit() -> None:
     plain = projector(dtype=torch.bfloat16)
     padded = pad_hidden(plain, 64)
     assert torch.equal(padded.linear_1.weight[:HIDDEN], plain.linear_1.weight)
@@ -172,12 +172,12 @@ def test_padding_keeps_the_weights_to_the_bit() -> None:
     assert torch.equal(padded.linear_2.bias, plain.linear_2.bias)
 
 
-def test_a_projector_of_that_width_is_left_alone() -> None:
+def test_projector_of_the_right_width_is_unchanged() -> None:
     plain = projector()
     assert_same_state(pad_hidden(plain, HIDDEN), plain)
 
 
-def test_padding_a_wider_hidden_layer_raises() -> None:
+def test_padding_to_a_smaller_width_raises() -> None:
     with pytest.raises(
         VocabkitError, match=r"has 5 units, more than the LLM's width 4.*mmproj.*or projector.*`features`"
     ):

@@ -59,7 +59,7 @@ def refusal(weights: Path, shared: SharedVocabulary, llm: str = "qwen2") -> str:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_the_published_layers_are_taken_bit_for_bit(
+def test_published_layers_are_imported_bit_for_bit(
     tmp_path: Path, shared: SharedVocabulary, prefix: str, dtype: torch.dtype
 ) -> None:
     content = published(prefix, dtype)
@@ -162,7 +162,7 @@ def test_weights_without_their_numbers_raise_under_their_own_key(
 
 
 @pytest.mark.parametrize(("select", "keeps"), [("patch", False), ("cls_patch", True), (None, None)])
-def test_the_features_are_those_that_the_config_beside_the_weights_names(
+def test_features_follow_the_config_beside_the_weights(
     tmp_path: Path, shared: SharedVocabulary, select: str | None, keeps: bool | None
 ) -> None:
     config = {"mm_vision_tower": "openai/clip", "mm_vision_select_layer": -3, "mm_vision_select_feature": select}
@@ -175,17 +175,13 @@ def test_the_features_are_those_that_the_config_beside_the_weights_names(
     assert (told.vision_model, told.vision_layer) == ("mine", -2)
 
 
-def test_a_config_of_another_program_beside_the_weights_does_not_matter(
-    tmp_path: Path, shared: SharedVocabulary
-) -> None:
+def test_config_of_another_program_is_ignored(tmp_path: Path, shared: SharedVocabulary) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": ["clip"], "model_type": "llama"}))
     found = import_published(written(tmp_path, published("mm_projector.")), shared, "qwen2").config
     assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == (None, None, None)
 
 
-def test_an_imported_adapter_computes_what_the_published_module_computes(
-    tmp_path: Path, shared: SharedVocabulary
-) -> None:
+def test_imported_adapter_equals_the_published_module(tmp_path: Path, shared: SharedVocabulary) -> None:
     content = published("mm_projector.")
     module = torch.nn.Sequential(
         torch.nn.Linear(VISION, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, ROWS)
@@ -196,7 +192,7 @@ def test_an_imported_adapter_computes_what_the_published_module_computes(
     torch.testing.assert_close(adapter(features, embeddings), module(features) @ embeddings)
 
 
-def test_an_imported_adapter_is_saved_and_loaded_like_any_other(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_imported_adapter_round_trips(tmp_path: Path, shared: SharedVocabulary) -> None:
     adapter = import_published(written(tmp_path, published("model.mm_projector.", torch.bfloat16)), shared, "qwen2")
     adapter.save(tmp_path / "adapter.pt")
     found = load_adapter(tmp_path / "adapter.pt")
@@ -205,12 +201,12 @@ def test_an_imported_adapter_is_saved_and_loaded_like_any_other(tmp_path: Path, 
     assert found.shared.ids_for("llama3").tolist() == shared.ids_for("llama3").tolist()
 
 
-def test_tensors_of_other_modules_are_left_aside(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_tensors_of_other_modules_are_ignored(tmp_path: Path, shared: SharedVocabulary) -> None:
     content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
     import_published(written(tmp_path, content), shared, "qwen2")
 
 
-def test_a_whole_checkpoint_in_shards_gives_its_projector(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_sharded_checkpoint_gives_its_projector(tmp_path: Path, shared: SharedVocabulary) -> None:
     content = published("model.mm_projector.", torch.bfloat16)
     folder = checkpoint(tmp_path, content)
     adapter = import_published(folder, shared, "qwen2")
@@ -218,7 +214,7 @@ def test_a_whole_checkpoint_in_shards_gives_its_projector(tmp_path: Path, shared
     assert_same_state(import_published(folder / "model.safetensors.index.json", shared, "qwen2"), adapter)
 
 
-def test_shards_without_a_part_of_the_projector_are_not_even_opened(tmp_path: Path, shared: SharedVocabulary) -> None:
+def test_shards_without_projector_tensors_are_not_opened(tmp_path: Path, shared: SharedVocabulary) -> None:
     folder = checkpoint(tmp_path, published("model.mm_projector."))
     (folder / "llm.safetensors").unlink()
     import_published(folder, shared, "qwen2")
@@ -227,7 +223,7 @@ def test_shards_without_a_part_of_the_projector_are_not_even_opened(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "mm_projector.bin"])
-def test_a_folder_with_one_file_gives_its_projector(tmp_path: Path, shared: SharedVocabulary, name: str) -> None:
+def test_folder_with_one_file_gives_its_projector(tmp_path: Path, shared: SharedVocabulary, name: str) -> None:
     content = published("model.mm_projector.") | {"model.embed_tokens.weight": torch.full((3, 3), torch.nan)}
     if name.endswith("safetensors"):
         save_file(content, tmp_path / name)
@@ -267,7 +263,7 @@ def test_export_and_import_round_trip(tmp_path: Path, shared: SharedVocabulary) 
     import_published(tmp_path / "again.bin", shared, "qwen2")
 
 
-def test_a_projector_becomes_llavas_own_file() -> None:
+def test_projector_is_exported_as_llavas_file() -> None:
     module = projector()
     layers = to_published(module)
     assert sorted(layers) == [f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("bias", "weight")]

@@ -20,7 +20,7 @@ from vocabkit.transfer.published import export_mm_projector
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_of_projectors(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_size_of_projectors_is_foreseen(tmp_path: Path, dtype: torch.dtype) -> None:
     ours = projector(dtype=dtype)
     ours.save(tmp_path / "a.pt")
     written = load_adapter(tmp_path / "a.pt").state_dict().values()
@@ -31,7 +31,7 @@ def test_of_projectors(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("family", [clip, siglip])
-def test_of_a_gguf(tmp_path: Path, family: Callable[[Path], Path]) -> None:
+def test_size_of_a_gguf_is_foreseen(tmp_path: Path, family: Callable[[Path], Path]) -> None:
     vision, ours = family(tmp_path / "vision"), projector(hidden=100)
     export_mmproj(ours, vision, tmp_path / "mmproj.gguf")
     written = sum(tensor.n_bytes for tensor in GGUFReader(tmp_path / "mmproj.gguf").tensors)
@@ -40,7 +40,7 @@ def test_of_a_gguf(tmp_path: Path, family: Callable[[Path], Path]) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_of_a_llava_checkpoint(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
+def test_size_of_a_llava_checkpoint_is_foreseen(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
     config = llama(vocab_size=VOCABULARY + 1, tie_word_embeddings=tied)
     vision, source = clip(tmp_path / "vision"), llm(tmp_path / "llm", config, dtype=dtype, shard="40KB")
     export_llava(projector(), vision, source, tmp_path / "out")

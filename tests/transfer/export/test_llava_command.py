@@ -86,7 +86,7 @@ def test_damaged_gguf_raises(here: Path) -> None:
 # ---- the features of its training --------------------------------------------------------------------------------
 
 
-def test_class_tokens_are_kept_if_the_adapter_records_that_it_was_trained_with_them(here: Path) -> None:
+def test_recorded_keep_cls_is_exported(here: Path) -> None:
     write_adapter(here, vision_keep_cls=True)
     done = export(here)
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_unsupported_features_raise_before_the_work(
     assert not (here / "out").exists()
 
 
-def test_unsupported_vision_model_raises_before_the_llm_is_prepared(here: Path) -> None:
+def test_unsupported_vision_model_raises_before_the_llm_is_read(here: Path) -> None:
     projector(here)
     registers(here / "vision")
     (here / "llm.gguf").write_bytes(b"GGUF, or not")
@@ -133,7 +133,7 @@ def projector(here: Path) -> None:
 # ---- LoRA --------------------------------------------------------------------------------------------------------
 
 
-def test_an_llm_with_lora_weights_is_exported_with_these_merged_into_it(here: Path) -> None:
+def test_lora_weights_are_merged_into_the_exported_llm(here: Path) -> None:
     projector(here)
     lora(here / "lora", "mine=llm")
     words = ("export", "projector", "--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
@@ -155,7 +155,7 @@ def test_lora_weights_are_no_target_since_they_have_no_embedding_table(here: Pat
 
 
 @pytest.mark.parametrize("names", [{"a": "a"}, {"a": "b", "b": "x=a"}], ids=["itself", "each other"])
-def test_lora_weights_that_lead_back_to_themselves_raise(here: Path, names: dict[str, str]) -> None:
+def test_lora_weights_naming_themselves_as_base_raise(here: Path, names: dict[str, str]) -> None:
     projector(here)
     for folder, base in names.items():
         (here / folder).mkdir()

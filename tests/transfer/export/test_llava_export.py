@@ -90,9 +90,7 @@ def assert_our_logits(out: ExportedLlava, vision: Path, llm: Path, **features: i
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_without_spare_rows_the_tables_grow_by_a_row_that_is_their_mean(
-    vision: Path, tmp_path: Path, tied: bool
-) -> None:
+def test_tables_without_spare_rows_grow_by_their_mean_row(vision: Path, tmp_path: Path, tied: bool) -> None:
     source = llm(tmp_path / "llm", llama(tie_word_embeddings=tied))
     out = export_llava(projector(), vision, source, tmp_path / "out")
     assert (out.image_token_id, out.added_rows) == (VOCABULARY, 1)
@@ -108,7 +106,7 @@ def test_without_spare_rows_the_tables_grow_by_a_row_that_is_their_mean(
     assert_our_logits(out, vision, source)
 
 
-def test_with_spare_rows_no_row_is_added(vision: Path, tmp_path: Path) -> None:
+def test_spare_row_is_used_if_there_is_one(vision: Path, tmp_path: Path) -> None:
     source = llm(tmp_path / "llm", llama(vocab_size=VOCABULARY + 6))
     out = export_llava(projector(), vision, source, tmp_path / "out")
     assert (out.image_token_id, out.added_rows) == (VOCABULARY, 0)
@@ -121,7 +119,7 @@ def test_with_spare_rows_no_row_is_added(vision: Path, tmp_path: Path) -> None:
     assert_our_logits(out, vision, source)
 
 
-def test_an_image_token_of_the_llm_itself_keeps_its_row_and_is_never_generated(vision: Path, tmp_path: Path) -> None:
+def test_own_image_token_keeps_its_row_and_is_never_generated(vision: Path, tmp_path: Path) -> None:
     source = llm(tmp_path / "llm", llama(vocab_size=VOCABULARY + 1), image_token=True)
     out = export_llava(projector(), vision, source, tmp_path / "out")
     assert (out.image_token_id, out.added_rows) == (VOCABULARY, 0)
@@ -138,7 +136,7 @@ def test_an_image_token_of_the_llm_itself_keeps_its_row_and_is_never_generated(v
 
 
 @pytest.mark.parametrize("shard", ["5GB", 20_000])
-def test_an_llm_in_several_files_keeps_its_files(vision: Path, tmp_path: Path, shard: int | str) -> None:
+def test_sharded_llm_keeps_its_shards(vision: Path, tmp_path: Path, shard: int | str) -> None:
     source = llm(tmp_path / "llm", shard=shard)
     count = len(list(source.glob("*.safetensors")))
     assert (count > 2) is (shard != "5GB")
@@ -162,7 +160,7 @@ def test_torch_save_weights_are_read(vision: Path, small: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_everything_gets_the_dtype_of_the_llm(vision: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_checkpoint_has_the_dtype_of_the_llm(vision: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     source = llm(tmp_path / "llm", dtype=dtype)
     out = export_llava(projector(), vision, source, tmp_path / "out")
     for file in out.folder.glob("*.safetensors"):
@@ -172,7 +170,7 @@ def test_everything_gets_the_dtype_of_the_llm(vision: Path, tmp_path: Path, dtyp
     assert [config["dtype"], config["text_config"]["dtype"], config["vision_config"]["dtype"]] == [name] * 3
 
 
-def test_the_config_of_the_llm_is_the_one_that_its_publisher_wrote(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_config_of_the_llm_is_its_publishers(vision: Path, small: Path, tmp_path: Path) -> None:
     own = config_of(small) | {"rope_theta": 12345.0, "torch_dtype": "float32", "_name_or_path": "/home/someone/llm"}
     own["auto_map"] = {"AutoModel": "code.Model"}
     del own["rope_parameters"]
@@ -186,7 +184,7 @@ def test_the_config_of_the_llm_is_the_one_that_its_publisher_wrote(vision: Path,
     assert_our_logits(out, vision, small)
 
 
-def test_generation_stops_where_the_llm_and_its_tokenizer_say(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_generation_stops_at_every_eos_id(vision: Path, small: Path, tmp_path: Path) -> None:
     own = {"eos_token_id": [3, 4], "temperature": 0.9, "top_p": 0.6, "suppress_tokens": [5]}
     (small / "generation_config.json").write_text(json.dumps(own))
     out = export_llava(projector(), vision, small, tmp_path / "out")
@@ -210,14 +208,14 @@ LIKE_NO_LLAVA: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 @pytest.mark.parametrize("family", LIKE_NO_LLAVA)
-def test_llm_whose_logits_llava_would_not_reproduce_raises(vision: Path, tmp_path: Path, family: str) -> None:
+def test_llm_that_llava_would_not_reproduce_raises(vision: Path, tmp_path: Path, family: str) -> None:
     source = llm(tmp_path / "llm", LIKE_NO_LLAVA[family]())
     with pytest.raises(VocabkitError, match=rf"{source}: a {family} .*Llava checkpoint; export mmproj"):
         export_llava(projector(), vision, source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gemma2_without_soft_capping_is_taken(vision: Path, tmp_path: Path) -> None:
+def test_gemma2_without_soft_capping_is_accepted(vision: Path, tmp_path: Path) -> None:
     config = Gemma2Config(**small_llm() | {"tie_word_embeddings": True}, final_logit_softcapping=None)
     source = llm(tmp_path / "llm", config)
     out = export_llava(projector(), vision, source, tmp_path / "out")
@@ -228,27 +226,27 @@ def test_a_gemma2_without_soft_capping_is_taken(vision: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
-def test_features_of_any_layer(vision: Path, small: Path, tmp_path: Path, layer: int) -> None:
+def test_features_of_any_layer_are_exported(vision: Path, small: Path, tmp_path: Path, layer: int) -> None:
     out = export_llava(projector(), vision, small, tmp_path / "out", feature_layer=layer)
     assert config_of(out.folder)["vision_feature_layer"] == layer
     assert out.image_tokens == PATCHES
     assert_our_logits(out, vision, small, layer=layer)
 
 
-def test_the_class_token_can_be_kept(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_class_token_can_be_kept(vision: Path, small: Path, tmp_path: Path) -> None:
     out = export_llava(projector(), vision, small, tmp_path / "out", keep_cls=True)
     assert out.image_tokens == config_of(out.folder)["image_seq_length"] == PATCHES + 1
     assert_our_logits(out, vision, small, first=0)
 
 
-def test_a_siglip_has_no_class_token_to_drop(small: Path, tmp_path: Path) -> None:
+def test_siglip_has_no_class_token(small: Path, tmp_path: Path) -> None:
     source = siglip(tmp_path / "siglip")
     out = export_llava(projector(), source, small, tmp_path / "out")
     assert out.image_tokens == PATCHES
     assert_our_logits(out, source, small, first=0)
 
 
-def test_the_text_half_of_a_clip_is_left_out(small: Path, tmp_path: Path) -> None:
+def test_text_half_of_a_clip_is_left_out(small: Path, tmp_path: Path) -> None:
     source = whole_clip(tmp_path / "whole")
     out = export_llava(projector(), source, small, tmp_path / "out")
     assert_our_logits(out, source, small)
@@ -269,7 +267,7 @@ def test_buffers_in_old_checkpoints_are_left_out(vision: Path, small: Path, tmp_
     assert not [name for file in out.folder.glob("*.safetensors") for name in load_file(file) if "position_ids" in name]
 
 
-def test_a_vision_model_with_registers_needs_them_kept(small: Path, tmp_path: Path) -> None:
+def test_vision_model_with_registers_needs_keep_cls(small: Path, tmp_path: Path) -> None:
     source = registers(tmp_path / "dino")
     with pytest.raises(VocabkitError, match="has 5 tokens before its patches, but Llava leaves out only one"):
         export_llava(projector(), source, small, tmp_path / "out")
@@ -283,7 +281,7 @@ def test_a_vision_model_with_registers_needs_them_kept(small: Path, tmp_path: Pa
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_holds_what_readers_look_for(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_folder_has_the_files_that_readers_look_for(vision: Path, small: Path, tmp_path: Path) -> None:
     out = export_llava(projector(), vision, small, tmp_path / "out")
     names = {file.name for file in out.folder.iterdir()}
     assert names == {
@@ -297,7 +295,7 @@ def test_the_folder_holds_what_readers_look_for(vision: Path, small: Path, tmp_p
     assert out.padded_units == WIDTH - HIDDEN
 
 
-def test_the_card_is_that_of_a_model_of_transformers(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_card_describes_a_transformers_model(vision: Path, small: Path, tmp_path: Path) -> None:
     module = projector()
     module.config = dataclasses.replace(module.config, vision_model=str(vision))
     out = export_llava(module, vision, small, tmp_path / "out")
@@ -307,7 +305,7 @@ def test_the_card_is_that_of_a_model_of_transformers(vision: Path, small: Path, 
         assert str(tmp_path).encode() not in file.read_bytes()
 
 
-def test_transformers_4_finds_the_names_it_knows(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_config_has_the_names_of_transformers_4(vision: Path, small: Path, tmp_path: Path) -> None:
     out = export_llava(projector(), vision, small, tmp_path / "out")
     processor = json.loads((out.folder / "preprocessor_config.json").read_text())
     tokenizer = json.loads((out.folder / "tokenizer_config.json").read_text())
@@ -351,7 +349,7 @@ def test_full_disk_raises(vision: Path, small: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out")) + list(tmp_path.glob(".*"))
 
 
-def test_the_library_says_nothing(
+def test_export_prints_nothing(
     vision: Path, small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -449,9 +447,7 @@ def test_pickle_that_runs_code_raises(vision: Path, small: Path, tmp_path: Path)
         ("vision/preprocessor_config.json", "AutoImageProcessor"),
     ],
 )
-def test_code_that_comes_with_a_model_is_never_run(
-    vision: Path, small: Path, tmp_path: Path, file: str, entry: str
-) -> None:
+def test_remote_code_is_never_run(vision: Path, small: Path, tmp_path: Path, file: str, entry: str) -> None:
     settings = json.loads((tmp_path / file).read_text())
     for key in ("model_type", "tokenizer_class", "image_processor_type"):
         settings[key] = "TheirOwn" if key in settings else None
@@ -490,7 +486,7 @@ def test_numbers_beyond_the_dtype_of_the_llm_raise(vision: Path, tmp_path: Path)
         export_llava(large, vision, source, tmp_path / "out")
 
 
-def test_a_folder_that_is_there_is_left_alone(vision: Path, small: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_not_replaced(vision: Path, small: Path, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match="vision: already exists"):
         export_llava(projector(), vision, small, vision)
     assert (vision / "preprocessor_config.json").exists()

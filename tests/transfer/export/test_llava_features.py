@@ -21,7 +21,7 @@ from vocabkit.vision.encoder import open_vision
     ("make", "keep_cls"), [(clip, False), (clip, True), (whole_clip, False), (siglip, False)],
     ids=["clip", "clip with class token", "whole clip", "siglip"],
 )  # fmt: skip
-def test_they_are_equal(make: Callable[[Path], Path], keep_cls: bool, layer: int, tmp_path: Path) -> None:
+def test_exported_features_equal_ours(make: Callable[[Path], Path], keep_cls: bool, layer: int, tmp_path: Path) -> None:
     vision = make(tmp_path / "vision")
     out = export_llava(
         projector(), vision, llm(tmp_path / "llm"), tmp_path / "llava", feature_layer=layer, keep_cls=keep_cls

@@ -63,9 +63,7 @@ def prompted(processor: Any, *contents: list[dict[str, str]]) -> Any:
 
 
 @pytest.mark.parametrize("contents", [[ONE], [TWO], [ONE, TWO]], ids=["one image", "two images", "padded batch"])
-def test_logits_are_those_of_our_own_forward(
-    llava: Loaded, exported: ExportedLlava, vision: Path, contents: Any
-) -> None:
+def test_logits_equal_our_own_forward(llava: Loaded, exported: ExportedLlava, vision: Path, contents: Any) -> None:
     model, processor, dtype = llava.model, llava.processor, llava.dtype
     inputs = prompted(processor, *contents).to(dtype)
     assert int((inputs["input_ids"] == exported.image_token_id).sum()) == len(inputs["pixel_values"]) * PATCHES
@@ -83,7 +81,7 @@ def test_logits_are_those_of_our_own_forward(
         assert difference.mean() < 0.005 * expected[attended].float().abs().mean()
 
 
-def test_images_make_a_difference(llava: Loaded) -> None:
+def test_logits_depend_on_the_image(llava: Loaded) -> None:
     model, processor, dtype = llava.model, llava.processor, llava.dtype
     inputs = prompted(processor, ONE).to(dtype)
     with torch.no_grad():
@@ -92,7 +90,7 @@ def test_images_make_a_difference(llava: Loaded) -> None:
         assert not torch.allclose(model(**inputs).logits, logits, rtol=0.01)
 
 
-def test_a_padded_prompt_gives_the_logits_that_it_gives_alone(llava: Loaded) -> None:
+def test_padded_prompt_gives_the_same_logits_as_alone(llava: Loaded) -> None:
     model, processor, dtype = llava.model, llava.processor, llava.dtype
     with torch.no_grad():
         alone = model(**prompted(processor, ONE).to(dtype)).logits[0, -1].float()
@@ -100,7 +98,7 @@ def test_a_padded_prompt_gives_the_logits_that_it_gives_alone(llava: Loaded) -> 
     assert (padded - alone).abs().max() < (1e-4 if dtype == torch.float32 else 0.05) * alone.abs().max()
 
 
-def test_text_alone_gets_the_logits_of_the_llm(llava: Loaded, smollm: Path) -> None:
+def test_text_alone_gives_the_logits_of_the_llm(llava: Loaded, smollm: Path) -> None:
     model, processor = llava.model, llava.processor
     text = "The quick brown fox jumps over"
     inputs = processor(text=text, return_tensors="pt")
@@ -122,7 +120,7 @@ def test_generates_text(llava: Loaded, exported: ExportedLlava) -> None:
     assert not (new == exported.image_token_id).any()
 
 
-def test_a_transferred_adapter_gives_the_same_logits_folded_into_the_checkpoint(
+def test_transferred_adapter_gives_the_same_logits_when_folded_into_the_checkpoint(
     smollm: Path, vision: Path, tmp_path: Path
 ) -> None:
     source, target = resolve("qwen2").vocabulary, resolve("smollm2").vocabulary

@@ -30,14 +30,14 @@ def as_llava_loads_it(path: Path, dtype: torch.dtype) -> nn.Sequential:
 
 @pytest.mark.parametrize("hidden", [HIDDEN, WIDTH])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_llavas_code_loads_it_and_gets_our_visual_tokens(tmp_path: Path, dtype: torch.dtype, hidden: int) -> None:
+def test_llava_code_loads_it_and_gives_our_visual_tokens(tmp_path: Path, dtype: torch.dtype, hidden: int) -> None:
     ours = projector(hidden=hidden, dtype=dtype)
     export_mm_projector(ours, tmp_path / "mm_projector.bin")
     features = torch.randn(9, VISION, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert_close(as_llava_loads_it(tmp_path / "mm_projector.bin", dtype)(features), ours(features))
 
 
-def test_its_keys_are_those_of_llava(tmp_path: Path) -> None:
+def test_keys_are_those_of_llava(tmp_path: Path) -> None:
     export_mm_projector(projector(), tmp_path / "mm_projector.bin")
     found = torch.load(tmp_path / "mm_projector.bin", weights_only=True)
     assert sorted(found) == [f"model.mm_projector.{layer}.{part}" for layer in (0, 2) for part in ("bias", "weight")]
@@ -49,7 +49,7 @@ def test_hidden_layer_wider_than_the_llm_raises(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_can_not_be_written_leaves_the_old_one_and_is_named_in_one_line(tmp_path: Path) -> None:
+def test_unwritable_file_raises_and_keeps_the_old_one(tmp_path: Path) -> None:
     out = tmp_path / "mm_projector.bin"
     export_mm_projector(projector(), out)
     before = out.read_bytes()

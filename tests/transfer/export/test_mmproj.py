@@ -80,7 +80,7 @@ def expected_tensors(family: str, vision: Path) -> dict[str, torch.Tensor]:
 # ---- content -----------------------------------------------------------------------------------------------------
 
 
-def test_every_tensor_is_there_under_the_name_that_clip_cpp_reads(family: str, vision: Path) -> None:
+def test_tensors_have_the_names_that_clip_cpp_reads(family: str, vision: Path) -> None:
     path = exported(vision)
     found, expected = tensors(path), expected_tensors(family, vision)
     assert found.keys() == expected.keys()
@@ -93,7 +93,7 @@ def test_every_tensor_is_there_under_the_name_that_clip_cpp_reads(family: str, v
         assert np.array_equal(found[name], stored.numpy()), name
 
 
-def test_dimensions_are_in_the_order_of_ggml(vision: Path) -> None:
+def test_dimensions_are_in_ggml_order(vision: Path) -> None:
     dims = {tensor.name: tensor.shape.tolist() for tensor in GGUFReader(exported(vision)).tensors}
     assert dims["v.patch_embd.weight"] == [PATCH, PATCH, 3, VISION]
     assert dims["v.blk.0.ffn_up.weight"] == [VISION, 64]
@@ -103,7 +103,7 @@ def test_dimensions_are_in_the_order_of_ggml(vision: Path) -> None:
     assert dims["mm.2.bias"] == [WIDTH]
 
 
-def test_the_keys_are_those_that_clip_cpp_asks_for(family: str, vision: Path) -> None:
+def test_metadata_has_the_keys_that_clip_cpp_reads(family: str, vision: Path) -> None:
     found = keys(exported(vision))
     processor: Any = AutoImageProcessor.from_pretrained(vision)
     assert found.pop("clip.vision.image_mean") == pytest.approx(processor.image_mean)
@@ -129,7 +129,7 @@ def test_the_keys_are_those_that_clip_cpp_asks_for(family: str, vision: Path) ->
 
 
 @pytest.mark.parametrize(("layer", "index"), [(-1, 3), (-2, 2), (-4, 0), (0, 0), (3, 3)])
-def test_the_feature_layer_is_counted_from_the_front(vision: Path, layer: int, index: int) -> None:
+def test_feature_layer_counts_from_the_front(vision: Path, layer: int, index: int) -> None:
     assert keys(exported(vision, feature_layer=layer))["clip.vision.feature_layer"] == [index]
 
 
@@ -185,7 +185,7 @@ def clip_cpp(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
-def test_the_graph_of_clip_cpp_gives_our_visual_tokens(family: str, vision: Path, layer: int) -> None:
+def test_clip_cpp_graph_gives_our_visual_tokens(family: str, vision: Path, layer: int) -> None:
     path = exported(vision, feature_layer=layer)
     processor: Any = AutoImageProcessor.from_pretrained(vision)
     pixels = processor(images(1), return_tensors="pt")["pixel_values"]
@@ -201,7 +201,7 @@ def test_the_graph_of_clip_cpp_gives_our_visual_tokens(family: str, vision: Path
             assert np.abs(found - wrong).max() > 0.1 * spread
 
 
-def test_a_clip_with_exact_gelu_is_close_to_the_approximation(tmp_path: Path) -> None:
+def test_exact_gelu_is_close_to_the_approximation(tmp_path: Path) -> None:
     vision = clip(tmp_path / "vision", hidden_act="gelu")
     path = exported(vision)
     assert keys(path)["clip.use_gelu"] is True
@@ -210,12 +210,12 @@ def test_a_clip_with_exact_gelu_is_close_to_the_approximation(tmp_path: Path) ->
     assert np.abs(clip_cpp(path, pixels[0].numpy()) - expected).max() < 0.02 * expected.std(axis=0).max()
 
 
-def test_the_vision_half_of_a_whole_clip_is_enough(tmp_path: Path) -> None:
+def test_vision_half_of_a_clip_is_enough(tmp_path: Path) -> None:
     path = exported(whole_clip(tmp_path / "vision"))
     assert not [name for name in tensors(path) if not name.startswith(("v.", "mm."))]
 
 
-def test_a_hidden_layer_wider_than_the_llm_is_no_obstacle(tmp_path: Path) -> None:
+def test_hidden_layer_may_be_wider_than_the_llm(tmp_path: Path) -> None:
     export_mmproj(projector(hidden=100), clip(tmp_path / "vision"), tmp_path / "mmproj.gguf")
     assert tensors(tmp_path / "mmproj.gguf")["mm.0.weight"].shape == (100, VISION)
 
@@ -251,7 +251,7 @@ def test_mismatched_parts_raise(tmp_path: Path) -> None:
     assert "no image processor in it" in refused(vision)
 
 
-def test_an_earlier_mmproj_is_replaced_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_earlier_mmproj_is_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     vision, out = clip(tmp_path / "vision"), tmp_path / "mmproj.gguf"
     capfd.readouterr()
     export_mmproj(projector(hidden=100), vision, out)
@@ -265,7 +265,7 @@ def test_an_earlier_mmproj_is_replaced_without_a_word(tmp_path: Path, capfd: pyt
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-def test_a_full_disk_is_told_and_leaves_the_earlier_one(tmp_path: Path, share: float) -> None:
+def test_full_disk_raises_and_keeps_the_earlier_file(tmp_path: Path, share: float) -> None:
     clip(tmp_path / "clip")
     out = tmp_path / "mmproj.gguf"
     export_mmproj(projector(), tmp_path / "clip", out)
@@ -279,7 +279,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_one(tmp_path: Path, share: f
     assert {path.name for path in tmp_path.iterdir()} == {"clip", "mmproj.gguf"}
 
 
-def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
+def test_other_files_are_not_replaced(tmp_path: Path) -> None:
     vision = clip(tmp_path / "vision")
     llm_file = GGUFWriter(tmp_path / "llm.gguf", "llama")
     llm_file.write_header_to_file()

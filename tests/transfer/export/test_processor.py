@@ -74,32 +74,32 @@ def without_template(tmp_path: Path) -> Any:
         ),
     ],
 )
-def test_the_llms_own_template_gets_messages_as_it_knows_them(
+def test_llms_own_template_gets_messages_in_its_format(
     with_template: Any, messages: list[dict[str, Any]], expected: str
 ) -> None:
     assert with_template.apply_chat_template(messages) == expected
     assert with_template.apply_chat_template(messages, add_generation_prompt=True) == expected + "<|assistant|>"
 
 
-def test_plain_text_is_templated_as_by_the_llm_itself(with_template: Any, tmp_path: Path) -> None:
+def test_plain_text_is_templated_like_the_llms(with_template: Any, tmp_path: Path) -> None:
     messages = [user("A?"), {"role": "assistant", "content": "B."}, user("C?")]
     own: Any = AutoTokenizer.from_pretrained(tmp_path / "llm")
     assert with_template.apply_chat_template(messages) == own.apply_chat_template(messages, tokenize=False)
 
 
-def test_other_fields_of_a_message_reach_the_llms_template(tmp_path: Path) -> None:
+def test_extra_message_fields_reach_the_llms_template(tmp_path: Path) -> None:
     template = "{% for message in messages %}{{ message.name }}: {{ message.content }}{% endfor %}"
     message = {**user(IMAGE, said("Hi")), "name": "Ada"}
     assert processor(tmp_path, template).apply_chat_template([message]) == "Ada: <image>\nHi"
 
 
-def test_a_message_without_content_is_left_to_the_llms_template(tmp_path: Path) -> None:
+def test_message_without_content_is_left_to_the_llms_template(tmp_path: Path) -> None:
     template = "{% for message in messages %}{{ message.tool_calls or message.content }};{% endfor %}"
     messages = [user(said("Hi")), {"role": "assistant", "content": None, "tool_calls": "call"}]
     assert processor(tmp_path, template).apply_chat_template(messages) == "Hi;call;"
 
 
-def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+def test_default_of_several_templates_is_used(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     source = llm(tmp_path / "llm")
     tokenizer.chat_template = {"default": CHATML, "tool_use": "{{ 'tools' }}"}
@@ -110,13 +110,13 @@ def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
     assert isinstance(found.chat_template, str)
 
 
-def test_the_tokenizer_has_the_template_too_as_lmms_eval_takes_it_from_there(with_template: Any) -> None:
+def test_tokenizer_has_the_template_too_for_lmms_eval(with_template: Any) -> None:
     messages = [user("<image>\nWhat?")]
     text = with_template.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == "<|system|>Be kind.<|user|><image>\nWhat?<|assistant|>"
 
 
-def test_the_template_shows_the_loop_over_parts_that_vllm_looks_for(with_template: Any) -> None:
+def test_template_has_the_content_loop_that_vllm_detects(with_template: Any) -> None:
     environment = _compile_jinja_template(with_template.chat_template).environment
     loops = environment.parse(with_template.chat_template).find_all(jinja2.nodes.For)
     outer = next(loop for loop in loops if loop.iter == jinja2.nodes.Name("messages", "load"))
@@ -142,14 +142,14 @@ def test_the_template_shows_the_loop_over_parts_that_vllm_looks_for(with_templat
         ),
     ],
 )
-def test_without_a_template_prompts_are_those_of_llava_1_5(
+def test_llm_without_a_template_gets_that_of_llava_1_5(
     without_template: Any, messages: list[dict[str, Any]], expected: str
 ) -> None:
     assert without_template.apply_chat_template(messages) == expected
     assert without_template.apply_chat_template(messages, add_generation_prompt=True) == expected + "ASSISTANT:"
 
 
-def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(tmp_path: Path) -> None:
+def test_bos_is_added_once(tmp_path: Path) -> None:
     found = processor(tmp_path, None, bos=True)
     assert found.apply_chat_template([user("Hi")]) == "<s>USER: Hi "
     ids = found.apply_chat_template([user("Hi")], tokenize=True, return_dict=True)["input_ids"][0]
@@ -160,7 +160,7 @@ def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(
 # ---- tokens ------------------------------------------------------------------------------------------------------
 
 
-def test_each_image_gets_as_many_image_tokens_as_visual_tokens(with_template: Any) -> None:
+def test_each_image_expands_to_its_number_of_visual_tokens(with_template: Any) -> None:
     chats = [[user(IMAGE, said("A?"))], [user(IMAGE, IMAGE, said("B?"))]]
     texts = [with_template.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     one, two, three = images(3)
@@ -169,13 +169,13 @@ def test_each_image_gets_as_many_image_tokens_as_visual_tokens(with_template: An
     assert inputs["pixel_values"].shape == (3, 3, 28, 28)
 
 
-def test_batches_are_padded_on_the_left_also_if_the_llm_had_no_padding_token(with_template: Any) -> None:
+def test_batches_are_left_padded_even_without_a_padding_token(with_template: Any) -> None:
     inputs = with_template(text=["a", "abc"], padding=True, return_tensors="pt")
     assert inputs["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]
     assert inputs["input_ids"][0, 0] == with_template.tokenizer.eos_token_id == 257
 
 
-def test_text_is_cut_as_by_the_llm_itself(with_template: Any, tmp_path: Path) -> None:
+def test_text_is_tokenized_like_the_llms(with_template: Any, tmp_path: Path) -> None:
     own: Any = AutoTokenizer.from_pretrained(tmp_path / "llm")
     for text in ("Zwölf <s> Boxkämpfer</s>", " < image>", "日本語\n"):
         assert with_template.tokenizer(text)["input_ids"] == own(text)["input_ids"]

@@ -16,7 +16,7 @@ from vocabkit.transfer.export.llava import export_llava
 PAGE = Path(__file__).parents[3] / "docs/serving.md"
 
 
-def test_the_checkpoint_answers_as_the_page_shows(smollm: Path, tmp_path: Path) -> None:
+def test_checkpoint_answers_as_the_page_shows(smollm: Path, tmp_path: Path) -> None:
     export_llava(projector(576), clip(tmp_path / "clip"), smollm, tmp_path / "llava-mine")
     images(1)[0].save(tmp_path / "photo.jpg")
     shown = run(tmp_path, code())
@@ -24,7 +24,7 @@ def test_the_checkpoint_answers_as_the_page_shows(smollm: Path, tmp_path: Path) 
     assert "What is in the picture" not in shown
 
 
-def test_a_prompt_begins_once_as_the_page_makes_it(tmp_path: Path) -> None:
+def test_prompt_of_the_page_has_one_bos(tmp_path: Path) -> None:
     template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     export_llava(
         projector(),
