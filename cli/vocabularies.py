@@ -344,6 +344,14 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a map: corpus counts published beside it (JSON, {spelling: count}), for the share of the corpus "
+            "that its rows cover.",
+            show_default=False,
+        ),
+    ] = None,
     shared: Annotated[
         Path | None, typer.Option(help="Of weights: their shared vocabulary, from `import MAP`.", show_default=False)
     ] = None,
@@ -383,10 +391,10 @@ def import_(
             raise VocabkitError(f"{source}: is a map; leave out {given[0]}, which is for weights")
         if not tokenizers:
             raise VocabkitError(f"{source}: is a map; name the tokenizer whose ids it holds, then others")
-        _import_map(source, tokenizers, sister, out, json=json)
+        _import_map(source, tokenizers, sister, counts, out, json=json)
         return
-    if tokenizers or sister:
-        what = "the tokenizers" if tokenizers else "--sister"
+    of_map = {"the tokenizers": tokenizers, "--sister": sister, "--counts": counts}
+    if what := next((name for name, value in of_map.items() if value), None):
         raise VocabkitError(f"{source}: is no map (JSON); leave out {what}, which are for maps")
     if shared is None or llm is None:
         raise VocabkitError(f"{source}: is not a map (JSON); of weights, give --shared and --llm")
@@ -406,20 +414,30 @@ def _is_json(path: Path, *, otherwise: bool) -> bool:
         return otherwise
 
 
-def _import_map(file: Path, tokenizers: list[str], sister: list[str] | None, out: Path | None, *, json: bool) -> None:
+def _import_map(
+    file: Path,
+    tokenizers: list[str],
+    sister: list[str] | None,
+    counts: Path | None,
+    out: Path | None,
+    *,
+    json: bool,
+) -> None:
     from vocabkit.shared.maps import import_map
 
     sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
     found = resolve_all(tokenizers)
     path = out or arrow_file(file.stem)
-    check_output(path, [file, *sisters.values(), *(each.file for each in found)])
+    check_output(path, [file, *sisters.values(), *([counts] if counts else []), *(each.file for each in found)])
     first, *rest = (each.vocabulary for each in found)
-    shared = import_map(file, first, rest, sisters)
+    shared = import_map(file, first, rest, sisters, counts=counts)
     shared.save(path)
     if json:
         show_json(shared_as_json(path, shared))
     else:
         say(f"{path}: all {len(shared):,} rows proven in {', '.join(shared.names)}, {shared.fingerprint}")
+        if shared.selection.mass_kept is not None:
+            say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
 
 
 def audit(

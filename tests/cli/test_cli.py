@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from command_line import error_of, vocabkit_here
-from index_map_files import LLAMA_MAP, QWEN_MAP, written
+from index_map_files import COUNTS, LLAMA_MAP, QWEN_MAP, written
 from tokenizer_files import added_token, bpe_json, write_json
 
 from vocabkit.shared.align import align
@@ -332,6 +332,17 @@ def test_import_map_proves_rows_and_keeps_their_order(tmp_path: Path) -> None:
     assert shared.ids_for("llama3").tolist() == list(LLAMA_MAP.values())
     again = output_of(tmp_path, "import", "qwen.json", "qwen2", "llama3", "--out", "again.arrow")
     assert again == f"again.arrow: all 40 rows proven in qwen2, llama3, {shared.fingerprint}\n"
+
+
+def test_import_map_with_its_counts_reports_the_share_of_the_corpus(tmp_path: Path) -> None:
+    written(tmp_path, dict(list(QWEN_MAP.items())[:3]), "qwen.json")
+    written(tmp_path, COUNTS, "counts.json")
+    words = ("import", "qwen.json", "qwen2", "llama3", "--counts", "counts.json")
+    share = sum(list(COUNTS.values())[:3]) / sum(COUNTS.values())
+    assert f"\n  {share:.2%} of {sum(COUNTS.values()):,} corpus tokens kept\n" in output_of(tmp_path, *words)
+    assert json_of(tmp_path, *words)["selection"]["mass_kept"] == share
+    refused = vocabkit_here(tmp_path, "import", "weights.bin", "--counts", "counts.json")
+    assert "leave out --counts, which are for maps" in error_of(refused)
 
 
 def test_import_map_of_another_tokenizer_raises_and_writes_nothing(tmp_path: Path) -> None:

@@ -123,6 +123,46 @@ def test_corpus_counts_are_recognised(tmp_path: Path, qwen: Vocabulary) -> None:
     assert "holds corpus counts, not ids" in refusal(import_map, rare, qwen)
 
 
+def test_counts_published_beside_a_map_are_kept(tmp_path: Path, qwen: Vocabulary, llama: Vocabulary) -> None:
+    fewer = written(tmp_path, dict(list(QWEN_MAP.items())[::2]))
+    counts = written(tmp_path, COUNTS, "sub_llava.json")
+    shared = import_map(fewer, qwen, [llama], counts=counts)
+    assert shared.counts is not None
+    assert shared.counts.tolist() == list(COUNTS.values())[::2]
+    total = sum(COUNTS.values())
+    selection = shared.selection
+    assert (selection.order, selection.corpus, selection.corpus_tokens) == ("map", "sub_llava.json", total)
+    assert selection.mass_kept == shared.counts.sum() / total
+    shared.save(tmp_path / "shared.arrow")
+    assert open_shared(tmp_path / "shared.arrow").selection == selection
+    without = import_map(fewer, qwen, [llama])
+    assert without.counts is None
+    assert shared.ids_for("qwen2").tolist() == without.ids_for("qwen2").tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (dict(list(COUNTS.items())[2:]), "has no counts of 2 of the 40 rows of map.json: row 0 'Ġthe'; row 1 ','"),
+        (QWEN_MAP, "holds ids of qwen2, not counts"),
+        (LLAMA_MAP, "holds ids of llama3, not counts"),
+        (RANKED_LLAMA_MAP, "holds ids of llama3, not counts"),
+        ({"Ġthe": [3, 2]}, "'Ġthe' has a list or object for a count"),
+        ({**COUNTS, ",": -1}, "',' has -1 for a count; counts are integers from 0"),
+        (dict.fromkeys(COUNTS, 0), "its counts sum to 0"),
+        (dict.fromkeys(COUNTS, 2**62), "its counts sum to 18446"),
+        ([3, 1], "entry 0 of the list"),
+    ],
+)
+def test_counts_of_something_else_raise(
+    tmp_path: Path, qwen: Vocabulary, llama: Vocabulary, content: Any, words: str
+) -> None:
+    path, counts = written(tmp_path, QWEN_MAP), written(tmp_path, content, "counts.json")
+    message = refusal(import_map, path, qwen, [llama], counts=counts)
+    assert message.startswith(str(counts))
+    assert words in message
+
+
 def test_few_or_rising_values_are_not_taken_for_counts(tmp_path: Path, qwen: Vocabulary) -> None:
     for content in ({"Ġthe": 10**9, ",": 5}, {"Ġthe": 1, ",": 2, "Ġa": 3, "Ġof": 4, ".": 10**9}):
         assert "rows are not qwen2's tokens" in refusal(import_map, written(tmp_path, content), qwen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -69,12 +70,13 @@ def keyed_rows(path: Path, value: list[Any] | tuple[tuple[str, Any], ...]) -> li
     return rows
 
 
-def checked_ids(path: Path, rows: list[tuple[str, Any]]) -> list[tuple[str, int]]:
-    """`rows` if each value is an integer from 0, VocabkitError if not."""
+def checked_ids(path: Path, rows: list[tuple[str, Any]], what: str = "id") -> list[tuple[str, int]]:
+    """`rows` if each value is an integer from 0, VocabkitError if not. Messages call it `what`."""
     for key, value in rows:
         if type(value) is not int or not 0 <= value <= _MAX_INT:
+            article = "an" if what == "id" else "a"
             shown = "a list or object" if isinstance(value, list | tuple) else json.dumps(value)[:60]
-            raise VocabkitError(f"{path}: {quote(key)} has {shown} for an id; ids are integers from 0")
+            raise VocabkitError(f"{path}: {quote(key)} has {shown} for {article} {what}; {what}s are integers from 0")
     return rows
 
 
@@ -113,6 +115,8 @@ def import_map(
     owner: Vocabulary,
     others: Sequence[Vocabulary] = (),
     sister_maps: Mapping[str, str | Path] = MappingProxyType({}),
+    *,
+    counts: str | Path | None = None,
 ) -> SharedVocabulary:
     """Turn an index map into a shared vocabulary with the same rows, after proving each of them.
 
@@ -125,10 +129,13 @@ def import_map(
         others: more tokenizers; each must have every row.
         sister_maps: name of one of `others` -> the map published for it, which must hold the same tokens row by
             row.
+        counts: corpus counts published beside the map, {spelling: count}, spelled alike. Tokens that are no rows count
+            towards the size of the corpus only.
 
     Raises:
         VocabkitError: as `read_map`; rows that are not `owner`'s tokens (the first are listed), counts instead
-            of ids, two rows with the same bytes, a tokenizer that lacks rows or is given twice, a different sister map.
+            of ids, two rows with the same bytes, a tokenizer that lacks rows or is given twice, a different sister map,
+            counts that lack rows or are ids.
     """
     named = {other.name: other for other in others}
     for name in sister_maps.keys() - named.keys():
@@ -147,7 +154,7 @@ def import_map(
         _refuse_missing(path, rows, shared, other.name)
     for name, sister in sister_maps.items():
         _refuse_different(path, Path(sister), shared, named[name])
-    return shared
+    return shared if counts is None else _with_counts(path, rows, shared, Path(counts), [owner, *others])
 
 
 def _from_plain(pieces: Sequence[str]) -> pa.Array:
@@ -225,6 +232,38 @@ def _refuse_counts(path: Path, rows: Sequence[tuple[str, int]], owner: Vocabular
             f"{wrong} of {len(values)} are not {owner.name}'s ids for these tokens; give a map of ids, or count "
             "a corpus yourself with `vocabkit build-shared --rank-by CORPUS`"
         )
+
+
+def _with_counts(
+    path: Path,
+    rows: Sequence[tuple[str, int]],
+    shared: SharedVocabulary,
+    file: Path,
+    tokenizers: Sequence[Vocabulary],
+) -> SharedVocabulary:
+    """`shared` with the counts in `file`, looked up by the spellings of its rows."""
+    counted = checked_ids(file, keyed_rows(file, read_json(file)), "count")
+    owner = next((each.name for each in tokenizers if best_alphabet(counted, each)[1].all()), None)
+    if owner is not None:
+        raise VocabkitError(
+            f"{file}: holds ids of {owner}, not counts; give the file of counts, such as sub_llava_….json"
+        )
+    by_spelling = dict(counted)
+    missing = np.flatnonzero([spelling not in by_spelling for spelling, _ in rows])
+    if len(missing):
+        listed = _listed(missing, lambda row: f"row {row} {quote(rows[row][0])}")
+        raise VocabkitError(
+            f"{file}: has no counts of {len(missing)} of the {len(rows)} rows of {path.name}: {listed}; give the "
+            "counts that the map was made from"
+        )
+    counts = np.array([by_spelling[spelling] for spelling, _ in rows], np.int64)
+    total = sum(by_spelling.values())
+    if not 0 < total <= _MAX_INT:
+        raise VocabkitError(f"{file}: its counts sum to {total}; no corpus has so many tokens")
+    selection = dataclasses.replace(
+        shared.selection, corpus=file.name, corpus_tokens=total, mass_kept=sum(counts.tolist()) / total
+    )
+    return dataclasses.replace(shared.with_counts(counts), selection=selection)
 
 
 def _refuse_missing(path: Path, rows: Sequence[tuple[str, int]], shared: SharedVocabulary, name: str) -> None:
