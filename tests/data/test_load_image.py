@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_pictures import LIKE_TRANSFORMERS, ORIENTATIONS, SIXTEEN_BIT_GREY, scene, sixteen_bits, turned, written
 from picture_files import encoded
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
@@ -51,6 +54,69 @@ def test_every_pixel_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 3)).save(tmp_path / "a.png")
     picture = load_image(Picture("a", tmp_path / "a.png"))
     assert (picture.mode, picture.size) == ("RGB", (4, 3))
+
+
+def opened(content: bytes) -> Image.Image:
+    return load_image(Picture("a", content))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned(orientation))))
+    picture = opened(turned(orientation))
+    assert picture.size == ((60, 40) if orientation < 5 else (40, 60))
+    assert picture.tobytes() == upright.tobytes()
+
+
+def test_damaged_exif_turns_nothing() -> None:
+    content = written(scene(), "JPEG", exif=b"Exif\0\0" + bytes(range(40)))
+    assert opened(content).tobytes() == opened(written(scene(), "JPEG")).tobytes()
+
+
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "rgba.tiff", "grey-alpha.png"])
+def test_transparency_is_laid_over_white(name: str) -> None:
+    picture = np.asarray(opened(LIKE_TRANSFORMERS[name]())).astype(int)
+    colours = np.asarray(scene().convert("L" if "grey" in name else "RGB").convert("RGB")).astype(int)
+    assert np.abs(picture[:, :20] - colours[:, :20]).max() <= 1
+    assert np.abs(picture[:, 20:40] - (colours[:, 20:40] + 255) / 2).max() <= 1.5
+    assert (picture[:, 40:] == 255).all()  # the hidden colours are gone
+
+
+@pytest.mark.parametrize("name", ["palette-alpha.png", "palette-key.gif", "grey-key.png", "colour-key.png"])
+def test_transparency_of_a_palette_or_one_colour_is_laid_over_white(name: str) -> None:
+    content = LIKE_TRANSFORMERS[name]()
+    alpha = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))[..., 3]
+    assert (alpha == 0).any()
+    assert (np.asarray(opened(content))[alpha == 0] == 255).all()
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BIT_GREY)
+def test_16_bit_greys_keep_their_high_byte(name: str) -> None:
+    assert np.array_equal(np.asarray(opened(SIXTEEN_BIT_GREY[name]()))[..., 0], sixteen_bits() >> 8)
+
+
+def test_transparent_16_bit_grey_becomes_white() -> None:
+    values = np.array([[1000, 2000]], dtype=np.uint16)
+    assert list(np.asarray(opened(written(Image.fromarray(values), "PNG", transparency=1000)))[0, :, 0]) == [255, 7]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(np.float32([[0.5]]), "float pixels"), (np.int32([[65536]]), "32-bit pixels"), (np.int32([[-1]]), "32-bit")],
+)
+def test_pixels_without_a_known_white_raise(values: np.ndarray, words: str) -> None:
+    assert words in refusal(written(Image.fromarray(values), "TIFF"))
+
+
+def test_inverted_cmyk_of_adobe_has_the_right_colours() -> None:
+    picture = opened(written(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    assert max(abs(a - b) for a, b in zip(picture.getpixel((8, 8)), (255, 0, 0), strict=True)) < 4
+
+
+@pytest.mark.parametrize("name", [name for name in LIKE_TRANSFORMERS if name.startswith("animated")])
+def test_first_frame_of_an_animation_counts(name: str) -> None:
+    difference = np.asarray(opened(LIKE_TRANSFORMERS[name]())).astype(int) - np.asarray(scene())
+    assert np.abs(difference).mean() < 8  # the second frame is blue
 
 
 def test_missing_image_raises(tmp_path: Path) -> None:

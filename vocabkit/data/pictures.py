@@ -12,18 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import is_text
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Transpose
 
 
 _Item = TypeVar("_Item")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of photographs. Pillow reads others, and one of them starts a program (EPS)."""
+
+PICTURE_RULES = "upright, over white, 8 bits"
+"""What `load_image` does, as text: other text, other features."""
 
 
 class ImageFolder:
@@ -59,10 +64,10 @@ class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
 
 
 def load_image(picture: Picture) -> Image:
-    """Load a picture as RGB; the first frame of an animation. As in LLaVA, transparency and EXIF rotation are ignored.
+    """Load a picture as 8-bit RGB, upright, by the rules of docs/formats.md: every command sees the same pixels.
 
-    Raises BrokenImage, naming the picture: missing, truncated, damaged, not in a usual raster format, or with more
-    pixels than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
+    Raises BrokenImage, naming the picture: missing, truncated, damaged, not in a usual raster format, with pixels
+    whose white is unknown, or with more of them than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
         source = picture.source
@@ -82,7 +87,7 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
             # Pillow only warns, and warning filters are shared by all threads
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
-            return image.convert("RGB")
+            return _rgb(name, image)
     except VocabkitError:
         raise
     except UnidentifiedImageError as error:
@@ -91,6 +96,58 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
+
+
+def _rgb(name: str, image: Image) -> Image:
+    """The first frame as upright RGB, over white: what transformers makes of it, but for 16-bit pixels."""
+    from PIL import Image as pillow  # noqa: N813 - its class has the same name
+
+    image.load()
+    if (turn := _turns().get(_orientation(image))) is not None:
+        image = image.transpose(turn)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _eight_bits(name, image)
+    if image.mode == "F":
+        raise VocabkitError(f"{name}: has float pixels, whose white is unknown; save it with 8 or 16 bits")
+    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _turns() -> dict[int, Transpose]:
+    """EXIF orientation -> what makes the picture upright. Source: EXIF 2.3, tag 274, as in Pillow's exif_transpose."""
+    from PIL.Image import Transpose
+
+    return {
+        2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+    }  # fmt: skip
+
+
+def _orientation(image: Image) -> int:
+    """The EXIF orientation; 1, upright, if there is none.
+
+    Not Pillow's exif_transpose, which writes the other tags again and fails on those of some cameras.
+    """
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF raises many kinds, and the picture is whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _eight_bits(name: str, image: Image) -> Image:
+    """16-bit grey -> its high byte, as Pillow does with 16-bit colours; it would clip greys at 255, all but black."""
+    from PIL import Image as pillow  # noqa: N813
+
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise VocabkitError(f"{name}: has 32-bit pixels, whose white is unknown; save it with 8 or 16 bits")
+    grey = (values >> 8).astype(np.uint8)
+    if isinstance(key := image.info.get("transparency"), int):
+        grey[values == key] = 255
+    return pillow.fromarray(grey)
 
 
 def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:

@@ -17,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from vocabkit.adapter.model import Adapter
 from vocabkit.adapter.partners import EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
-from vocabkit.data.pictures import BrokenImage, load_image
+from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
@@ -70,7 +70,8 @@ class VisionEncoder:
             raise VocabkitError(
                 f"`pool` {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give 1x1 to {rows}x{columns}"
             )
-        fingerprint = hash_tensors(model.preparation.encode(), model.weights())  # before weights are converted
+        preparation = f"{PICTURE_RULES}; {model.preparation}"
+        fingerprint = hash_tensors(preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._model, self._device, self._dtype = model, device, dtype
         self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens

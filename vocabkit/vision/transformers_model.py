@@ -116,9 +116,12 @@ def hidden_states(vision: Path, config: PreTrainedConfig, layer: int, size: tupl
 
 
 def image_processor(vision: Path) -> Any:
-    """Load the image processor in the folder. Raises VocabkitError: there is none."""
+    """Load the image processor in the folder. Raises VocabkitError: there is none.
+
+    Always Pillow's: torchvision's, which transformers prefers where it is installed, resizes to slightly other pixels.
+    """
     try:
-        return AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
+        return AutoImageProcessor.from_pretrained(vision, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise VocabkitError(f"{vision}: no image processor in it (preprocessor_config.json)") from error
 

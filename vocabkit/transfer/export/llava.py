@@ -289,6 +289,7 @@ def build_processor(
         chat_template=tokenizer.chat_template,
         image_token=IMAGE_TOKEN,
     )
+    processor.image_processor.do_convert_rgb = True  # SigLIP's leaves transparent and grey pictures as they are
     height, width = pixel_size(vision, config, processor.image_processor)
     if (height, width) != (config.image_size, config.image_size):
         raise VocabkitError(
