@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_page, write_page
+from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_page, page_origin, write_page
 from .show import note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
@@ -199,7 +199,14 @@ def check_adapter(
 
         measured = None if validation is None else read_validation(validation)
         proof = check_transfer(moved, original, target, features=features)
-        write_page(html, transfer_page(proof, preflight_of(proof, moved, original, target), measured))
+        origin = page_origin(
+            {
+                "transferred adapter": moved.fingerprint(),
+                "adapter": original.fingerprint(),
+                target.vocabulary.name: target.vocabulary.fingerprint,
+            }
+        )
+        write_page(html, transfer_page(proof, preflight_of(proof, moved, original, target), origin, measured))
     if json:
         show_json({**vars(proof), "passed": proof.passed})
     else:

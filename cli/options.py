@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ import typer
 from .show import note
 
 if TYPE_CHECKING:
+    from vocabkit.report.html.page import Origin
     from vocabkit.tokenizer.catalog import Resolved
 
 TOKENIZER = (
@@ -129,6 +132,13 @@ def check_page(path: Path | None, inputs: Iterable[Path]) -> None:
         import vocabkit.report.html.page  # noqa: F401
 
         check_output(path, inputs)
+
+
+def page_origin(sources: Mapping[str, str]) -> Origin:
+    """For the footer of a page: the command, and fingerprints of its inputs by name."""
+    from vocabkit.report.html.page import Origin
+
+    return Origin(shlex.join(["vocabkit", *sys.argv[1:]]), sources)
 
 
 def write_page(path: Path, page: str) -> None:

@@ -19,6 +19,7 @@ from .options import (
     Vision,
     check_page,
     grid_size,
+    page_origin,
     write_page,
 )
 from .show import note_broken, say, show, show_json, show_progress
@@ -172,7 +173,8 @@ def interpret(
     if html is not None:
         from vocabkit.report.html.interpretation import interpretation_page, picture_uri
 
-        write_page(html, interpretation_page(found, [picture_uri(image) for image in found.images]))
+        uris = [picture_uri(image) for image in found.images]
+        write_page(html, interpretation_page(found, uris, page_origin({})))
     if json:
         show_json(found)
         return

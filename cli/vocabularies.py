@@ -19,6 +19,7 @@ from .options import (
     check_output,
     check_page,
     named_paths,
+    page_origin,
     resolve_all,
     resolve_one,
     write_page,
@@ -282,7 +283,10 @@ def overlap(
     if html is not None:
         from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
 
-        write_page(html, overlap_page(report, token_table(vocabularies), string_matching(vocabularies)))
+        # of more than two, `audit` says it sooner pair by pair
+        matching = string_matching(vocabularies) if len(vocabularies) == 2 else None
+        origin = page_origin({each.name: each.fingerprint for each in vocabularies})
+        write_page(html, overlap_page(report, token_table(vocabularies), matching, origin))
 
 
 def explain(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from vocabularies import text_vocabulary
 
+from vocabkit.report.html.page import Origin
 from vocabkit.shared.overlap import overlap
+from vocabkit.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -28,17 +30,22 @@ HOSTILE = [
 SPECIAL_ROW = 20
 """Of the head: it stands for a role."""
 NAMES = ("<b>one</b>", "two & three")
+ORIGIN = Origin("vocabkit command '<b>of</b> this page'", {"<b>source</b>": "sha256:0123"})
 
 
 def overlap_file(folder: Path) -> Path:
     """Two tokenizers of which one has every hostile token, with aliases, and the other every second."""
-    from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
-
     plain = [f"word{number}".encode() for number in range(200)]
     first = text_vocabulary(NAMES[0], *HOSTILE, *plain, b" a", notes=("a <b>note</b>",))
     second = text_vocabulary(NAMES[1], *plain[::-1], *HOSTILE[::2], b"only here")
-    page = overlap_page(overlap([first, second]), token_table([first, second]), string_matching([first, second]))
-    return written(folder / "overlap.html", page)
+    return written(folder / "overlap.html", overlap_page_of([first, second]))
+
+
+def overlap_page_of(pair: list[Vocabulary]) -> str:
+    """The page of two vocabularies."""
+    from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
+
+    return overlap_page(overlap(pair), token_table(pair), string_matching(pair), ORIGIN)
 
 
 def transfer_file(folder: Path) -> Path:
@@ -71,7 +78,9 @@ def transfer_file(folder: Path) -> Path:
     )
     shares = [Share(value, value - 0.1, value + 0.1, 60) for value in (0.4, 0.8, 0.7, 0.5, 0.8)]
     answers = {"transferred": Answers(*shares, None)}
-    page = transfer_page(Proof(NAMES[1], 95, checks, ()), preflight, {"held <b>out</b>": Result(validation, answers)})
+    page = transfer_page(
+        Proof(NAMES[1], 95, checks, ()), preflight, ORIGIN, {"held <b>out</b>": Result(validation, answers)}
+    )
     return written(folder / "transfer.html", page)
 
 
@@ -129,7 +138,9 @@ def interpretation_file(
         tokens={llm: {i: Token(token, "text") for i, token in enumerate(tokens)} for llm in llms},
         rows={llm: dict(enumerate(tokens)) | {SPECIAL_ROW: b""} for llm in llms},
     )
-    return written(folder / "interpretation.html", interpretation_page(found, [picture_uri(info) for info in infos]))
+    return written(
+        folder / "interpretation.html", interpretation_page(found, [picture_uri(info) for info in infos], ORIGIN)
+    )
 
 
 def written(path: Path, page: str) -> Path:

@@ -16,7 +16,7 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from vocabkit.report.html import interpretation
-from vocabkit.report.html.page import spelled
+from vocabkit.report.layout import spelled
 
 SIDE = 4
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import vocabkit_here
-from pages import HOSTILE, NAMES, PHONE, Open, overlap_file, written
+from pages import HOSTILE, NAMES, PHONE, Open, overlap_file, overlap_page_of, written
 from vocabularies import text_vocabulary
 
 pytest.importorskip("jinja2")
 
-from vocabkit.report.html.overlap import overlap_page, string_matching, table_data, token_table
-from vocabkit.report.html.page import pack, spelled, token
-from vocabkit.shared.overlap import overlap
+from vocabkit.report.html.overlap import token_table
+from vocabkit.report.html.page import token
+from vocabkit.report.layout import spelled
 from vocabkit.tokenizer.catalog import catalog, resolve
 
 
@@ -54,7 +54,7 @@ def test_search_covers_whole_real_tokenizers(visit: Open, real: Path) -> None:
 @pytest.mark.parametrize(("sort", "count"), [("shared", "109,566"), ("only:0", "42,077"), ("only:1", "18,434")])
 def test_filters_count_like_the_report(visit: Open, real: Path, sort: str, count: str) -> None:
     page = visit(real)
-    page.select_option("[name=sort]", sort)
+    page.select_option("[name=filter]", sort)
     assert found(page) == f"50 of {count} tokens"
     label = page.inner_text(f"option[value='{sort}']")
     assert f"({count})" in label
@@ -62,7 +62,7 @@ def test_filters_count_like_the_report(visit: Open, real: Path, sort: str, count
 
 def test_aliases_are_beside_their_id(visit: Open, small: Path) -> None:
     page = visit(small)
-    page.select_option("[name=sort]", "aliased")
+    page.select_option("[name=filter]", "aliased")
     assert found(page) == "1 token"
     assert page.inner_text("#rows tr").split("\t")[1] == f"{HOSTILE.index(b' a')} = {len(HOSTILE) + 200}"
 
@@ -133,7 +133,7 @@ def test_page_works_by_keyboard(visit: Open, small: Path) -> None:
     assert page.locator("#rows .token").all_text_contents() == ["only here"]
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
-    assert page.input_value("[name=sort]") == "shared"
+    assert page.input_value("[name=filter]") == "shared"
     assert page.inner_text("#found") == "no token"
 
 
@@ -147,26 +147,36 @@ def test_a_wide_table_scrolls_by_keys(visit: Open, small: Path) -> None:
     assert page.evaluate("window.scrolled") > 0
 
 
-def test_full_table_says_what_it_leaves_out(visit: Open, tmp_path: Path) -> None:
-    words = [f"word{number}".encode() for number in range(300)]
-    pair = [text_vocabulary("a", *words[:200]), text_vocabulary("b", *words[100:])]
-    table = token_table(pair, max_bytes=len(pack(table_data(token_table(pair)))) - 1)
-    assert 0 < table.left_out < 200
-    assert set(words[100:200]) <= set(table.tokens), "shared ones stay"
-    page = visit(written(tmp_path / "page.html", overlap_page(overlap(pair), table, string_matching(pair))))
-    assert found(page) == f"50 of {300 - table.left_out} tokens"
-    assert f"{table.left_out} tokens are left out" in page.inner_text("main")
+def test_table_is_ordered_by_id_text_or_length(visit: Open, tmp_path: Path) -> None:
+    pair = [text_vocabulary("a", b"pear", b"fig", b"a long one"), text_vocabulary("b", b"apple", b"fig", b"pear")]
+    page = visit(written(tmp_path / "page.html", overlap_page_of(pair)))
+    orders = {"0": "pear fig a␣long␣one apple", "1": "apple fig pear a␣long␣one", "text": "a␣long␣one apple fig pear"}
+    for value, wanted in {**orders, "length": "a␣long␣one apple pear fig"}.items():
+        page.select_option("[name=order]", value)
+        shown = page.locator("#rows .token").all_text_contents()
+        assert " ".join(token.replace(" ", "␣") for token in shown) == wanted
 
 
-def test_a_page_of_the_largest_tokenizers_stays_below_two_megabytes(visit: Open, tmp_path: Path) -> None:
+def test_found_tokens_are_downloaded_as_csv(visit: Open, tmp_path: Path) -> None:
+    pair = [text_vocabulary("a", b'a "quoted", token', b"fig"), text_vocabulary("b", b"fig", b"pear")]
+    page = visit(written(tmp_path / "page.html", overlap_page_of(pair)))
+    page.fill("[name=text]", "i")
+    with page.expect_download() as started:
+        page.click("#download")
+    assert started.value.suggested_filename == "tokens.csv"
+    assert started.value.path().read_bytes() == b'token,"a","b"\r\n"fig",1,0\r\n'
+    page.fill("[name=text]", "quoted")
+    with page.expect_download() as started:
+        page.click("#download")
+    assert b'"a ""quoted"", token",0,\r\n' in started.value.path().read_bytes()
+
+
+def test_page_of_the_largest_tokenizers_has_every_token(visit: Open, tmp_path: Path) -> None:
     every = {entry.snapshot: resolve(name).vocabulary for name, entry in catalog().items()}
     pair = sorted(every.values(), key=len)[-2:]
     table = token_table(pair)
-    shared = set(pair[0].tokens.to_pylist()) & set(pair[1].tokens.to_pylist())
-    assert int((table.ids >= 0).all(axis=0).sum()) > 0.9 * len(shared)
-    file = written(tmp_path / "page.html", overlap_page(overlap(pair), table, string_matching(pair)))
-    assert file.stat().st_size < 2e6
-    page = visit(file)
+    page = visit(written(tmp_path / "page.html", overlap_page_of(pair)))
+    assert f"of {len(table.tokens):,} tokens" in found(page)
     for row in np.random.default_rng(0).choice(len(table.tokens), 10, replace=False).tolist():
         at = int(table.ids[:, row].argmax())
         own = [str(number) if number >= 0 else "–" for number in table.ids[:, row].tolist()]

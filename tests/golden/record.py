@@ -20,7 +20,13 @@ from __future__ import annotations
 import os
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default"}
-os.environ |= {"ONEDNN_MAX_CPU_ISA": "SSE41", "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}
+os.environ |= {
+    "SOURCE_DATE_EPOCH": "0",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "100",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 import argparse
 import contextlib

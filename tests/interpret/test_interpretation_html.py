@@ -20,6 +20,7 @@ pytest.importorskip("jinja2")
 
 from vocabkit.interpret.results import Interpretation
 from vocabkit.report.html.interpretation import interpretation_page, picture_uri
+from vocabkit.report.html.page import Origin
 
 
 def page_of(world: World, folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
@@ -71,7 +72,7 @@ def test_page_names_pictures_that_are_left_out(world: World, tmp_path: Path) -> 
 
 
 def test_page_of_ten_scenes_in_two_llms_is_below_two_megabytes(shipped: Interpretation) -> None:
-    page = interpretation_page(shipped, [picture_uri(image) for image in shipped.images])
+    page = interpretation_page(shipped, [picture_uri(image) for image in shipped.images], Origin("vocabkit", {}))
     assert page.count("data:image/jpeg") == 10
     assert len(page.encode()) < 2e6
 

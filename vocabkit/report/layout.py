@@ -39,6 +39,17 @@ def show_token(token: bytes, width: int = 40) -> str:
     return f"{quote}{shown}{quote}{_mark(text)}"
 
 
+def spelled(token: bytes) -> str:
+    """Spell a whole token as `parse_token` reads it, without quotes: invisible characters are escaped."""
+    text = token.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        if text.isascii():  # nearly all tokens, told apart without a look at each character
+            return text
+        if not _INVISIBLE.search(text) and not unicodedata.category(text[0]).startswith("M"):
+            return text
+    return "".join(_escaped(character, leading=at == 0) for at, character in enumerate(text))
+
+
 def printable(text: str, width: int | None = None) -> str:
     """Escape other untrusted text, such as a name, and shorten it in the middle to at most `width` columns."""
     shown = "".join(character if character == "\\" else _escaped(character) for character in text)

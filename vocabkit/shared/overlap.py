@@ -311,6 +311,7 @@ PARTIAL_UTF8 = "partial UTF-8"
 LENGTHS = ("1", "2", "3", "4", "5-8", "9-16", "17+")
 """Classes of token lengths in bytes."""
 _LENGTH_STARTS = np.array([2, 3, 4, 5, 9, 17])
+_ASCII_LETTER = re.compile(rb"[A-Za-z]")
 _MAYBE_LETTER = re.compile(r"[^\W\d_]")
 _SCRIPT_OF = {"cjk": "Han", "ideographic": "Han", "modifier": "symbols", "caron": "symbols"}
 _TWO_WORDS = {"canadian", "inscriptional", "meetei", "ol", "old", "tai"}
@@ -350,21 +351,26 @@ def varied(rows: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _script(token: bytes) -> str:
+    if _ASCII_LETTER.search(token) and token.isascii():  # most tokens, told without decoding them
+        return "Latin"
     try:
         text = token.decode()
     except UnicodeDecodeError:
         return PARTIAL_UTF8
     for match in _MAYBE_LETTER.finditer(text):
-        letter = unicodedata.normalize("NFKC", match[0])[0]
-        if letter.isalpha():
-            return _letter_script(letter)
+        if script := _letter_script(match[0]):
+            return script
     if text.isspace():
         return "whitespace"
     return "digits" if any(character.isdigit() for character in text) else "symbols"
 
 
 @cache
-def _letter_script(letter: str) -> str:
+def _letter_script(character: str) -> str | None:
+    """The script of a letter; None for what only looks like one, such as a circled digit."""
+    letter = unicodedata.normalize("NFKC", character)[0]
+    if not letter.isalpha():
+        return None
     words = unicodedata.name(letter, "other letters").replace("-", " ").lower().split()
     if words[0] in _TWO_WORDS:
         return " ".join(words[:2]).title()

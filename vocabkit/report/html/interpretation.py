@@ -14,7 +14,8 @@ import numpy as np
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
 from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading
-from vocabkit.report.html.page import pack, render, spelled
+from vocabkit.report.html.page import Origin, pack, render
+from vocabkit.report.layout import spelled
 
 _PIXELS = 512
 """Longer side of an embedded picture."""
@@ -60,7 +61,7 @@ _MEASURES: Sequence[tuple[str, str, Callable[[Development], float | None]]] = (
 """Name, format and value."""
 
 
-def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
+def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: Origin) -> str:
     """Render the page, with as many tokens per patch as keep it small, at least one.
 
     Args:
@@ -73,6 +74,7 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str]) -> str:
         data = _data(found, top)
     return render(
         "interpretation.html.j2",
+        origin,
         scripts=("data.js", "patches.js"),
         data=data,
         top=top,

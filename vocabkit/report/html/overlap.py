@@ -7,28 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
-from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError
-from vocabkit.report.html.page import pack, render, spelled
+from vocabkit.report.html.page import Origin, render
+from vocabkit.report.layout import spelled
 from vocabkit.shared.align import align
 from vocabkit.shared.audit import RIGHT, TRANSLATIONS, UNJUDGED, WRONG, Audit, audit, spellings
-from vocabkit.shared.overlap import Overlap, Row
+from vocabkit.shared.overlap import Overlap
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
-MAX_BYTES = 1_900_000
-"""Limit of the packed table, so that a page stays below two megabytes."""
 _FIRST_ROWS = 12
 """Rows of a breakdown; further ones are folded away."""
 _RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
 """Keys of `TRANSLATIONS` on the page: the other rules find nearly the same."""
 
 
-def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching) -> str:
-    """Render the page."""
+def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching | None, origin: Origin) -> str:
+    """Render the page; without `matching`, that section is left out."""
     return render(
         "overlap.html.j2",
+        origin,
         scripts=("data.js", "tokens.js"),
         data=table_data(table),
         report=report,
@@ -41,9 +39,7 @@ def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching) -
         ],
         first_rows=_FIRST_ROWS,
         nothing=(0,) * len(report.tokenizers),
-        longest=_longest,
-        sorts=sorts(table),
-        left_out=table.left_out,
+        filters=filters(table),
         matching=matching,
         rules=_RULES,
         reasons={"right": RIGHT, "wrong": WRONG, "not judged": (UNJUDGED,)},
@@ -54,17 +50,14 @@ def _matrices(report: Overlap) -> list[tuple[str, str, np.ndarray, np.ndarray | 
     """Title, explanation, shares (K, K), and counts (K, K) to show below them."""
     found: list[tuple[str, str, np.ndarray, np.ndarray | None]] = [
         ("Coverage", "Share and number of the row's tokens that the column also has.", report.coverage, report.shared),
-        ("Jaccard", "Tokens that both have, as a share of the tokens that either has.", report.jaccard, None),
     ]
+    if len(report.tokenizers) > 2:  # of two, the page says it in its first sentence
+        explained = "Tokens that both have, as a share of the tokens that either has."
+        found.append(("Jaccard", explained, report.jaccard, None))
     if report.mass is not None:
         explained = "Share of the corpus, cut with the row's tokenizer, in tokens that the column also has."
         found.append(("Corpus mass", explained, report.mass, None))
     return found
-
-
-def _longest(rows: Sequence[Row]) -> int:
-    """The largest number of a breakdown, for the length of a full bar."""
-    return max((max(row.distinct) for row in rows), default=0) or 1
 
 
 # ---- the table of every token ------------------------------------------------------------------------------------
@@ -81,29 +74,14 @@ class TokenTable:
     """(K, T) int32: the canonical id in each tokenizer, -1 where it lacks the token."""
     aliases: tuple[dict[int, list[int]], ...]
     """K: row -> further ids of the same bytes."""
-    left_out: int
-    """How many tokens are not in the table: first those of the fewest tokenizers, among them the longest."""
 
 
-def token_table(vocabularies: Sequence[Vocabulary], *, max_bytes: int = MAX_BYTES) -> TokenTable:
-    """All tokens of any of `vocabularies`, as many as fit into `max_bytes` of a page. Raises as `align` does."""
+def token_table(vocabularies: Sequence[Vocabulary]) -> TokenTable:
+    """All tokens of any of `vocabularies`. Raises as `align` does."""
     union = align(vocabularies, at_least=1)
-    ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, U)
-    owners, lengths = (ids >= 0).sum(axis=0), pc.binary_length(union.tokens).to_numpy()
-    order = np.lexsort((lengths, -owners))
-    while True:
-        rows = np.sort(order)
-        table = TokenTable(
-            names=tuple(union.names),
-            tokens=tuple(take(union.tokens, rows).to_pylist()),
-            ids=ids[:, rows],
-            aliases=tuple(map(_aliases, vocabularies, ids[:, rows])),
-            left_out=len(union) - len(rows),
-        )
-        size = len(pack(table_data(table)))
-        if size <= max_bytes or not len(rows):
-            return table
-        order = order[: int(0.97 * len(rows) * max_bytes / size)]
+    ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, T)
+    aliases = tuple(map(_aliases, vocabularies, ids))
+    return TokenTable(tuple(union.names), tuple(union.tokens.to_pylist()), ids, aliases)
 
 
 def _aliases(vocabulary: Vocabulary, own: np.ndarray) -> dict[int, list[int]]:
@@ -128,7 +106,7 @@ def table_data(table: TokenTable) -> dict[str, Any]:
     }
 
 
-def sorts(table: TokenTable) -> list[tuple[str, str, int]]:
+def filters(table: TokenTable) -> list[tuple[str, str, int]]:
     """Filters of the table: key for tokens.js, label, and number of tokens."""
     has = table.ids >= 0
     owners = has.sum(axis=0)

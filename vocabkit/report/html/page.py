@@ -6,25 +6,47 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 from vocabkit.errors import needs_extra
-from vocabkit.report.layout import printable, show_token
+from vocabkit.report.layout import printable, spelled
 
 with needs_extra("report", "an HTML page"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 
 _TEMPLATES = files("vocabkit.report.html") / "templates"
-_WHOLE = 1 << 30
-"""A width that shortens nothing."""
 _SPACE_OR_ESCAPE = re.compile(r"( )|(\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|.))")
 
 
-def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, **content: Any) -> str:
+@dataclass(frozen=True)
+class Origin:
+    """What a page was made with and from, for its footer."""
+
+    command: str
+    sources: Mapping[str, str]
+    """Name -> fingerprint."""
+
+    @property
+    def version(self) -> str:
+        """Of vocabkit."""
+        return version("vocabkit")
+
+    @property
+    def date(self) -> str:
+        """Today, in UTC; or that of SOURCE_DATE_EPOCH (reproducible-builds.org), in seconds since 1970."""
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        return f"{datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC):%Y-%m-%d}"
+
+
+def render(template: str, origin: Origin, *, scripts: Sequence[str] = (), data: Any = None, **content: Any) -> str:
     """Render a page.
 
     Args:
@@ -44,19 +66,12 @@ def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, **co
     script = "".join(_source(name) for name in scripts)
     return environment.get_template(template).render(
         **content,
+        origin=origin,
         style=Markup(_source("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=None if data is None else pack(data),
     )
-
-
-def spelled(value: bytes) -> str:
-    """Spell a token as `vocabkit explain` reads it, without quotes: invisible characters are escaped."""
-    text = value.decode("utf-8", "surrogateescape")
-    if text.isascii() and text.isprintable() and "\\" not in text:
-        return text
-    return show_token(value, _WHOLE).rstrip("\u200e")[1:-1]
 
 
 def token(value: bytes | str) -> Markup:
@@ -81,7 +96,7 @@ def share(value: float | None) -> str:
 def pack(data: Any) -> str:
     """Compressed JSON in base64: reproducible, and safe inside a script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def _source(name: str) -> str:

@@ -16,7 +16,7 @@ from vocabkit.evaluate.answers import RIGHT
 from vocabkit.evaluate.losses import Estimate
 from vocabkit.evaluate.validate import BLIND, NATIVE, Result
 from vocabkit.files.atomic import reading
-from vocabkit.report.html.page import render
+from vocabkit.report.html.page import Origin, render
 from vocabkit.transfer.check import Proof
 from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
 
@@ -37,7 +37,9 @@ class Measured:
     """The kinds of questions of `RIGHT` that the data allows."""
 
 
-def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping[str, Result] | None = None) -> str:
+def transfer_page(
+    proof: Proof, preflight: Preflight | None, origin: Origin, validation: Mapping[str, Result] | None = None
+) -> str:
     """Render the page.
 
     Args:
@@ -46,6 +48,7 @@ def transfer_page(proof: Proof, preflight: Preflight | None, validation: Mapping
     """
     return render(
         "transfer.html.j2",
+        origin,
         proof=proof,
         preflight=preflight,
         validation=[_measured(name, result) for name, result in (validation or {}).items()],

@@ -2,8 +2,8 @@
 (async () => {
   const STEP = 50;
   const form = document.getElementById("search");
-  const [wanted, sort] = [form.elements.text, form.elements.sort];
-  const [found, body, more] = ["found", "rows", "more"].map((id) => document.getElementById(id));
+  const [wanted, filter, order] = ["text", "filter", "order"].map((name) => form.elements[name]);
+  const [found, body, more, download] = ["found", "rows", "more", "download"].map((id) => document.getElementById(id));
   const data = await pageData().catch(() => null);
   if (!data) {
     found.textContent = "This browser can't unpack the table; one of 2023 or later can.";
@@ -19,7 +19,7 @@
   }
 
   function belongs(row) {
-    const [key, at] = sort.value.split(":");
+    const [key, at] = filter.value.split(":");
     const owners = ids.reduce((count, own) => count + (own[row] >= 0), 0);
     if (key === "shared") return owners === ids.length;
     if (key === "only") return owners === 1 && ids[at][row] >= 0;
@@ -42,9 +42,34 @@
     const fits = matching();
     matches = [];
     for (let row = 0; row < folded.length; row++) if (belongs(row) && fits(row)) matches.push(row);
+    const { tokens } = data;
+    if (order.value === "length") matches.sort((a, b) => tokens[b].length - tokens[a].length || a - b);
+    else if (order.value === "text") matches.sort((a, b) => (tokens[a] < tokens[b] ? -1 : 1));
+    else matches.sort((a, b) => place(a) - place(b) || a - b);
     shown = 0;
     body.replaceChildren();
     showMore();
+  }
+
+  /** Where a row stands by its id in the chosen tokenizer; rows without one come last. */
+  function place(row) {
+    const id = ids[Number(order.value)][row];
+    return id < 0 ? Infinity : id;
+  }
+
+  /** The rows found, as RFC 4180 has it: tokens as they are spelled here, and all ids of each tokenizer. */
+  function saveCsv() {
+    const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
+    const lines = matches.map((row) => {
+      const cells = ids.map((own, at) => (own[row] < 0 ? "" : [own[row], ...(data.aliases[at][row] ?? [])].join(" ")));
+      return [quoted(data.tokens[row]), ...cells].join(",");
+    });
+    const text = [["token", ...data.names.map(quoted)].join(","), ...lines, ""].join("\r\n");
+    const link = element("a", "");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = "tokens.csv";
+    link.click();
+    URL.revokeObjectURL(link.href);
   }
 
   function showMore() {
@@ -67,5 +92,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", search);
   more.addEventListener("click", showMore);
+  download.addEventListener("click", saveCsv);
+  download.hidden = false;
   search();
 })();
