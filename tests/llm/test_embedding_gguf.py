@@ -20,7 +20,10 @@ from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
 
 KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
-KINDS += [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+KINDS += [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.TQ1_0, Kind.TQ2_0, Kind.MXFP4, Kind.NVFP4]
+KINDS += [Kind.IQ1_S, Kind.IQ1_M, Kind.IQ2_XXS, Kind.IQ2_XS, Kind.IQ2_S, Kind.IQ3_XXS, Kind.IQ3_S]
+KINDS += [Kind.IQ4_NL, Kind.IQ4_XS]
+NOT_DECODED = [Kind.Q8_1, Kind.Q8_K, Kind.Q1_0, Kind.I8, Kind.I16, Kind.I32, Kind.I64, Kind.F64]
 ROWS, WIDTH = 41, 512
 IDS = torch.tensor([40, 0, 17, 18, 19, 3, 17])
 
@@ -37,8 +40,12 @@ def test_quantisations_match_the_gguf_package(kind: Kind, tmp_path: Path) -> Non
         torch.testing.assert_close(table.rows(IDS), theirs[IDS])
 
 
+def test_every_quantisation_is_either_read_or_not_decoded_by_the_gguf_package() -> None:
+    assert {*KINDS, *NOT_DECODED} == set(Kind)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts bytes with /proc")
-@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q8_0, Kind.BF16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q8_0, Kind.BF16, Kind.IQ4_XS], ids=lambda kind: kind.name)
 def test_only_the_rows_asked_for_are_read(kind: Kind, tmp_path: Path) -> None:
     raw = random_blocks(4000, 1024, kind)
     table = open_embeddings(write_gguf(tmp_path / "model.gguf", raw, kind))
@@ -82,10 +89,11 @@ def test_minicpm_without_its_factor_raises(tmp_path: Path) -> None:
         open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "minicpm"))
 
 
-def test_unsupported_quantisation_raises_with_its_name(tmp_path: Path) -> None:
-    raw = random_blocks(ROWS, WIDTH, Kind.IQ4_XS)
-    with pytest.raises(VocabkitError, match="quantised as IQ4_XS, which is not read; expected one of F32"):
-        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, Kind.IQ4_XS))
+@pytest.mark.parametrize("kind", [Kind.Q8_K, Kind.F64], ids=lambda kind: kind.name)
+def test_quantisation_that_gguf_does_not_decode_raises_with_its_name(kind: Kind, tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, kind)
+    with pytest.raises(VocabkitError, match=rf"quantised as {kind.name}, which the gguf package \(\S+\) can't decode"):
+        open_embeddings(write_gguf(tmp_path / "model.gguf", raw, kind))
 
 
 def test_unknown_quantisation_raises_with_its_number(tmp_path: Path) -> None:
@@ -95,6 +103,13 @@ def test_unknown_quantisation_raises_with_its_number(tmp_path: Path) -> None:
     content[at : at + 4] = (250).to_bytes(4, "little")
     file.write_bytes(content)
     with pytest.raises(VocabkitError, match="quantised as number 250"):
+        open_embeddings(file)
+
+
+def test_scale_in_a_tensor_of_its_own_raises(tmp_path: Path) -> None:
+    raw = random_blocks(ROWS, WIDTH, Kind.NVFP4)
+    file = write_gguf(tmp_path / "model.gguf", raw, Kind.NVFP4, other="token_embd.scale")
+    with pytest.raises(VocabkitError, match="its embeddings have a scale in a tensor of its own"):
         open_embeddings(file)
 
 

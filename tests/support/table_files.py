@@ -55,6 +55,8 @@ def random_blocks(rows: int, width: int, kind: gguf.GGMLQuantizationType, seed: 
     """(rows, bytes) uint8 that are a quantised matrix: any bytes are, as long as their scales are finite."""
     block, size = gguf.GGML_QUANT_SIZES[kind]
     raw = np.random.default_rng(seed).integers(0, 256, (rows, width // block * size), np.uint8)
+    if kind == gguf.GGMLQuantizationType.MXFP4:
+        raw[:, ::size] &= 0x7F  # its scales are exponents of 2, up to 2^127
     return raw & 0xBF  # no 16-bit float with the top bit of its exponent clear is infinite
 
 
@@ -65,6 +67,7 @@ def write_gguf(
     architecture: str = "llama",
     *,
     name: str = "token_embd.weight",
+    other: str = "blk.0.attn_norm.weight",
     **metadata: float,
 ) -> Path:
     """A GGUF file with (rows, bytes) `raw` as its table, between other tensors."""
@@ -74,7 +77,7 @@ def write_gguf(
         writer.add_float32(f"{architecture}.{key}", value)
     writer.add_tensor("output_norm.weight", np.ones(7, np.float32))
     writer.add_tensor(name, raw, raw_dtype=kind)
-    writer.add_tensor("blk.0.attn_norm.weight", np.ones(3, np.float32))
+    writer.add_tensor(other, np.ones(3, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

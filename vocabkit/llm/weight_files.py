@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -424,9 +425,6 @@ def rows_of(tensors: Mapping[str, Any], name: str, path: Path) -> TorchRows:
     return TorchRows(tensor.detach())
 
 
-_READ = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-
-
 @dataclass(frozen=True)
 class GGUFRows:
     """Rows of the embedding table of a GGUF file; only those that are read are dequantised."""
@@ -457,16 +455,11 @@ def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:
             " in this part of a split model; give the part that has it" if "split.count" in metadata else "; not an LLM"
         )
         raise VocabkitError(f"{path}: no {EMBEDDING} in it{part}")
-    try:
-        kind = GGMLQuantizationType(table.type)
-    except ValueError:
-        kind = None
-    if kind is None or kind.name not in _READ:
-        name = f"number {table.type}" if kind is None else kind.name
+    kind, block, block_bytes = _quantisation(path, table.type)
+    if f"{EMBEDDING.removesuffix('weight')}scale" in tensors:
         raise VocabkitError(
-            f"{path}: embeddings quantised as {name}, which is not read; expected one of {', '.join(_READ)}"
+            f"{path}: its embeddings have a scale in a tensor of its own, which is not read; not supported"
         )
-    block, block_bytes = GGML_QUANT_SIZES[kind]
     if len(table.shape) != 2 or not prod(table.shape) or table.shape[1] % block:
         raise VocabkitError(f"{path}: {EMBEDDING} has shape {table.shape}, expected (rows, width) in blocks of {block}")
     rows, width = table.shape
@@ -474,6 +467,25 @@ def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:
     if stored.start + rows * stored.size > path.stat().st_size:
         raise VocabkitError(f"{path}: truncated: {EMBEDDING} reaches beyond its end; download it again")
     return metadata, GGUFRows(stored, width, kind)
+
+
+def _quantisation(path: Path, number: int) -> tuple[GGMLQuantizationType, int, int]:
+    """Return the quantisation of this number, and the numbers and bytes of a block.
+
+    Raises VocabkitError: the gguf package can't decode it.
+    """
+    name = f"number {number}"
+    try:
+        kind = GGMLQuantizationType(number)
+        name = kind.name
+        block, size = GGML_QUANT_SIZES[kind]
+        dequantize(np.zeros((1, size), np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise VocabkitError(
+            f"{path}: embeddings quantised as {name}, which the gguf package ({version('gguf')}) can't decode; "
+            "update it, or take another GGUF of the model"
+        ) from error
+    return kind, block, size
 
 
 @dataclass(frozen=True)
