@@ -56,6 +56,13 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+EmbeddingTensor = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the embedding table among the target's tensors, if it isn't found by itself.",
+        show_default=False,
+    ),
+]
 Features = Annotated[
     Path | None,
     typer.Option(
@@ -72,6 +79,7 @@ def transfer(
         Path | None, typer.Option(help="Folder or *.pt to write. [default: only report]", show_default=False)
     ] = None,
     weights: Weights = None,
+    embedding_tensor: EmbeddingTensor = None,
     missing: Annotated[
         MissingRows, typer.Option(help="How to handle tokens missing from the target.")
     ] = MissingRows.error,
@@ -132,7 +140,7 @@ def transfer(
     if out is not None:
         check_destination(out, "transferred")
     loaded = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
-    target = _open_target(to, weights)
+    target = _open_target(to, weights, embedding_tensor)
     result, report = move(
         loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features
     )
@@ -167,6 +175,7 @@ def transfer(
     say(f"written: {out}")
     words = ["vocabkit", "check", str(out), adapter, "--to", to]
     words += [] if weights is None else ["--weights", weights]
+    words += [] if embedding_tensor is None else ["--embedding-tensor", embedding_tensor]
     note(f"prove it: {shlex.join(words)}")
 
 
@@ -175,6 +184,7 @@ def check_adapter(
     adapter: str,
     to: str,
     weights: str | None,
+    embedding_tensor: str | None,
     features: Path | None,
     html: Path | None,
     validation: Path | None,
@@ -191,7 +201,7 @@ def check_adapter(
     check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
     moved = LangBridgeAdapter.from_pretrained(result, kind="transferred")
     original = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
-    target = _open_target(to, weights)
+    target = _open_target(to, weights, embedding_tensor)
     if html is None:
         proof = check_transfer(moved, original, target, features=features)
     else:
@@ -333,14 +343,14 @@ def _factor(scale: str) -> float | Literal["rms"]:
         raise VocabkitError(f"--scale {quote(scale)}: choose none, rms, captions, or a number") from error
 
 
-def _open_target(to: str, weights: str | None) -> Target:
+def _open_target(to: str, weights: str | None, embedding_tensor: str | None) -> Target:
     """The LLM that --to and --weights name; which files were used goes to stderr."""
     from vocabkit.errors import VocabkitError
     from vocabkit.transfer.transfer import open_target
 
     try:
         with show_progress() as progress:
-            target = open_target(to, weights=weights, progress=progress)
+            target = open_target(to, weights=weights, embedding_tensor=embedding_tensor, progress=progress)
     except VocabkitError as error:
         raise VocabkitError(f"{error}{_apart(to, weights)}") from error
     rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"

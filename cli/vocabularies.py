@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .adapters import Features, Weights
+from .adapters import EmbeddingTensor, Features, Weights
 from .options import (
     TOKENIZER,
     AsJson,
@@ -154,6 +154,7 @@ def check(
         typer.Option(metavar="TARGET", help="The LLM that an adapter was transferred to.", show_default=False),
     ] = None,
     weights: Weights = None,
+    embedding_tensor: EmbeddingTensor = None,
     features: Features = None,
     html: Html = None,
     validation: Annotated[
@@ -170,8 +171,8 @@ def check(
     from vocabkit.errors import VocabkitError
 
     of_adapter = {
-        "ORIGINAL": original, "--to": to, "--weights": weights, "--features": features, "--html": html,
-        "--validation": validation,
+        "ORIGINAL": original, "--to": to, "--weights": weights,
+        "--embedding-tensor": embedding_tensor, "--features": features, "--html": html, "--validation": validation,
     }  # fmt: skip
     given = [name for name, value in of_adapter.items() if value is not None]
     if _starts_with(Path(file), b"ARROW1") or not (given or Path(file).is_dir() or Path(file).suffix == ".pt"):
@@ -185,7 +186,7 @@ def check(
     else:
         from .adapters import check_adapter
 
-        check_adapter(file, original, to, weights, features, html, validation, json)
+        check_adapter(file, original, to, weights, embedding_tensor, features, html, validation, json)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

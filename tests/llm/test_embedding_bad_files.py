@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from table_files import NAME, index_folder, random_table, raw_safetensors, safetensors_folder, write_config
 
 from vocabkit.errors import VocabkitError
@@ -105,6 +106,32 @@ def test_table_other_than_a_float_matrix_raises(weight: torch.Tensor, says: str,
 def test_torch_file_without_a_float_matrix_raises(content: Any, says: str, tmp_path: Path) -> None:
     torch.save(content, write_config(tmp_path) / "pytorch_model.bin")
     assert says in refusal(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({NAME: torch.empty(0)}, "is empty: saved under DeepSpeed ZeRO-3"),
+        (
+            {NAME: torch.ones(9, 1).byte(), f"{NAME}.quant_map": torch.ones(16)},
+            "is quantised to 4 bits by bitsandbytes",
+        ),
+        ({NAME: torch.ones(9, 1).byte()}, "is quantised to 4 bits by bitsandbytes"),
+        (
+            {NAME: torch.ones(4, 4).char(), "model.embed_tokens.SCB": torch.ones(4)},
+            "is quantised to 8 bits by bitsandbytes",
+        ),
+    ],
+    ids=["empty", "4 bits", "4 bits alone", "8 bits"],
+)
+def test_table_without_its_numbers_raises_as_what_it_is(
+    tensors: dict[str, torch.Tensor], says: str, suffix: str, tmp_path: Path
+) -> None:
+    wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    file = write_config(tmp_path) / f"weights.{suffix}"
+    (torch.save if suffix == "bin" else save_file)(wrapped, file)
+    assert f"'module.{NAME}' {says}" in refusal(file)
 
 
 class Explosive:

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings, scale_of
-from vocabkit.llm.weight_files import LanguageModel
+from vocabkit.llm.language_model import LanguageModel
 
 IDS = torch.tensor([5, 0, 66, 31, 5, 12, 65, 1])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
+from safetensors.torch import save_file
 from table_files import (
     NAME,
     bytes_read,
@@ -15,9 +17,11 @@ from table_files import (
     random_table,
     safetensors_folder,
     write_config,
+    write_gguf,
 )
 from tiny_models import assert_same_bits
 
+from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
 
 WEIGHT = random_table()
@@ -62,6 +66,56 @@ def test_shard_may_be_a_symbolic_link(tmp_path: Path) -> None:
     folder = index_folder(tmp_path / "snapshot", {NAME: "model-1.safetensors"})
     (folder / "model-1.safetensors").symlink_to(elsewhere)
     assert_same_bits(open_embeddings(folder).rows(IDS), WEIGHT[IDS])
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
+def test_table_inside_a_checkpoint_of_a_trainer_is_read(key: str, tmp_path: Path) -> None:
+    content = {"epoch": 1, key: {f"module._orig_mod.{NAME}": WEIGHT}}
+    torch.save(content, write_config(tmp_path) / "pytorch_model.bin")
+    assert_same_bits(open_embeddings(tmp_path).rows(IDS), WEIGHT[IDS])
+
+
+# ---- tables under other names ------------------------------------------------------------------------------------
+
+
+def write_as(form: str, folder: Path, name: str, **config: int) -> Path:
+    """`WEIGHT` under `name` in a folder or file of this form."""
+    write_config(folder, **config)
+    match form:
+        case "safetensors":
+            return safetensors_folder(folder, {name: WEIGHT, "norm": torch.ones(3)}, **config)
+        case "torch":
+            torch.save({name: WEIGHT}, folder / "pytorch_model.bin")
+        case "shards":
+            save_file({name: WEIGHT}, folder / "1.safetensors")
+            save_file({"lm_head.weight": WEIGHT + 1}, folder / "2.safetensors")
+            shards = {name: "1.safetensors", "lm_head.weight": "2.safetensors"}
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        case "gguf":
+            return write_gguf(folder / "model.gguf", WEIGHT.numpy(), GGMLQuantizationType.F32, name=name)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "shards"])
+def test_table_is_told_by_role_and_size_in_every_format(form: str, tmp_path: Path) -> None:
+    folder = write_as(form, tmp_path, "brain.TokenEmbedder.weight", vocab_size=50, width=8)
+    assert_same_bits(open_embeddings(folder).rows(IDS), WEIGHT[IDS])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "shards", "gguf"])
+def test_table_that_the_user_names_is_read_in_every_format(form: str, tmp_path: Path) -> None:
+    source = write_as(form, tmp_path, "brain.rows")
+    assert_same_bits(open_embeddings(source, embedding_tensor="brain.rows").rows(IDS), WEIGHT[IDS])
+    with pytest.raises(
+        VocabkitError, match=r"no tensor 'brain' in it; tensors of 50 rows are 'brain\.rows \(50 x 8\)'"
+    ):
+        open_embeddings(source, embedding_tensor="brain")
+
+
+def test_naming_the_table_does_not_excuse_an_unknown_multiplier(tmp_path: Path) -> None:
+    safetensors_folder(tmp_path, {"brain.rows": WEIGHT}, model_type="brain", embedding_multiplier=3.0)
+    with pytest.raises(VocabkitError, match="'brain' is not known and its 'embedding_multiplier' may multiply"):
+        open_embeddings(tmp_path, embedding_tensor="brain.rows")
 
 
 # ---- no more than the rows ---------------------------------------------------------------------------------------

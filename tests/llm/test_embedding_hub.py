@@ -46,6 +46,23 @@ def test_hub_table_has_the_models_multiplier(home: Path) -> None:
     assert answer["rows"] == hashlib.sha256(scaled.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_table_that_the_user_names_is_downloaded_beside_the_usual_one(file: str, home: Path) -> None:
+    renamed = {name: data.replace(b"embed_tokens", b"secret_sauce") for name, data in FILES[file].items()}
+    name = "model.secret_sauce.weight"
+    with Hub(renamed) as hub:
+        assert "no tensor is named like" in open_in_child("owner/name", home, hub)["error"]
+        wrong = open_in_child("owner/name", home, hub, "secret_sauce")["error"]
+        assert f"no tensor 'secret_sauce' in it; tensors of 4000 rows are '{name} (4000 x 64)'" in wrong
+        hub.log.clear()
+        assert open_in_child("owner/name", home, hub, name)["rows"] == DIGEST
+        assert hub.gets("2.safetensors") == []
+        hub.log.clear()
+        assert open_in_child("owner/name", home, hub, name)["rows"] == DIGEST
+        assert hub.gets(file) == []
+    assert len(stored(home)) == 1
+
+
 def test_cached_weights_need_no_download(home: Path) -> None:
     cache(home, SHARDED, "config.json", "model.safetensors.index.json", "1.safetensors")
     with Hub(SHARDED) as hub:

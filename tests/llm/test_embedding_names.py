@@ -1,11 +1,12 @@
-"""Which tensor is the embedding table: told by its name, never guessed."""
+"""Which tensor is the embedding table: told by its name, or by role and size, or by the user; never guessed."""
 
 from __future__ import annotations
 
 import pytest
 
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.weight_files import LanguageModel, embedding_name
+from vocabkit.llm.embedding_names import embedding_name
+from vocabkit.llm.language_model import LanguageModel
 
 OTHERS = [
     "lm_head.weight",
@@ -45,10 +46,84 @@ def model(*, tied: bool = False) -> LanguageModel:
         "llm.model.embed_tokens.weight",
         "transformer.embedding.word_embeddings.weight",
         "tok_embeddings.weight",
+        "language.model.embed_tokens.weight",  # DeepSeek-VL2
+        "vlm.lang_model.model.embed_tokens.weight",  # xgen-mm
+        "model.transformer.wte.embedding",  # Molmo
+        "transformer.token_embeddings.weight",  # OpenELM
+        "text_model.transformer.embd.wte.weight",  # moondream1
+        "model.text.wte",  # moondream2
+        "transformer.embd.wte.weight",  # Phi-2 as first published
+        "layers.0.wte.weight",  # Phi-1.5 as first published
+        "module.model.embed_tokens.weight",
+        "_orig_mod.model.embed_tokens.weight",
+        "_forward_module.model._orig_mod.embed_tokens.weight",
+        "_fsdp_wrapped_module.model._fsdp_wrapped_module.embed_tokens.weight",
+        "base_model.model.model.embed_tokens.weight",
+        "base_model.model.model.embed_tokens.modules_to_save.default.weight",
+        "module.base_model.model.transformer.wte.modules_to_save.mine.weight",
     ],
 )
 def test_names_of_all_families_are_found(name: str) -> None:
     assert embedding_name([*OTHERS, name], model(), "file") == name
+
+
+NEW = [  # further rows of Molmo, xgen-mm and Idefics, and what peft keeps of the table before its training
+    "model.transformer.wte.new_embedding",
+    "vlm.lang_model.model.embed_tokens.additional_embedding.weight",
+    "base_model.model.model.embed_tokens.original_module.weight",
+]
+
+
+def test_rows_beside_the_table_are_not_the_table() -> None:
+    with pytest.raises(VocabkitError, match="no tensor is named like"):
+        embedding_name([*OTHERS, *NEW], model(), "file")
+
+
+def test_table_under_an_unforeseen_name_is_told_by_its_role_and_size() -> None:
+    config = LanguageModel("config.json", "llama", {"vocab_size": 67, "d_model": 32}, None, tied=False)
+    shapes = dict.fromkeys(OTHERS, (67, 31)) | {"brain.tokenEmbedder.weight": (67, 32), "brain.out.weight": (67, 32)}
+    assert embedding_name(shapes, config, "file", shapes.get) == "brain.tokenEmbedder.weight"
+    for shape in ((66, 32), (32, 67), (67, 31), (67, 32, 1)):
+        wrong = shapes | {"brain.tokenEmbedder.weight": shape}
+        with pytest.raises(VocabkitError, match=r"no tensor is named like.*; name it: `embedding_tensor`"):
+            embedding_name(wrong, config, "file", wrong.get)
+    with pytest.raises(VocabkitError, match=r"several tensors look like.*'brain.emb', 'brain.tokenEmbedder.weight'"):
+        embedding_name([*shapes, "brain.emb"], config, "file", (shapes | {"brain.emb": (67, 32)}).get)
+
+
+@pytest.mark.parametrize("wanted", ["module.brain.rows", "brain.rows"])
+def test_table_that_the_user_names_is_taken(wanted: str) -> None:
+    names = [*OTHERS, "model.embed_tokens.weight", "module.brain.rows"]
+    assert embedding_name(names, model(), "file", wanted=wanted) == "module.brain.rows"
+
+
+def test_wrong_name_lists_the_tensors_of_the_right_height() -> None:
+    shapes = {"brain.rows": (70, 8), "brain.emb": (67, 8), "lm_head.weight": (67, 8), "out.bias": (67,), "big": (99, 8)}
+    config = LanguageModel("config.json", "llama", {"vocab_size": 67}, None, tied=False)
+    with pytest.raises(VocabkitError) as caught:
+        embedding_name(shapes, config, "file", shapes.get, "brain.row")
+    listed = "'brain.emb (67 x 8)', 'lm_head.weight (67 x 8)'"
+    assert str(caught.value) == f"file: no tensor 'brain.row' in it; tensors of 67 rows are {listed}"
+    with pytest.raises(VocabkitError, match=r"tensors of 99 rows are 'big \(99 x 8\)'$"):
+        embedding_name(shapes, model(), "file", shapes.get, "brain.row")
+    other = LanguageModel("config.json", "llama", {"vocab_size": 66}, None, tied=False)
+    with pytest.raises(VocabkitError, match=r"no matrix has 66 rows$"):
+        embedding_name(shapes, other, "file", shapes.get, "brain.row")
+
+
+def test_name_that_fits_several_tensors_raises() -> None:
+    with pytest.raises(
+        VocabkitError, match=r"'a.rows' may be '_orig_mod.a.rows', 'module.a.rows'; give the whole name"
+    ):
+        embedding_name(["module.a.rows", "_orig_mod.a.rows"], model(), "file", wanted="a.rows")
+
+
+def test_unmerged_lora_on_the_table_raises() -> None:
+    names = [
+        "base_model.model.model.embed_tokens." + name for name in ("base_layer.weight", "lora_embedding_A.default")
+    ]
+    with pytest.raises(VocabkitError, match=r"'base_model\.\S+base_layer\.weight' has LoRA weights beside it; merge"):
+        embedding_name(names, model(), "file")
 
 
 def test_tied_output_layer_is_the_table() -> None:

@@ -23,12 +23,14 @@ class Child:
     Fresh, because huggingface_hub reads its settings when it is imported; forked, because torch takes long to import.
     """
 
-    def __init__(self, argument: str, home: Path, hub: Hub | None = None, **environment: str) -> None:
+    def __init__(
+        self, argument: str, home: Path, hub: Hub | None = None, tensor: str | None = None, **environment: str
+    ) -> None:
         settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
         if hub is not None:
             settings["HF_ENDPOINT"] = hub.url
         self._answers, answers = _processes.Pipe(duplex=False)
-        self._process = _processes.Process(target=_open, args=(argument, settings, answers))
+        self._process = _processes.Process(target=_open, args=(argument, tensor, settings, answers))
         self._process.start()
         answers.close()
 
@@ -45,12 +47,14 @@ class Child:
         self._process.join()
 
 
-def open_in_child(argument: str, home: Path, hub: Hub | None = None, **environment: str) -> dict[str, Any]:
+def open_in_child(
+    argument: str, home: Path, hub: Hub | None = None, tensor: str | None = None, **environment: str
+) -> dict[str, Any]:
     """Return what a `Child` found."""
-    return Child(argument, home, hub, **environment).answer()
+    return Child(argument, home, hub, tensor, **environment).answer()
 
 
-def _open(argument: str, settings: Mapping[str, str], answers: Connection) -> None:
+def _open(argument: str, tensor: str | None, settings: Mapping[str, str], answers: Connection) -> None:
     for name in list(os.environ):
         if name.startswith("HF_"):
             del os.environ[name]
@@ -63,7 +67,9 @@ def _open(argument: str, settings: Mapping[str, str], answers: Connection) -> No
 
     calls: list[tuple[int, int]] = []
     try:
-        table = open_embeddings(argument, progress=lambda _, done, total: calls.append((done, total)))
+        table = open_embeddings(
+            argument, embedding_tensor=tensor, progress=lambda _, done, total: calls.append((done, total))
+        )
         rows = table.rows(range(table.num_rows)).view(torch.uint8).numpy().tobytes()
         answer = {"source": table.source, "rows": hashlib.sha256(rows).hexdigest()}
     except VocabkitError as error:

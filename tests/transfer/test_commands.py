@@ -83,6 +83,21 @@ def test_transfer_is_written_and_passes_check(
     assert "64 rows proven" in capsys.readouterr().out
 
 
+def test_table_of_an_unforeseen_name_is_named_by_the_user(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = load_file(here / "llm/model.safetensors")["model.embed_tokens.weight"]
+    save_file({"brain.rows": rows}, here / "llm/model.safetensors")
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved") == 2
+    assert "it has 'brain.rows'); name it: --embedding-tensor" in capsys.readouterr().err
+    named = ("--embedding-tensor", "brain.rows")
+    assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, "--out", "moved", *named) == 0
+    proof = "check moved adapter.pt --to llama3 --weights llm --embedding-tensor brain.rows"
+    assert capsys.readouterr().err.splitlines()[-1] == f"prove it: vocabkit {proof}"
+    assert run(monkeypatch, *proof.split()) == 0
+    assert "64 rows proven" in capsys.readouterr().out
+
+
 def test_transfer_imports_no_pandas_no_compiler_and_little_of_pyarrow(here: Path) -> None:
     save_published(langbridge(), here / "mm_projector.bin")
     langbridge().shared.save(here / "shared.arrow")

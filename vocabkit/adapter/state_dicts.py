@@ -41,7 +41,7 @@ def why_unusable(key: str, shape: Sequence[int], dtype: str, names: Collection[s
         dtype: as torch or safetensors write it: `torch.uint8`, `U8`.
         names: all names beside it, as bitsandbytes keeps the scales of a weight under further names.
     """
-    if 0 in shape:
+    if list(shape) == [0]:
         return (
             "is empty: saved under DeepSpeed ZeRO-3, each process with its part; run the zero_to_fp32.py beside the "
             "checkpoint and give what it writes"

@@ -24,15 +24,8 @@ from torch import Tensor
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import hub_id
-from vocabkit.llm.weight_files import (
-    WEIGHTS,
-    LanguageModel,
-    StoredRows,
-    from_gguf,
-    open_weights,
-    read_config,
-    weights_file,
-)
+from vocabkit.llm.language_model import LanguageModel, from_gguf, read_config
+from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 
@@ -40,6 +33,7 @@ def open_embeddings(
     source: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    embedding_tensor: str | None = None,
     progress: Progress = no_progress,
 ) -> EmbeddingTable:
     """Open the embedding table of an LLM. Reads headers only; from a hub repository, downloads the table's bytes once.
@@ -49,6 +43,8 @@ def open_embeddings(
             several), or a hub id `owner/name` or `owner/name@revision`. An existing path takes precedence. All but
             GGUF need the model's config.json beside them.
         dtype: in which the model runs, if not its own (that of config.json, float32 for a GGUF).
+        embedding_tensor: the name of the table in the file, if it isn't found by itself. The config still says how the
+            model multiplies its rows.
         progress: counts the bytes of a download.
 
     Raises:
@@ -57,7 +53,7 @@ def open_embeddings(
     """
     path = Path(source).expanduser()
     if path.exists():
-        return _table(*_open_local(path), dtype)
+        return _table(*_open_local(path, embedding_tensor), dtype)
     found = hub_id(str(source))
     if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
         raise VocabkitError(
@@ -65,7 +61,7 @@ def open_embeddings(
         )
     from vocabkit.llm.remote import open_hub
 
-    return _table(*open_hub(found, progress), dtype)
+    return _table(*open_hub(found, progress, embedding_tensor), dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,16 +162,16 @@ _CHUNK = 1 << 20
 """Bytes of the result per step: few enough to stay in the CPU cache from reading to checking."""
 
 
-def _open_local(path: Path) -> tuple[LanguageModel, StoredRows, str]:
+def _open_local(path: Path, wanted: str | None) -> tuple[LanguageModel, StoredRows, str]:
     file = weights_file(path) if path.is_dir() else path
     source = f"{file.parent.resolve().name}/{file.name}"
     if file.suffix == ".gguf":
         from vocabkit.llm.weight_files import open_gguf
 
-        metadata, rows = open_gguf(file)
+        metadata, rows = open_gguf(file, wanted)
         return from_gguf(str(file), metadata), rows, source
     model = read_config(file.parent / "config.json")
-    return model, open_weights(file, model), source
+    return model, open_weights(file, model, wanted), source
 
 
 def _table(model: LanguageModel, stored: StoredRows, source: str, dtype: torch.dtype | None) -> EmbeddingTable:

@@ -9,8 +9,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -32,17 +35,16 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress
 from vocabkit.hub import HubId, what_the_hub_said, why_refused
+from vocabkit.llm.embedding_names import embedding_name
+from vocabkit.llm.language_model import LanguageModel, read_config
 from vocabkit.llm.weight_files import (
     PREFIX,
     Header,
-    LanguageModel,
     Place,
     StoredRows,
-    embedding_name,
     header_length,
     open_weights,
     parse_header,
-    read_config,
     read_header,
     read_index,
     rows_at,
@@ -58,8 +60,8 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def open_hub(where: HubId, progress: Progress) -> tuple[LanguageModel, StoredRows, str]:
-    """Open the embedding table of a hub repository; also returns the name of what was read.
+def open_hub(where: HubId, progress: Progress, wanted: str | None = None) -> tuple[LanguageModel, StoredRows, str]:
+    """Open the embedding table of a hub repository, named `wanted` if given; also returns the name of what was read.
 
     From the weights in the Hugging Face cache if they are there; else its bytes alone are downloaded into vocabkit's
     part of that cache (`HF_ASSETS_CACHE`).
@@ -72,11 +74,11 @@ def open_hub(where: HubId, progress: Progress) -> tuple[LanguageModel, StoredRow
         config = Path(hf_hub_download(repository, "config.json", revision=revision))
         model, commit = read_config(config), config.parent.name
         source = f"{repository}@{commit[:12]}"
-        weights = _cached_weights(repository, commit, model)
+        weights = _cached_weights(repository, commit, model, wanted)
         if weights is not None:
-            return model, open_weights(weights, model), f"{source}/{weights.name}"
+            return model, open_weights(weights, model, wanted), f"{source}/{weights.name}"
         folder = cached_assets_path("vocabkit", namespace=repository, subfolder=commit)
-        return model, _downloaded(repository, commit, model, folder, progress), source
+        return model, _downloaded(repository, commit, model, folder, progress, wanted), source
     except VocabkitError:
         raise
     except (OSError, ValueError, TransportError) as error:
@@ -84,7 +86,7 @@ def open_hub(where: HubId, progress: Progress) -> tuple[LanguageModel, StoredRow
         raise VocabkitError(f"{named}: {_reason(repository, what_the_hub_said(error))}") from error
 
 
-def _cached_weights(repository: str, commit: str, model: LanguageModel) -> Path | None:
+def _cached_weights(repository: str, commit: str, model: LanguageModel, wanted: str | None) -> Path | None:
     """Return the weights file or its index if the file with the embedding table is in the cache."""
 
     def cached(name: str) -> Path | None:
@@ -95,33 +97,45 @@ def _cached_weights(repository: str, commit: str, model: LanguageModel) -> Path 
         if file.suffix != ".json":
             return file
         shards = read_index(file)
-        if cached(shards[embedding_name(shards, model, str(file))]) is not None:
-            return file
+
+        def shape_of(name: str, shards: dict[str, str] = shards) -> Sequence[int] | None:
+            shard = cached(shards[name])
+            return None if shard is None or shard.suffix != ".safetensors" else read_header(shard).shape_of(name)
+
+        with suppress(VocabkitError):  # of which the hub may say more
+            if cached(shards[embedding_name(shards, model, str(file), shape_of, wanted)]) is not None:
+                return file
     return None
 
 
-def _downloaded(repository: str, commit: str, model: LanguageModel, folder: Path, progress: Progress) -> StoredRows:
-    table = folder / "embeddings.safetensors"
+def _downloaded(
+    repository: str, commit: str, model: LanguageModel, folder: Path, progress: Progress, wanted: str | None
+) -> StoredRows:
+    kept = "embeddings" if wanted is None else sha256(wanted.encode()).hexdigest()[:16]
+    table = folder / f"{kept}.safetensors"
     if not is_whole(table):
-        file, name = _remote(repository, commit, model)
-        header = _remote_header(file)
-        name = name or embedding_name(header.names, model, str(file))
+        file, name, header = _remote(repository, commit, model, wanted)
         download_matrix(file, name, header.place_of(name), table, progress)
     header = read_header(table)
     return rows_at(table, header.place_of(header.names[0]))
 
 
-def _remote(repository: str, commit: str, model: LanguageModel) -> tuple[RemoteFile, str | None]:
-    """Return the file that holds the table, and the table's name if an index says it."""
+def _remote(repository: str, commit: str, model: LanguageModel, wanted: str | None) -> tuple[RemoteFile, str, Header]:
+    """Return the file that holds the table, the table's name, and the file's header."""
+    header_of = cache(lambda name: _remote_header(RemoteFile(repository, commit, name)))
     try:
         index = Path(hf_hub_download(repository, _INDEX, revision=commit))
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
-        return RemoteFile(repository, commit, _SINGLE), None
+        header: Header = header_of(_SINGLE)
+        name = embedding_name(header.names, model, f"{repository}/{_SINGLE}", header.shape_of, wanted)
+        return RemoteFile(repository, commit, _SINGLE), name, header
     shards = read_index(index)
-    name = embedding_name(shards, model, f"{repository}/{_INDEX}")
-    return RemoteFile(repository, commit, shards[name]), name
+    name = embedding_name(
+        shards, model, f"{repository}/{_INDEX}", lambda name: header_of(shards[name]).shape_of(name), wanted
+    )
+    return RemoteFile(repository, commit, shards[name]), name, header_of(shards[name])
 
 
 def _remote_header(file: RemoteFile) -> Header:

@@ -1,13 +1,11 @@
 """Weight files of models: safetensors, torch.save and GGUF. Only the needed rows are read.
 
-What config.json, or the metadata of a GGUF, says about the language model decides which tensor is its embedding table.
 Safetensors: a JSON header with the place of each tensor, then their bytes (huggingface/safetensors, README).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -24,102 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vocabkit.adapter.state_dicts import unwrapped, why_unusable
 from vocabkit.adapter.tensors import read_torch
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
+from vocabkit.llm.embedding_names import embedding_name, near_names
+from vocabkit.llm.language_model import LanguageModel
 from vocabkit.tokenizer.gguf import EMBEDDING, read_tensor_table
-
-_INNER = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Keys under which the config of a multimodal model keeps that of its language model."""
-_ENCODERS = {
-    "big_bird", "data2vec-text", "electra", "ernie", "esm", "fnet", "funnel", "gte", "longformer", "luke", "mpnet",
-    "mra", "nystromformer", "roformer", "t5encoder", "xlm", "xmod", "yoso",
-}  # fmt: skip
-"""Encoder families without `bert` in their name, of transformers and GGUF."""
-_DTYPES = {
-    "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
-    "auto": None, None: None,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """The language model of a checkpoint."""
-
-    file: str
-    """The config file, for messages."""
-    family: str
-    """Its model_type in transformers."""
-    values: Mapping[str, Any]
-    """Its own part of the config."""
-    dtype: torch.dtype | None
-    """The dtype that the model runs in; None for that of the weights."""
-    tied: bool
-    """Whether the output layer is the embedding table."""
-
-    @property
-    def is_encoder(self) -> bool:
-        """Whether it is encoder-only, as BERT: it can't generate text from visual tokens."""
-        if self.values.get("is_decoder") is True or "decoder" in self.family:
-            return False
-        heads = self.values.get("architectures")
-        masked = isinstance(heads, list) and any(str(name).endswith("ForMaskedLM") for name in heads)
-        return masked or "bert" in self.family or self.family in _ENCODERS
-
-
-def read_config(path: Path) -> LanguageModel:
-    """Read a config.json.
-
-    Raises VocabkitError: missing or damaged, no model type, or an unknown dtype.
-    """
-    if not path.is_file():
-        raise VocabkitError(
-            f"{path}: no such file; weights are read together with the model's config.json, which says how its "
-            "embeddings are multiplied"
-        )
-    config = decode_json(path, dict[str, Any], "a model's config.json")
-    inner = config
-    while (key := next((key for key in _INNER if isinstance(inner.get(key), dict)), None)) is not None:
-        inner = inner[key]
-    family = inner.get("model_type", config.get("model_type"))
-    if not isinstance(family, str):
-        raise VocabkitError(f"{path}: no model_type in it; expected the config.json of an LLM")
-    dtype = config.get("dtype", config.get("torch_dtype"))
-    if not isinstance(dtype, str | None) or dtype not in _DTYPES:
-        raise VocabkitError(f"{path}: dtype {quote(str(dtype))} is not one of {', '.join(filter(None, _DTYPES))}")
-    tied = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    return LanguageModel(str(path), family, inner, _DTYPES[dtype], tied is True)
-
-
-def from_gguf(file: str, metadata: Mapping[str, Any]) -> LanguageModel:
-    """Describe the language model of a GGUF file, which transformers loads in float32.
-
-    llama.cpp's converter leaves embeddings unmultiplied and stores the factor, with two exceptions: it multiplies
-    those of Falcon-H1 itself, and the factor of MiniCPM3 is built in.
-
-    Raises VocabkitError: no architecture, or MiniCPM without its factor.
-    """
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise VocabkitError(f"{file}: GGUF without an architecture; expected one of an LLM")
-    scale = metadata.get(f"{architecture}.embedding_scale")
-    values: dict[str, Any] = {}
-    match architecture:
-        case "minicpm":
-            if scale is None:
-                raise VocabkitError(
-                    f"{file}: no minicpm.embedding_scale in it; convert the model with a newer llama.cpp"
-                )
-            values = {"scale_emb": scale}
-        case "minicpm3":
-            values = {"scale_emb": 12}
-        case "granitehybrid" | "graniteswitch":
-            architecture = "granite"
-        case _ if scale is not None:
-            values = {"embedding_scale": scale}
-    return LanguageModel(file, architecture.replace("-", "_"), values, torch.float32, tied=True)
-
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
 """Suffixes of files that may hold embeddings."""
@@ -152,25 +62,43 @@ class StoredRows(Protocol):
         """
 
 
-def open_weights(file: Path, model: LanguageModel) -> StoredRows:
+def open_weights(file: Path, model: LanguageModel, wanted: str | None = None) -> StoredRows:
     """Open the embedding table of `model` in a weights file, or in the one that an index names.
+
+    Args:
+        wanted: the name of the table, if the caller knows it.
 
     Raises VocabkitError: missing or damaged files, no embedding table or several, one that is not a float matrix.
     """
-    name = None
     if file.name.endswith(".index.json"):
         shards = read_index(file)
-        name = embedding_name(shards, model, str(file))
-        file = file.parent / shards[name]
+        name = embedding_name(shards, model, str(file), lambda name: _shape(file.parent / shards[name], name), wanted)
+        return _rows_in(file.parent / shards[name], name)
     if file.suffix == ".safetensors":
         header = read_header(file)
-        return rows_at(file, header.place_of(name or embedding_name(header.names, model, str(file))))
+        return rows_at(file, header.place_of(embedding_name(header.names, model, str(file), header.shape_of, wanted)))
     if file.suffix in (".bin", ".pt", ".pth"):
         tensors = read_tensors(file)
-        return rows_of(tensors, name or embedding_name(tensors, model, str(file)), file)
+        name = embedding_name(tensors, model, str(file), lambda name: _shape_in(tensors, name), wanted)
+        return rows_of(tensors, name, file)
     raise VocabkitError(
         f"{file}: not a weights file; expected .safetensors, .gguf, .bin, .pt or an .index.json of them"
     )
+
+
+def _rows_in(file: Path, name: str) -> StoredRows:
+    if file.suffix == ".safetensors":
+        return rows_at(file, read_header(file).place_of(name))
+    return rows_of(read_tensors(file), name, file)
+
+
+def _shape(file: Path, name: str) -> Sequence[int] | None:
+    return read_header(file).shape_of(name) if file.suffix == ".safetensors" else _shape_in(read_tensors(file), name)
+
+
+def _shape_in(tensors: Mapping[str, Any], name: str) -> Sequence[int] | None:
+    tensor = tensors.get(name)
+    return tuple(tensor.shape) if isinstance(tensor, Tensor) else None
 
 
 def weights_file(folder: Path) -> Path:
@@ -235,35 +163,6 @@ def read_index(path: Path) -> dict[str, str]:
     return shards
 
 
-_EMBEDDINGS = re.compile(
-    r"((model|transformer|language_model|llm|lm|text_model|thinker|base_model|backbone|decoder|embedding|embeddings|rwkv"
-    r"|gpt_neox|gpt_neox_japanese|biogpt|cpmant)\.)*"
-    r"(embed_tokens|wte|embed_in|word_embeddings?|tok_embeddings|tokens_embed|embeddings?|input_embedding)\.weight"
-)
-"""Names of the embedding table in all families, with the prefixes of their wrappers. Towers of other modalities,
-further prediction heads (`model.layers.61.embed_tokens.weight`) and position embeddings have other names."""
-_OUTPUT = re.compile(r"((model|language_model|thinker)\.)*lm_head\.weight")
-_ALIKE = re.compile(r"emb|wte|\bshared\b", re.IGNORECASE)
-
-
-def embedding_name(names: Collection[str], model: LanguageModel, where: str) -> str:
-    """Find the name of the embedding table among the `names` of all tensors.
-
-    Raises VocabkitError: no match, or several, with the closest names.
-    """
-    found = sorted(filter(_EMBEDDINGS.fullmatch, names))
-    if not found and model.tied:
-        found = sorted(filter(_OUTPUT.fullmatch, names))
-    if len(found) == 1:
-        return found[0]
-    near = found or sorted(filter(_ALIKE.search, names)) or sorted(names)
-    listed = ", ".join(map(quote, near[:5])) + (", …" if len(near) > 5 else "")
-    problem = "several tensors look like" if found else "no tensor is named like"
-    raise VocabkitError(
-        f"{where}: {problem} the embedding table of a model of type {model.family} (it has {listed or 'none'})"
-    )
-
-
 PREFIX = 8
 """Bytes before the header: its length, little-endian."""
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -298,6 +197,11 @@ class Header:
         """The names of all tensors."""
         return [name for name in self.entries if name != "__metadata__"]
 
+    def shape_of(self, name: str) -> Sequence[int] | None:
+        """Return the shape of tensor `name`, None if it has none."""
+        shape = self.entries.get(name, {}).get("shape")
+        return shape if isinstance(shape, list) and _whole_numbers(shape, len(shape)) else None
+
     def place_of(self, name: str) -> Place:
         """Return the place of tensor `name`.
 
@@ -307,6 +211,8 @@ class Header:
         if entry is None:
             raise VocabkitError(f"{where} is not in it, though the index says so")
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if why := why_unusable(name, self.shape_of(name) or (), str(dtype), self.names):
+            raise VocabkitError(f"{where} {why}")
         if dtype not in DTYPES:
             raise VocabkitError(
                 f"{where} is stored as {quote(str(dtype))}, expected {', '.join(DTYPES)}; "
@@ -406,8 +312,11 @@ class TorchRows:
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
-    """Load a file of torch.save: name -> tensor. Raises VocabkitError: see `read_torch`; or not tensors by name."""
-    content = read_torch(path)
+    """Load a file of torch.save: name -> tensor, also out of a checkpoint such as {"state_dict": ...}.
+
+    Raises VocabkitError: see `read_torch`; or not tensors by name.
+    """
+    content = unwrapped(read_torch(path))
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise VocabkitError(f"{path}: holds no tensors by name; expected the weights of a model")
     return content
@@ -418,6 +327,8 @@ def rows_of(tensors: Mapping[str, Any], name: str, path: Path) -> TorchRows:
     tensor = tensors.get(name)
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise VocabkitError(f"{path}: no dense tensor {quote(name)} in it")
+    if why := why_unusable(name, tensor.shape, str(tensor.dtype), tensors.keys()):
+        raise VocabkitError(f"{path}: {quote(name)} {why}")
     if tensor.ndim != 2 or not tensor.numel():
         raise VocabkitError(f"{path}: {quote(name)} has shape {tuple(tensor.shape)}, expected a matrix (rows, width)")
     if tensor.dtype not in DTYPES.values():
@@ -443,29 +354,35 @@ class GGUFRows:
         into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))
 
 
-def open_gguf(path: Path) -> tuple[Mapping[str, Any], GGUFRows]:
-    """Return the metadata of a GGUF file and its embedding table.
+def open_gguf(path: Path, wanted: str | None = None) -> tuple[Mapping[str, Any], GGUFRows]:
+    """Return the metadata of a GGUF file and its embedding table, which is named `wanted` or as llama.cpp names it.
 
     Raises VocabkitError: not a GGUF, no embedding table, an unsupported quantisation, or truncated.
     """
     metadata, tensors = read_tensor_table(path)
-    table = tensors.get(EMBEDDING)
+    name = wanted or EMBEDDING
+    table = tensors.get(name)
+    if table is None and wanted is not None:
+        near = near_names(tensors, None, lambda name: tensors[name].shape)
+        raise VocabkitError(f"{path}: no tensor {quote(wanted)} in it; {near}")
     if table is None:
         part = (
             " in this part of a split model; give the part that has it" if "split.count" in metadata else "; not an LLM"
         )
         raise VocabkitError(f"{path}: no {EMBEDDING} in it{part}")
     kind, block, block_bytes = _quantisation(path, table.type)
-    if f"{EMBEDDING.removesuffix('weight')}scale" in tensors:
+    if f"{name.removesuffix('weight')}scale" in tensors:
         raise VocabkitError(
             f"{path}: its embeddings have a scale in a tensor of its own, which is not read; not supported"
         )
     if len(table.shape) != 2 or not prod(table.shape) or table.shape[1] % block:
-        raise VocabkitError(f"{path}: {EMBEDDING} has shape {table.shape}, expected (rows, width) in blocks of {block}")
+        raise VocabkitError(
+            f"{path}: {quote(name)} has shape {table.shape}, expected (rows, width) in blocks of {block}"
+        )
     rows, width = table.shape
     stored = ByteRows(path, table.start, rows, width // block * block_bytes)
     if stored.start + rows * stored.size > path.stat().st_size:
-        raise VocabkitError(f"{path}: truncated: {EMBEDDING} reaches beyond its end; download it again")
+        raise VocabkitError(f"{path}: truncated: {name} reaches beyond its end; download it again")
     return metadata, GGUFRows(stored, width, kind)
 
 

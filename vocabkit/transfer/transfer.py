@@ -39,7 +39,13 @@ class Target:
     """How its tokenizer was found, in words."""
 
 
-def open_target(argument: str, *, weights: str | Path | None = None, progress: Progress = no_progress) -> Target:
+def open_target(
+    argument: str,
+    *,
+    weights: str | Path | None = None,
+    embedding_tensor: str | None = None,
+    progress: Progress = no_progress,
+) -> Target:
     """Open the LLM that `argument` names.
 
     A model folder, a GGUF or a hub id holds both tokenizer and embedding table. For a model of the catalog, the
@@ -48,6 +54,7 @@ def open_target(argument: str, *, weights: str | Path | None = None, progress: P
     Args:
         argument: a folder, GGUF, catalog model or hub id, optionally as NAME=any of these.
         weights: folder, weights file or hub id to read the embedding table from instead.
+        embedding_tensor: name of the table in the weights, if it isn't found by itself.
         progress: reports bytes while a table is downloaded.
 
     Raises:
@@ -55,7 +62,7 @@ def open_target(argument: str, *, weights: str | Path | None = None, progress: P
             catalog's.
     """
     found = resolve(argument)
-    table = open_embeddings(weights or _weights(argument, found), progress=progress)
+    table = open_embeddings(weights or _weights(argument, found), embedding_tensor=embedding_tensor, progress=progress)
     if table.encoder is not None:
         raise VocabkitError(f"{argument}: encoder-only model ({quote(table.encoder)}); pass a causal LLM")
     vocabulary = found.vocabulary
