@@ -39,7 +39,8 @@ test-light: .sources/.complete
 	.venv-light/bin/python $(PYTEST) $(LIGHT)
 LIGHT := tests/test_imports.py tests/cli tests/arrow tests/files tests/report tests/shared tests/tokenizer/test_catalog.py
 
-# Killed commands, full disks, hostile and fuzzed files, real terminals, bounded memory, whole models. Five minutes.
+# Every real tokenizer and whole models; killed commands, full disks, hostile and fuzzed files, real terminals, bounded
+# memory. Seven minutes.
 test-robust: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python $(PYTEST) tests/robust
 

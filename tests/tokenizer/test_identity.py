@@ -16,7 +16,6 @@ from tokenizer_files import (
     bpe_json,
     gguf_file,
     gguf_tokenizer,
-    real_file,
     sentencepiece_model,
     write_json,
 )
@@ -155,16 +154,6 @@ def test_added_token_spelled_in_alphabet_is_text_it_is_cut_from(tmp_path: Path) 
     assert vocabulary.canonical[[255, 256]].tolist() == [256, 256]
 
 
-@pytest.mark.usefixtures("sources")
-@pytest.mark.parametrize("name", ["deepseek", "minilm"])
-def test_real_file_agrees_with_its_library(name: str) -> None:
-    file = real_file(name)
-    vocabulary, library = read(file), Tokenizer.from_file(str(file))
-    assert_canonical_is_encoded(vocabulary, library)
-    if name == "deepseek":
-        assert_bytes_are_decoded(vocabulary, library)
-
-
 def test_gguf_and_tokenizer_json_agree_about_canonical_ids(tmp_path: Path) -> None:
     content = FILES["piece outside the alphabet"]
     from_json = read(written(tmp_path / "json", content))
@@ -242,10 +231,23 @@ def test_clips_word_end_is_space(tmp_path: Path) -> None:
 
 
 def test_vocab_txt_numbers_its_lines(tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[unused0]\n[UNK]\nhello\n##s\n", "utf-8")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[unused0]\n[UNK]\nhello\n##s\na\u2028b\n!\n", "utf-8")
     vocabulary = read(tmp_path)
-    assert vocabulary.tokens.to_pylist()[3:] == [b" hello", b"s"]
-    assert vocabulary.roles == {"unk": 2}
+    assert vocabulary.tokens.to_pylist()[1:] == [b"[unused0]", b"[UNK]", b" hello", b"s", " a\u2028b".encode(), b"!"]
+    assert vocabulary.roles == {"pad": 0, "unk": 2}
+
+
+def test_repeated_piece_of_vocab_txt_has_its_last_id(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\nhello\n\nhello\n", "utf-8")
+    assert read(tmp_path).tokens.to_pylist() == [b"[UNK]", None, None, b" hello"]
+
+
+def test_gguf_and_vocab_txt_of_one_wordpiece_are_same_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[unused0]\nhello\n##s\n!\n##!\n", "utf-8")
+    pieces = [("[UNK]", 3), ("▁[unused0]", 1), ("▁hello", 1), ("s", 1), ("▁!", 1), ("!", 1)]
+    metadata = gguf_tokenizer(pieces, "bert", unknown_token_id=0)
+    (tmp_path / "model.gguf").write_bytes(gguf_file(metadata))
+    assert read(tmp_path / "model.gguf").fingerprint == read(tmp_path / "vocab.txt").fingerprint
 
 
 def test_model_beside_its_projector_is_tokenizer_of_folder(tmp_path: Path) -> None:
@@ -288,21 +290,6 @@ def test_sentencepiece_user_defined_piece_is_canonical_as_its_library_encodes(tm
     canonical = {int(vocabulary.canonical[i]) for i in range(len(vocabulary)) if vocabulary.token(i) == b"\n"}
     assert canonical == {5}
     assert 5 in encoded
-
-
-@pytest.mark.parametrize("name", ["deepseek", "minilm"])
-@pytest.mark.usefixtures("sources")
-def test_special_ids_are_those_of_transformers(name: str) -> None:
-    transformers: Any = pytest.importorskip("transformers")
-    file = real_file(name)
-    library = transformers.AutoTokenizer.from_pretrained(file.parent)
-    vocabulary = read(file)
-    special = set(np.flatnonzero(vocabulary.kinds >= Kind.SPECIAL).tolist())
-    assert set(library.all_special_ids) <= special
-    for role in ("bos", "eos", "pad", "unk"):
-        token_id = getattr(library, f"{role}_token_id")
-        if token_id is not None and role in vocabulary.roles:
-            assert vocabulary.roles[role] == token_id
 
 
 def test_xlm_roberta_ids_are_shifted_behind_fairseqs_special_tokens(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.tokenizer.decoder import decode_pieces
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers, sentencepiece_rules
 from vocabkit.tokenizer.special_tokens import reserved_ids, roles, special_kind
 from vocabkit.tokenizer.spelling import all_from_alphabet, byte_piece
@@ -70,6 +71,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     if len(types) != len(pieces):
         raise VocabkitError(f"{path}: {len(types)} token types for {len(pieces)} tokens")
 
+    if model == "bert":
+        pieces = [_wordpiece(piece, token_type) for piece, token_type in zip(pieces, types.tolist(), strict=True)]
     kinds = np.zeros(len(pieces), np.uint8)
     tokens: list[bytes | None] = []
     decoded, literal = _decoded(pieces, model)
@@ -80,7 +83,9 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     for token_id in declared.values():  # also those of user-defined type, which are text in all other respects
         if isinstance(token_id, int) and 0 <= token_id < len(pieces) and len(pieces[token_id]) > 1:
             tokens[token_id], kinds[token_id] = pieces[token_id].encode(), Kind.SPECIAL
-    kinds[[i for i in reserved_ids(pieces) if i not in declared.values()]] = Kind.UNUSED
+    for token_id in reserved_ids(pieces):
+        if token_id not in declared.values():
+            tokens[token_id], kinds[token_id] = pieces[token_id].encode(), Kind.UNUSED
     named = {i: pieces[i] for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     return make_vocabulary(
         name=name or path.stem,
@@ -105,9 +110,18 @@ def _decoded(pieces: Sequence[str], model: str) -> tuple[list[bytes], np.ndarray
             decoded = [_unescape(piece) for piece in pieces]
         case "plamo2":
             decoded = [piece.encode() for piece in pieces]
+        case "bert":
+            return decode_pieces(pieces, [{"type": "WordPiece"}]).finish()[0].to_pylist(), np.empty(0, np.int64)
         case _:
             decoded = [piece.replace("▁", " ").encode() for piece in pieces]
     return decoded, np.empty(0, np.int64)
+
+
+def _wordpiece(piece: str, token_type: int) -> str:
+    """Return the spelling of a piece in BERT's vocab.txt. llama.cpp's converter writes `▁x` for `x`, `x` for `##x`."""
+    if token_type in (_CONTROL, _UNKNOWN):
+        return piece
+    return piece[1:] if piece.startswith("▁") else f"##{piece}"
 
 
 def _token(piece: str, token_type: int, decoded: bytes, *, byte_level: bool) -> tuple[bytes, Kind]:

@@ -76,7 +76,9 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     for token_id, spelling in enumerate(spellings):
         if spelling is not None and kinds[token_id] == Kind.TEXT and declared.is_special(token_id, spelling):
             tokens[token_id], kinds[token_id] = spelling.encode(), special_kind(spelling)
-    kinds[[i for i in reserved_ids(spellings) if kinds[i] == Kind.TEXT]] = Kind.UNUSED
+    for token_id in reserved_ids(spellings):
+        if kinds[token_id] == Kind.TEXT:
+            tokens[token_id], kinds[token_id] = (spellings[token_id] or "").encode(), Kind.UNUSED
 
     precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE)
     precedence[np.flatnonzero(np.array(types) == _USER_DEFINED)] = Precedence.ADDED

@@ -103,12 +103,13 @@ def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> 
     role_ids = ({} if unk is None else {"unk": unk}) | declared_ids(named, declared)
     for token_id, spelling in named.items():
         kinds[token_id] = Kind.SPECIAL if token_id in role_ids.values() else special_kind(spelling)
-    kinds[[i for i in reserved_ids(spellings) if kinds[i] != Kind.SPECIAL]] = Kind.UNUSED
+    unused = {i: spellings[i] or "" for i in reserved_ids(spellings) if kinds[i] != Kind.SPECIAL}
+    kinds[list(unused)] = Kind.UNUSED
 
     precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
     precedence[sorted(decoded.unreached | _earlier_duplicates(file.model, pieces))] = Precedence.UNREACHED
     precedence[list(added)] = Precedence.ADDED
-    literal = named | {i: token.content for i, token in added.items() if i >= own or not token.is_piece}
+    literal = named | unused | {i: token.content for i, token in added.items() if i >= own or not token.is_piece}
     return make_vocabulary(
         name=name,
         source=where,

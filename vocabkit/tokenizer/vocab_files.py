@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json, optional_json
 from vocabkit.tokenizer.rules import Rules, byte_level_rules
@@ -19,6 +19,8 @@ from vocabkit.tokenizer.vocabulary import Vocabulary
 
 WORD_END = "</w>"
 """Ends the last piece of a word in CLIP's vocabulary."""
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+"""Special tokens of a vocab.txt where no config names others (transformers, BertTokenizer)."""
 
 
 def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
@@ -32,36 +34,39 @@ def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
     file = File(model=model, decoder={"type": "ByteLevel"})
     merges = path.with_name("merges.txt")
     rules = partial(_rules, vocab, merges) if suffix is None and merges.is_file() else None
-    return _vocabulary(path, file, name, rules)
+    return _vocabulary(path, file, name, rules, {})
 
 
 def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
-    """Read a vocab.txt, a WordPiece vocabulary with one piece a line. Its id is its line number, from 0.
+    """Read a vocab.txt, a WordPiece vocabulary with one piece a line. Its id is its line number, from 0; of a repeated
+    piece the last one, as transformers reads it. The id of an empty line or an earlier repetition is unused.
 
-    Raises VocabkitError: not UTF-8, or a repeated piece.
+    Raises VocabkitError: not UTF-8.
     """
     with reading(path):
         try:
-            lines = path.read_bytes().decode().splitlines()
+            lines = path.read_text("utf-8").split("\n")  # splitlines() would also split at U+2028 and its like
         except UnicodeDecodeError as error:
             raise VocabkitError(f"{path}: not UTF-8; a vocab.txt is text with one piece a line") from error
-    vocab = {piece: i for i, piece in enumerate(lines)}
-    if len(vocab) < len(lines):
-        twice = next(piece for i, piece in enumerate(lines) if vocab[piece] != i)
-        raise VocabkitError(f"{path}: has the piece {quote(twice)} twice; each piece must be unique")
+    vocab = {piece: i for i, piece in enumerate(lines) if piece}
     config = optional_json(path.with_name("tokenizer_config.json"))
     lowercase = {"type": "BertNormalizer", "lowercase": bool(config.get("do_lower_case", True))}
-    unk = "[UNK]" if "[UNK]" in vocab else None
     file = File(
-        model=Model(vocab=vocab, type="WordPiece", unk_token=unk),
+        model=Model(vocab=vocab, type="WordPiece", unk_token="[UNK]"),
         normalizer=lowercase,
-        decoder={"type": "WordPiece", "prefix": "##", "cleanup": False},
+        decoder={"type": "WordPiece"},
     )
-    return _vocabulary(path, file, name, None)
+    return _vocabulary(path, file, name, None, _BERT)
 
 
-def _vocabulary(path: Path, file: File, name: str | None, rules: Callable[[], Rules] | None) -> Vocabulary:
-    found = vocabulary_of(str(path), file, name or path.parent.resolve().name, read_declarations(path.parent))
+def _vocabulary(
+    path: Path, file: File, name: str | None, rules: Callable[[], Rules] | None, roles: Mapping[str, str]
+) -> Vocabulary:
+    """`roles`: role -> spelling, where no file says otherwise."""
+    declared = read_declarations(path.parent)
+    roles = {**roles, **declared.roles}
+    declared = dataclasses.replace(declared, roles=roles, special=declared.special | set(roles.values()))
+    found = vocabulary_of(str(path), file, name or path.parent.resolve().name, declared)
     return dataclasses.replace(found, source=path.name, segmentation=rules)
 
 
