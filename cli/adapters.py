@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_page, page_origin, write_page
+from .options import (
+    DATA,
+    AsJson,
+    Aspect,
+    Device,
+    ImageColumn,
+    Split,
+    TextColumn,
+    aspect_ratio,
+    check_page,
+    page_origin,
+    write_page,
+)
 from .show import note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
@@ -225,7 +237,14 @@ def check_adapter(
 
 
 def import_adapter(
-    weights: Path, shared: Path, llm: str, out: Path, vision: str | None, layer: int | None, json: bool
+    weights: Path,
+    shared: Path,
+    llm: str,
+    out: Path,
+    vision: str | None,
+    layer: int | None,
+    aspect: Aspect | None,
+    json: bool,
 ) -> None:
     """`import` of published weights."""
     from vocabkit.adapter.checkpoint import check_destination
@@ -233,7 +252,9 @@ def import_adapter(
     from vocabkit.transfer.published import import_published
 
     check_destination(out, "langbridge")
-    adapter = import_published(weights, open_shared(shared), llm, vision=vision, layer=layer)
+    adapter = import_published(
+        weights, open_shared(shared), llm, vision=vision, layer=layer, image_aspect_ratio=aspect_ratio(aspect)
+    )
     adapter.save(out)
     config = adapter.config
     if json:
@@ -243,7 +264,8 @@ def import_adapter(
     if config.vision_model is None or config.vision_layer is None:
         note("its vision model and layer are not recorded, so wrong features would not be noticed: --vision, --layer")
     else:
-        say(f"features: {config.vision_model}, layer {config.vision_layer}")
+        ratio = "" if config.vision_aspect_ratio is None else f", image_aspect_ratio {config.vision_aspect_ratio}"
+        say(f"features: {config.vision_model}, layer {config.vision_layer}{ratio}")
 
 
 def export(
@@ -273,6 +295,14 @@ def export(
         bool,
         typer.Option("--keep-cls", help="For llava: class tokens become visual tokens. [default: as recorded]"),
     ] = False,
+    image_aspect_ratio: Annotated[
+        Aspect | None,
+        typer.Option(
+            help="For llava: what becomes of pictures that are not square, if the adapter does not say. For mmproj: "
+            "pad, to accept that llama.cpp pads them.",
+            show_default=False,
+        ),
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(
@@ -311,8 +341,9 @@ def export(
     from vocabkit.transfer.export.export import export as write
 
     options = ExportOptions(
-        llm=llm, vision=vision, keep_cls=keep_cls, features=features, data=tuple(data or ()), steps=steps, seed=seed,
-        device=device,
+        llm=llm, vision=vision, keep_cls=keep_cls,
+        image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,
+        data=tuple(data or ()), steps=steps, seed=seed, device=device,
     )  # fmt: skip
     with show_progress() as progress:
         done = write(adapter, form.value, out, options, progress=progress)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,6 +41,29 @@ Pool = Annotated[
     typer.Option(
         metavar="ROWSxCOLUMNS",
         help="Pool the grid of patches to this size. [default: as in training]",
+        show_default=False,
+    ),
+]
+
+
+class Aspect(enum.StrEnum):
+    """What an encoder sees of a picture that is not square."""
+
+    square = "square"
+    pad = "pad"
+
+
+def aspect_ratio(aspect: Aspect | None) -> Literal["square", "pad"] | None:
+    """The value of --image-aspect-ratio."""
+    return None if aspect is None else aspect.value
+
+
+AspectRatio = Annotated[
+    Aspect | None,
+    typer.Option(
+        "--image-aspect-ratio",
+        help="Pictures that are not square: square, as the image processor has it, or pad, padded to a square. "
+        "[default: as in training]",
         show_default=False,
     ),
 ]

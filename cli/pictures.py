@@ -10,6 +10,7 @@ import typer
 
 from .options import (
     AsJson,
+    AspectRatio,
     Device,
     Html,
     ImageColumn,
@@ -17,6 +18,7 @@ from .options import (
     Pool,
     Split,
     Vision,
+    aspect_ratio,
     check_page,
     grid_size,
     page_origin,
@@ -59,6 +61,7 @@ def infer(
         bool, typer.Option("--keep-cls", help="Keep class and register tokens, if the adapter does not say.")
     ] = False,
     pool: Pool = None,
+    image_aspect_ratio: AspectRatio = None,
     top: Annotated[
         int | None,
         typer.Option(metavar="K", min=1, help="Write the K tokens of each patch with the largest coefficients."),
@@ -92,10 +95,11 @@ def infer(
     keep_freed_memory()
     with fitting_memory(batch), show_progress() as progress:
         found = library.infer(
-            adapter, inputs, out, llm=llm, vision=vision, keep_cls=keep_cls or None, pool=grid_size(pool), top=top,
-            captions=captions, visual_tokens=visual_tokens or None, question=question, template=template,
-            max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column, batch=batch,
-            dtype=dtype.value, device=device, progress=progress,
+            adapter, inputs, out, llm=llm, vision=vision, keep_cls=keep_cls or None, pool=grid_size(pool),
+            image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, captions=captions,
+            visual_tokens=visual_tokens or None, question=question, template=template, max_new_tokens=max_new_tokens,
+            images=images, split=split, image_column=image_column, batch=batch, dtype=dtype.value, device=device,
+            progress=progress,
         )  # fmt: skip
     report = found.report
     if json:
@@ -148,6 +152,7 @@ def interpret(
         int | None, typer.Option(help="Its hidden states. [default: as in training]", show_default=False)
     ] = None,
     pool: Pool = None,
+    image_aspect_ratio: AspectRatio = None,
     images: Images = None,
     limit: Annotated[int, typer.Option(help="Images from the start of each LLaVA file.", min=1)] = 10,
     html: Html = None,
@@ -166,8 +171,9 @@ def interpret(
     keep_freed_memory()
     with show_progress() as progress:
         found = library.interpret(
-            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=grid_size(pool), images=images,
-            limit=limit, top=top, checkpoints=checkpoints, progress=progress,
+            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=grid_size(pool),
+            image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit, top=top,
+            checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DATA, AsJson, Device, ImageColumn, Split, TextColumn, check_output, grid_size, named_paths
+from .options import (
+    DATA,
+    AsJson,
+    Aspect,
+    Device,
+    ImageColumn,
+    Split,
+    TextColumn,
+    check_output,
+    grid_size,
+    named_paths,
+)
 from .show import note, note_broken, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
@@ -84,6 +95,12 @@ def features(
         str | None,
         typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in 4x4.", show_default=False),
     ] = None,
+    image_aspect_ratio: Annotated[
+        Aspect,
+        typer.Option(
+            help="Pictures that are not square: square, as the image processor has it, or pad, padded to a square."
+        ),
+    ] = Aspect.square,
     dtype: Annotated[Stored, typer.Option(help="Dtype of the stored features.")] = Stored.float16,
     device: Device = "auto",
     json: AsJson = False,
@@ -100,7 +117,7 @@ def features(
 
     keep_freed_memory()
     options = FeatureOptions(
-        layer, keep_cls, None if pool is None else grid_size(pool), getattr(torch, dtype.value), device
+        layer, keep_cls, grid_size(pool), image_aspect_ratio.value, getattr(torch, dtype.value), device
     )
     columns = Columns(split, image_column)
     with show_progress() as progress:

@@ -11,6 +11,7 @@ from .adapters import EmbeddingTensor, Features, Weights
 from .options import (
     TOKENIZER,
     AsJson,
+    Aspect,
     Corpus,
     CorpusColumn,
     Html,
@@ -377,6 +378,13 @@ def import_(
             help="Of weights: hidden states, as transformers counts them: -2 as published.", show_default=False
         ),
     ] = None,
+    image_aspect_ratio: Annotated[
+        Aspect | None,
+        typer.Option(
+            help="Of weights: what was seen of pictures that are not square. [default: as config.json says]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output. [default: MAP.arrow, or adapter.pt]", show_default=False)
     ] = None,
@@ -390,6 +398,7 @@ def import_(
     from vocabkit.errors import VocabkitError
 
     of_weights = {"--shared": shared, "--llm": llm, "--vision": vision, "--layer": layer}
+    of_weights["--image-aspect-ratio"] = image_aspect_ratio
     given = [name for name, value in of_weights.items() if value is not None]
     if _is_json(source, otherwise=bool(tokenizers)):
         if given:
@@ -405,7 +414,7 @@ def import_(
         raise VocabkitError(f"{source}: is not a map (JSON); of weights, give --shared and --llm")
     from .adapters import import_adapter
 
-    import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, json)
+    import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, image_aspect_ratio, json)
 
 
 def _is_json(path: Path, *, otherwise: bool) -> bool:

@@ -222,11 +222,29 @@ def test_adapter_records_its_features_and_rejects_others(world: World, tmp_path:
     trained = train(world.recipe(connector=kind, steps=1, **source), tmp_path / "out")
     config = load_adapter(trained.adapter).config
     assert vision_of(config) == {
-        "vision_model": vision, "vision_layer": -1, "vision_keep_cls": cached, "vision_pool": (2, 2)
+        "vision_model": vision, "vision_layer": -1, "vision_keep_cls": cached, "vision_pool": (2, 2),
+        "vision_aspect_ratio": "square",
     }  # fmt: skip
     train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter), **source), tmp_path / "again")
     with pytest.raises(VocabkitError, match="gives features with layer -2, but the adapter was trained with layer -1"):
         train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter)), tmp_path / "other")
+
+
+def test_adapter_keeps_its_aspect_ratio_unless_the_recipe_names_another(world: World, tmp_path: Path) -> None:
+    direct: dict[str, Any] = {"features": None, "vision": str(world.vision), "steps": 1}
+    padded = train(world.recipe(**direct, image_aspect_ratio="pad"), tmp_path / "pad").adapter
+    assert load_adapter(padded).config.vision_aspect_ratio == "pad"
+    same = train(world.recipe(**direct, adapter=str(padded)), tmp_path / "same").adapter
+    assert load_adapter(same).config.vision_aspect_ratio == "pad"
+    with pytest.raises(VocabkitError, match=r"image_aspect_ratio square, but the adapter was trained with .* pad"):
+        train(world.recipe(adapter=str(padded), steps=1), tmp_path / "other")  # on features of square pictures
+    square = train(world.recipe(**direct, adapter=str(padded), image_aspect_ratio="square"), tmp_path / "square")
+    assert load_adapter(square.adapter).config.vision_aspect_ratio == "square"
+
+
+def test_features_of_another_aspect_ratio_raise(world: World, tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="features: made with image_aspect_ratio square, but the recipe says pad"):
+        train(world.recipe(image_aspect_ratio="pad"), tmp_path / "out")
 
 
 def test_text_only_samples_train_mixed_or_alone(world: World, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
 from torch import Tensor
 
+from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.maps import import_map
@@ -318,3 +319,50 @@ def test_damaged_and_malicious_files_raise(tmp_path: Path, shared: SharedVocabul
     assert "truncated" in refusal(weights, shared)
     weights.unlink()
     assert "no such file" in refusal(weights, shared)
+
+
+# ---- how pictures were prepared ----------------------------------------------------------------------------------
+
+
+def llava_folder(folder: Path, **config: object) -> Path:
+    """mm_projector.bin beside a config.json of LLaVA."""
+    llava = {"mm_vision_tower": "openai/clip", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
+    (folder / "config.json").write_text(json.dumps(llava | config))
+    written(folder, published("mm_projector."))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [({}, "square"), ({"image_aspect_ratio": None}, "square"), ({"image_aspect_ratio": "square"}, "square"),
+     ({"image_aspect_ratio": "pad", "mm_patch_merge_type": "flat"}, "pad")],
+)  # fmt: skip
+def test_aspect_ratio_of_a_checkpoint_is_recorded(
+    tmp_path: Path, shared: SharedVocabulary, recorded: dict[str, object], expected: str
+) -> None:
+    config = import_published(llava_folder(tmp_path, **recorded), shared, "qwen2").config
+    assert config.vision_aspect_ratio == expected
+    assert AdapterConfig.from_json(config.to_json()) == config
+
+
+def test_aspect_ratio_is_unknown_without_a_config(tmp_path: Path, shared: SharedVocabulary) -> None:
+    config = import_published(written(tmp_path, published("mm_projector.")), shared, "qwen2").config
+    assert config.vision_aspect_ratio is None
+    assert "vision_aspect_ratio" not in config.to_json()
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [{"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}, {"image_aspect_ratio": "anyres_max_9"},
+     {"image_aspect_ratio": "pad", "mm_patch_merge_type": "spatial"}, {"model_type": "llava_next"}],
+)  # fmt: skip
+def test_checkpoint_trained_on_tiles_raises_unless_one_picture_is_chosen(
+    tmp_path: Path, shared: SharedVocabulary, recorded: dict[str, object]
+) -> None:
+    folder = llava_folder(tmp_path, **recorded)
+    with pytest.raises(
+        VocabkitError, match=r"trained on tiles of pictures .*set `image_aspect_ratio` to pad or square"
+    ):
+        import_published(folder, shared, "qwen2")
+    chosen = import_published(folder, shared, "qwen2", image_aspect_ratio="pad").config
+    assert chosen.vision_aspect_ratio == "pad"

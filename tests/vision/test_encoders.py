@@ -188,6 +188,40 @@ def test_pool_larger_than_the_grid_raises(tmp_path: Path, pool: tuple[int, int])
         open_vision(str(clip(tmp_path / "clip")), pool=pool)
 
 
+# ---- pictures that are not square --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (61, 40), (50, 50), (1, 60)])
+def test_padding_puts_the_whole_picture_into_a_square_of_the_mean_colour(tmp_path: Path, size: tuple[int, int]) -> None:
+    padding = open_vision(str(clip(tmp_path / "clip")), image_aspect_ratio="pad")
+    picture = images(1)[0].resize(size)
+    side = max(size)
+    expected = Image.new("RGB", (side, side), (122, 116, 104))  # int(255 * mean) of CLIP, as LLaVA rounds it
+    expected.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    assert torch.equal(padding.pixels(picture), open_vision(str(tmp_path / "clip")).pixels(expected))
+
+
+def test_aspect_ratio_is_part_of_what_features_are_known_by(tmp_path: Path) -> None:
+    folder = str(clip(tmp_path / "clip"))
+    padding, square = open_vision(folder, image_aspect_ratio="pad"), open_vision(folder)
+    assert padding.info == {**square.info, "image_aspect_ratio": "pad"}
+    picture = images(1)[0]
+    assert not torch.equal(padding.pixels(picture), square.pixels(picture))
+
+
+def test_padding_without_a_mean_colour_raises(tmp_path: Path) -> None:
+    settings = clip(tmp_path / "clip") / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace('"do_normalize": true', '"do_normalize": false'))
+    with pytest.raises(VocabkitError, match=r"`image_aspect_ratio` pad: .* has no mean colour to pad with"):
+        open_vision(str(tmp_path / "clip"), image_aspect_ratio="pad")
+
+
+def test_padding_of_a_picture_that_would_fill_the_memory_raises(tmp_path: Path) -> None:
+    padding = open_vision(str(clip(tmp_path / "clip")), image_aspect_ratio="pad")
+    with pytest.raises(VocabkitError, match="has 20000 x 300 pixels, too long to be padded to a square"):
+        padding.pixels(Image.new("RGB", (20_000, 300)))
+
+
 # ---- EfficientNet-Lite0 ------------------------------------------------------------------------------------------
 
 
@@ -214,6 +248,10 @@ def test_efficientnet_lite0_pixels_are_normalised_as_published(efficientnet: Vis
         efficientnet.pixels(Image.new("RGB", (50, 20), (255, 127, 0))),
         torch.tensor([1.0, 0.0, -127 / 128])[:, None, None].expand(3, 224, 224),
     )
+    padding = open_vision("efficientnet-lite0", image_aspect_ratio="pad")
+    wide = padding.pixels(Image.new("RGB", (200, 100), "white"))
+    assert (wide[:, [0, -1]] == 0).all()
+    assert (wide[:, 100:124] == 1).all()
 
 
 def test_loading_efficientnet_lite0_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

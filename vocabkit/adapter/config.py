@@ -6,13 +6,20 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
+
+AspectRatio = Literal["square", "pad"]
+"""What an encoder sees of a picture that is not square, in LLaVA's words (`image_aspect_ratio`).
+
+square: what its image processor makes of the picture: CLIP's crops the centre, SigLIP's stretches it.
+pad: the whole picture, padded to a square with the mean colour.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class AdapterConfig:
     """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns that the grid of patches was pooled to, if any."""
+    vision_aspect_ratio: AspectRatio | None = None
+    """What the encoder saw of pictures that are not square; None if unknown."""
     transfer: Transfer | None = None
     """None for an adapter as it was trained."""
 
@@ -109,7 +118,7 @@ class AdapterConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON with `adapter_type`. That of a transferred adapter has its own config under `adapter`."""
-        own = dataclasses.asdict(self)
+        own = _record(self)
         transfer = own.pop("transfer")
         inner = own if transfer is None else {"adapter": own, **transfer}
         return {"adapter_type": self.kind, **inner}
@@ -158,6 +167,8 @@ class MLPConfig:
     """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns that the grid of patches was pooled to, if any."""
+    vision_aspect_ratio: AspectRatio | None = None
+    """What the encoder saw of pictures that are not square; None if unknown."""
     distilled_from: DistilledFrom | None = None
     """None for a projector that was trained on captions, or folded."""
 
@@ -188,12 +199,20 @@ class MLPConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON with `adapter_type`."""
-        return {"adapter_type": self.kind, **dataclasses.asdict(self)}
+        return {"adapter_type": self.kind, **_record(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MLPConfig:
         """Invert `to_json`. Raises msgspec.ValidationError: missing or wrong fields."""
         return msgspec.convert(dict(content), cls)
+
+
+_LATER = ("vision_aspect_ratio",)
+"""Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""
+
+
+def _record(value: AdapterConfig | MLPConfig) -> dict[str, Any]:
+    return {key: field for key, field in dataclasses.asdict(value).items() if key not in _LATER or field}
 
 
 def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:

@@ -6,11 +6,11 @@ Every command asks here, so that a partner that does not belong is an error and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.shared.verify import wrong_rows
@@ -24,6 +24,8 @@ class EncoderInfo(TypedDict):
     layer: int | None
     keep_cls: bool
     pool: tuple[int, int] | None
+    image_aspect_ratio: NotRequired[AspectRatio]
+    """Features of earlier versions, which lack it, are square."""
     grid: tuple[int, int]
     """Rows and columns of patches, after pooling."""
     tokens: int
@@ -67,6 +69,8 @@ def check_encoder(config: AdapterConfig | MLPConfig, info: EncoderInfo, source: 
         known["layer"] = config.vision_layer, info["layer"]
     if config.vision_keep_cls is not None:
         known |= {"keep_cls": (config.vision_keep_cls, info["keep_cls"]), "pool": (config.vision_pool, info["pool"])}
+    if config.vision_aspect_ratio is not None:
+        known["image_aspect_ratio"] = config.vision_aspect_ratio, info.get("image_aspect_ratio", "square")
     for name, (wanted, found) in known.items():
         if wanted != found:
             raise VocabkitError(

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import llm_ids
 from vocabkit.data.llava import is_llava
@@ -69,10 +70,11 @@ class InferOptions:
     """NAME=SOURCE of the LLM; needed for captions, and for visual tokens of an adapter that was not transferred."""
     vision: str | None = None
     """The vision model, as for `open_vision`. By default the one that the adapter was trained with, as for the next
-    two."""
+    three."""
     keep_cls: bool | None = None
     pool: tuple[int, int] | None = None
     """(rows, columns)."""
+    image_aspect_ratio: AspectRatio | None = None
     images: str | Path | None = None
     """Folder of the images of LLaVA files. By default the folder of each file."""
     split: str = "train"
@@ -155,7 +157,13 @@ def infer(
     connector = load_adapter(adapter)
     reader = _open_reader(connector, wanted, dtype)
     encoder = encoder_of(
-        connector, wanted.vision, keep_cls=wanted.keep_cls, pool=wanted.pool, device=device, dtype=dtype
+        connector,
+        wanted.vision,
+        keep_cls=wanted.keep_cls,
+        pool=wanted.pool,
+        image_aspect_ratio=wanted.image_aspect_ratio,
+        device=device,
+        dtype=dtype,
     )
     settings = _settings(wanted, connector, reader, encoder, dtype)
     values = encoder.tokens * (reader.width if wanted.writes_visual_tokens else 0)

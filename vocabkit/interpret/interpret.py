@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.data.llava import is_llava, read_llava
@@ -64,10 +65,11 @@ class InterpretOptions:
     checkpoints: str | Path | None = None
     """Output folder of a training with `keep_adapters`, which holds `step-*/adapter`, read before `adapter`."""
     vision: str | None = None
-    """The vision model, as for `open_vision`. By default what the adapter was trained with, as for the next two."""
+    """The vision model, as for `open_vision`. By default what the adapter was trained with, as for the next three."""
     layer: int | None = None
     pool: tuple[int, int] | None = None
     """(rows, columns)."""
+    image_aspect_ratio: AspectRatio | None = None
     images: str | Path | None = None
     """Folder of the images of LLaVA files. By default the folder of each file."""
 
@@ -92,7 +94,9 @@ def interpret(
     series = _series(adapter, wanted.checkpoints)
     own = series["adapter"]
     targets = _targets(wanted.llms, own.llm, progress)
-    encoder = encoder_of(own, wanted.vision, layer=wanted.layer, pool=wanted.pool)
+    encoder = encoder_of(
+        own, wanted.vision, layer=wanted.layer, pool=wanted.pool, image_aspect_ratio=wanted.image_aspect_ratio
+    )
     images, features, broken = _read(encoder, list(_named(pictures, wanted)), progress)
     parts = {
         name: interpret_features(series, target, images, features, wanted.top, progress)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from vocabkit.adapter.config import AspectRatio
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.llm.prompts import Template
@@ -54,6 +55,10 @@ class Recipe:
     """Hidden states to take from `vision`, as transformers counts them."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns to pool the patch grid to."""
+    image_aspect_ratio: AspectRatio | None = None
+    """What becomes of pictures that are not square: square, what the vision model's image processor makes of them, or
+    pad, padded to a square as LLaVA trains. By default that of `adapter` or `features`, else square. Given with an
+    `adapter` that was trained with the other, it is trained for this one."""
     template: Template = "plain"
     """How question and answer become text."""
     max_tokens: int = 2048
@@ -198,7 +203,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 def value_of(name: str) -> str:
     """The kind of value of a recipe's field, in the words of TOML."""
     hint = get_type_hints(Recipe)[name]
-    if get_origin(hint) is UnionType:  # with None, which TOML does not have
+    if get_origin(hint) in (Union, UnionType):  # with None, which TOML does not have
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         *most, last = map(str, get_args(hint))

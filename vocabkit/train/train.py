@@ -20,7 +20,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adapter.partners import EncoderInfo, check_encoder
 from vocabkit.data.samples import Sample
@@ -171,13 +171,32 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
         raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
     if recipe.features is None:
         assert recipe.vision is not None
-        vision = open_vision(recipe.vision, layer=recipe.vision_layer, pool=recipe.vision_pool, device=device)
+        vision = open_vision(
+            recipe.vision,
+            layer=recipe.vision_layer,
+            pool=recipe.vision_pool,
+            image_aspect_ratio=_aspect_ratio(recipe),
+            device=device,
+        )
         return samples, vision, 0
     features = open_features(Path(recipe.features))
+    stored = features.encoder.get("image_aspect_ratio", "square")
+    if recipe.image_aspect_ratio not in (None, stored):
+        raise VocabkitError(
+            f"{recipe.features}: made with image_aspect_ratio {stored}, but the recipe says "
+            f"{recipe.image_aspect_ratio}; compute them again, or change the recipe"
+        )
     usable = [sample for sample in samples if all(picture.key in features for picture in sample.images)]
     if not usable:
         raise VocabkitError(f"{recipe.features}: has features of none of the {len(samples)} samples of the data")
     return usable, features, len(samples) - len(usable)
+
+
+def _aspect_ratio(recipe: Recipe) -> AspectRatio:
+    """What the recipe says, else what the adapter was trained with."""
+    if recipe.image_aspect_ratio is None and recipe.adapter is not None:
+        return load_adapter(recipe.adapter).config.vision_aspect_ratio or "square"
+    return recipe.image_aspect_ratio or "square"
 
 
 def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
@@ -190,6 +209,8 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         connector = _new_connector(recipe, images, llm)
     else:
         connector = load_adapter(recipe.adapter)
+        if recipe.image_aspect_ratio is not None:  # it may be trained for another one
+            connector.config = dataclasses.replace(connector.config, vision_aspect_ratio=recipe.image_aspect_ratio)
         check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # small steps would be lost in half precision
@@ -206,6 +227,7 @@ def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         "vision_layer": info["layer"],
         "vision_keep_cls": info["keep_cls"],
         "vision_pool": info["pool"],
+        "vision_aspect_ratio": info.get("image_aspect_ratio", "square"),
     }
     if recipe.connector == "mlp":
         return MLPProjector(MLPConfig(llm_width=llm.width, **known))

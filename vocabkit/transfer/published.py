@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.adapter.checkpoint import check_destination
-from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter.state_dicts import own_name, unwrapped, why_unusable
 from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
@@ -38,7 +38,13 @@ _OF_LORA = ("non_lora_trainables.bin", "adapter_model.safetensors", "adapter_mod
 
 
 def import_published(
-    weights: str | Path, shared: SharedVocabulary, llm: str, *, vision: str | None = None, layer: int | None = None
+    weights: str | Path,
+    shared: SharedVocabulary,
+    llm: str,
+    *,
+    vision: str | None = None,
+    layer: int | None = None,
+    image_aspect_ratio: AspectRatio | None = None,
 ) -> LangBridgeAdapter:
     """Load an `mm_projector.bin` of LangBridge, whose head is linear, as an adapter. Dtypes are kept.
 
@@ -48,12 +54,12 @@ def import_published(
             peft's `modules_to_save`.
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
-        vision, layer: the vision model and the hidden states that it was trained with, to record. By default what a
-            checkpoint's config.json says.
+        vision, layer, image_aspect_ratio: the vision model, the hidden states and the preparation of pictures that it
+            was trained with, to record. By default what a checkpoint's config.json says.
 
     Raises:
-        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, or another number of rows
-            than the index map.
+        VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows
+            than the index map, or trained on tiles of pictures.
     """
     weights = Path(weights)
     tensors = _read_layers(weights)
@@ -66,7 +72,8 @@ def import_published(
             "trained with"
         )
     recorded = _recorded_vision(weights)
-    given = {"vision_model": vision, "vision_layer": layer}
+    ratio = image_aspect_ratio or _recorded_aspect_ratio(weights)
+    given = {"vision_model": vision, "vision_layer": layer, "vision_aspect_ratio": ratio}
     recorded |= {name: value for name, value in given.items() if value is not None}
     config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0], **recorded)
     return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
@@ -112,15 +119,40 @@ def export_mm_projector(projector: MLPProjector, out: Path) -> None:
 
 def _recorded_vision(weights: Path) -> dict[str, Any]:
     """What LLaVA's config.json beside the weights records about the features, as fields of an AdapterConfig."""
-    file = (weights if weights.is_dir() else weights.parent) / "config.json"
-    if not file.is_file():
-        return {}
-    content = decode_json(file, dict[str, Any], "a model's config.json")
+    content = _llava_config(weights)
     model, layer = content.get("mm_vision_tower"), content.get("mm_vision_select_layer")
     if not isinstance(model, str) or not isinstance(layer, int):
         return {}
     kept = {"patch": False, "cls_patch": True}.get(str(content.get("mm_vision_select_feature")))
     return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept}
+
+
+def _recorded_aspect_ratio(weights: Path) -> AspectRatio | None:
+    """What that config.json says about pictures that are not square; None if it is not LLaVA's.
+
+    Raises VocabkitError: they are cut into tiles, or their features are joined in another way.
+    """
+    content = _llava_config(weights)
+    if content.get("model_type") == "llava_next":  # of transformers, which has no other
+        ratio, merge = "anyres", "spatial_unpad"
+    elif "mm_vision_tower" in content:
+        ratio = content.get("image_aspect_ratio") or "square"  # LLaVA's default
+        merge = content.get("mm_patch_merge_type") or "flat"
+    else:
+        return None
+    if ratio in ("square", "pad") and merge == "flat":
+        return "pad" if ratio == "pad" else "square"
+    raise VocabkitError(
+        f"{weights}: was trained on tiles of pictures (image_aspect_ratio {quote(str(ratio))}, mm_patch_merge_type "
+        f"{quote(str(merge))}), but vocabkit shows an adapter the whole picture in one; to take its projector for "
+        "that, set `image_aspect_ratio` to pad or square"
+    )
+
+
+def _llava_config(weights: Path) -> dict[str, Any]:
+    """The config.json in the folder of the weights; empty if there is none."""
+    file = (weights if weights.is_dir() else weights.parent) / "config.json"
+    return decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
 
 
 def _read_layers(path: Path) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ class EfficientNetLite:
     grid = (7, 7)
     class_tokens = 0
     width = 1280
+    fill = (127, 127, 127)
     preparation = "centre crop to a square, bicubic to 224 x 224, (x - 127) / 128"
 
     def __init__(self) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image as pillow  # noqa: N813 - its class has the same name
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter
 from vocabkit.adapter.partners import EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
@@ -35,6 +37,8 @@ class PatchModel(Protocol):
     """C."""
     width: int
     """Dv."""
+    fill: tuple[int, int, int] | None
+    """The mean colour, which becomes 0, as LLaVA rounds it; None if there is none."""
     preparation: str
     """Preprocessing of pictures as text: other text, other features."""
     module: nn.Module
@@ -61,19 +65,28 @@ class VisionEncoder:
         *,
         keep_cls: bool,
         pool: tuple[int, int] | None,
+        image_aspect_ratio: AspectRatio,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Freeze `model` and move it to `device`, in place. Raises VocabkitError: `pool` does not fit its grid."""
+        """Freeze `model` and move it to `device`, in place.
+
+        Raises VocabkitError: `pool` does not fit its grid, or it has no mean colour to pad with.
+        """
         rows, columns = model.grid
         if pool is not None and not (1 <= pool[0] <= rows and 1 <= pool[1] <= columns):
             raise VocabkitError(
                 f"`pool` {pool[0]}x{pool[1]}: {model.name} has {rows}x{columns} patches; give 1x1 to {rows}x{columns}"
             )
+        if image_aspect_ratio == "pad" and model.fill is None:
+            raise VocabkitError(
+                f"`image_aspect_ratio` pad: {model.name} has no mean colour to pad with (image_mean); use square"
+            )
         preparation = f"{PICTURE_RULES}; {model.preparation}"
         fingerprint = hash_tensors(preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._model, self._device, self._dtype = model, device, dtype
+        self._fill = model.fill if image_aspect_ratio == "pad" else None
         self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens
         self.name = model.name
         self.width = model.width
@@ -87,6 +100,7 @@ class VisionEncoder:
             layer=model.layer,
             keep_cls=keep_cls,
             pool=pool,
+            image_aspect_ratio=image_aspect_ratio,
             grid=self.grid,
             tokens=self.tokens,
             width=self.width,
@@ -99,7 +113,7 @@ class VisionEncoder:
 
         Raises VocabkitError: a picture of extreme proportions.
         """
-        return self._model.pixels(image)
+        return self._model.pixels(image if self._fill is None else _padded(image, self._fill))
 
     def pixels_of(self, picture: Picture) -> Tensor:
         """Load a picture, then as `pixels`. Raises BrokenImage: missing, damaged, or of extreme proportions."""
@@ -121,6 +135,16 @@ class VisionEncoder:
         return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
 
 
+def _padded(image: Image, fill: tuple[int, int, int]) -> Image:
+    """The picture in the middle of a square, as LLaVA's `expand2square` rounds it."""
+    side = max(image.size)
+    if pillow.MAX_IMAGE_PIXELS is not None and side * side > 2 * pillow.MAX_IMAGE_PIXELS:
+        raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be padded to a square")
+    square = pillow.new("RGB", (side, side), fill)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
 LAYER = -2
 """The hidden states that LLaVA uses: those before the last layer."""
 
@@ -131,6 +155,7 @@ def open_vision(
     layer: int = LAYER,
     keep_cls: bool = False,
     pool: tuple[int, int] | None = None,
+    image_aspect_ratio: AspectRatio = "square",
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
@@ -142,6 +167,7 @@ def open_vision(
         layer: index into the hidden states, as in transformers: 0 is the embedding, -1 the output of the last layer.
         keep_cls: keep the class and register tokens, before the patches.
         pool: (rows, columns) that the grid of patches is reduced to by adaptive average pooling.
+        image_aspect_ratio: what becomes of pictures that are not square, see `AspectRatio`.
         dtype: of the encoder's arithmetic.
 
     Raises VocabkitError: not found, incomplete or damaged, no such layer, `pool` larger than the grid, or missing
@@ -158,7 +184,14 @@ def open_vision(
         from vocabkit.vision.transformers_model import TransformersModel
 
         model = TransformersModel(source, layer)
-    return VisionEncoder(model, keep_cls=keep_cls, pool=pool, device=torch.device(device), dtype=dtype)
+    return VisionEncoder(
+        model,
+        keep_cls=keep_cls,
+        pool=pool,
+        image_aspect_ratio=image_aspect_ratio,
+        device=torch.device(device),
+        dtype=dtype,
+    )
 
 
 def encoder_of(
@@ -168,6 +201,7 @@ def encoder_of(
     layer: int | None = None,
     keep_cls: bool | None = None,
     pool: tuple[int, int] | None = None,
+    image_aspect_ratio: AspectRatio | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
@@ -175,7 +209,7 @@ def encoder_of(
 
     Args:
         vision: as for `open_vision`, if the encoder has moved or the adapter's config does not name it.
-        layer, keep_cls, pool: as for `open_vision`, for settings that the config does not record.
+        layer, keep_cls, pool, image_aspect_ratio: as for `open_vision`, for settings that the config does not record.
 
     Raises VocabkitError: no encoder named anywhere, or as `check_encoder` and `open_vision`.
     """
@@ -190,6 +224,7 @@ def encoder_of(
         layer=LAYER if layer is None else layer,
         keep_cls=bool(keep_cls),
         pool=pool or config.vision_pool,
+        image_aspect_ratio=image_aspect_ratio or config.vision_aspect_ratio or "square",
         device=device,
         dtype=dtype,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
@@ -41,6 +42,7 @@ class FeatureOptions:
     layer: int = LAYER
     keep_cls: bool = False
     pool: tuple[int, int] | None = None
+    image_aspect_ratio: AspectRatio = "square"
     dtype: torch.dtype = torch.float16
     """float16 or float32: how features are stored."""
     device: str = "auto"
@@ -138,6 +140,7 @@ def cache_files(
         layer=options.layer,
         keep_cls=options.keep_cls,
         pool=options.pool,
+        image_aspect_ratio=options.image_aspect_ratio,
         device=device,
         dtype=torch.float16 if device.type == "cuda" else torch.float32,
     )

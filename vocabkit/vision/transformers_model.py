@@ -58,6 +58,8 @@ class TransformersModel:
         settings = self._processor.to_dict()
         self.name, self.layer = source, layer
         self.grid, self.class_tokens, self.width = states.grid, states.class_tokens, states.width
+        mean = self._processor.image_mean if settings.get("do_normalize") else None
+        self.fill = None if mean is None else (int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255))
         self.preparation = json.dumps({key: settings.get(key) for key in _PREPARATION}, sort_keys=True, default=str)
 
     def pixels(self, image: Image.Image) -> Tensor:

@@ -93,6 +93,24 @@ def test_recorded_keep_cls_is_exported(here: Path) -> None:
     assert config_of(here / "out")["vision_feature_select_strategy"] == "full"
 
 
+@pytest.mark.parametrize(("recorded", "words"), [("pad", ()), (None, ("--image-aspect-ratio", "pad"))])
+def test_padding_is_exported(here: Path, recorded: str | None, words: tuple[str, ...]) -> None:
+    write_adapter(here, vision_aspect_ratio=recorded)
+    done = export(here, *words)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((here / "out" / "preprocessor_config.json").read_text())
+    assert (settings["image_processor_type"], settings["do_pad"]) == ("LlavaImageProcessor", True)
+
+
+@pytest.mark.parametrize(("recorded", "words"), [("pad", ()), ("square", ("--image-aspect-ratio", "pad"))])
+def test_mmproj_takes_adapters_of_padded_pictures_or_others_on_request(
+    here: Path, recorded: str, words: tuple[str, ...]
+) -> None:
+    write_adapter(here, vision_aspect_ratio=recorded)
+    done = export(here, "--as", "mmproj", "--out", "x.gguf", *words)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("recorded", "words", "says"),
     [
@@ -103,6 +121,12 @@ def test_recorded_keep_cls_is_exported(here: Path) -> None:
             {"vision_keep_cls": False, "vision_pool": (2, 2)},
             ("--as", "mmproj", "--out", "x.gguf"),
             "but llama.cpp has no pooling; export projector",
+        ),
+        ({"vision_aspect_ratio": "pad"}, ("--image-aspect-ratio", "square"), "trained with image_aspect_ratio pad"),
+        (
+            {"vision_aspect_ratio": "square"},
+            ("--as", "mmproj", "--out", "x.gguf"),
+            "llama.cpp pads every picture to a square, but the adapter was trained with image_aspect_ratio square",
         ),
     ],
 )

@@ -49,18 +49,20 @@ class Offline:
         return found
 
 
-@pytest.fixture(scope="module", params=["clip", "siglip"])
+@pytest.fixture(scope="module", params=[(clip, "square"), (siglip, "pad")], ids=["clip, square", "siglip, pad"])
 def offline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Offline:
-    here = tmp_path_factory.mktemp(request.param)
+    make_vision, ratio = request.param
+    here = tmp_path_factory.mktemp("offline")
     (here / "pictures").mkdir()
     for name, make in KINDS.items():
         (here / "pictures" / name).write_bytes(make())
-    vision = {"clip": clip, "siglip": siglip}[request.param](here / "vision")
+    vision = make_vision(here / "vision")
     adapter = projector()
-    adapter.config = replace(adapter.config, vision_model=str(vision))
+    adapter.config = replace(adapter.config, vision_model=str(vision), vision_aspect_ratio=ratio)
     adapter.save(here / "adapter.pt")
     pictures = [Picture(name, here / "pictures" / name) for name in KINDS]
-    cache_features(open_vision(str(vision)), pictures, here / "features", dtype=torch.float32)
+    encoder = open_vision(str(vision), image_aspect_ratio=ratio)
+    cache_features(encoder, pictures, here / "features", dtype=torch.float32)
     cached = open_features(here / "features")
     with torch.no_grad():
         features = {name: adapter(cached[name]) for name in KINDS}

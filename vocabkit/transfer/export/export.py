@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from vocabkit.adapter.checkpoint import check_destination
-from vocabkit.adapter.config import MLPConfig
+from vocabkit.adapter.config import AspectRatio, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
@@ -49,6 +49,9 @@ class ExportOptions:
     """For llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id."""
     keep_cls: bool = False
     """For llava: whether class tokens become visual tokens. False means what the adapter records, or else no."""
+    image_aspect_ratio: AspectRatio | None = None
+    """For llava: what becomes of pictures that are not square, if the adapter does not record it. For mmproj: pad, to
+    accept that llama.cpp pads pictures although the adapter was trained on others."""
     features: str | Path | None = None
     """Folder of patch features to distil on; None to fold."""
     data: tuple[str | Path, ...] = ()
@@ -102,13 +105,15 @@ def export(
         check_padding(config.hidden_width, config.llm_width)
     layer = -2 if config.vision_layer is None else config.vision_layer
     keep_cls = options.keep_cls or bool(config.vision_keep_cls)
+    aspect_ratio = options.image_aspect_ratio
     if form == "llava":
-        check_features("a Llava checkpoint", config, keep_cls=keep_cls)
+        check_features("a Llava checkpoint", config, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     elif form == "mmproj":
-        check_features("llama.cpp", config, keep_cls=False)
+        check_features("llama.cpp", config, keep_cls=False, aspect_ratio=None)
+        check_padding_of_llama_cpp(config, aspect_ratio)
     vision = None if options.vision is None else model_folder(options.vision)
     if form == "llava" and vision is not None:
-        check_vision(config, vision, layer, keep_cls=keep_cls)
+        check_vision(config, vision, layer, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     dtype = next(iter(adapter.parameters())).dtype if isinstance(adapter, MLPProjector) else _rows_dtype(adapter)
     size = export_size(form, config, dtype, vision, options.llm)
     projector, distillation = _projector(adapter, features, options, progress)
@@ -126,7 +131,10 @@ def export(
             projector.config = dataclasses.replace(projector.config, vision_model=options.vision)
         progress(f"preparing {options.llm}", 0, None)  # minutes, if a GGUF is dequantised or LoRA weights are merged
         with llm_folder(options.llm) as llm:
-            export_llava(projector, vision, llm, out, feature_layer=layer, keep_cls=keep_cls, progress=progress)
+            export_llava(
+                projector, vision, llm, out, feature_layer=layer, keep_cls=keep_cls,
+                image_aspect_ratio=aspect_ratio, progress=progress,
+            )  # fmt: skip
     return Exported(projector.config, size, distillation)
 
 
@@ -143,11 +151,22 @@ def _check_options(form: Form, options: ExportOptions) -> None:
         raise VocabkitError("a Llava checkpoint holds the LLM: give `llm`")
     if options.keep_cls and form != "llava":
         raise VocabkitError(f"`keep_cls` is only for llava, not {form}; leave it out")
+    if options.image_aspect_ratio is not None and not needs_vision:
+        raise VocabkitError(f"{form} says nothing about pictures; leave `image_aspect_ratio` out")
     for name, used in (("vision", needs_vision), ("llm", form == "llava")):
         if getattr(options, name) is not None and not used:
             raise VocabkitError(f"{form} holds no such model; leave `{name}` out")
     if options.data and options.features is None:
         raise VocabkitError("`data` chooses pictures to distil on: give `features`")
+
+
+def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) -> None:
+    """Raise VocabkitError if the adapter was trained on pictures that are not padded, which llama.cpp does to all."""
+    if accepted == "square" or (config.vision_aspect_ratio == "square" and accepted is None):
+        raise VocabkitError(
+            "llama.cpp pads every picture to a square, but the adapter was trained with image_aspect_ratio square; to "
+            "accept other visual tokens of pictures that are not square, set `image_aspect_ratio` to pad"
+        )
 
 
 def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:

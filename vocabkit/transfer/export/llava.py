@@ -15,6 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,10 +28,11 @@ from transformers import (
     LlavaProcessor,
     PreTrainedConfig,
 )
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from vocabkit.adapter.card import llava_card
 from vocabkit.adapter.checkpoint import check_destination
-from vocabkit.adapter.config import MLPConfig
+from vocabkit.adapter.config import AspectRatio, MLPConfig
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder
@@ -39,9 +42,20 @@ from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import config_dtype, generation_settings, llm_tensors, published_config, read_llm_config
 from vocabkit.transfer.export.vision import adapted_states, check_features, converted, vision_tensors
 from vocabkit.transfer.fold import pad_hidden
-from vocabkit.vision.transformers_model import HiddenStates, image_processor, pixel_size, read_vision_config
+from vocabkit.vision.transformers_model import (
+    HiddenStates,
+    image_processor,
+    pixel_size,
+    processed,
+    read_vision_config,
+)
 
 IMAGE_TOKEN = "<image>"
+_PADDING = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std",
+)  # fmt: skip
+"""Settings of a LlavaImageProcessor."""
 
 _FLATTEN = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -97,6 +111,7 @@ def export_llava(
     *,
     feature_layer: int = -2,
     keep_cls: bool | None = None,
+    image_aspect_ratio: AspectRatio | None = None,
     progress: Progress = no_progress,
 ) -> ExportedLlava:
     """Write the Llava checkpoint of `vision`, `projector` and `llm` as the new folder `out`, whole or not at all.
@@ -110,6 +125,7 @@ def export_llava(
         llm: folder of a causal language model of transformers, with its tokenizer.
         feature_layer: the hidden states of the vision model that the adapter was trained on.
         keep_cls: whether these include the class token; None means what the config of `projector` says, or else no.
+        image_aspect_ratio: what becomes of pictures that are not square; None means what that config says, or square.
         progress: reports the bytes of the LLM.
 
     Raises:
@@ -119,13 +135,18 @@ def export_llava(
     check_destination(out, "llava")
     keep_cls = bool(projector.config.vision_keep_cls) if keep_cls is None else keep_cls
     with quiet_transformers():
-        vision_config, states = check_vision(projector.config, vision, feature_layer, keep_cls=keep_cls)
+        vision_config, states = check_vision(
+            projector.config, vision, feature_layer, keep_cls=keep_cls, aspect_ratio=image_aspect_ratio
+        )
         text_config = read_llm_config(llm)
         _check_llm_width(projector, llm, text_config)
         padded = pad_hidden(projector, text_config.hidden_size)
         llm_tokenizer = load_tokenizer(llm)
         image_token_id = llm_tokenizer.image_token_id
-        processor = build_processor(llm_tokenizer.tokenizer, vision, vision_config, states, keep_cls=keep_cls)
+        pads = (image_aspect_ratio or projector.config.vision_aspect_ratio) == "pad"
+        processor = build_processor(
+            llm_tokenizer.tokenizer, vision, vision_config, states, keep_cls=keep_cls, pads=pads
+        )
         settings = generation_settings(llm, text_config, llm_tokenizer.tokenizer, image_token_id)
         files = weight_files(llm)
         dtype = config_dtype(text_config) or next(iter(read_weights(files[0]).values())).dtype
@@ -162,7 +183,7 @@ def export_llava(
 
 
 def check_vision(
-    projector: MLPConfig, vision: Path, feature_layer: int, *, keep_cls: bool
+    projector: MLPConfig, vision: Path, feature_layer: int, *, keep_cls: bool, aspect_ratio: AspectRatio | None
 ) -> tuple[PreTrainedConfig, HiddenStates]:
     """The config of a vision model that Llava can hold, and the hidden states that the projector takes.
 
@@ -172,7 +193,7 @@ def check_vision(
         VocabkitError: widths or features that do not fit, tokens that Llava can't leave out, a damaged or incomplete
             model.
     """
-    check_features("a Llava checkpoint", projector, keep_cls=keep_cls)
+    check_features("a Llava checkpoint", projector, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     with quiet_transformers():
         config = read_vision_config(vision)
         states = adapted_states(vision, config, feature_layer, projector.vision_width)
@@ -269,19 +290,20 @@ def load_tokenizer(llm: Path) -> LlavaTokenizer:
 
 
 def build_processor(
-    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool
+    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool, pads: bool
 ) -> LlavaProcessor:
     """The processor that puts an image token into the text for each visual token of the model.
 
     Args:
         keep_cls: whether class tokens become visual tokens.
+        pads: whether pictures are padded to a square.
 
     Raises:
-        VocabkitError: no image processor, or one for images of another size than the model takes.
+        VocabkitError: no image processor, one for images of another size than the model takes, or one that can't pad.
     """
     tokenizer.chat_template = _chat_template(tokenizer)
     processor = LlavaProcessor(
-        image_processor=image_processor(vision),
+        image_processor=padding_processor(vision) if pads else image_processor(vision),
         tokenizer=tokenizer,
         patch_size=config.patch_size,
         vision_feature_select_strategy="default" if states.class_tokens and not keep_cls else "full",
@@ -297,6 +319,26 @@ def build_processor(
             f"{config.image_size} x {config.image_size}"
         )
     return processor
+
+
+def padding_processor(vision: Path) -> LlavaImageProcessorPil:
+    """The image processor in the folder, after padding to a square with the mean colour, as LLaVA does.
+
+    Raises VocabkitError: it does more than resize, crop and normalise, or has no mean colour.
+    """
+    own = image_processor(vision)
+    settings = {name: getattr(own, name, None) for name in _PADDING}
+    settings["do_center_crop"] = bool(settings["do_center_crop"])
+    if settings["crop_size"] is None:  # its token count is taken from there
+        settings["crop_size"] = settings["size"]
+    found = LlavaImageProcessorPil(**settings, do_pad=True)
+    square = Image.radial_gradient("L").resize((90, 90)).convert("RGB")
+    if not settings["image_mean"] or not torch.equal(processed(found, square), processed(own, square)):
+        raise VocabkitError(
+            f"{vision}: a LlavaImageProcessor, which pads pictures, can't do what its image processor does "
+            f"({type(own).__name__.removesuffix('Pil')}); export projector, or run it with vocabkit"
+        )
+    return found
 
 
 def save_processor(processor: LlavaProcessor, folder: Path) -> None:

@@ -53,7 +53,7 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
             or a file that can't be written.
     """
     check_destination(out, "mmproj")
-    check_features("llama.cpp", projector.config, keep_cls=False)
+    check_features("llama.cpp", projector.config, keep_cls=False, aspect_ratio=None)
     with quiet_transformers():
         config = read_vision_config(vision)
         if config.model_type not in ("clip_vision_model", "siglip_vision_model"):

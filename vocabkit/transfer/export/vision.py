@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.vision.transformers_model import HiddenStates, hidden_states
@@ -18,13 +18,21 @@ _UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 """Vision models whose weights are under `vision_model.` in the checkpoints of the hub."""
 
 
-def check_features(name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bool) -> None:
+def check_features(
+    name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bool, aspect_ratio: AspectRatio | None
+) -> None:
     """Raise VocabkitError if an export can't give the features that the adapter's config records.
 
     Args:
         name: what the export is called in the message.
         keep_cls: whether the export gives the adapter the class token.
+        aspect_ratio: what the export does with pictures that are not square; None for what the config says.
     """
+    if aspect_ratio is not None and config.vision_aspect_ratio not in (None, aspect_ratio):
+        raise VocabkitError(
+            f"the adapter was trained with image_aspect_ratio {config.vision_aspect_ratio}, not {aspect_ratio}; leave "
+            "`image_aspect_ratio` out"
+        )
     if config.vision_pool is not None:
         rows, columns = config.vision_pool
         raise VocabkitError(
