@@ -109,13 +109,14 @@ def arrow_file(name: str) -> Path:
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Before the work. Raises VocabkitError: `path` can't be written, or is one of the files that the command reads."""
+    """Before the work. Raises VocabkitError: `path` can't be written, is a file of the user's, or is read as input."""
     from vocabkit.errors import VocabkitError
-    from vocabkit.files.atomic import check_writable
+    from vocabkit.files.atomic import check_replaceable, check_writable
 
     check_writable(path)
     if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
         raise VocabkitError(f"{path}: is what this command reads; name another output")
+    check_replaceable(path)
 
 
 def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:

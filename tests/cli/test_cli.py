@@ -107,9 +107,26 @@ def test_build_shared_writes_a_file_and_reports_it(tmp_path: Path) -> None:
 def test_build_shared_is_reproducible_and_replaces_the_old_file(tmp_path: Path) -> None:
     output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
     first = (tmp_path / "a.arrow").read_bytes()
-    (tmp_path / "a.arrow").write_bytes(b"old")
+    output_of(tmp_path, "build-shared", "smollm2", "mistral-v1", "--out", "a.arrow")
+    assert (tmp_path / "a.arrow").read_bytes() != first
     output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
     assert (tmp_path / "a.arrow").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build-shared", "left", "right", "--out", "notes.txt"],
+        ["map", "left", "right", "--out", "notes.csv"],
+        ["overlap", "left", "right", "--html", "notes.txt"],
+    ],
+)
+def test_file_of_the_user_is_never_replaced(small: Path, words: list[str]) -> None:
+    notes = small / words[-1]
+    notes.write_text("my notes\n")
+    problem = error_of(vocabkit_here(small, *words))
+    assert problem == f"{words[-1]}: exists, and vocabkit did not write it; name another output, or remove it"
+    assert notes.read_text() == "my notes\n"
 
 
 def test_build_shared_json_keys(small: Path) -> None:

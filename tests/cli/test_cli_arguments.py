@@ -230,7 +230,7 @@ def linked_folder(here: Path) -> Path:
 
 def linked_file(here: Path) -> Path:
     """A symbolic link to a file, which is replaced while the link stays."""
-    (here / "old").write_bytes(b"old")
+    (here / "old").touch()
     (here / "link.arrow").symlink_to("old")
     return here / "link.arrow"
 

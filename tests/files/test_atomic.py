@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from vocabularies import refusal
+from vocabularies import refusal, text_vocabulary
 
 from vocabkit.errors import VocabkitError
-from vocabkit.files.atomic import check_writable, new_folder, reading, replacing, write_atomically
+from vocabkit.files.atomic import check_replaceable, check_writable, new_folder, reading, replacing, write_atomically
+from vocabkit.shared.align import align
+from vocabkit.shared.token_map import token_map
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
@@ -369,3 +371,35 @@ def test_errors_of_reading_are_one_line_that_names_file(path: Path, error: OSErr
     with pytest.raises(VocabkitError) as caught, reading(path):
         raise error
     assert str(caught.value) == f"{path}: {says}"
+
+
+# ---- what a command may replace ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["map.json", "map.csv", "map.parquet", "shared.arrow"])
+def test_own_file_is_replaceable(tmp_path: Path, name: str) -> None:
+    pair = [text_vocabulary("one", b"a", b"b"), text_vocabulary("two", b"b", b"c")]
+    path = tmp_path / name
+    if name.endswith(".arrow"):
+        align(pair).save(path)
+    else:
+        token_map(*pair).save(path)
+    check_replaceable(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"notes\n", b'{"source": "mine"}', b"ARROW1\x00\x00", b"<!doctype html>\n<html>", b"PAR1", b"{}", b"\x93NUMPY"],
+)
+def test_file_of_the_user_is_not_replaceable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(VocabkitError, match=r"notes\.txt: exists, and vocabkit did not write it"):
+        check_replaceable(path)
+    assert path.read_bytes() == content
+
+
+def test_missing_and_empty_files_are_replaceable(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "new")
+    (tmp_path / "empty").touch()
+    check_replaceable(tmp_path / "empty")

@@ -77,6 +77,33 @@ def check_writable(path: Path) -> None:
         raise VocabkitError(f"{path}: the folder {target.parent} is read-only; choose another place")
 
 
+_MARKS: tuple[tuple[bytes, ...], ...] = (
+    (b"ARROW1", b"vocabkit."),  # shared vocabularies and snapshots: keys of the schema
+    (b"<!doctype html>", b'<meta name="generator" content="vocabkit">'),
+    (b'{"source":', b'"map":[{"id":0,"match":'),  # token maps
+    (b"source_id,match,target_ids\n",),
+    (b"PAR1", b"source_id", b"target_ids"),
+    (b"{", b'"validation": {', b'"caption_loss": {'),
+)
+"""How files that commands write begin, and what else is in their first or last block. A .npy has no room for a mark."""
+_BLOCK = 2**16
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing of the user's is at `path`: only an empty file, or what a command wrote before.
+
+    Raises VocabkitError: something else is there, which must not be lost.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with reading(path), path.open("rb") as file:
+        head = file.read(_BLOCK)
+        file.seek(max(0, path.stat().st_size - _BLOCK))
+        both = head + file.read()
+    if not any(head.startswith(start) and all(part in both for part in parts) for start, *parts in _MARKS):
+        raise VocabkitError(f"{path}: exists, and vocabkit did not write it; name another output, or remove it")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end of the block, whole or not at all.
