@@ -173,7 +173,9 @@ def train(
     if json:
         show_json(trained)
         return
-    left_out = f"; {trained.left_out:,} more have no features and were left out" if trained.left_out else ""
+    left_out = ""
+    if trained.left_out:
+        left_out = f"; {trained.left_out:,} more have no features, or not one <image> for each, and were left out"
     say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}")
     losses = {
         "caption loss": (trained.caption_loss, "nats per token"),

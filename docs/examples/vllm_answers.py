@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
-from PIL import Image
+from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
 
 
@@ -19,7 +19,7 @@ def main(checkpoint: str, question: str, *files: str) -> None:
     llm = LLM(checkpoint, limit_mm_per_prompt={"image": 1}, enforce_eager=True, max_num_seqs=2)
     settings = SamplingParams(temperature=0, max_tokens=32, logprobs=5)
     for file in files:
-        picture = {"type": "image_pil", "image_pil": Image.open(file).convert("RGB")}
+        picture = {"type": "image_pil", "image_pil": ImageOps.exif_transpose(Image.open(file))}
         chat = [{"role": "user", "content": [picture, {"type": "text", "text": question}]}]
         (answer,) = llm.chat([chat], settings, use_tqdm=False)
         said = answer.outputs[0]

@@ -115,12 +115,27 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "two questions": ({"conversations": said("human", "human", "gpt")}, "human speaks twice in a row"),
     "two answers": ({"conversations": said("human", "gpt", "gpt")}, "gpt speaks twice in a row"),
     "image of another type": (record("<image>", "a", image=7), "Expected `str | array | null`, got `int`"),
-    "image without placeholder": (record("What?", "a", image="a.png"), "0 <image> in the questions, but 1 images"),
-    "placeholder without image": (record("<image>?", "a"), "1 <image> in the questions, but 0 images"),
-    "placeholder in an answer": (record("What?", "<image>", image="a.png"), "0 <image> in the questions"),
     "half a surrogate pair": (record("What?", "\ud83d"), "half a surrogate pair"),
     "control characters": (record("a\nb\x1b[31m", "c", id={"\x1b": 1}), "not a record of LLaVA"),
 }
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (record("What?", "a", image="a.png"), "0 <image> in the questions, but 1 images"),
+        (record("<image>?", "a"), "1 <image> in the questions, but 0 images"),
+        (record("What?", "<image>", image="a.png"), "0 <image> in the questions, but 1 images"),
+        (record("<image>", "a", image=["a.png", "b.png"]), "1 <image> in the questions, but 2 images"),
+        (record("<image><image>", "a", image=["a.png", "b.png"]), None),
+    ],
+)
+def test_record_with_another_number_of_placeholders_says_so(
+    tmp_path: Path, content: dict[str, Any], problem: str | None
+) -> None:
+    one, other = read_llava(write_records(tmp_path / "a.json", PRETRAIN, content))
+    assert one.problem is None
+    assert other.problem == (problem and f"{problem}; expected one for each")
 
 
 @pytest.mark.parametrize("case", MALFORMED)

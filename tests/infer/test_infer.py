@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -411,6 +412,18 @@ def test_profile_lists_all_stages(world: InferWorld, tmp_path: Path) -> None:
     assert title.endswith("s of wall time:")
     stages = [line.split("%  ")[1] for line in (waiting, vision, adapter, llm, writing)]
     assert stages == ["waiting for pictures", "vision encoder", "adapter", "LLM", "writing"]
+
+
+def test_vision_encoder_that_is_gone_is_named_with_the_option(world: InferWorld, tmp_path: Path) -> None:
+    adapter = load_adapter(world.mlp)
+    adapter.config = replace(adapter.config, vision_model=str(tmp_path / "gone"))
+    adapter.save(tmp_path / "adapter.pt")
+    refused = vocabkit_here(tmp_path, "infer", "adapter.pt", world.pictures, "--out", "out")
+    assert error_of(refused).endswith(
+        "gone: no such path, and no valid hub id (owner/name); the adapter was trained with it: if it has moved, name "
+        "it with --vision"
+    )
+    infer(tmp_path, "adapter.pt", world.pictures / "5.png", "--vision", world.small.vision)
 
 
 def test_other_vision_encoder_raises(world: InferWorld, tmp_path: Path) -> None:

@@ -242,6 +242,21 @@ def test_adapter_keeps_its_aspect_ratio_unless_the_recipe_names_another(world: W
     assert load_adapter(square.adapter).config.vision_aspect_ratio == "square"
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_samples_without_an_image_token_are_counted_and_left_out(world: World, tmp_path: Path, cached: bool) -> None:
+    records = json.loads(world.data.read_text())
+    for record in records[:2]:
+        record["conversations"][0]["value"] = "Say what you see."
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    changes: dict[str, Any] = {"data": (str(tmp_path / "data.json"),), "images": str(world.data.parent), "steps": 1}
+    source = {} if cached else {"features": None, "vision": str(world.vision)}
+    trained = train(world.recipe(**changes, **source), tmp_path / "out")
+    assert (trained.samples, trained.left_out, trained.skipped) == (10, 2, 0)
+    (tmp_path / "data.json").write_text(json.dumps(records[:2]))
+    with pytest.raises(VocabkitError, match="none of the 2 samples can be used; the first, 0: 0 <image> in the quest"):
+        train(world.recipe(**changes, **source), tmp_path / "none")
+
+
 def test_features_of_another_aspect_ratio_raise(world: World, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match="features: made with image_aspect_ratio square, but the recipe says pad"):
         train(world.recipe(image_aspect_ratio="pad"), tmp_path / "out")

@@ -211,6 +211,20 @@ def test_mm_projector_is_what_llava_loads(moved: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
+    "words", [("mm_projector", "--out", "x.bin"), ("llava", "--vision", "v", "--llm", "l", "--out", "x")]
+)
+def test_hidden_width_that_a_form_can_not_hold_raises_before_rows_are_read(
+    moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    table_folder(moved.parent / "four", random_rows(128_256, 4))
+    run(monkeypatch, "transfer", "adapter.pt", "--to", "llama3", "--weights", "four", "--out", "narrow")
+    (moved.parent / "narrow" / "model.safetensors").unlink()
+    capsys.readouterr()
+    assert run(monkeypatch, "export", "narrow", "--as", *words) == 2
+    assert "more than the LLM's width 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (("adapter.pt", "--as", "projector", "--out", "x"), "was not transferred: it has no LLM's embedding rows"),

@@ -16,10 +16,11 @@ from torch.testing import assert_close
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.mixing.products import Head
-from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.distill import distil
+from vocabkit.transfer.export.export import ExportOptions, export
 from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.feature_files import FeatureInfo, FeatureWriter
 from vocabkit.vision.features import Features, open_features
@@ -268,3 +269,13 @@ def test_export_equals_that_of_the_transferred_adapter(world: World, tmp_path: P
     done = vocabkit_here(tmp_path, "export", "moved", "--as", "mm_projector", "--out", "one.bin")
     assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "one.bin", weights_only=True)
+
+
+def test_export_records_the_aspect_ratio_of_the_features_where_the_adapter_does_not(
+    world: World, tmp_path: Path
+) -> None:
+    adapter = moved(world)
+    assert adapter.config.vision_aspect_ratio is None
+    done = export(adapter, "projector", tmp_path / "out", ExportOptions(features=world.features, steps=1))
+    assert done.config.vision_aspect_ratio == "square"
+    assert load_adapter(tmp_path / "out").config.vision_aspect_ratio == "square"

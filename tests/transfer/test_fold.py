@@ -21,6 +21,7 @@ from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.fold import BLOCK, fold, pad_hidden
+from vocabkit.transfer.transfer import with_scale
 
 EPSILON = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -136,6 +137,8 @@ def test_overflow_raises() -> None:
     fold(module)
     with pytest.raises(VocabkitError, match=r"overflows torch\.float16; fold it to float32"):
         fold(module, torch.float16)
+    with pytest.raises(VocabkitError, match=r"overflows torch\.float16; transfer with a `scale` smaller than 1e\+06"):
+        fold(with_scale(transferred(), 1e6), torch.float16)
 
 
 # ---- padding -----------------------------------------------------------------------------------------------------

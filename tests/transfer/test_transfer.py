@@ -294,6 +294,13 @@ def test_invalid_scale_raises(tmp_path: Path, scale: float) -> None:
         transfer(langbridge(), target(tmp_path / "llm", "llama3"), scale=scale)
 
 
+def test_scale_that_overflows_the_rows_raises(tmp_path: Path) -> None:
+    half = target(tmp_path / "llm", "llama3", dtype=torch.float16)
+    transfer(langbridge(), half, scale=1e3)
+    with pytest.raises(VocabkitError, match=r"`scale` 1e\+06 makes visual tokens of .*float16, which ends at 65,504"):
+        transfer(langbridge(), half, scale=1e6)
+
+
 def test_adapter_features_and_target_may_be_paths(tmp_path: Path) -> None:
     langbridge().save(tmp_path / "adapter.pt")
     target(tmp_path / "llm", "llama3")

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Siglip2VisionConfig, Siglip2VisionModel
+from transformers import (
+    InternVLVisionConfig,
+    InternVLVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+)
 from vision_models import clip, save, seeded
 
 from vocabkit.errors import VocabkitError
@@ -32,6 +39,11 @@ def naflex(folder: Path) -> None:
     save(seeded(Siglip2VisionModel, Siglip2VisionConfig(**sizes)), folder)
 
 
+def internvit(folder: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    save(seeded(InternVLVisionModel, InternVLVisionConfig(**sizes, image_size=[28, 28], patch_size=[7, 7])), folder)
+
+
 def language_model(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=10, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
@@ -44,6 +56,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no json": (lambda v: (v / "config.json").write_text("{"), "transformers can't read its config"),
     "a language model": (language_model, "a llama has no fixed image_size and patch_size"),
     "pixels of any size": (naflex, "a siglip2_vision_model has no fixed image_size"),
+    "lists of sizes": (internvit, r"internvl_vision with a list of sizes \(image_size \[28, 28\]\), as InternViT's"),
     "no image processor": (lambda v: (v / "preprocessor_config.json").unlink(), "no image processor in it"),
     "no crop": (
         lambda v: edit(v / "preprocessor_config.json", do_center_crop=False),

@@ -259,14 +259,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return _read_file(path)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the config in a checkpoint as plain JSON, without its tensors. Raises VocabkitError: not a checkpoint."""
+    return _read_config(path) if path.is_dir() else _config_inside(path, read_torch(path))
+
+
 def adapter_type(path: Path) -> str:
     """Return the kind of the adapter in a checkpoint, from its config alone. Raises VocabkitError: not a checkpoint."""
-    if path.is_dir():
-        config = _read_config(path)
-    else:
-        content = read_torch(path)
-        config = _config_inside(path, content)
-    return str(config.get("adapter_type"))
+    return str(read_config(path).get("adapter_type"))
 
 
 def kind_of(found: object) -> str:

@@ -87,7 +87,7 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
             # Pillow only warns, and warning filters are shared by all threads
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
-            return _rgb(name, image)
+            return as_rgb(image, name)
     except VocabkitError:
         raise
     except UnidentifiedImageError as error:
@@ -98,8 +98,11 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
         raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
 
 
-def _rgb(name: str, image: Image) -> Image:
-    """The first frame as upright RGB, over white: what transformers makes of it, but for 16-bit pixels."""
+def as_rgb(image: Image, name: str = "picture") -> Image:
+    """Turn an opened picture into what `load_image` gives: as transformers does, except for 16-bit greys.
+
+    Raises VocabkitError, naming it `name`: pixels whose white is unknown.
+    """
     from PIL import Image as pillow  # noqa: N813 - its class has the same name
 
     image.load()

@@ -37,7 +37,7 @@ class Picture:
 class Sample:
     """A conversation about images, or about text only.
 
-    Raises VocabkitError: no turn, or the numbers of images and of placeholders in the questions differ.
+    Raises VocabkitError: no turn.
     """
 
     id: str
@@ -51,11 +51,14 @@ class Sample:
         """See the class."""
         if not self.turns:
             raise VocabkitError("no question with an answer in the conversation")
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can't be used, though its pictures can: as many placeholders as images are expected."""
         places = sum(turn.question.count(PLACEHOLDER) for turn in self.turns)
-        if places != len(self.images):
-            raise VocabkitError(
-                f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"
-            )
+        if places == len(self.images):
+            return None
+        return f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"
 
 
 class _Said(msgspec.Struct, rename={"who": "from"}):

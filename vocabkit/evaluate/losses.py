@@ -78,6 +78,9 @@ def prepare(
         if missing or not sample.images:
             reason = f"no features of {missing[0]}" if missing else reason
             continue
+        if sample.problem is not None:
+            reason = f"{sample.id}: {sample.problem}"
+            continue
         try:
             prompts.append(
                 encode_sample(llm.tokenizer, sample.turns, template, features.tokens, longest=LONGEST_PROMPT)

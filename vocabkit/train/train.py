@@ -55,7 +55,7 @@ class Trained:
     steps: int
     samples: int
     left_out: int
-    """Samples without features."""
+    """Samples without features, or with another number of images than of `<image>`."""
     skipped: int
     """How often an unusable sample was skipped; the same sample counts each time."""
     first_skipped: tuple[str, ...]
@@ -156,7 +156,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
 
 
 def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
-    """All samples whose images have features, the source of these, and how many samples were left out.
+    """The samples that can be used and whose images have features, the source of these, and how many were left out.
 
     Args:
         device: device of the vision encoder, if there are no features.
@@ -169,6 +169,11 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
     samples = [sample for source in recipe.data for sample in samples_of(source, folder, columns)]
     if not samples:
         raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
+    matched = [sample for sample in samples if sample.problem is None]
+    if not matched:
+        raise VocabkitError(
+            f"none of the {len(samples)} samples can be used; the first, {samples[0].id}: {samples[0].problem}"
+        )
     if recipe.features is None:
         assert recipe.vision is not None
         vision = open_vision(
@@ -178,7 +183,7 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
             image_aspect_ratio=_aspect_ratio(recipe),
             device=device,
         )
-        return samples, vision, 0
+        return matched, vision, len(samples) - len(matched)
     features = open_features(Path(recipe.features))
     stored = features.encoder.get("image_aspect_ratio", "square")
     if recipe.image_aspect_ratio not in (None, stored):
@@ -186,7 +191,7 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
             f"{recipe.features}: made with image_aspect_ratio {stored}, but the recipe says "
             f"{recipe.image_aspect_ratio}; compute them again, or change the recipe"
         )
-    usable = [sample for sample in samples if all(picture.key in features for picture in sample.images)]
+    usable = [sample for sample in matched if all(picture.key in features for picture in sample.images)]
     if not usable:
         raise VocabkitError(f"{recipe.features}: has features of none of the {len(samples)} samples of the data")
     return usable, features, len(samples) - len(usable)

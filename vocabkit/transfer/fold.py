@@ -58,7 +58,8 @@ def fold(transferred: LangBridgeAdapter, dtype: torch.dtype | None = None) -> ML
     }
     tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise VocabkitError(f"the folded projector overflows {dtype or embeddings.dtype}; fold it to float32")
+        advice = "fold it to float32" if scale == 1.0 else f"transfer with a `scale` smaller than {scale:g}"
+        raise VocabkitError(f"the folded projector overflows {dtype or embeddings.dtype}; {advice}")
     return _projector(folded_config(transferred.config), tensors)
 
 

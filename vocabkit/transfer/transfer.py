@@ -224,9 +224,14 @@ def visual_rms(transferred: LangBridgeAdapter, features: Tensor) -> float:
 
 
 def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapter:
-    """Set the factor on the visual tokens of `transferred`, in place, and return it."""
+    """Set the factor on the visual tokens of `transferred`, in place, and return it.
+
+    Raises VocabkitError: it overflows their dtype.
+    """
     moved = transferred.config.transfer
     assert moved is not None
+    assert transferred.embeddings is not None
+    _check_scale(transferred.embeddings, scale)
     transferred.config = dataclasses.replace(transferred.config, transfer=dataclasses.replace(moved, scale=scale))
     return transferred
 
@@ -247,6 +252,7 @@ def _move(
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
     parts = [composed.get(row) for row in kept.tolist()] if composed else []
     embeddings, norms = _rows(kept_shared, parts, target)
+    _check_scale(embeddings, scale)
     moved = Transfer(
         target=name,
         target_width=target.embeddings.width,
@@ -261,6 +267,17 @@ def _move(
     tensors = {**head_rows(adapter, kept), "embeddings": embeddings}
     result = LangBridgeAdapter.from_parts(Path(name), config, tensors, kept_shared)
     return result, _preflight(adapter, result, shared, found, composed, target, norms)
+
+
+def _check_scale(rows: Tensor, scale: float) -> None:
+    """Raise VocabkitError if a visual token that is one of the rows, scaled, would overflow their dtype."""
+    least, most = (float(each) for each in rows.aminmax())
+    largest, limit = max(-least, most), torch.finfo(rows.dtype).max
+    if largest * scale > limit:
+        raise VocabkitError(
+            f"`scale` {scale:g} makes visual tokens of {largest * scale:.3g}, but the embedding rows are "
+            f"{str(rows.dtype).removeprefix('torch.')}, which ends at {limit:,.0f}; choose a smaller one"
+        )
 
 
 def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:

@@ -219,14 +219,21 @@ def encoder_of(
         raise VocabkitError("the adapter does not record its vision encoder: add `vision`")
     layer = config.vision_layer if layer is None else layer
     keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
-    encoder = open_vision(
-        source,
-        layer=LAYER if layer is None else layer,
-        keep_cls=bool(keep_cls),
-        pool=pool or config.vision_pool,
-        image_aspect_ratio=image_aspect_ratio or config.vision_aspect_ratio or "square",
-        device=device,
-        dtype=dtype,
-    )
+    try:
+        encoder = open_vision(
+            source,
+            layer=LAYER if layer is None else layer,
+            keep_cls=bool(keep_cls),
+            pool=pool or config.vision_pool,
+            image_aspect_ratio=image_aspect_ratio or config.vision_aspect_ratio or "square",
+            device=device,
+            dtype=dtype,
+        )
+    except VocabkitError as error:
+        if vision is None and source != NAME and not Path(source).exists():
+            raise VocabkitError(
+                f"{error}; the adapter was trained with it: if it has moved, name it with `vision`"
+            ) from error
+        raise
     check_encoder(config, encoder.info, source)
     return encoder

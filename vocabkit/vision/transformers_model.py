@@ -86,8 +86,15 @@ def read_vision_config(vision: Path) -> PreTrainedConfig:
     """
     config = read_config(vision)
     config = getattr(config, "vision_config", config)
-    if not all(isinstance(getattr(config, field, None), int) for field in ("image_size", "patch_size")):
-        raise VocabkitError(f"{vision}: a {config.model_type} has no fixed image_size and patch_size")
+    for field in ("image_size", "patch_size"):
+        size = getattr(config, field, None)
+        if isinstance(size, list | tuple):
+            raise VocabkitError(
+                f"{vision}: a {config.model_type} with a list of sizes ({field} {list(size)}), as InternViT's; give a "
+                "vision model whose image_size and patch_size are one number each"
+            )
+        if not isinstance(size, int):
+            raise VocabkitError(f"{vision}: a {config.model_type} has no fixed image_size and patch_size")
     return config
 
 

@@ -15,6 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from vocabkit.adapter.model import load_adapter
+from vocabkit.data.pictures import as_rgb
 from vocabkit.data.samples import PLACEHOLDER, Turn
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM, collate
@@ -70,7 +71,7 @@ class Vocabkit(lmms):
     def _answer(
         self, question: str, settings: dict[str, Any], doc_to_visual: Any, doc_id: int, task: str, split: str
     ) -> str:
-        pictures = [picture.convert("RGB") for picture in doc_to_visual(self.task_dict[task][split][doc_id])]
+        pictures = [as_rgb(picture) for picture in doc_to_visual(self.task_dict[task][split][doc_id])]
         features = [self._encoder(self._encoder.pixels(picture)[None].to(self._device))[0] for picture in pictures]
         if PLACEHOLDER not in question:
             question = f"{PLACEHOLDER * len(pictures)}\n{question}" if pictures else question

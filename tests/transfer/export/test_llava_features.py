@@ -20,7 +20,7 @@ from vocabkit.transfer.export.llava import export_llava, padding_processor
 from vocabkit.vision.encoder import open_vision
 
 
-@pytest.mark.parametrize("layer", [-2, -1, 1])
+@pytest.mark.parametrize("layer", [-2, -1, 0, 1])
 @pytest.mark.parametrize(
     ("make", "keep_cls"), [(clip, False), (clip, True), (whole_clip, False), (siglip, False)],
     ids=["clip", "clip with class token", "whole clip", "siglip"],

@@ -246,7 +246,7 @@ def test_mismatched_parts_raise(tmp_path: Path) -> None:
     large = projector()
     with torch.no_grad():
         large.linear_2.weight[0, 0] = 1e5
-    assert "'mm.2.weight' reaches 1e+05, which overflows torch.float16" in refused(vision, projector=large)
+    assert "mmproj.gguf: 'mm.2.weight' reaches 1e+05, which overflows torch.float16" in refused(vision, projector=large)
     (vision / "preprocessor_config.json").unlink()
     assert "no image processor in it" in refused(vision)
 

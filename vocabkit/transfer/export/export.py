@@ -7,14 +7,16 @@ one, exactly. For any other transferred adapter a projector is fitted on patch f
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from vocabkit.adapter.checkpoint import check_destination
+from vocabkit.adapter.checkpoint import check_destination, locate
+from vocabkit.adapter.checkpoint import read_config as read_adapter_config
 from vocabkit.adapter.config import AspectRatio, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.data.llava import read_llava
@@ -98,7 +100,10 @@ def export(
     _check_options(form, options)
     check_destination(out, "mlp" if form == "projector" else form)
     if not isinstance(adapter, LangBridgeAdapter | MLPProjector):
-        adapter = load_adapter(adapter)
+        path = locate(adapter)
+        if form in ("llava", "mm_projector") and options.features is None:
+            _check_recorded_width(read_adapter_config(path))
+        adapter = load_adapter(path)
     features = None if options.features is None else open_features(Path(options.features))
     config = _projector_config(adapter, features)
     if form in ("llava", "mm_projector"):
@@ -117,6 +122,7 @@ def export(
     dtype = next(iter(adapter.parameters())).dtype if isinstance(adapter, MLPProjector) else _rows_dtype(adapter)
     size = export_size(form, config, dtype, vision, options.llm)
     projector, distillation = _projector(adapter, features, options, progress)
+    projector.config = dataclasses.replace(projector.config, vision_aspect_ratio=config.vision_aspect_ratio)
     if form == "projector":
         projector.save(out)
     elif form == "mm_projector":
@@ -160,6 +166,15 @@ def _check_options(form: Form, options: ExportOptions) -> None:
         raise VocabkitError("`data` chooses pictures to distil on: give `features`")
 
 
+def _check_recorded_width(config: Mapping[str, Any]) -> None:
+    """As `check_padding`, by a config as plain JSON: before gigabytes of rows are read and verified."""
+    own = config.get("adapter", config)
+    hidden = own.get("hidden_width") if isinstance(own, dict) else None
+    width = config.get("target_width", config.get("llm_width"))
+    if isinstance(hidden, int) and isinstance(width, int):
+        check_padding(hidden, width)
+
+
 def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) -> None:
     """Raise VocabkitError if the adapter was trained on pictures that are not padded, which llama.cpp does to all."""
     if accepted == "square" or (config.vision_aspect_ratio == "square" and accepted is None):
@@ -180,7 +195,8 @@ def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
     if features is not None:
         check_distillable(adapter, features)
         config = folded_config(adapter.config)
-        return dataclasses.replace(config, hidden_width=config.llm_width)
+        ratio = config.vision_aspect_ratio or features.encoder.get("image_aspect_ratio", "square")
+        return dataclasses.replace(config, hidden_width=config.llm_width, vision_aspect_ratio=ratio)
     check_folds(adapter.config.head)
     return folded_config(adapter.config)
 

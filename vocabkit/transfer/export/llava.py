@@ -162,7 +162,8 @@ def export_llava(
             image_token_index=image_token_id,
             image_seq_length=image_tokens,
             projector_hidden_act="gelu",
-            vision_feature_layer=feature_layer,
+            # transformers mistakes 0, the hidden states before the first layer, for none: name them from the end
+            vision_feature_layer=feature_layer or -(vision_config.num_hidden_layers + 1),
             vision_feature_select_strategy=processor.vision_feature_select_strategy,
             tie_word_embeddings=text_config.tie_word_embeddings,
             architectures=["LlavaForConditionalGeneration"],

@@ -65,7 +65,7 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
         adapted_states(vision, config, feature_layer, projector.config.vision_width)
         processor = image_processor(vision)
     tensors = {
-        name: converted({name: tensor}, dtype, vision)[name]
+        name: converted({name: tensor}, dtype, out if name.startswith("mm.") else vision)[name]
         for name, (tensor, dtype) in gguf_tensors(projector, vision, config).items()
     }
     with replacing(out) as temporary, closing(GGUFWriter(temporary, "clip")) as writer:
