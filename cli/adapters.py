@@ -16,6 +16,7 @@ from .options import (
     Aspect,
     Device,
     ImageColumn,
+    OtherWeights,
     Split,
     TextColumn,
     aspect_ratio,
@@ -50,7 +51,9 @@ class Form(enum.StrEnum):
 BY_CAPTIONS, DISTILLATION = "With --scale captions", "Distillation, with --features"
 """Panels of options."""
 ADAPTER = "folder, .pt file or hub id"
-Adapter = Annotated[str, typer.Argument(help=f"Adapter as it was trained: {ADAPTER}.", show_default=False)]
+Adapter = Annotated[
+    str, typer.Argument(help=f"Adapter with a head, which may have been moved before: {ADAPTER}.", show_default=False)
+]
 To = Annotated[
     str,
     typer.Option(
@@ -151,7 +154,7 @@ def transfer(
         raise VocabkitError(f"{out}: is the adapter that is moved; name another output")
     if out is not None:
         check_destination(out, "transferred")
-    loaded = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
+    loaded = LangBridgeAdapter.from_pretrained(adapter)
     target = _open_target(to, weights, embedding_tensor)
     result, report = move(
         loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features
@@ -212,7 +215,7 @@ def check_adapter(
         raise VocabkitError("--validation is shown on a page: add --html FILE")
     check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
     moved = LangBridgeAdapter.from_pretrained(result, kind="transferred")
-    original = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
+    original = LangBridgeAdapter.from_pretrained(adapter)
     target = _open_target(to, weights, embedding_tensor)
     if html is None:
         proof = check_transfer(moved, original, target, features=features)
@@ -288,6 +291,7 @@ def export(
             help="For llava, the LLM: a model folder, LoRA folder, GGUF, catalog model or hub id.", show_default=False
         ),
     ] = None,
+    other_weights: OtherWeights = False,
     vision: Annotated[
         str | None, typer.Option(help="For llava and mmproj, the vision model: folder or hub id.", show_default=False)
     ] = None,
@@ -341,7 +345,7 @@ def export(
     from vocabkit.transfer.export.export import export as write
 
     options = ExportOptions(
-        llm=llm, vision=vision, keep_cls=keep_cls,
+        llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls,
         image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,
         data=tuple(data or ()), steps=steps, seed=seed, device=device,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from . import adapters, lookups, pictures, training, vocabularies
 from .options import AsJson
-from .show import show, show_json
+from .show import show, show_json, showing_warnings
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """What only the commands about adapters need, and a light installation lacks."""
@@ -115,7 +115,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
     try:
-        sys.exit(_command()(sys.argv[1:], "vocabkit", standalone_mode=False))
+        with showing_warnings():
+            sys.exit(_command()(sys.argv[1:], "vocabkit", standalone_mode=False))
     except TyperException as error:
         if len(sys.argv) < 2:
             print(error.format_message(), file=sys.stderr)  # the help

@@ -35,6 +35,10 @@ Corpus = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
+OtherWeights = Annotated[
+    bool,
+    typer.Option("--other-weights", help="Accept an LLM that was tuned since the adapter was made for it."),
+]
 Vision = Annotated[str | None, typer.Option(help="The vision model. [default: as in training]", show_default=False)]
 Pool = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from .options import (
     Html,
     ImageColumn,
     Images,
+    OtherWeights,
     Pool,
     Split,
     Vision,
@@ -56,6 +57,7 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    other_weights: OtherWeights = False,
     vision: Vision = None,
     keep_cls: Annotated[
         bool, typer.Option("--keep-cls", help="Keep class and register tokens, if the adapter does not say.")
@@ -95,8 +97,8 @@ def infer(
     keep_freed_memory()
     with fitting_memory(batch), show_progress() as progress:
         found = library.infer(
-            adapter, inputs, out, llm=llm, vision=vision, keep_cls=keep_cls or None, pool=grid_size(pool),
-            image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, captions=captions,
+            adapter, inputs, out, llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls or None,
+            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, captions=captions,
             visual_tokens=visual_tokens or None, question=question, template=template, max_new_tokens=max_new_tokens,
             images=images, split=split, image_column=image_column, batch=batch, dtype=dtype.value, device=device,
             progress=progress,
@@ -140,6 +142,7 @@ def interpret(
             show_default=False,
         ),
     ] = None,
+    other_weights: OtherWeights = False,
     top: Annotated[int, typer.Option(help="Tokens per patch.", min=1, max=100)] = 5,
     checkpoints: Annotated[
         Path | None,
@@ -171,9 +174,9 @@ def interpret(
     keep_freed_memory()
     with show_progress() as progress:
         found = library.interpret(
-            adapter, pictures, llms=llm or (), vision=vision, layer=layer, pool=grid_size(pool),
-            image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit, top=top,
-            checkpoints=checkpoints, progress=progress,
+            adapter, pictures, llms=llm or (), other_weights=other_weights, vision=vision, layer=layer,
+            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit,
+            top=top, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,26 @@ def note(line: str) -> None:
     from vocabkit.errors import one_line
 
     print(one_line(line), file=sys.stderr)
+
+
+@contextmanager
+def showing_warnings() -> Iterator[None]:
+    """Show each warning of the library as a note, once."""
+    from vocabkit.errors import VocabkitWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", VocabkitWarning)
+        others, told = warnings.showwarning, set[str]()
+
+        def show_once(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, VocabkitWarning):
+                others(message, category, *where)
+            elif str(message) not in told:
+                told.add(str(message))
+                note(f"note: {message}")
+
+        warnings.showwarning = show_once  # type: ignore[assignment]
+        yield
 
 
 def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:

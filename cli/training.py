@@ -18,6 +18,7 @@ from .options import (
     Aspect,
     Device,
     ImageColumn,
+    OtherWeights,
     Split,
     TextColumn,
     check_output,
@@ -217,6 +218,7 @@ def validate(
     ],
     llm: Annotated[str, typer.Option(help="The LLM: a model folder, a GGUF, a catalog model or a hub id.")],
     features: Annotated[Path, typer.Option(help="Their patch features, of `vocabkit features`.")],
+    other_weights: OtherWeights = False,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -269,7 +271,7 @@ def validate(
         raise VocabkitError("--rival, an MLP, and --rival-llm, the LLM that it was trained with, need each other")
     options = FileOptions(
         features=features, images=images, columns=Columns(split, image_column, text_column),
-        template=parse_template(template), limit=limit, batch=batch, device=device,
+        template=parse_template(template), limit=limit, batch=batch, device=device, other_weights=other_weights,
     )  # fmt: skip
     opponent = None if rival is None or rival_llm is None else (rival, rival_llm)
     adapters = named_paths(adapter, "--adapter")

@@ -1,4 +1,4 @@
-"""The one exception type that users meet, and helpers for its messages."""
+"""The one exception type and the one warning that users meet, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class VocabkitError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class VocabkitWarning(UserWarning):
+    """What a user should know although the work continues. The command line shows it as a note on stderr."""
 
 
 def one_line(text: str) -> str:

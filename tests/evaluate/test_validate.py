@@ -338,7 +338,7 @@ def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: W
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
         (
             ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],
-            "of width 24, but that LLM's embeddings have",
+            "its embeddings have width 32, but the adapter gives visual tokens of width 24 for one",
         ),
         (
             ["--rival", "MLP", "--rival-llm", "one=PATH", "--adapter", "a=NATIVE"],

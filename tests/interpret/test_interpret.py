@@ -74,7 +74,9 @@ def test_transferred_adapter_reads_in_words_of_its_target(world: World, tmp_path
     moved.save(tmp_path / "moved")
     found = interpret(str(tmp_path / "moved"), [world.data], llms=[world.two], limit=1)
     assert {found.tokens["two"][token].token for token in found.readings[0].nearest[:, 0].tolist()} == {b"k"}
-    with pytest.raises(VocabkitError, match=r"one: its tokenizer has other ids than two has .* is it another LLM"):
+    with pytest.raises(
+        VocabkitError, match=r"one/model.safetensors: its tokenizer has other ids than two has .* is it another LLM"
+    ):
         interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.partners import llm_info
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.encoder import open_vision
@@ -46,7 +47,8 @@ def make_infer_world(folder: Path) -> InferWorld:
     shared = open_shared(small.shared)
     encoder = open_vision(str(small.vision))
     known: dict[str, Any] = {"vision_width": encoder.width, "hidden_width": 16, "llm": "one"}
-    known["vision_model"] = str(small.vision)
+    known |= {"vision_model": str(small.vision), "vision_fingerprint": encoder.info["fingerprint"]}
+    known["llm_info"] = llm_info(open_target(small.one).table())
     with torch.random.fork_rng():
         torch.manual_seed(0)
         adapter = LangBridgeAdapter(AdapterConfig.of(shared, head="softmax", **known), shared)

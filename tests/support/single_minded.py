@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from small_world import World
 
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.partners import llm_info
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.transfer import open_target
+from vocabkit.vision.features import open_features
 
 VISION = 32
 
@@ -24,6 +28,8 @@ def saying(world: World, letter: bytes, head: Head = "softmax") -> LangBridgeAda
         head=head,
         vision_model=str(world.vision),
         vision_layer=-2,
+        vision_fingerprint=_fingerprint(world),
+        llm_info=llm_info(open_target(world.one).table()),
     )
     adapter = LangBridgeAdapter(config, shared).requires_grad_(False)
     adapter.head.weight.zero_()
@@ -35,7 +41,12 @@ def projecting(world: World, letter: bytes) -> MLPProjector:
     """Return an MLP projector that does the same."""
     target = open_target(world.one)
     width = target.embeddings.width
-    mlp = MLPProjector(MLPConfig(VISION, 8, width, "one", str(world.vision), -2)).requires_grad_(False)
+    known: dict[str, Any] = {"vision_fingerprint": _fingerprint(world), "llm_info": llm_info(target.table())}
+    mlp = MLPProjector(MLPConfig(VISION, 8, width, "one", str(world.vision), -2, **known)).requires_grad_(False)
     mlp.linear_2.weight.zero_()
     mlp.linear_2.bias.copy_(target.embeddings.rows([target.vocabulary.tokens.to_pylist().index(letter)])[0])
     return mlp
+
+
+def _fingerprint(world: World) -> str:
+    return open_features(world.features).encoder["fingerprint"]

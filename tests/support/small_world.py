@@ -62,7 +62,7 @@ class World:
 def make_world(folder: Path) -> World:
     """Make the small world in `folder`."""
     folder.mkdir()
-    one, two = f"one={_llm(folder / 'one', 24)}", f"two={_llm(folder / 'two', 32, backwards=True)}"
+    one, two = f"one={write_llm(folder / 'one', 24)}", f"two={write_llm(folder / 'two', 32, backwards=True)}"
     shared, data = folder / "shared.arrow", folder / "data.json"
     align([resolve(one).vocabulary, resolve(two).vocabulary]).save(shared)
     write_data(data)
@@ -88,7 +88,8 @@ def write_data(path: Path, repeats: int = 3) -> None:
     path.write_text(json.dumps(records))
 
 
-def _llm(folder: Path, width: int, *, backwards: bool = False) -> Path:
+def write_llm(folder: Path, width: int, *, backwards: bool = False, seed: int = 0) -> Path:
+    """Write an LLM with a token for each byte, in the order of their letters or `backwards`."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=backwards)
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,7 +100,7 @@ def _llm(folder: Path, width: int, *, backwards: bool = False) -> Path:
         num_key_value_heads=2, bos_token_id=None, eos_token_id=256, tie_word_embeddings=True, initializer_range=0.3,
     )  # fmt: skip
     with torch.random.fork_rng(), quiet_transformers():
-        torch.manual_seed(width)
+        torch.manual_seed(width + seed)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
     return folder

@@ -224,6 +224,7 @@ def test_adapter_records_its_features_and_rejects_others(world: World, tmp_path:
     assert vision_of(config) == {
         "vision_model": vision, "vision_layer": -1, "vision_keep_cls": cached, "vision_pool": (2, 2),
         "vision_aspect_ratio": "square",
+        "vision_fingerprint": open_vision(vision).info["fingerprint"],
     }  # fmt: skip
     train(world.recipe(connector=kind, steps=1, adapter=str(trained.adapter), **source), tmp_path / "again")
     with pytest.raises(VocabkitError, match="gives features with layer -2, but the adapter was trained with layer -1"):

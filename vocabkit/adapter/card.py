@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from vocabkit.adapter.config import AdapterConfig, DistilledFrom, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, DistilledFrom, LLMInfo, MLPConfig
 from vocabkit.hub import is_hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
@@ -27,7 +27,8 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
         {
             "Head": head,
             "Trained with": _code(config.llm),
-            **_vision(config.vision_model, config.vision_layer),
+            **_recognised(config.llm_info),
+            **_vision(config),
             "Feature width": f"{config.vision_width:,}",
             "Hidden width": f"{config.hidden_width:,}",
             "Rows of the shared vocabulary": f"{config.rows:,}",
@@ -59,9 +60,10 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
         "trained with: the coefficients are the trained ones, over the embedding rows of the other LLM, kept inside.",
         {
             "Visual tokens for": _code(moved.target),
-            "Trained with": _code(config.llm),
+            **_recognised(moved.llm_info),
+            "Trained with": _code(config.llm) + (f", then with {_code(moved.target)}" if moved.trained else ""),
             "Head": config.head,
-            **_vision(config.vision_model, config.vision_layer),
+            **_vision(config),
             "Feature width": f"{config.vision_width:,}",
             "LLM width": f"{moved.target_width:,}",
             "Embedding rows": f"{config.rows:,}, from {_code(moved.embeddings)}",
@@ -82,16 +84,21 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
     )
 
 
-def llava_card(config: MLPConfig, name: str) -> ModelCard:
-    """Return the card of an exported Llava checkpoint."""
+def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> ModelCard:
+    """Return the card of an exported Llava checkpoint.
+
+    Args:
+        tuned: relative difference of the LLM's embedding rows from those that the projector was made for.
+    """
     return _card(
         name,
         "A Llava checkpoint put together by vocabkit: the vision model and the LLM are unchanged, and the projector "
         "between them is an adapter that was folded, or distilled, for this LLM.",
         {
-            "LLM": _code(config.llm),
+            "LLM": _code(config.llm) + (f" tuned since: {tuned:.2g} of its embedding rows' length" if tuned else ""),
+            **_recognised(config.llm_info),
             **_distilled(config.distilled_from),
-            **_vision(config.vision_model, config.vision_layer),
+            **_vision(config),
             "Feature width": f"{config.vision_width:,}",
             "LLM width": f"{config.llm_width:,}",
         },
@@ -115,8 +122,9 @@ def projector_card(config: MLPConfig) -> ModelCard:
         "It can't be moved to another LLM.",
         {
             "Trained with" if config.distilled_from is None else "Visual tokens for": _code(config.llm),
+            **_recognised(config.llm_info),
             **_distilled(config.distilled_from),
-            **_vision(config.vision_model, config.vision_layer),
+            **_vision(config),
             "Feature width": f"{config.vision_width:,}",
             "Hidden width": f"{config.hidden_width:,}",
             "LLM width": f"{config.llm_width:,}",
@@ -137,9 +145,24 @@ def _card(title: str, purpose: str, facts: dict[str, str], use: str, about: Mapp
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
 
 
-def _vision(model: str | None, layer: int | None) -> dict[str, str]:
-    facts = {} if model is None else {"Vision encoder": _code(_name(model))}
-    return facts if layer is None else {**facts, "Layer of its features": str(layer)}
+def _vision(config: AdapterConfig | MLPConfig) -> dict[str, str]:
+    facts = {
+        "Vision encoder": None if config.vision_model is None else _code(_name(config.vision_model)),
+        "Fingerprint of its weights and preprocessing": _code(config.vision_fingerprint or ""),
+        "Layer of its features": None if config.vision_layer is None else str(config.vision_layer),
+    }
+    return {name: fact for name, fact in facts.items() if fact not in (None, "``")}
+
+
+def _recognised(llm: LLMInfo | None) -> dict[str, str]:
+    """Return what tells the LLM from others."""
+    if llm is None:
+        return {}
+    rows, width = llm.table
+    return {
+        "Fingerprint of its text tokens": _code(llm.tokenizer),
+        "Its embedding table": f"{rows:,} x {width:,}; a sketch of it is in config.json",
+    }
 
 
 def _name(model: str) -> str:

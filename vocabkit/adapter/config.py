@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 
 from vocabkit.adapter.mixing.products import Head
 from vocabkit.errors import VocabkitError, quote
@@ -20,6 +22,66 @@ AspectRatio = Literal["square", "pad"]
 square: what its image processor makes of the picture: CLIP's crops the centre, SigLIP's stretches it.
 pad: the whole picture, padded to a square with the mean colour.
 """
+SAMPLE = 1024
+"""Ids whose tokens and embedding rows are compared: 1 to 10 MB of rows, far less than any command reads."""
+SKETCH = 256
+"""Numbers in the sketch of an embedding table: a relative difference is estimated to within sqrt(2 / SKETCH), 9%."""
+
+
+@dataclass(frozen=True)
+class LLMInfo:
+    """What an LLM is recognised by: its text tokens and a sample of its embedding table (see `partners.llm_info`)."""
+
+    tokenizer: str
+    """Fingerprint of its text tokens, id by id. Special tokens and roles, which tuning adds to, are no part of it."""
+    ids: int
+    """Ids of the tokenizer that have a row: what the fingerprint covers and samples are taken from."""
+    tokens: str
+    """Base64 of a byte for each sampled id: 0 if it is not a text token, else a hash of its bytes. Where fingerprints
+    differ, it tells another tokenizer from the same one in another format, which may take a few tokens for special."""
+    table: tuple[int, int]
+    """Rows and width of the embedding table."""
+    dtype: str
+    """Of its numbers."""
+    rounding: float
+    """Relative error that the quantisation of a GGUF may have put on the rows; 0 for any other format."""
+    sketch: str
+    """Base64 of `SKETCH` little-endian float32: sums of the sampled rows' numbers under random signs."""
+
+    def __post_init__(self) -> None:
+        if self.ids < 1 or min(self.table) < 1 or not 0 <= self.rounding < math.inf:
+            raise VocabkitError("the record of an LLM has numbers that no LLM has")
+        if self.dtype not in ("float16", "bfloat16", "float32", "float64"):
+            raise VocabkitError(f"the record of an LLM has dtype {quote(self.dtype)}")
+        if len(self.token_hashes) != len(self.sample) or len(self.sums) != SKETCH or not np.isfinite(self.sums).all():
+            raise VocabkitError("the record of an LLM has a sample that is damaged")
+
+    @property
+    def sample(self) -> np.ndarray:
+        """(R,) int64: the sampled ids."""
+        return sampled_ids(self.ids)
+
+    @property
+    def token_hashes(self) -> np.ndarray:
+        """(R,) uint8: see `tokens`."""
+        return _decoded(self.tokens, "u1")
+
+    @property
+    def sums(self) -> np.ndarray:
+        """(SKETCH,) float32: see `sketch`."""
+        return _decoded(self.sketch, "<f4")
+
+
+def sampled_ids(ids: int) -> np.ndarray:
+    """(R,) int64, R <= SAMPLE: ids spread evenly from 0 to `ids` - 1."""
+    return np.unique(np.linspace(0, ids - 1, SAMPLE).astype(np.int64))
+
+
+def _decoded(text: str, dtype: str) -> np.ndarray:
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype)
+    except ValueError:  # not base64, or not of whole numbers
+        return np.empty(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -38,6 +100,10 @@ class Transfer:
     """How tokens missing from the target were handled: error (there were none), drop or compose."""
     scale: float = 1.0
     """Factor on the visual tokens."""
+    llm_info: LLMInfo | None = None
+    """The target itself, or what it was tuned to since; None in adapters of earlier versions."""
+    trained: bool = False
+    """Whether the adapter was trained further with the target."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
@@ -74,6 +140,10 @@ class AdapterConfig:
     """Rows and columns that the grid of patches was pooled to, if any."""
     vision_aspect_ratio: AspectRatio | None = None
     """What the encoder saw of pictures that are not square; None if unknown."""
+    vision_fingerprint: str | None = None
+    """Fingerprint of the vision encoder's weights and preprocessing; None if unknown, as in imported adapters."""
+    llm_info: LLMInfo | None = None
+    """The LLM that it was trained with; None if unknown."""
     transfer: Transfer | None = None
     """None for an adapter as it was trained."""
 
@@ -112,14 +182,21 @@ class AdapterConfig:
         return None if self.transfer is None else self.transfer.target_width
 
     @property
+    def output_info(self) -> LLMInfo | None:
+        """What `output_llm` is recognised by, if that is known."""
+        return self.llm_info if self.transfer is None else self.transfer.llm_info
+
+    @property
     def kind(self) -> str:
         """`adapter_type` on disk."""
         return "langbridge" if self.transfer is None else "transferred"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON with `adapter_type`. That of a transferred adapter has its own config under `adapter`."""
-        own = _record(self)
-        transfer = own.pop("transfer")
+        own, transfer = _record(self), None
+        if own.pop("transfer") is not None:
+            assert self.transfer is not None
+            transfer = _record(self.transfer)
         inner = own if transfer is None else {"adapter": own, **transfer}
         return {"adapter_type": self.kind, **inner}
 
@@ -171,6 +248,10 @@ class MLPConfig:
     """What the encoder saw of pictures that are not square; None if unknown."""
     distilled_from: DistilledFrom | None = None
     """None for a projector that was trained on captions, or folded."""
+    vision_fingerprint: str | None = None
+    """Fingerprint of the vision encoder's weights and preprocessing; None if unknown, as in imported adapters."""
+    llm_info: LLMInfo | None = None
+    """The LLM that its visual tokens are for; None if unknown."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, llm_width=self.llm_width)
@@ -193,6 +274,11 @@ class MLPConfig:
         return self.llm_width
 
     @property
+    def output_info(self) -> LLMInfo | None:
+        """What `output_llm` is recognised by, if that is known."""
+        return self.llm_info
+
+    @property
     def kind(self) -> str:
         """`adapter_type` on disk."""
         return "mlp"
@@ -207,11 +293,11 @@ class MLPConfig:
         return msgspec.convert(dict(content), cls)
 
 
-_LATER = ("vision_aspect_ratio",)
+_LATER = ("llm_info", "trained", "vision_aspect_ratio", "vision_fingerprint")
 """Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""
 
 
-def _record(value: AdapterConfig | MLPConfig) -> dict[str, Any]:
+def _record(value: AdapterConfig | MLPConfig | Transfer) -> dict[str, Any]:
     return {key: field for key, field in dataclasses.asdict(value).items() if key not in _LATER or field}
 
 
@@ -220,6 +306,15 @@ def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:
     return {
         name: value for name, value in vars(config).items() if name.startswith("vision_") and name != "vision_width"
     }
+
+
+def with_llm(config: AdapterConfig | MLPConfig, name: str, info: LLMInfo) -> AdapterConfig | MLPConfig:
+    """Return the config of an adapter that has been trained with the LLM `name`, which may have been tuned as well."""
+    if isinstance(config, MLPConfig):
+        return dataclasses.replace(config, llm_info=info)
+    if config.transfer is None:
+        return dataclasses.replace(config, llm=name, llm_info=info)
+    return dataclasses.replace(config, transfer=dataclasses.replace(config.transfer, llm_info=info, trained=True))
 
 
 def why_not_foldable(head: str) -> str | None:

@@ -81,7 +81,7 @@ def ask(
     scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
     random = np.random.default_rng(seed)
     names = sorted({name for seen in scenes for name in seen.scene.objects})
-    asker = _Asker(llm, LVLM(llm, adapter), features, template, options.batch)
+    asker = _Asker(llm, LVLM(llm, adapter, other_weights=options.other_weights), features, template, options.batch)
     alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
     several = [seen for seen in scenes if seen.scene.count]
     favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])

@@ -102,7 +102,7 @@ def calibrate(
     """
     check_encoder(transferred.config, features.encoder, features.folder)
     held, kept = prepare(llm, samples, features, options.template)
-    visual = shown_by(LVLM(llm, transferred), held)
+    visual = shown_by(LVLM(llm, transferred, other_weights=options.other_weights), held)
     found: dict[float, Losses] = {}
     for number, factor in enumerate(FACTORS):
         shown = measure(llm, held, partial(_times, visual, factor), batch=options.batch)

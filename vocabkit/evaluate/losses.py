@@ -37,6 +37,8 @@ class EvaluateOptions:
     """Samples at a time."""
     seed: int = 0
     """Seed of shuffled images, permuted rows and bootstrap intervals."""
+    other_weights: bool = False
+    """Accept an LLM that was tuned since the adapters were made for it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, MLPProjector, load_adapter
-from vocabkit.adapter.partners import check_encoder, llm_ids
+from vocabkit.adapter.partners import check_encoder, check_llm, llm_ids
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, quote
@@ -171,7 +171,7 @@ def validate(
     held, kept = prepare(llm, samples, features, options.template)
     losses: dict[str, Losses] = {
         name: measure(llm, held, visual, batch=options.batch, what=name, progress=progress)
-        for name, visual in conditions(llm, held, adapters, rival, seed).items()
+        for name, visual in conditions(llm, held, adapters, rival, seed, options.other_weights).items()
     }
 
     def shares(reference: str) -> dict[str, Estimate]:
@@ -206,6 +206,7 @@ def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM
     found = open_target(llm)
     shared = shared.only_with(found.vocabulary.name, target.vocabulary.name)
     rows = found.embeddings.rows(llm_ids(shared, found.vocabulary, llm), tokens=found.vocabulary)
+    check_llm(mlp.config, None, found.table(llm))
     return Rival(mlp, rows.float(), target.rows(shared).float().cpu())
 
 
@@ -234,7 +235,12 @@ class Rival:
 
 
 def conditions(
-    llm: LLM, held: HeldOut, adapters: Mapping[str, Adapter], rival: Rival | None, seed: int
+    llm: LLM,
+    held: HeldOut,
+    adapters: Mapping[str, Adapter],
+    rival: Rival | None,
+    seed: int,
+    other_weights: bool = False,
 ) -> dict[str, VisualTokens]:
     """Visual tokens by the names in `Validation.caption_loss`: each adapter is followed by its controls.
 
@@ -251,7 +257,7 @@ def conditions(
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
         check_encoder(adapter.config, held.features.encoder, held.features.folder)
-        lvlm = LVLM(llm, adapter)
+        lvlm = LVLM(llm, adapter, other_weights=other_weights)
         show = shown_by(lvlm, held)
         add(name, show)
         if others is not None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
-from vocabkit.adapter.partners import llm_ids
+from vocabkit.adapter.partners import check_llm
 from vocabkit.data.llava import is_llava
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
@@ -68,6 +68,8 @@ class InferOptions:
     """Maximum tokens of a caption."""
     llm: str | None = None
     """NAME=SOURCE of the LLM; needed for captions, and for visual tokens of an adapter that was not transferred."""
+    other_weights: bool = False
+    """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
     """The vision model, as for `open_vision`. By default the one that the adapter was trained with, as for the next
     three."""
@@ -261,7 +263,7 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
         if llm is None:
             raise VocabkitError("`captions`: also give `llm` as NAME=SOURCE, the LLM that writes them")
         loaded = load_llm(llm, dtype)
-        rows = LVLM(loaded, connector).embeddings
+        rows = LVLM(loaded, connector, other_weights=wanted.other_weights).embeddings
         return _Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
     if connector.shared is None or connector.embeddings is not None:
         if llm is not None:
@@ -275,7 +277,8 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
             )
         return _Reader(own, 0)
     target = open_target(llm)
-    ids = llm_ids(connector.shared, target.vocabulary, llm)
+    check_llm(connector.config, connector.shared, target.table(llm), other_weights=wanted.other_weights)
+    ids = connector.shared.ids_for(target.vocabulary.name)
     rows = target.embeddings.rows(ids, tokens=target.vocabulary)
     return _Reader(target.vocabulary.name, target.embeddings.width, rows)
 

@@ -64,6 +64,8 @@ class InterpretOptions:
     """Images from the start of each LLaVA file."""
     checkpoints: str | Path | None = None
     """Output folder of a training with `keep_adapters`, which holds `step-*/adapter`, read before `adapter`."""
+    other_weights: bool = False
+    """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
     """The vision model, as for `open_vision`. By default what the adapter was trained with, as for the next three."""
     layer: int | None = None
@@ -99,7 +101,9 @@ def interpret(
     )
     images, features, broken = _read(encoder, list(_named(pictures, wanted)), progress)
     parts = {
-        name: interpret_features(series, target, images, features, wanted.top, progress)
+        name: interpret_features(
+            series, target, images, features, wanted.top, progress, other_weights=wanted.other_weights
+        )
         for name, target in targets.items()
     }
     return Interpretation(
@@ -237,6 +241,8 @@ def interpret_features(
     features: Tensor,
     top: int,
     progress: Progress = no_progress,
+    *,
+    other_weights: bool = False,
 ) -> InOneLLM:
     """Read the visual tokens of images in the words of the LLM `target`.
 
@@ -247,6 +253,7 @@ def interpret_features(
         checkpoints: label -> adapter; all of one type and, if they have one, one V_shared.
         features: (I, N, Dv) of `images`.
         top: k; fewer are kept if the head has fewer rows.
+        other_weights: accept an LLM that was tuned since the adapter was made for it.
         progress: counts the rows searched.
 
     Raises VocabkitError: parts that do not fit together, no shared token, or damaged rows.
@@ -255,7 +262,7 @@ def interpret_features(
         raise VocabkitError(
             f"{', '.join(checkpoints)}: adapters with different shared vocabularies; give checkpoints of one training"
         )
-    moved = _for_target(checkpoints, target)
+    moved = _for_target(checkpoints, target, other_weights=other_weights)
     visual = torch.cat([_visual_tokens(connector, features) for connector in moved.values()])  # (C I, N, D)
     step = f"{target.vocabulary.name}: tokens"
     ids = searched_ids(target.vocabulary, target.embeddings)
@@ -292,15 +299,18 @@ def interpret_features(
     return InOneLLM(len(ids), tuple(readings), development, tokens, rows)
 
 
-def _for_target(connectors: Mapping[str, Adapter], target: Target) -> dict[str, Adapter]:
+def _for_target(connectors: Mapping[str, Adapter], target: Target, *, other_weights: bool) -> dict[str, Adapter]:
     moved: dict[str, Adapter] = {}
     first: LangBridgeAdapter | None = None
     for label, connector in connectors.items():
         if not isinstance(connector, LangBridgeAdapter) or connector.embeddings is not None:
-            name, width = target.vocabulary.name, target.embeddings.width
-            check_llm(connector.config, connector.shared, target.vocabulary, width, name)
+            own = getattr(connector, "embeddings", None)
+            check_llm(connector.config, connector.shared, target.table(), rows=own, other_weights=other_weights)
             moved[label] = connector
-        elif first is None:
+            continue
+        if target.vocabulary.name == connector.llm:
+            check_llm(connector.config, connector.shared, target.table(), other_weights=other_weights)
+        if first is None:
             moved[label] = first = transfer(connector, target, missing="drop")[0]
         else:
             moved[label] = _moved_as(first, connector, target)

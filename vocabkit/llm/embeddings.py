@@ -88,6 +88,17 @@ class EmbeddingTable:
         """D, the LLM's hidden size."""
         return self.stored.width
 
+    @property
+    def rounding(self) -> float:
+        """See `LLMInfo`: the relative error of quantised rows; 0 for any other."""
+        return getattr(self.stored, "rounding", 0.0)
+
+    def stored_rows(self, ids: np.ndarray) -> Tensor:
+        """Return (R, D) in the dtype of the file: rows of ascending ids as they are stored, without the multiplier."""
+        rows = torch.empty(len(ids), self.width, dtype=self.stored.dtype)
+        self.stored.read_into(ids, rows, np.arange(len(ids)))
+        return rows
+
     def rows(self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None) -> Tensor:
         """Return (R, D) in `dtype`: the rows of these ids as the LLM takes them in `inputs_embeds`.
 

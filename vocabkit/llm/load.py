@@ -20,16 +20,18 @@ from typing import Any
 
 import gguf
 import huggingface_hub
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from vocabkit.adapter.partners import llm_ids
+from vocabkit.adapter.partners import LLMTable, llm_ids
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, why_unreachable
-from vocabkit.llm.weight_files import LORA_CONFIG
+from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.llm.weight_files import LORA_CONFIG, open_gguf
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
 from vocabkit.tokenizer.vocabulary import Vocabulary
@@ -45,11 +47,22 @@ class LLM:
     """Its name is the LLM's."""
     model: Any
     tokenizer: Any
+    rounding: float = 0.0
+    """Relative error of embedding rows that come from a quantised GGUF."""
 
     @property
     def width(self) -> int:
         """D of its embeddings."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def table(self) -> LLMTable:
+        """Return it as partners are compared."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+
+        def read(ids: np.ndarray) -> Tensor:
+            return weight.detach()[torch.from_numpy(ids).to(weight.device)]
+
+        return LLMTable(self.source, self.vocabulary, len(weight), self.width, read, self.rounding)
 
     def ids(self, shared: SharedVocabulary) -> Tensor:
         """Return (V,) int64 on the model's device: its ids of the rows of `shared`.
@@ -80,7 +93,9 @@ def load_llm(llm: str | Path, dtype: torch.dtype = torch.float32) -> LLM:
     model, tokenizer = load_model(source, dtype)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LLM(source, vocabulary, model.eval().requires_grad_(False), tokenizer)
+    file = down_to_llm(llm_source(source))[-1]
+    rounding = open_gguf(file)[1].rounding if file.suffix == ".gguf" else 0.0
+    return LLM(source, vocabulary, model.eval().requires_grad_(False), tokenizer, rounding)
 
 
 def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
@@ -101,6 +116,16 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
     for lora in reversed(loras):
         model = _with_lora(model, lora)
     return model, tokenizer
+
+
+def llm_table(source: str) -> LLMTable:
+    """Open the tokenizer and the embedding table of an LLM, named as for `llm_folder`, without loading it.
+
+    Raises VocabkitError: not found, or damaged.
+    """
+    llm = down_to_llm(llm_source(source))[-1]
+    vocabulary, table = resolve(str(llm)).vocabulary, open_embeddings(llm)
+    return LLMTable(source, vocabulary, table.num_rows, table.width, table.stored_rows, table.rounding)
 
 
 @contextmanager

@@ -76,15 +76,16 @@ class LVLM(nn.Module):
     embeddings: Tensor | None
     """(V, D) its embeddings of them, if they are frozen."""
 
-    def __init__(self, llm: LLM, connector: Adapter) -> None:
+    def __init__(self, llm: LLM, connector: Adapter, *, other_weights: bool = False) -> None:
         """Join `llm` and an adapter. A LangBridgeAdapter that was not transferred gets the LLM's rows (Eq. 4).
 
-        Raises VocabkitError: the adapter does not belong to this LLM, see `check_llm`.
+        Raises VocabkitError: the adapter does not belong to this LLM, see `check_llm`, whose `other_weights` this is.
         """
         super().__init__()
         self.llm = llm.model
         self.connector = connector
-        check_llm(connector.config, connector.shared, llm.vocabulary, llm.width, llm.source)
+        own = getattr(connector, "embeddings", None)
+        check_llm(connector.config, connector.shared, llm.table(), rows=own, other_weights=other_weights)
         ids = rows = None
         if isinstance(connector, LangBridgeAdapter) and connector.embeddings is None:
             ids = llm.ids(connector.shared)

@@ -349,6 +349,12 @@ class GGUFRows:
     def num_rows(self) -> int:
         return self.stored.count
 
+    @property
+    def rounding(self) -> float:
+        """Bound on the relative error of the rows: 2^(2 - bits per number), twice what Q8_0 to Q4_0 measure."""
+        block, size = GGML_QUANT_SIZES[self.type]
+        return 0.0 if self.type.name == "F32" else 2.0 ** (2 - 8 * size / block)
+
     def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
         rows = torch.from_numpy(dequantize(self.stored.read(ids), self.type))  # (n, bytes of a row) -> (n, D)
         into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))

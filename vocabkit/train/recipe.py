@@ -77,6 +77,9 @@ class Recipe:
     adapter: str | None = None
     """Adapter to continue from (stage 2), which may have been transferred, instead of a new one."""
 
+    other_weights: bool = False
+    """Accept an LLM that was tuned since `adapter` was made for it."""
+
     train_adapter: bool = True
     """Whether to train the adapter."""
     train_llm: Literal["no", "lora", "full"] = "no"

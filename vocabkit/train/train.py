@@ -20,9 +20,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig, with_llm
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
-from vocabkit.adapter.partners import EncoderInfo, check_encoder
+from vocabkit.adapter.partners import EncoderInfo, check_encoder, llm_info
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
@@ -87,7 +87,9 @@ def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = 
 
 
 def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callable[[Step], None]) -> Trained:
-    state = State(out / STATE, dataclasses.asdict(recipe))
+    # a permission decides whether a training runs, not its outcome
+    settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "other_weights"}
+    state = State(out / STATE, settings)
     saved = state.read()
     samples, images, left_out = _read_samples(recipe, accelerator.device)
     keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
@@ -95,7 +97,11 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callabl
     torch.manual_seed(recipe.seed)
     connector = _open_connector(recipe, images, llm)
     llm = dataclasses.replace(llm, model=_trainable(llm.model, recipe))
-    lvlm = LVLM(llm, connector)
+    lvlm = LVLM(llm, connector, other_weights=recipe.other_weights)
+    connector.config = dataclasses.replace(
+        with_llm(connector.config, llm.vocabulary.name, llm_info(llm.table())),
+        vision_fingerprint=_info(images)["fingerprint"],
+    )
     objective = Objective(lvlm, images, entropy=recipe.word_entropy)
     phases = _plan_phases(recipe, samples, images, llm, lvlm, accelerator)
     metrics = _Metrics(accelerator, out / METRICS, saved.step if saved else 0)
@@ -114,10 +120,10 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callabl
             on_step(step)
         if step.step % recipe.checkpoint_every == 0 or step.step == step.steps:
             if recipe.keep_adapters:  # before the state: a run that resumes from it does not write this adapter again
-                _save_adapter(accelerator, connector, out / f"step-{step.step:06d}" / ADAPTER)
+                _save_adapter(accelerator, connector, llm, out / f"step-{step.step:06d}" / ADAPTER)
             state.save(accelerator, model, adamw, step.step, step.skipped)
             accelerator.wait_for_everyone()
-    _save_adapter(accelerator, connector, out / ADAPTER)
+    _save_adapter(accelerator, connector, llm, out / ADAPTER)
     tuned = None if recipe.train_llm == "no" else _save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
     accelerator.end_training()
     return Trained(
@@ -233,6 +239,8 @@ def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         "vision_keep_cls": info["keep_cls"],
         "vision_pool": info["pool"],
         "vision_aspect_ratio": info.get("image_aspect_ratio", "square"),
+        "vision_fingerprint": info["fingerprint"],
+        "llm_info": llm_info(llm.table()),
     }
     if recipe.connector == "mlp":
         return MLPProjector(MLPConfig(llm_width=llm.width, **known))
@@ -303,10 +311,15 @@ def _plan_phases(
     return found
 
 
-def _save_adapter(accelerator: Accelerator, connector: Adapter, folder: Path) -> None:
+def _save_adapter(accelerator: Accelerator, connector: Adapter, llm: LLM, folder: Path) -> None:
     """Write the adapter on the main process; sharded weights are gathered from all."""
     tensors = whole_tensors(connector)
+    embedding = llm.model.get_input_embeddings()
+    rows = whole_tensors(embedding).get("weight") if embedding.weight.requires_grad else None  # tuned together with it
     if accelerator.is_main_process:
+        if rows is not None:
+            tuned = dataclasses.replace(llm.table(), read=lambda ids: rows[torch.from_numpy(ids)])
+            connector.config = with_llm(connector.config, llm.vocabulary.name, llm_info(tuned))
         folder.parent.mkdir(parents=True, exist_ok=True)
         type(connector).from_parts(folder, connector.config, tensors, connector.shared).save(folder)
     accelerator.wait_for_everyone()

@@ -18,7 +18,7 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.transfer import Target, open_target
+from vocabkit.transfer.transfer import Target, open_target, trained_tensors
 from vocabkit.vision.feature_files import read_features
 
 EXACT = 1e-9
@@ -83,7 +83,7 @@ def check_transfer(
 
     Args:
         result: the transferred adapter, in memory or as a folder, `.pt` file or hub id.
-        original: the adapter before the transfer, likewise.
+        original: the adapter before this transfer, likewise.
         target: an LLM opened by `open_target`, or the argument to open it by.
         features: real patch features (N, Dv), or a folder or file for `read_features`, checked beside random ones.
         patches: number of random patches, drawn from a standard normal distribution.
@@ -94,12 +94,12 @@ def check_transfer(
     if not isinstance(result, LangBridgeAdapter):
         result = LangBridgeAdapter.from_pretrained(result, kind="transferred")
     if not isinstance(original, LangBridgeAdapter):
-        original = LangBridgeAdapter.from_pretrained(original, kind="langbridge")
+        original = LangBridgeAdapter.from_pretrained(original)
     if result.embeddings is None:
         raise VocabkitError("the adapter was not transferred: it has no embedding rows to check")
     width = original.config.vision_width
     if isinstance(features, str | Path):
-        features = read_features(Path(features), width=width, limit=_REAL_PATCHES)
+        features = read_features(Path(features), config=original.config, limit=_REAL_PATCHES)
     if isinstance(target, str):
         target = open_target(target)
     ids, problems = _expected_ids(result, original, target)
@@ -179,11 +179,12 @@ def _differences(
     kept = [row for row, parts in enumerate(ids) if parts]
     assert result.embeddings is not None
     stored, found = result.state_dict(), []
-    for name, tensor in original.state_dict().items():
+    trained = trained_tensors(original)
+    for name, tensor in trained.items():
         expected = tensor[kept] if name.startswith("head.") else tensor
         if not torch.equal(stored[name].to(expected.dtype), expected):
             found.append(f"{name} differs from the adapter's")
-    if len(found) == len(original.state_dict()):
+    if len(found) == len(trained):
         found = ["all of its weights differ from the adapter's: it was made from another one, or trained since"]
     for start in range(0, len(kept), _BLOCK):
         rows = kept[start : start + _BLOCK]
@@ -214,7 +215,7 @@ def _reference(
     Args:
         rounding: dtype that the hidden layer and the coefficients are rounded to, to measure how much that matters.
     """
-    weight = {name: tensor.double() for name, tensor in original.state_dict().items() if "head" not in name}
+    weight = {name: tensor.double() for name, tensor in trained_tensors(original).items() if "head" not in name}
     hidden = features @ weight["linear_1.weight"].T + weight["linear_1.bias"]
     hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
     hidden = (hidden @ weight["linear_2.weight"].T + weight["linear_2.bias"]).to(rounding).double()

@@ -72,6 +72,7 @@ def folded_config(config: AdapterConfig) -> MLPConfig:
         hidden_width=config.hidden_width,
         llm_width=moved.target_width,
         llm=moved.target,
+        llm_info=moved.llm_info,
         **vision_of(config),
     )
 

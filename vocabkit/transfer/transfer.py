@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.config import Transfer, why_not_foldable
+from vocabkit.adapter.config import AdapterConfig, Transfer, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
-from vocabkit.adapter.partners import other_ids
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.adapter.partners import LLMTable, llm_info, other_ids
+from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
@@ -37,6 +38,13 @@ class Target:
     embeddings: EmbeddingTable
     how: str = ""
     """How its tokenizer was found, in words."""
+
+    def table(self, source: str | None = None) -> LLMTable:
+        """Return it as partners are compared; `source` is what the user called it, for messages."""
+        table = self.embeddings
+        return LLMTable(
+            source or table.source, self.vocabulary, table.num_rows, table.width, table.stored_rows, table.rounding
+        )
 
 
 def open_target(
@@ -179,11 +187,15 @@ def transfer(
 
     The target need not be one of the tokenizers that V_shared was built for: its tokens are looked up by their bytes.
 
+    An adapter that was transferred before, and perhaps trained further since, moves on as it is: with its scale, and
+    with the rows that it has.
+
     Args:
-        adapter: as it was trained: in memory, or a checkpoint folder, `.pt` file or hub id.
+        adapter: in memory, or a checkpoint folder, `.pt` file or hub id.
         target: an LLM opened by `open_target`, or the argument to open it by.
         missing: how to handle rows whose token the target lacks.
-        scale: factor on the visual tokens; `rms` makes them as long as the target's embedding rows, on `features`.
+        scale: factor on the visual tokens, beside the adapter's own; `rms` makes them as long as the target's embedding
+            rows, on `features`.
         features: real patch features (N, Dv), or a folder or file for `read_features`: the length of their visual
             tokens is reported.
 
@@ -199,12 +211,20 @@ def transfer(
     if scale != "rms" and not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
         raise VocabkitError(f"`scale` is {scale}: choose rms or a number from 1e-6 to 1e6")
     if not isinstance(adapter, LangBridgeAdapter):
-        adapter = LangBridgeAdapter.from_pretrained(adapter, kind="langbridge")
+        adapter = LangBridgeAdapter.from_pretrained(adapter)
     if isinstance(features, str | Path):
-        features = read_features(Path(features), width=adapter.config.vision_width, limit=RMS_PATCHES)
+        features = read_features(Path(features), config=adapter.config, limit=RMS_PATCHES)
     if isinstance(target, str):
         target = open_target(target)
-    result, report = _move(adapter, target, missing, 1.0 if scale == "rms" else scale)
+    before = adapter.config.transfer
+    if before is not None and not before.trained:
+        warnings.warn(
+            f"the adapter was transferred to {before.target} before, which may have cost it rows; the one that it was "
+            "made from has them all",
+            VocabkitWarning,
+            stacklevel=2,
+        )
+    result, report = _move(adapter, target, missing, adapter.scale * (1.0 if scale == "rms" else scale))
     if features is None:
         return result, report
     rms = visual_rms(result, features)
@@ -212,7 +232,7 @@ def transfer(
         factor = report.norms.rms / rms if rms else math.inf
         if not 0 < factor < math.inf:
             raise VocabkitError("the visual tokens of these features are all zero or not finite; give other `features`")
-        with_scale(result, factor)
+        with_scale(result, factor * result.scale)
         rms *= factor
     return result, dataclasses.replace(report, scale=result.scale, visual_rms=rms)
 
@@ -260,9 +280,10 @@ def _move(
         embeddings=target.embeddings.source,
         missing=missing,
         scale=scale,
+        llm_info=llm_info(target.table()),
     )
     config = dataclasses.replace(
-        adapter.config, rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
+        _as_trained(adapter.config), rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
     )
     tensors = {**head_rows(adapter, kept), "embeddings": embeddings}
     result = LangBridgeAdapter.from_parts(Path(name), config, tensors, kept_shared)
@@ -280,13 +301,26 @@ def _check_scale(rows: Tensor, scale: float) -> None:
         )
 
 
+def _as_trained(config: AdapterConfig) -> AdapterConfig:
+    """The config with the LLM that the adapter was trained with last."""
+    before = config.transfer
+    if before is None or not before.trained:
+        return config
+    return dataclasses.replace(config, llm=before.target, llm_info=before.llm_info)
+
+
 def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
-    """The tensors of `adapter`, its head cut down to the rows `kept`."""
-    tensors: dict[str, Tensor] = adapter.state_dict()
+    """The trained tensors of `adapter`, its head cut down to the rows `kept`."""
+    tensors: dict[str, Tensor] = trained_tensors(adapter)
     if len(kept) < adapter.config.rows:
         rows = torch.from_numpy(kept)
         tensors |= {key: tensors[key][rows] for key in ("head.weight", "head.bias")}
     return tensors
+
+
+def trained_tensors(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
+    """The tensors of `adapter` without the embedding rows of an earlier transfer."""
+    return {name: tensor for name, tensor in adapter.state_dict().items() if name != "embeddings"}
 
 
 def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
@@ -358,7 +392,7 @@ def _preflight(
     hidden, width = adapter.config.hidden_width, target.embeddings.width
     return Preflight(
         head=adapter.config.head,
-        source=adapter.config.llm,
+        source=result.config.llm,
         target=vocabulary.name,
         embeddings=target.embeddings.source,
         rows=len(shared),

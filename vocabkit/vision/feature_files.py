@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.adapter.partners import EncoderInfo
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.partners import EncoderInfo, check_encoder, unknown_encoder
 from vocabkit.adapter.tensors import check_tensors
 from vocabkit.data.shards import INDEX, ShardFolder
 from vocabkit.errors import VocabkitError, quote
@@ -141,23 +142,27 @@ def read_shard(file: Path, encoder: FeatureInfo) -> Tensor:
     return features
 
 
-def read_features(path: str | Path, *, width: int | None = None, limit: int = 4096) -> Tensor:
+def read_features(path: str | Path, *, config: AdapterConfig | None = None, limit: int = 4096) -> Tensor:
     """Return (N, Dv) patch features, N <= `limit`, evenly spaced.
 
     Args:
         path: a safetensors file with the tensor `features`, whose leading dimensions are flattened; or a folder of
             `vocabkit features`, from whose first pictures they are taken.
-        width: the expected Dv.
+        config: of the adapter that they are for. A folder tells its encoder, which is compared, a file only its width.
 
-    Raises VocabkitError: missing, damaged, no such tensor, another width, or numbers that are not finite.
+    Raises VocabkitError: missing, damaged, no such tensor, of another encoder, or numbers that are not finite.
     """
     path = Path(path)
+    if config is not None and path.is_dir():
+        check_encoder(config, read_index(path).encoder, path)
+    elif config is not None:
+        unknown_encoder(config, path)
     found: list[Tensor] = []
     for features in _tensors_of(path):
-        if width is not None and features.shape[-1] != width:
+        if config is not None and features.shape[-1] != config.vision_width:
             raise VocabkitError(
-                f"{path}: has features of width {features.shape[-1]}, but the adapter takes {width}; give those of the "
-                "vision model that it was trained with"
+                f"{path}: has features of width {features.shape[-1]}, but the adapter takes {config.vision_width}; "
+                "give those of the vision model that it was trained with"
             )
         patches = features.reshape(-1, features.shape[-1])
         lacking = limit - sum(map(len, found))

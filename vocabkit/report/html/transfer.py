@@ -63,7 +63,7 @@ def preflight_of(
         return None
     assert moved.config.transfer is not None
     missing = msgspec.convert(moved.config.transfer.missing, Missing)
-    return transfer(original, target, missing=missing, scale=moved.scale)[1]
+    return transfer(original, target, missing=missing, scale=moved.scale / original.scale)[1]
 
 
 def read_validation(path: Path) -> dict[str, Result]:

@@ -19,11 +19,12 @@ from vocabkit.adapter.checkpoint import check_destination, locate
 from vocabkit.adapter.checkpoint import read_config as read_adapter_config
 from vocabkit.adapter.config import AspectRatio, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adapter.partners import check_encoder, check_llm, unknown_encoder
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
-from vocabkit.llm.load import down_to_llm, llm_folder, llm_source, model_folder, read_config
+from vocabkit.llm.load import down_to_llm, llm_folder, llm_source, llm_table, model_folder, read_config
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import HEAD, config_dtype
 from vocabkit.tokenizer.gguf import read_tensor_table
@@ -33,6 +34,7 @@ from vocabkit.transfer.export.mmproj import export_mmproj, gguf_tensors
 from vocabkit.transfer.export.vision import check_features, vision_tensors
 from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
 from vocabkit.transfer.published import export_mm_projector
+from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
 from vocabkit.vision.transformers_model import read_vision_config
 
@@ -47,6 +49,8 @@ class ExportOptions:
 
     llm: str | None = None
     """For llava: the LLM, as `load_llm` takes it."""
+    other_weights: bool = False
+    """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
     """For llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id."""
     keep_cls: bool = False
@@ -119,6 +123,13 @@ def export(
     vision = None if options.vision is None else model_folder(options.vision)
     if form == "llava" and vision is not None:
         check_vision(config, vision, layer, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
+    if options.vision is not None:
+        _check_fingerprint(config, options.vision, layer, keep_cls=keep_cls)
+    tuned = 0.0
+    if options.llm is not None:
+        table = llm_table(options.llm)
+        own = getattr(adapter, "embeddings", None)
+        tuned = check_llm(adapter.config, adapter.shared, table, rows=own, other_weights=options.other_weights)
     dtype = next(iter(adapter.parameters())).dtype if isinstance(adapter, MLPProjector) else _rows_dtype(adapter)
     size = export_size(form, config, dtype, vision, options.llm)
     projector, distillation = _projector(adapter, features, options, progress)
@@ -139,7 +150,7 @@ def export(
         with llm_folder(options.llm) as llm:
             export_llava(
                 projector, vision, llm, out, feature_layer=layer, keep_cls=keep_cls,
-                image_aspect_ratio=aspect_ratio, progress=progress,
+                image_aspect_ratio=aspect_ratio, tuned=tuned, progress=progress,
             )  # fmt: skip
     return Exported(projector.config, size, distillation)
 
@@ -199,6 +210,17 @@ def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
         return dataclasses.replace(config, hidden_width=config.llm_width, vision_aspect_ratio=ratio)
     check_folds(adapter.config.head)
     return folded_config(adapter.config)
+
+
+def _check_fingerprint(config: MLPConfig, vision: str, layer: int, *, keep_cls: bool) -> None:
+    """Raise VocabkitError if `vision` is not the adapter's own encoder, which takes its weights to tell."""
+    if config.vision_fingerprint is None:
+        unknown_encoder(config, vision)
+    else:
+        aspect_ratio = config.vision_aspect_ratio or "square"  # not part of the fingerprint
+        pool = config.vision_pool
+        info = open_vision(vision, layer=layer, keep_cls=keep_cls, pool=pool, image_aspect_ratio=aspect_ratio).info
+        check_encoder(config, info, vision)
 
 
 def _rows_dtype(adapter: LangBridgeAdapter) -> torch.dtype:

@@ -112,6 +112,7 @@ def export_llava(
     feature_layer: int = -2,
     keep_cls: bool | None = None,
     image_aspect_ratio: AspectRatio | None = None,
+    tuned: float = 0.0,
     progress: Progress = no_progress,
 ) -> ExportedLlava:
     """Write the Llava checkpoint of `vision`, `projector` and `llm` as the new folder `out`, whole or not at all.
@@ -126,6 +127,7 @@ def export_llava(
         feature_layer: the hidden states of the vision model that the adapter was trained on.
         keep_cls: whether these include the class token; None means what the config of `projector` says, or else no.
         image_aspect_ratio: what becomes of pictures that are not square; None means what that config says, or square.
+        tuned: see `llava_card`.
         progress: reports the bytes of the LLM.
 
     Raises:
@@ -176,7 +178,7 @@ def export_llava(
             _write_json(folder / "config.json", content)
             _write_json(folder / "generation_config.json", settings)
             save_processor(processor, folder)
-            (folder / "README.md").write_text(str(llava_card(projector.config, out.name)), "utf-8")
+            (folder / "README.md").write_text(str(llava_card(projector.config, out.name, tuned)), "utf-8")
             _write_shards(folder, chain([first], rest), 1 + len(files))
             _check_complete(folder, llm, vision)
     units = padded.config.hidden_width - projector.config.hidden_width

@@ -84,6 +84,16 @@ def export_mmproj(projector: MLPProjector, vision: Path, out: Path, *, feature_l
 def _add_keys(writer: GGUFWriter, projector: MLPProjector, config: PreTrainedConfig, feature_layer: int) -> None:
     layers = config.num_hidden_layers
     writer.add_type("mmproj")
+    about = projector.config
+    writer.add_name(f"Projector for {about.llm}")
+    writer.add_description(f"For {about.llm} only, whatever other LLM has its width. Made with vocabkit.")
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, about.llm)
+    if about.llm_info is not None:
+        writer.add_string("vocabkit.llm.text_tokens", about.llm_info.tokenizer)
+        writer.add_array("vocabkit.llm.embedding_table", list(about.llm_info.table))
+    if about.vision_fingerprint is not None:
+        writer.add_string("vocabkit.vision.fingerprint", about.vision_fingerprint)
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     writer.add_clip_has_vision_encoder(True)
     writer.add_bool("clip.has_llava_projector", True)  # what llama.cpp asked for before 2025-05
