@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor
 from tokenizer_files import (
     added_token,
     bpe_json,
@@ -75,6 +76,20 @@ FILES: dict[str, dict[str, Any]] = {
     "byte level and fuse": byte_level({"Ġa": 256}) | {"decoder": sequence(BYTE_LEVEL, FUSE)},
     "strip before fuse": fallback(["<unk>", "▁", "▁▁a", "a"], SPACES, FALLBACK,
                                   {"type": "Strip", "content": " ", "start": 1, "stop": 0}, FUSE),
+    "regular expression after fallback": fallback(["<unk>", "<0x41>", "A", "b", "a"], FALLBACK,
+                                                  SPACES | {"pattern": {"Regex": "[A-Z]"}, "content": "z"}, FUSE),
+    "strip after fallback": fallback(["<unk>", "<0x20>", "▁a", "a"], SPACES, FALLBACK,
+                                     {"type": "Strip", "content": " ", "start": 1, "stop": 0}),
+    "fallback byte that a replacement deletes": fallback(["<unk>", "<0x20>", "▁", "a"], FALLBACK,
+                                                         SPACES | {"pattern": {"String": " "}, "content": ""}, FUSE),
+    "word pieces after fallback": fallback(["<unk>", "<0x41>", "##a", "a"], FALLBACK,
+                                           {"type": "WordPiece", "prefix": "##", "cleanup": False}),
+    "word pieces without a prefix": fallback(["a", "b"], {"type": "WordPiece", "prefix": "", "cleanup": False}),
+    "long replacement": fallback(["a", "b"], SPACES | {"pattern": {"String": "b"}, "content": "b" * 40}, FUSE),
+    "replacement of nothing": fallback(["a", "bc"], SPACES | {"pattern": {"String": ""}, "content": "x"}, FUSE),
+    "replacement after byte level": byte_level({"Ġb": 256}) | {"decoder": sequence(
+        BYTE_LEVEL, SPACES | {"pattern": {"String": "b"}, "content": "yy"})},
+    "unescaped spaces": fallback(["<unk>", "<0x20>", "▁", "a"], SPACES, FALLBACK, FUSE),
 }  # fmt: skip
 """A file for each way in which ids, bytes and spellings come apart."""
 
@@ -131,6 +146,94 @@ def test_small_file_agrees_with_its_library(tmp_path: Path, name: str) -> None:
     assert len(vocabulary) == max(library.get_vocab().values()) + 1
     assert_bytes_are_decoded(vocabulary, library)
     assert_canonical_is_encoded(vocabulary, library)
+
+
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_ctc_replaces_its_delimiter_after_cleanup_only(tmp_path: Path, cleanup: bool) -> None:
+    decoder = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": cleanup}
+    folder = written(tmp_path, fallback(["a", "b|.", "|", "<pad>"]) | {"decoder": decoder})
+    library, vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")), read(folder)
+    assert [f"a{vocabulary.token(i).decode()}a" for i in (1, 2, 3)] == [library.decode([0, i, 0]) for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("component", ["Metaspace", "BPEDecoder", "WordPiece"])
+def test_component_that_needs_neighbours_is_refused(tmp_path: Path, component: str) -> None:
+    with pytest.raises(VocabkitError, match=f"'{component}' after Fuse"):
+        read(written(tmp_path, fallback(["a"], FUSE, METASPACE | {"type": component})))
+
+
+def test_invalid_regular_expression_raises(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="its decoder replaces '\\('"):
+        read(written(tmp_path, fallback(["a"], SPACES | {"pattern": {"Regex": "("}})))
+
+
+def test_replacement_that_fills_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="puts 2000000 characters into"):
+        read(written(tmp_path, fallback(["a" * 20], SPACES | {"pattern": {"String": "a"}, "content": "b" * 2_000_000})))
+
+
+ESCAPING = {"type": "Sequence", "normalizers": [
+    {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}  # fmt: skip
+
+
+def normalized(token_id: int, content: str) -> dict[str, Any]:
+    return added_token(token_id, content) | {"normalized": True}
+
+
+def test_added_token_in_normalised_text_has_its_normal_form(tmp_path: Path) -> None:
+    """Of uncased BERT with `COVID` added, which finds `covid` and brings its space as other words do."""
+    content = bpe_json(["the", "a"], {"type": "WordPiece", "prefix": "##", "cleanup": True}, [normalized(2, "COVID")])
+    folder = written(tmp_path, content | {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": None})
+    vocabulary, library = read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert vocabulary.token(2) == b" covid"
+    assert library.encode("COVID").ids == library.encode("covid").ids == [2]
+    assert_bytes_are_decoded(vocabulary, library)
+
+
+def test_added_line_break_behind_a_prepended_space_is_not_the_byte(tmp_path: Path) -> None:
+    content = fallback(["<unk>", "<0x0A>", "▁", "a"], SPACES, FALLBACK, FUSE, added=(normalized(4, "\n"),))
+    content["model"] |= {"unk_token": "<unk>", "merges": []}
+    folder = written(tmp_path, content | {"normalizer": ESCAPING})
+    vocabulary, library = read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert library.encode("a\na").ids[2] == 1
+    assert vocabulary.canonical[[1, 4]].tolist() == [1, 4]
+    assert vocabulary.token(4) == b" \n"
+
+
+@pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+def test_literal_space_is_not_canonical_where_spaces_are_escaped(tmp_path: Path, kind: str) -> None:
+    pieces = ["<unk>", " a", "▁", "a", "▁a"]
+    if kind == "BPE":
+        content = fallback(pieces, SPACES, FUSE) | {"normalizer": ESCAPING}
+        content["model"]["merges"] = ["▁ a"]
+    else:
+        content = unigram([(piece, -1.0) for piece in pieces])
+    folder = written(tmp_path, content)
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a").ids == [4]
+    assert read(folder).canonical.tolist() == [0, 4, 2, 3, 4]
+
+
+@pytest.mark.parametrize("piece_type", [1, 4], ids=["normal", "user-defined"])
+def test_literal_space_of_sentencepiece_is_not_canonical(tmp_path: Path, piece_type: int) -> None:
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), (" a", piece_type), ("▁", 1), ("a", 1), ("▁a", 1)]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model(pieces))
+    assert SentencePieceProcessor(model_file=str(path)).encode("a a")[-1] == 6
+    assert read(path).canonical[[3, 6]].tolist() == [6, 6]
+
+
+def test_literal_space_of_gguf_is_not_canonical(tmp_path: Path) -> None:
+    pieces = [("<unk>", 2), (" a", 1), ("▁", 1), ("a", 1), ("▁a", 1)]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_file(gguf_tokenizer(pieces, "llama")))
+    assert read(path).canonical[[1, 4]].tolist() == [4, 4]
+
+
+def test_added_token_spelled_in_alphabet_gives_way_to_literal_one(tmp_path: Path) -> None:
+    content = byte_level({"ĠĠ": 256}, added_token(256, "ĠĠ"), added_token(257, "  "), merges=["Ġ Ġ"])
+    folder = written(tmp_path, content)
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a  a").ids[1] == 257
+    assert read(folder).canonical[[256, 257]].tolist() == [257, 257]
 
 
 @pytest.mark.parametrize("name", list(FILES)[:5])

@@ -20,8 +20,8 @@ from vocabkit.tokenizer.vocabulary import Kind
 
 Step = Mapping[str, Any]
 """One component, as in tokenizer.json."""
-MAX_REPLACEMENT = 16
-"""Maximum characters of a replacement: more than published files use, and a bound on memory."""
+MAX_GROWTH = 1 << 24
+"""Maximum characters that a replacement may add to the pieces: a bound on memory."""
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
     (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
@@ -37,8 +37,10 @@ class Decoded:
     """Spellings, decoded so far."""
     tokens: pa.Array | None = None
     """(V,) binary, once spellings became bytes."""
-    bytes_of: dict[int, bytes] = field(default_factory=dict)
-    """Byte-fallback piece -> its byte."""
+    byte_ids: set[int] = field(default_factory=set)
+    """Byte-fallback pieces. Those of ASCII are text to later steps, as in `tokenizers`."""
+    broken: dict[int, bytes] = field(default_factory=dict)
+    """Byte-fallback piece beyond ASCII, part of a character -> its byte. Later steps don't find it."""
     is_fused: bool = False
     """Whether the text is one part, so that later steps act on its ends only."""
     unreached: set[int] = field(default_factory=set)
@@ -47,10 +49,13 @@ class Decoded:
     def finish(self) -> tuple[pa.Array, np.ndarray]:
         """Return bytes, (V,) binary, and kinds, (V,) uint8: text or byte."""
         kinds = np.full(len(self.pieces), Kind.TEXT, np.uint8)
-        kinds[list(self.bytes_of)] = Kind.BYTE
+        kinds[[i for i in self.byte_ids if i in self.broken or len(self.pieces[i].encode()) == 1]] = Kind.BYTE
         if self.tokens is not None:
             return self.tokens, kinds
-        return binary_array([self.bytes_of.get(i, b"") or piece.encode() for i, piece in enumerate(self.pieces)]), kinds
+        values = [piece.encode() for piece in self.pieces]
+        for i, byte in self.broken.items():
+            values[i] = byte
+        return binary_array(values), kinds
 
 
 def decode_pieces(pieces: Sequence[str], steps: Sequence[Step], word_end: str | None = None) -> Decoded:
@@ -77,30 +82,28 @@ def _apply(step: Step, decoded: Decoded, word_end: str | None) -> None:
             pass  # the ends of the whole text only
         case "Strip":
             decoded.pieces = [_strip(piece, step["content"], step["start"], step["stop"]) for piece in decoded.pieces]
-        case "ByteLevel" if decoded.tokens is None and not decoded.bytes_of:
+        case "ByteLevel" if decoded.tokens is None and not decoded.byte_ids:
             _from_byte_level(decoded, word_end)
         case "ByteFallback" if not decoded.is_fused:
-            for i, piece in enumerate(decoded.pieces):
-                if (byte := byte_piece(piece)) is not None:
-                    decoded.bytes_of[i] = byte
-                    if piece[3:5] != piece[3:5].upper():
-                        decoded.unreached.add(i)
+            _from_byte_fallback(decoded)
+        case "ByteFallback" if not any(map(byte_piece, decoded.pieces)):
+            pass
         case "Replace":
             _replace(step, decoded)
-        case "Metaspace":
+        case "Metaspace" if not decoded.is_fused or step.get("prepend_scheme") == "never":
             _replace_text(decoded, step.get("replacement", "▁"), " ")
-        case "BPEDecoder":
+        case "BPEDecoder" if not decoded.is_fused:
             _replace_text(decoded, step.get("suffix", "</w>"), " ")
         case "WordPiece" if not decoded.is_fused:
             prefix, cleanup = step.get("prefix", "##"), step.get("cleanup", True)
             decoded.pieces = [_wordpiece(piece, prefix, cleanup) for piece in decoded.pieces]
         case "CTC" if not decoded.is_fused:
-            for old, new in ((step.get("pad_token", "<pad>"), ""), (step.get("word_delimiter_token", "|"), " ")):
-                _replace_text(decoded, old, new)
+            _replace_text(decoded, step.get("pad_token", "<pad>"), "")
             if step.get("cleanup", True):
                 decoded.pieces = [_clean(piece) for piece in decoded.pieces]
+                _replace_text(decoded, step.get("word_delimiter_token", "|"), " ")
         case other:
-            known = ("ByteFallback", "ByteLevel", "CTC", "WordPiece")
+            known = ("BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Metaspace", "WordPiece")
             where = " after Fuse or ByteLevel" if other in known else ""
             raise VocabkitError(f"its decoder has {quote(str(other))}{where}, which says nothing about a single token")
 
@@ -116,35 +119,54 @@ def _from_byte_level(decoded: Decoded, word_end: str | None) -> None:
     decoded.is_fused = True  # its result is one text
 
 
+def _from_byte_fallback(decoded: Decoded) -> None:
+    for i, piece in enumerate(decoded.pieces):
+        if (byte := byte_piece(piece)) is None:
+            continue
+        decoded.byte_ids.add(i)
+        decoded.pieces[i] = byte.decode("ascii", "ignore")
+        if not byte.isascii():
+            decoded.broken[i] = byte
+        if piece[3:5] != piece[3:5].upper():
+            decoded.unreached.add(i)
+
+
 def _replace(step: Step, decoded: Decoded) -> None:
     pattern, new = step["pattern"], step["content"]
     if "String" in pattern:
         _replace_text(decoded, pattern["String"], new)
         return
-    _check_replacement(decoded, pattern["Regex"], new)
+    expression = pattern["Regex"]
     if decoded.is_fused:
         raise VocabkitError("its decoder has 'Replace' with a regular expression after Fuse, which may join tokens")
     from tokenizers import Regex, decoders
 
-    replace = decoders.Replace(Regex(pattern["Regex"]), new)  # its own dialect of regular expressions
+    try:  # their own dialect of regular expressions
+        replace = decoders.Replace(Regex(expression), new)
+    except Exception as error:  # the bare Exception of tokenizers
+        raise VocabkitError(f"its decoder replaces {quote(str(expression))}: {quote(str(error), 120)}") from error
+    _check_growth(decoded, sum(map(len, decoded.pieces)), new)
     decoded.pieces = [replace.decode([piece]) for piece in decoded.pieces]
 
 
 def _replace_text(decoded: Decoded, old: str, new: str) -> None:
-    _check_replacement(decoded, old, new)
-    if decoded.is_fused and len(old) > 1:
-        raise VocabkitError(f"its decoder has 'Replace' of {quote(old)} after Fuse, which may join tokens")
-    decoded.pieces = [piece.replace(old, new) for piece in decoded.pieces]
-    for i, byte in decoded.bytes_of.items():
-        if byte == old.encode():
-            decoded.bytes_of[i] = new.encode()
+    _check_growth(decoded, sum(piece.count(old) for piece in decoded.pieces) if len(new) > _SHORT else 0, new)
+    if decoded.tokens is not None and len(old) == 1 and old.isascii():
+        values = decoded.tokens.to_pylist()
+        decoded.tokens = binary_array([value.replace(old.encode(), new.encode()) for value in values])
+    elif decoded.is_fused and (decoded.tokens is not None or len(old) != 1):
+        raise VocabkitError(f"its decoder has 'Replace' of {quote(old)} after Fuse or ByteLevel, which may join tokens")
+    else:
+        decoded.pieces = [piece.replace(old, new) for piece in decoded.pieces]
 
 
-def _check_replacement(decoded: Decoded, old: Any, new: Any) -> None:
-    if not isinstance(old, str) or not isinstance(new, str) or not old or len(new) > MAX_REPLACEMENT:
-        raise VocabkitError(f"its decoder replaces {quote(repr(old))} by {quote(repr(new))}; please report it")
-    if decoded.tokens is not None:
-        raise VocabkitError(f"its decoder replaces {quote(old)} in decoded bytes; please report it")
+_SHORT = 16
+"""Characters of a replacement that needs no check: no file is that much longer than itself."""
+
+
+def _check_growth(decoded: Decoded, count: int, new: str) -> None:
+    if count * len(new) > MAX_GROWTH:
+        raise VocabkitError(f"its decoder puts {len(new)} characters into {len(decoded.pieces)} pieces, {count} times")
 
 
 def _strip(piece: str, content: str, start: int, stop: int) -> str:
@@ -156,7 +178,7 @@ def _strip(piece: str, content: str, start: int, stop: int) -> str:
 
 def _wordpiece(piece: str, prefix: str, cleanup: bool) -> str:
     """A bare piece starts a word, so it brings its space; `##x` continues one."""
-    text = piece.removeprefix(prefix) if prefix and piece.startswith(prefix) else " " + piece
+    text = piece.removeprefix(prefix) if piece.startswith(prefix) else " " + piece
     return _clean(text) if cleanup else text
 
 

@@ -101,7 +101,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
 
 def _decoded(pieces: Sequence[str], model: str) -> tuple[list[bytes], np.ndarray]:
-    """Return the bytes of each piece as text, and the pieces that a byte-level model never makes."""
+    """Return the bytes of each piece as text, and the pieces that a model with this spelling never makes."""
     match model:
         case "gpt2":
             tokens, literal = all_from_alphabet(pieces)
@@ -114,6 +114,7 @@ def _decoded(pieces: Sequence[str], model: str) -> tuple[list[bytes], np.ndarray
             return decode_pieces(pieces, [{"type": "WordPiece"}]).finish()[0].to_pylist(), np.empty(0, np.int64)
         case _:
             decoded = [piece.replace("▁", " ").encode() for piece in pieces]
+            return decoded, np.array([i for i, piece in enumerate(pieces) if " " in piece], np.int64)
     return decoded, np.empty(0, np.int64)
 
 
@@ -145,7 +146,9 @@ def _escaped(match: re.Match[bytes]) -> bytes:
 
 
 def _precedence(types: np.ndarray, kinds: np.ndarray, literal: np.ndarray) -> np.ndarray:
-    """User-defined tokens are cut out first; a byte-level model never makes a piece outside its alphabet."""
+    """User-defined tokens are cut out first; a model never makes a piece outside its alphabet, or with a space where
+    it escapes them.
+    """
     found = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
     found[literal] = Precedence.UNREACHED
     found[types == _USER_DEFINED] = Precedence.ADDED

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.tokenizer.library import check_sound, parts_of, refusing_failures
 from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step
 from vocabkit.tokenizer.spelling import to_alphabet
 from vocabkit.tokenizer.tokenizer_json import library_ids
@@ -104,24 +103,13 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], name: str) -> list[
         return list(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
-@contextmanager
-def refusing_failures(problem: str) -> Iterator[None]:
-    """Turn whatever `tokenizers` raises into a VocabkitError. Its panics aren't subclasses of Exception."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise VocabkitError(f"{problem} ({quote(str(error), 120)})") from error
-
-
 def build(vocabulary: Vocabulary, content: dict[str, Any], *, mid_text: bool) -> Tokenizer:
     """Build the tokenizer of a parsed tokenizer.json (see `to_tokenizers`)."""
     from tokenizers import Tokenizer
 
     content = {**content, "truncation": None, "padding": None, "post_processor": None}
     with refusing_damaged(vocabulary):
-        _check_sound(content)
+        check_sound(content)
         if mid_text:
             content["normalizer"] = _inside(content.get("normalizer"))
             content["pre_tokenizer"] = _inside(content.get("pre_tokenizer"))
@@ -307,79 +295,5 @@ def rules_from_tokenizer_json(vocabulary: Vocabulary, content: Mapping[str, Any]
 
 
 def _is_byte_level(content: Mapping[str, Any]) -> bool:
-    steps = [*_parts_of(content.get("pre_tokenizer"), "pretokenizers"), *_parts_of(content.get("decoder"), "decoders")]
+    steps = [*parts_of(content.get("pre_tokenizer"), "pretokenizers"), *parts_of(content.get("decoder"), "decoders")]
     return any(step["type"] == "ByteLevel" for step in steps)
-
-
-def _parts_of(step: Step | None, key: str) -> list[Step]:
-    if step is None:
-        return []
-    return [inner for part in step[key] for inner in _parts_of(part, key)] if step["type"] == "Sequence" else [step]
-
-
-_UNITS = 256
-"""Units per block of a trie, one for each byte that may follow."""
-
-
-def _check_sound(content: Mapping[str, Any]) -> None:
-    """Refuse what makes `tokenizers` panic, which prints to stderr whether or not the panic is caught.
-
-    Raises ValueError, TypeError, LookupError, AttributeError: merges that make no piece, a pattern that takes
-    exponential time, a character map that leads out of itself.
-    """
-    model = content["model"]
-    if model.get("type", "BPE") == "BPE" and model.get("merges"):
-        _check_merges(model)
-    for part in _parts_of(content.get("pre_tokenizer"), "pretokenizers"):
-        if isinstance(pattern := part.get("pattern"), Mapping):
-            _check_pattern(pattern.get("Regex", ""))
-    for step in _steps(content.get("normalizer")):
-        if step["type"] == "Precompiled":
-            _check_charsmap(base64.b64decode(step["precompiled_charsmap"], validate=True))
-
-
-_CLASS_OR_ESCAPE = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\.", re.DOTALL)
-_NESTED_REPEAT = re.compile(r"\([^()]*[+*][^()]*\)(?:[+*]|\{\d+,\})")
-
-
-def _check_pattern(pattern: str) -> None:
-    """Raises ValueError: a repeat of a repeat, such as `(a+)+`, whose matching backtracks exponentially."""
-    if _NESTED_REPEAT.search(_CLASS_OR_ESCAPE.sub("x", pattern)):
-        raise ValueError(f"pattern {pattern!r} repeats a repeat, which can take exponential time")
-
-
-def _check_merges(model: Mapping[str, Any]) -> None:
-    vocab, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
-    for merge in model["merges"]:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        if not (left in vocab and right in vocab and left + right[len(prefix) :] in vocab):
-            raise ValueError(f"merge of {left!r} and {right!r}, which makes no piece")
-
-
-def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    if step is not None:
-        yield step
-        for inner in step["normalizers"] if step["type"] == "Sequence" else ():
-            yield from _steps(inner)
-
-
-def _check_charsmap(content: bytes) -> None:
-    """SentencePiece's precompiled character map: the bytes of a trie as uint32, the trie, texts that end with NUL.
-
-    A unit of the trie (darts-clone, include/darts.h) is a leaf, whose bit 31 is set and whose other bits are the place
-    of a text; or it leads to a block of units, at its own place exclusive-or its offset, as the first one always does.
-    """
-    size = int.from_bytes(content[:4], "little")
-    texts = content[4 + size :]
-    texts.decode()
-    if len(content) < 4 + size or size == 0 or size % (4 * _UNITS):
-        raise ValueError(f"a character map with a trie of {size} bytes")
-    units = np.frombuffer(content, "<u4", size // 4, offset=4).astype(np.int64)
-    inner = np.flatnonzero((units >> 31 == 0) | (np.arange(len(units)) == 0))
-    targets = inner ^ ((units[inner] >> 10) << ((units[inner] & 0x200) >> 6))
-    if (targets >= len(units)).any():
-        raise ValueError("a character map whose trie leads out of itself")
-    leaves = units[targets[(units[inner] & 0x100) != 0]] & 0x7FFFFFFF
-    starts = np.flatnonzero((np.frombuffer(texts, np.uint8) & 0xC0) != 0x80)
-    if not np.isin(leaves, starts).all():
-        raise ValueError("a character map that leads to no text")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vocabkit.errors import VocabkitError
+from vocabkit.tokenizer.library import refusing_failures
 from vocabkit.tokenizer.segmentation import (
     build,
     encode_batch,
     load_rules,
     parse,
     refusing_damaged,
-    refusing_failures,
     rules_missing,
     to_tokenizers,
     tokenizer_json,

@@ -37,6 +37,7 @@ class Model:
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    escape_whitespaces: bool = True
     denormalises: bool = False
     """Whether it has rules that change decoded text (Marian)."""
 
@@ -82,6 +83,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
 
     precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE)
     precedence[np.flatnonzero(np.array(types) == _USER_DEFINED)] = Precedence.ADDED
+    if model.escape_whitespaces:  # also in text that user-defined pieces are cut from
+        precedence[[i for i, piece in enumerate(pieces) if " " in piece]] = Precedence.UNREACHED
     precedence[own:] = Precedence.ADDED
     named = {i: spellings[i] or "" for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     return make_vocabulary(
@@ -165,6 +168,7 @@ def read_model(path: Path) -> Model:
                 settings["charsmap"] = _bytes(normalizer.get(2, b""))
                 settings["add_dummy_prefix"] = bool(_int(normalizer.get(3, 1)))
                 settings["remove_extra_whitespaces"] = bool(_int(normalizer.get(4, 1)))
+                settings["escape_whitespaces"] = bool(_int(normalizer.get(5, 1)))
             elif field == 5 and isinstance(value, bytes):
                 settings["denormalises"] = bool(dict(_fields(value)).get(2))
     except (ValueError, IndexError, struct.error, TypeError) as error:

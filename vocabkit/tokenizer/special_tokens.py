@@ -161,6 +161,8 @@ class Added:
     id: int
     content: str
     special: bool
+    normalized: bool = True
+    """Whether it is found in normalised text, as transformers has it by default."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,9 @@ def _added(decoder: Any, appended: Mapping[str, Any]) -> tuple[Added, ...]:
             found[token_id] = Added(token_id, content, special=False)
     for key, token in decoder.items() if isinstance(decoder, dict) else ():
         if (spelling := _content(token)) is not None and isinstance(key, str) and key.isdecimal():
-            found[int(key)] = Added(int(key), spelling, bool(isinstance(token, dict) and token.get("special")))
+            flags = token if isinstance(token, dict) else {}
+            special = bool(flags.get("special"))
+            found[int(key)] = Added(int(key), spelling, special, bool(flags.get("normalized", not special)))
     return tuple(found[token_id] for token_id in sorted(found))
 
 

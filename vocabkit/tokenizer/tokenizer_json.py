@@ -8,7 +8,8 @@ never from a class name and never from how pieces look. The rules of each decode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.records import decode_json, parse_json
 from vocabkit.tokenizer.decoder import Decoded, Step, decode_pieces
+from vocabkit.tokenizer.library import refusing_failures, text_steps
 from vocabkit.tokenizer.special_tokens import (
     Declarations,
     declarations,
@@ -38,6 +40,8 @@ class AddedToken(msgspec.Struct):
     id: int
     content: str
     special: bool = False
+    normalized: bool = False
+    """Whether it is found in normalised text, spelled in its own normal form."""
 
 
 class Model(msgspec.Struct):
@@ -93,12 +97,13 @@ def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> 
     spellings = _spellings(where, file.model)
     own, pieces = len(spellings), _piece_ids(file.model)
     added, notes = _add_tokens(file, spellings, pieces, declared)
-    decoded, more = _decode(where, file, spellings)
-    tokens, kinds = decoded.finish()
-
     unk = _unknown_piece(file.model, spellings)
     special = {i for i, token in added.items() if token.special} | _declared_special(spellings, pieces, added, declared)
     special |= set() if unk is None else {unk}
+    normal = _normal_forms(where, file, {i: token for i, token in added.items() if i not in special})
+    decoded, more = _decode(where, file, spellings, normal)
+    tokens, kinds = decoded.finish()
+
     named = {i: spellings[i] or "" for i in sorted(special)}
     role_ids = ({} if unk is None else {"unk": unk}) | declared_ids(named, declared)
     for token_id, spelling in named.items():
@@ -106,14 +111,20 @@ def vocabulary_of(where: str, file: File, name: str, declared: Declarations) -> 
     unused = {i: spellings[i] or "" for i in reserved_ids(spellings) if kinds[i] != Kind.SPECIAL}
     kinds[list(unused)] = Kind.UNUSED
 
-    precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE).astype(np.uint8)
-    precedence[sorted(decoded.unreached | _earlier_duplicates(file.model, pieces))] = Precedence.UNREACHED
-    precedence[list(added)] = Precedence.ADDED
-    literal = named | unused | {i: token.content for i, token in added.items() if i >= own or not token.is_piece}
+    literal = named | unused
+    if decoded.tokens is not None:  # text that is cut out is not spelled in the byte alphabet
+        literal |= {i: normal.get(i, token.content) for i, token in added.items() if i >= own or not token.is_piece}
+    tokens = _with_literals(tokens, spellings, literal)
+    unreached = decoded.unreached | _earlier_duplicates(file.model, pieces) | _unseen(where, file, spellings, decoded)
+    precedence = np.full(len(kinds), Precedence.PIECE, np.uint8)
+    precedence[sorted(decoded.byte_ids)] = Precedence.BYTE
+    precedence[sorted(unreached)] = Precedence.UNREACHED
+    for token_id, token in added.items():
+        precedence[token_id] = _precedence_of_added(token, tokens[token_id].as_py(), is_normal=token_id in normal)
     return make_vocabulary(
         name=name,
         source=where,
-        tokens=_with_literals(tokens, spellings, literal),
+        tokens=tokens,
         kinds=kinds,
         precedence=precedence,
         roles=roles(named, kinds, role_ids),
@@ -148,6 +159,7 @@ class _Added(NamedTuple):
 
     content: str
     special: bool
+    normalized: bool
     is_piece: bool
     """Whether the model has it as a piece, under this id."""
 
@@ -159,21 +171,21 @@ def _add_tokens(
 
     Ids are those that `tokenizers` assigns, whatever the file says.
     """
-    listed = [(token.id, token.content, token.special) for token in file.added_tokens]
-    known = {content for _, content, _ in listed}
-    listed += [(token.id, token.content, token.special) for token in declared.added if token.content not in known]
-    listed = [token for token in listed if token[1]]  # the library ignores empty ones
-    ids = library_ids([content for _, content, _ in listed], pieces, len(file.model.vocab))
+    known = {token.content for token in file.added_tokens}
+    listed = [token for token in file.added_tokens if token.content]  # the library ignores empty ones
+    further = [each for each in declared.added if each.content not in known]
+    listed += [AddedToken(each.id, each.content, each.special, each.normalized) for each in further]
+    ids = library_ids([token.content for token in listed], pieces, len(file.model.vocab))
     added: dict[int, _Added] = {}
-    for _, content, special in listed:
-        token_id = ids[content]
-        added[token_id] = _Added(content, special, is_piece=content in pieces)
+    for token in listed:
+        token_id = ids[token.content]
+        added[token_id] = _Added(token.content, token.special, token.normalized, is_piece=token.content in pieces)
         spellings.extend([None] * (token_id + 1 - len(spellings)))
-        spellings[token_id] = content
-    for token in declared.added:
-        if token.special and token.content in ids:
-            added[ids[token.content]] = added[ids[token.content]]._replace(special=True)
-    moved = [(content, told, ids[content]) for told, content, _ in listed if ids[content] != told]
+        spellings[token_id] = token.content
+    for each in declared.added:
+        if each.special and each.content in ids:
+            added[ids[each.content]] = added[ids[each.content]]._replace(special=True)
+    moved = [(token.content, token.id, ids[token.content]) for token in listed if ids[token.content] != token.id]
     if not moved:
         return added, ()
     content, told, given = moved[0]
@@ -194,6 +206,43 @@ def library_ids(contents: Sequence[str], pieces: Mapping[str, int], size: int) -
             ids[content] = pieces[content] if content in pieces else highest + 1
             highest = max(highest, ids[content])
     return ids
+
+
+def _normal_forms(where: str, file: File, text: Mapping[int, _Added]) -> dict[int, str]:
+    """Map ids of added tokens that are found in normalised text to their normal form, which the library also decodes:
+    `COVID` to `covid` where the normalizer lower-cases, a line break to `▁` and a line break where it puts `▁` first.
+    """
+    normalized = {i: token.content for i, token in text.items() if token.normalized and not token.is_piece}
+    if not normalized or file.normalizer is None:
+        return {}
+    with _refusing(where, "normalizer"), refusing_failures(f"{where}: its normalizer fails"):
+        normalizer = text_steps(file.normalizer, None).normalizer
+        return {i: normalizer.normalize_str(content) for i, content in normalized.items()}
+
+
+def _unseen(where: str, file: File, spellings: Sequence[str | None], decoded: Decoded) -> set[int]:
+    """Return pieces that hold a space where the model never gets to see one, or a `▁` where it never sees that."""
+    if decoded.tokens is not None:
+        return set()
+    literal = {i for i, piece in enumerate(spellings) if piece and " " in piece}
+    if not literal and (file.normalizer or file.pre_tokenizer):  # as in nearly all files: spaces become `▁`
+        return set()
+    with _refusing(where, "normalizer or pre-tokenizer"), refusing_failures(f"{where}: its normalizer fails"):
+        steps = text_steps(file.normalizer, file.pre_tokenizer)
+        text = steps.normalizer.normalize_str("a b") if steps.normalizer else "a b"
+        words = steps.pre_tokenizer.pre_tokenize_str(text) if steps.pre_tokenizer else [(text, None)]
+    seen = "".join(word for word, _ in words)
+    escaped = {i for i, piece in enumerate(spellings) if piece and "▁" in piece}
+    return (literal if " " not in seen else set()) | (escaped if "▁" not in seen else set())
+
+
+def _precedence_of_added(token: _Added, value: bytes | None, *, is_normal: bool) -> Precedence:
+    """An added token goes first if it is cut out of text that has its bytes. Otherwise it is reached as a piece or not
+    at all: `ĠĠ` is cut out of text that says so, but stands for two spaces.
+    """
+    if is_normal or value is None or value.removeprefix(b" ") == token.content.encode().removeprefix(b" "):
+        return Precedence.ADDED
+    return Precedence.PIECE if token.is_piece else Precedence.UNREACHED
 
 
 def _with_literals(tokens: pa.Array, spellings: Sequence[str | None], literals: Mapping[int, str]) -> pa.Array:
@@ -240,17 +289,28 @@ def _earlier_duplicates(model: Model, pieces: Mapping[str, int]) -> set[int]:
 # ---- decoders ----------------------------------------------------------------------------------------------------
 
 
-def _decode(where: str, file: File, spellings: Sequence[str | None]) -> tuple[Decoded, tuple[str, ...]]:
-    """Decode the pieces; also return notes for the user."""
-    try:
+def _decode(
+    where: str, file: File, spellings: Sequence[str | None], normal: Mapping[int, str]
+) -> tuple[Decoded, tuple[str, ...]]:
+    """Decode the pieces, of which `normal` has other spellings; also return notes for the user."""
+    pieces = [spelling or "" for spelling in spellings]
+    for token_id, spelling in normal.items():
+        pieces[token_id] = spelling
+    with _refusing(where, "decoder"):
         steps = _flatten(file.decoder, "decoders") if file.decoder is not None else _implied_decoder(where, file)
-        pieces = [spelling or "" for spelling in spellings]
         decoded = decode_pieces(pieces, steps, file.model.end_of_word_suffix)
         return decoded, _notes(file, [step["type"] for step in steps])
+
+
+@contextmanager
+def _refusing(where: str, part: str) -> Iterator[None]:
+    """Turn what a damaged `part` of the file raises into a VocabkitError about `where`."""
+    try:
+        yield
     except VocabkitError as error:
         raise error if str(error).startswith(where) else VocabkitError(f"{where}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise VocabkitError(f"{where}: its decoder isn't as `tokenizers` writes it ({quote(repr(error))})") from error
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise VocabkitError(f"{where}: its {part} isn't as `tokenizers` writes it ({quote(repr(error))})") from error
 
 
 def _implied_decoder(where: str, file: File) -> list[Step]:
