@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import TOKENIZER, AsJson, check_output, resolve_one
-from .show import say, show_json
+from .show import note, say, show_json
 
 Examples = Annotated[int, typer.Option(min=0, help="Ids to list for each kind of difference.")]
 
@@ -126,6 +126,8 @@ def map_ids(
     check_output(out, [each.file for each in resolved])
     found = token_map(resolved[0].vocabulary, resolved[1].vocabulary)
     found.save(out)
+    if found.note:
+        note(found.note)
     if json:
         show_json({"file": out, "source": found.source, "target": found.target, "ids": len(found), **found.counts()})
         return

@@ -70,7 +70,8 @@ def test_all_roles_of_special_token_are_shown() -> None:
 def test_special_token_is_named_even_if_nobody_has_text() -> None:
     special = small([b"a", b"<s>"], [Kind.TEXT, Kind.UNUSED], name="special")
     assert explain(b"<s>", [special, small([b"b"])]).reason == (
-        "not shared: special has this spelling only as id 1, which is unused and no text; small has no token for it"
+        "not shared: special has this spelling only as id 1, which is unused and no text; small has no token for it, "
+        "and test does not say how it cuts text"
     )
 
 

@@ -107,14 +107,26 @@ TRANSLATIONS: Mapping[str, Callable[[Mapping[str, int], Mapping[str, int]], np.n
 spellings (`GOLDTrainer._initialize_vocabulary_mapping`)."""
 
 
+def _own_pairs(path: Path, rows: list[Any]) -> np.ndarray:
+    """Pairs of a token map that `TokenMap.save` wrote."""
+    try:
+        named = [dict(row) for row in rows]  # an object is read as a list of its pairs
+        matched = [(str(row["id"]), row["target_ids"][0]) for row in named if row["match"] == "token"]
+    except (LookupError, TypeError, ValueError) as error:
+        raise VocabkitError(f"{path}: not a token map as `vocabkit map` writes it ({quote(repr(error))})") from error
+    pairs = checked_ids(path, [pair for pair in matched if pair[0].isdecimal()])
+    return np.array([(int(key), value) for key, value in pairs], np.int64).reshape(-1, 2)
+
+
 def read_translation(path: str | Path, source: Vocabulary, target_map: str | Path | None = None) -> np.ndarray:
     """Read a translation between two tokenizers for `audit`: (P, 2) int64, columns source id and target id.
 
-    It has one of four forms: an object `{"source id": target id}`; a list whose n-th element is the target id of
-    source id n; an index map `{source spelling: target id}` in a layout of `read_map`, its keys spelled as by
-    `spellings(source)`; or, with `target_map`, two index maps of one V_shared, `path` with ids of the source and
-    `target_map` with ids of the target, joined by spelling. Keys are ids if all of them are decimal digits. A target
-    id of null or -1 means no match, and is left out.
+    It has one of five forms: the JSON of `vocabkit map`, of which matches by token count; an object
+    `{"source id": target id}`; a list whose n-th element is the target id of source id n; an index map
+    `{source spelling: target id}` in a layout of `read_map`, its keys spelled as by `spellings(source)`; or, with
+    `target_map`, two index maps of one V_shared, `path` with ids of the source and `target_map` with ids of the target,
+    joined by spelling. Keys are ids if all of them are decimal digits. A target id of null or -1 means no match, and
+    is left out.
 
     Raises:
         VocabkitError: as `read_map`; a spelling that the source or the other map lacks.
@@ -127,15 +139,17 @@ def read_translation(path: str | Path, source: Vocabulary, target_map: str | Pat
         _refuse_unknown(target_map, target_ids, source_ids, f"{path.name}: give two maps of the same size")
         return np.array([(i, target_ids[spelling]) for spelling, i in source_ids.items()], np.int64)
     content = read_json(path)
+    if isinstance(content, tuple) and isinstance(own := dict(content).get("map"), list):
+        return _own_pairs(path, own)
     if isinstance(content, list) and all(value is None or type(value) is int for value in content):
-        rows = [(str(i), value) for i, value in enumerate(content)]
+        keyed = [(str(i), value) for i, value in enumerate(content)]
     else:
-        rows = keyed_rows(path, content)
-    matched = checked_ids(path, [(key, value) for key, value in rows if value is not None and value != -1])
-    if all(re.fullmatch("[0-9]{1,18}", key) for key, _ in rows):
+        keyed = keyed_rows(path, content)
+    matched = checked_ids(path, [(key, value) for key, value in keyed if value is not None and value != -1])
+    if all(re.fullmatch("[0-9]{1,18}", key) for key, _ in keyed):
         return np.array([(int(key), value) for key, value in matched], np.int64).reshape(-1, 2)
     ids = spellings(source)
-    _refuse_unknown(path, dict(rows), ids, f'{source.name}: give another source, or a map {{"source id": target id}}')
+    _refuse_unknown(path, dict(keyed), ids, f'{source.name}: give another source, or a map {{"source id": target id}}')
     return np.array([(ids[key], value) for key, value in matched], np.int64).reshape(-1, 2)
 
 

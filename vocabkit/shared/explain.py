@@ -84,7 +84,9 @@ def explain(token: bytes | str, tokenizers: Sequence[AnyTokenizer]) -> Explanati
         raise TypeError(f"`token` is {type(token).__name__}; expected bytes or str")
     findings = tuple(_finding(token, vocabulary) for vocabulary in vocabularies)
     shared = all(finding.id is not None for finding in findings)
-    return Explanation(token, findings, shared, _reason(findings), () if shared else _hints(token, vocabularies))
+    return Explanation(
+        token, findings, shared, _reason(findings, vocabularies), () if shared else _hints(token, vocabularies)
+    )
 
 
 def parse_token(argument: str, first: Vocabulary) -> bytes:
@@ -165,23 +167,25 @@ def in_brackets(lookalike: Lookalike) -> str:
     return f" ({many} {', '.join(lookalike.roles)})" if lookalike.roles else ""
 
 
-def _reason(findings: Sequence[Finding]) -> str:
+def _reason(findings: Sequence[Finding], vocabularies: Sequence[Vocabulary]) -> str:
     missing = [finding for finding in findings if finding.id is None]
     if not missing:
         return "shared: one token in each tokenizer contributes exactly these bytes"
     if len(missing) == len(findings) and not any(finding.lookalikes for finding in findings):
         return "not shared: none of the tokenizers has one token for these bytes"
-    return "not shared: " + "; ".join(map(_why, missing))
+    each = zip(findings, vocabularies, strict=True)
+    return "not shared: " + "; ".join(_why(finding, vocabulary) for finding, vocabulary in each if finding.id is None)
 
 
-def _why(missing: Finding) -> str:
+def _why(missing: Finding, vocabulary: Vocabulary) -> str:
     if missing.lookalikes:
         other = missing.lookalikes[0]
         kind = other.kind + in_brackets(other)
         return f"{missing.name} has this spelling only as id {other.id}, which is {kind} and no text"
     if missing.pieces:
         return f"{missing.name} needs {len(missing.pieces)} tokens"
-    return f"{missing.name} has no token for it"
+    unknown = "" if vocabulary.segmentation else f", and {vocabulary.source} does not say how it cuts text"
+    return f"{missing.name} has no token for it{unknown}"
 
 
 def _hints(token: bytes, vocabularies: Sequence[Vocabulary]) -> tuple[Hint, ...]:

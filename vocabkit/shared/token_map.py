@@ -45,6 +45,8 @@ class TokenMap:
     """(V,) uint8, index into `MATCHES`."""
     target_ids: tuple[tuple[int, ...], ...]
     """(V,) ids of the target: one for a token or role, two or more for pieces, none for nothing."""
+    note: str | None = None
+    """Why there are no pieces, where the target does not say how it cuts text."""
 
     def __len__(self) -> int:
         return len(self.match)
@@ -119,7 +121,8 @@ def token_map(source: Vocabulary, target: Vocabulary) -> TokenMap:
     """Map each id of `source` to `target`, by bytes; special tokens by role.
 
     Aliases are mapped as their bytes are. Pieces are the target's own segmentation of the bytes in the middle of a
-    text. An id without a token, an unused one, and bytes that the target can't write are mapped to nothing.
+    text, and nothing where it does not say how it cuts text (`note`). An id without a token, an unused one, and bytes
+    that the target can't write are mapped to nothing.
     """
     single = target.ids_of(source.tokens)
     text = source.kinds <= Kind.BYTE
@@ -138,7 +141,16 @@ def token_map(source: Vocabulary, target: Vocabulary) -> TokenMap:
         if pieces:
             ids[token_id] = tuple(piece.id for piece in pieces)
             match[token_id] = MATCHES.index("pieces")
-    return TokenMap(source.name, target.name, match, tuple(ids))
+    return TokenMap(source.name, target.name, match, tuple(ids), _no_pieces(target, len(lacking)))
+
+
+def _no_pieces(target: Vocabulary, lacking: int) -> str | None:
+    if not lacking or target.segmentation is not None:
+        return None
+    return (
+        f"{target.source} of {target.name} does not say how text is cut, so {lacking:,} ids have no pieces; "
+        "give its tokenizer.json for them"
+    )
 
 
 Span = tuple[int, int]

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from vocabkit.errors import VocabkitError
@@ -50,24 +52,42 @@ def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
             raise VocabkitError(f"{path}: not UTF-8; a vocab.txt is text with one piece a line") from error
     vocab = {piece: i for i, piece in enumerate(lines) if piece}
     config = optional_json(path.with_name("tokenizer_config.json"))
-    lowercase = {"type": "BertNormalizer", "lowercase": bool(config.get("do_lower_case", True))}
+    normalizer = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": bool(config.get("do_lower_case", True)),
+    }
     file = File(
         model=Model(vocab=vocab, type="WordPiece", unk_token="[UNK]"),
-        normalizer=lowercase,
+        normalizer=normalizer,
         decoder={"type": "WordPiece"},
     )
-    return _vocabulary(path, file, name, None, _BERT)
+    return _vocabulary(path, file, name, _wordpiece_json(vocab, normalizer), _BERT)
+
+
+def _wordpiece_json(vocab: Mapping[str, int], normalizer: Mapping[str, Any]) -> bytes:
+    """The tokenizer.json of a vocab.txt, as BertTokenizer of transformers makes it."""
+    model = {"type": "WordPiece", "vocab": vocab, "unk_token": _BERT["unk"], "continuing_subword_prefix": "##"}
+    content: dict[str, Any] = {"added_tokens": [], "normalizer": normalizer, "decoder": None}
+    content |= {"pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {**model, "max_input_chars_per_word": 100}}
+    return msgspec.json.encode(content)
 
 
 def _vocabulary(
-    path: Path, file: File, name: str | None, rules: Callable[[], Rules] | None, roles: Mapping[str, str]
+    path: Path,
+    file: File,
+    name: str | None,
+    segmentation: Callable[[], Rules] | bytes | None,
+    roles: Mapping[str, str],
 ) -> Vocabulary:
     """`roles`: role -> spelling, where no file says otherwise."""
     declared = read_declarations(path.parent)
     roles = {**roles, **declared.roles}
     declared = dataclasses.replace(declared, roles=roles, special=declared.special | set(roles.values()))
     found = vocabulary_of(str(path), file, name or path.parent.resolve().name, declared)
-    return dataclasses.replace(found, source=path.name, segmentation=rules)
+    return dataclasses.replace(found, source=path.name, segmentation=segmentation)
 
 
 def _rules(vocab: dict[str, int], merges: Path) -> Rules:
