@@ -28,9 +28,9 @@ def own_name(key: str) -> str:
     parts = [part for part in key.split(".") if part not in _WRAPPERS]
     while parts[:2] == _PEFT:
         parts = parts[2:]
-    if "modules_to_save" in parts[:-2]:
+    if "modules_to_save" in parts[:-1]:
         at = parts.index("modules_to_save")
-        del parts[at : at + 2]
+        del parts[at : min(at + 2, len(parts) - 1)]  # a saved adapter has no name
     return ".".join(parts)
 
 

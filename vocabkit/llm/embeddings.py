@@ -25,7 +25,10 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import hub_id
 from vocabkit.llm.language_model import LanguageModel, from_gguf, read_config
+from vocabkit.llm.lora_rows import changed_rows
 from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
+from vocabkit.lora import LORA_CONFIG, is_lora, lora_base
+from vocabkit.tokenizer.catalog import catalog, without_name
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 
@@ -39,9 +42,10 @@ def open_embeddings(
     """Open the embedding table of an LLM. Reads headers only; from a hub repository, downloads the table's bytes once.
 
     Args:
-        source: a model folder, a file (`.safetensors`, `.gguf`, `.bin` or `.pt` of torch.save, or the `.index.json` of
-            several), or a hub id `owner/name` or `owner/name@revision`. An existing path takes precedence. All but
-            GGUF need the model's config.json beside them.
+        source: a model folder, a folder of LoRA weights (whose LLM is opened, with what they change of its table), a
+            file (`.safetensors`, `.gguf`, `.bin` or `.pt` of torch.save, or the `.index.json` of several), or a hub id
+            `owner/name` or `owner/name@revision`. An existing path takes precedence. All but GGUF need the model's
+            config.json beside them.
         dtype: in which the model runs, if not its own (that of config.json, float32 for a GGUF).
         embedding_tensor: the name of the table in the file, if it isn't found by itself. The config still says how the
             model multiplies its rows.
@@ -51,17 +55,7 @@ def open_embeddings(
         VocabkitError: not found, damaged, no embedding table or several, an unsupported quantisation, or a family that
             may scale its embeddings in an unknown way.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return _table(*_open_local(path, embedding_tensor), dtype)
-    found = hub_id(str(source))
-    if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
-        raise VocabkitError(
-            f"{quote(str(source), 200)}: not found: not a folder, a weights file or a hub id (owner/name)"
-        )
-    from vocabkit.llm.remote import open_hub
-
-    return _table(*open_hub(found, progress, embedding_tensor), dtype)
+    return _table(*_open(source, embedding_tensor, progress), dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +165,43 @@ class EmbeddingTable:
 
 _CHUNK = 1 << 20
 """Bytes of the result per step: few enough to stay in the CPU cache from reading to checking."""
+
+
+def _open(
+    source: str | Path, wanted: str | None, progress: Progress, above: tuple[Path, ...] = ()
+) -> tuple[LanguageModel, StoredRows, str]:
+    """The model, its table and where that is. LoRA folders that led here are `above`."""
+    path = Path(source).expanduser()
+    if path.is_dir() and is_lora(path):
+        return _open_lora(path, wanted, progress, above)
+    if path.exists():
+        return _open_local(path, wanted)
+    found = hub_id(str(source))
+    if found is None or isinstance(source, Path) or path.suffix in WEIGHTS:
+        raise VocabkitError(
+            f"{quote(str(source), 200)}: not found: not a folder, a weights file or a hub id (owner/name)"
+        )
+    from vocabkit.llm.remote import open_hub
+
+    return open_hub(found, progress, wanted)
+
+
+def _open_lora(
+    folder: Path, wanted: str | None, progress: Progress, above: tuple[Path, ...]
+) -> tuple[LanguageModel, StoredRows, str]:
+    name = without_name(lora_base(folder))
+    entry = catalog().get(name.lower())
+    base = name if entry is None or entry.hub is None or Path(name).exists() else entry.hub
+    if any(Path(base).exists() and Path(base).samefile(other) for other in (*above, folder)):
+        raise VocabkitError(
+            f"{folder / LORA_CONFIG}: names {base}, LoRA weights that lead back here; name the LLM itself in it"
+        )
+    try:
+        model, rows, source = _open(base, wanted, progress, (*above, folder))
+    except VocabkitError as error:
+        raise VocabkitError(f"{error} (the LLM that {folder / LORA_CONFIG} names)") from error
+    changed = changed_rows(rows, folder)
+    return model, changed, source if changed is rows else f"{source} with {folder.resolve().name}"
 
 
 def _open_local(path: Path, wanted: str | None) -> tuple[LanguageModel, StoredRows, str]:

@@ -28,12 +28,14 @@ from transformers.utils import logging as transformers_logging
 
 from vocabkit.adapter.partners import LLMTable, llm_ids
 from vocabkit.errors import VocabkitError, needs_extra, quote
-from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
-from vocabkit.llm.weight_files import LORA_CONFIG, open_gguf
+from vocabkit.llm.lora_rows import trained_rows, unties_output
+from vocabkit.llm.weight_files import open_gguf
+from vocabkit.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
+from vocabkit.tokenizer.read import holds_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 
@@ -108,13 +110,21 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
     """
     *loras, llm = down_to_llm(llm_source(source))
     with llm_folder(str(llm)) as folder, quiet_transformers():
+        own = next((lora for lora in loras if holds_tokenizer(lora)), folder)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            # LoRA weights are merged in the dtype of their LLM, so that the rows are the same wherever they are read
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto" if loras else dtype, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds on a damaged model
             raise VocabkitError(f"{llm}: transformers can't load this LLM ({first_line(error)})") from error
     for lora in reversed(loras):
         model = _with_lora(model, lora)
+    if loras and isinstance(dtype, torch.dtype):
+        for parameter in model.parameters():  # no buffers, which a model keeps in float32
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
     return model, tokenizer
 
 
@@ -123,7 +133,7 @@ def llm_table(source: str) -> LLMTable:
 
     Raises VocabkitError: not found, or damaged.
     """
-    llm = down_to_llm(llm_source(source))[-1]
+    llm = llm_source(source)
     vocabulary, table = resolve(str(llm)).vocabulary, open_embeddings(llm)
     return LLMTable(source, vocabulary, table.num_rows, table.width, table.stored_rows, table.rounding)
 
@@ -156,21 +166,6 @@ def llm_source(source: str) -> Path:
     return downloaded(entry.hub if entry is not None and entry.hub else name)
 
 
-def is_lora(path: Path) -> bool:
-    """Whether a folder holds LoRA weights of peft, without their LLM."""
-    return (path / LORA_CONFIG).is_file()
-
-
-def lora_base(folder: Path) -> str:
-    """Return the LLM of LoRA weights, as for `llm_source`. Raises VocabkitError: they name none."""
-    config = folder / LORA_CONFIG
-    with reading(config):
-        try:
-            return str(json.loads(config.read_text("utf-8"))["base_model_name_or_path"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise VocabkitError(f"{config}: names no LLM that the LoRA weights belong to") from error
-
-
 def down_to_llm(path: Path) -> list[Path]:
     """Follow LoRA weights down to their LLM, which comes last; an LLM gives itself alone.
 
@@ -190,12 +185,33 @@ def down_to_llm(path: Path) -> list[Path]:
 def _with_lora(model: Any, folder: Path) -> Any:
     with needs_extra("train", "an LLM with LoRA weights"):
         from peft import PeftModel
+    rows = trained_rows(folder)
+    if rows is not None and rows != model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(rows, mean_resizing=False)
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # from peft, about transformers
-            return PeftModel.from_pretrained(model, folder).merge_and_unload()
+            adapted = PeftModel.from_pretrained(model, folder)
+            if unties_output(folder):  # peft would merge what is on the table or the output layer into both
+                _untie(adapted.get_base_model())
+            merged = adapted.merge_and_unload()
     except Exception as error:  # peft raises many kinds on damaged weights
         base = lora_base(folder)
         raise VocabkitError(f"{folder}: peft can't put these LoRA weights into {base} ({first_line(error)})") from error
+    if merged.config.tie_word_embeddings and not _is_tied(merged):  # also if peft trained a copy of one of the two
+        merged.config.tie_word_embeddings = False
+    return merged
+
+
+def _untie(model: Any) -> None:
+    if _is_tied(model):
+        head = model.get_output_embeddings()
+        head = getattr(head, "base_layer", head)
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+def _is_tied(model: Any) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 def _from_gguf(path: Path, folder: Path) -> None:
@@ -223,9 +239,19 @@ def _read_once() -> Iterator[None]:
 def _from_lora(path: Path, folder: Path) -> None:
     _write(path, "merged", *load_model(str(path), "auto"), folder)
     llm = down_to_llm(path)[-1]
-    for name in ("config.json", "generation_config.json"):
-        if (llm / name).is_file():  # as published, not as transformers rewrites it
-            shutil.copyfile(llm / name, folder / name)
+    if (llm / "generation_config.json").is_file():
+        shutil.copyfile(llm / "generation_config.json", folder / "generation_config.json")
+    if not (llm / "config.json").is_file():
+        return
+    # as published, not as transformers rewrites it, but for what the weights change
+    config = json.loads((llm / "config.json").read_text("utf-8"))
+    before, after = read_config(llm).to_dict(), json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {key: after[key] for key in _OF_THE_TABLE if after.get(key) != before.get(key)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
+
+
+_OF_THE_TABLE = ("vocab_size", "tie_word_embeddings")
+"""What LoRA weights may change in a config."""
 
 
 def _write(source: Path, how: str, model: Any, tokenizer: Any, folder: Path) -> None:

@@ -29,12 +29,11 @@ from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
 from vocabkit.llm.embedding_names import embedding_name, near_names
 from vocabkit.llm.language_model import LanguageModel
+from vocabkit.lora import LORA_CONFIG
 from vocabkit.tokenizer.gguf import EMBEDDING, read_tensor_table
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
 """Suffixes of files that may hold embeddings."""
-LORA_CONFIG = "adapter_config.json"
-"""Marks a folder of peft, which holds LoRA weights and not the LLM."""
 _IN_FOLDER = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip

@@ -24,9 +24,10 @@ import numpy as np
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
+from vocabkit.lora import is_lora, lora_base
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
-from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read, tokenizer_file
+from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, holds_tokenizer, read, tokenizer_file
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.special_tokens import roles, with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -82,7 +83,8 @@ def resolve(argument: str) -> Resolved:
     """
     path = _existing(argument)
     if path is not None:
-        return _from_path(argument, path)
+        source = _with_tokenizer(path)
+        return _from_path(argument, source) if isinstance(source, Path) else resolve(source)
     name, separator, rest = argument.partition("=")
     if separator:
         if not name or not rest:
@@ -224,6 +226,19 @@ def _existing(argument: str) -> Path | None:
         return path if argument and path.exists() else None
     except (OSError, RuntimeError):  # a name too long for a path, a folder that may not be read, an unknown ~user
         return None
+
+
+def _with_tokenizer(path: Path) -> Path | str:
+    """Return `path`, or the LLM of LoRA weights that were saved without a tokenizer: its folder, or its name."""
+    seen: list[Path] = []
+    while path.is_dir() and is_lora(path) and not holds_tokenizer(path) and path not in seen:
+        seen.append(path)
+        base = without_name(lora_base(path))
+        found = _existing(base)
+        if found is None:
+            return base
+        path = found
+    return path
 
 
 def _from_path(argument: str | None, path: Path) -> Resolved:

@@ -23,7 +23,8 @@ from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, wri
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
-from vocabkit.llm.weight_files import LORA_CONFIG, read_index, weights_file
+from vocabkit.llm.weight_files import read_index, weights_file
+from vocabkit.lora import LORA_CONFIG
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.transfer.fold import pad_hidden
 

@@ -19,7 +19,7 @@ from small_models import HIDDEN, VOCABULARY, WIDTH, byte_tokenizer, llm, loaded,
 from vision_models import PATCHES, VISION, clip, registers
 
 from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
@@ -172,10 +172,29 @@ def test_lora_weights_are_merged_into_the_exported_llm(here: Path) -> None:
     assert not torch.equal(found[changed], loaded_llm(here / "llm").model.get_parameter(changed))
 
 
-def test_lora_weights_are_no_target_since_they_have_no_embedding_table(here: Path) -> None:
+def test_adapter_moves_to_trained_embeddings_of_lora_weights_as_they_are_exported(here: Path) -> None:
+    lora(here / "lora", "mine=llm", modules_to_save=["embed_tokens"])
+    done = vocabkit_here(here, "transfer", "adapter.pt", "--to", "mine=lora", "--out", "tuned.pt")
+    assert done.returncode == 0, done.stderr
+    assert "258 embedding rows of llm/model.safetensors with lora" in done.stderr
+    assert vocabkit_here(here, "check", "tuned.pt", "adapter.pt", "--to", "mine=lora").returncode == 0
+    assert vocabkit_here(here, "check", "tuned.pt", "adapter.pt", "--to", "mine=llm").returncode == 1
+    words = ("export", "tuned.pt", "--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
+    done = vocabkit_here(here, *words)
+    assert done.returncode == 0, done.stderr
+    tuned = load_adapter(here / "tuned.pt")
+    table = loaded(here / "out")[0].get_input_embeddings().weight
+    assert tuned.shared is not None
+    ids = torch.from_numpy(tuned.shared.look_up(resolve("mine=" + str(here / "llm")).vocabulary)).long()
+    assert torch.equal(tuned.embeddings, table[ids])
+
+
+def test_adapter_moves_to_lora_weights_that_leave_the_embeddings_as_they_are(here: Path) -> None:
     lora(here / "lora", "mine=llm")
-    problem = error_of(vocabkit_here(here, "transfer", "adapter.pt", "--to", "mine=lora"))
-    assert problem == "lora: holds LoRA weights and no LLM; name the LLM that its adapter_config.json names"
+    for source in ("llm", "lora"):
+        done = vocabkit_here(here, "transfer", "adapter.pt", "--to", f"mine={source}", "--out", f"{source}.pt")
+        assert done.returncode == 0, done.stderr
+    assert torch.equal(load_adapter(here / "llm.pt").embeddings, load_adapter(here / "lora.pt").embeddings)
 
 
 @pytest.mark.parametrize("names", [{"a": "a"}, {"a": "b", "b": "x=a"}], ids=["itself", "each other"])
@@ -192,11 +211,13 @@ def test_lora_weights_naming_themselves_as_base_raise(here: Path, names: dict[st
     assert not (here / "out").exists()
 
 
-def lora(folder: Path, base: str) -> None:
+def lora(folder: Path, base: str, **options: Any) -> None:
     """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit train` saves them."""
     with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about it
-        config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
+        config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False, **options)
         model = get_peft_model(loaded_llm(folder.parent / "llm"), config)
+        if options:
+            torch.nn.init.normal_(model.get_input_embeddings().weight)
         model.peft_config["default"].base_model_name_or_path = base
         model.save_pretrained(folder, save_embedding_layers=False)
     byte_tokenizer().save_pretrained(folder)
