@@ -133,7 +133,7 @@ def llm_table(source: str) -> LLMTable:
 
     Raises VocabkitError: not found, or damaged.
     """
-    llm = llm_source(source)
+    llm = down_to_llm(llm_source(source))[0]
     vocabulary, table = resolve(str(llm)).vocabulary, open_embeddings(llm)
     return LLMTable(source, vocabulary, table.num_rows, table.width, table.stored_rows, table.rounding)
 
