@@ -15,8 +15,8 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.tokenizer.library import check_sound, parts_of, refusing_failures
 from vocabkit.tokenizer.rules import LOW_LINES, STRIP_END, STRIP_START, Rules, Step
+from vocabkit.tokenizer.special_tokens import library_ids
 from vocabkit.tokenizer.spelling import to_alphabet
-from vocabkit.tokenizer.tokenizer_json import library_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:

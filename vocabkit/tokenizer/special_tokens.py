@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,10 @@ def family(name: str) -> Family:
 def is_reserved(spelling: str) -> bool:
     """Whether `spelling` is one that models reserve, such as `<|reserved_special_token_5|>`."""
     return _RESERVED.fullmatch(spelling) is not None
+
+
+_MARKED = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+"""Spellings of special tokens are in brackets."""
 
 
 def reserved_ids(spellings: Sequence[str | None]) -> list[int]:
@@ -139,7 +143,7 @@ def append_special(
 
 
 ROLES = {
-    **{f"{role}_token": role for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask")},
+    **{f"{role}_token": role for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")},
     "boi_token": "image_start",
     "eoi_token": "image_end",
     "image_token": "image",
@@ -148,9 +152,12 @@ ROLES = {
     "eot_token": "turn_end",
     "eom_token": "message_end",
 }
-"""Field of a config -> role."""
+"""Field of a config -> role, in the order in which transformers adds those that the tokenizer lacks."""
 _ID_ROLES = {f"{name}_id": role for name, role in ROLES.items()}
-_LANGUAGE_MODELS = ("text_config", "llm_config", "language_config", "language_model", "llm", "thinker_config")
+_LANGUAGE_MODELS = (
+    "text_config", "llm_config", "language_config", "language_model", "llm", "thinker_config", "decoder", "lm_config",
+    "llm_cfg", "text_model", "gpt_config",
+)  # fmt: skip
 """Where the config of a multimodal model keeps that of its language model; `thinker_config` has one more inside."""
 
 
@@ -160,7 +167,8 @@ class Added:
 
     id: int
     content: str
-    special: bool
+    special: bool | None
+    """None if the file does not say."""
     normalized: bool = True
     """Whether it is found in normalised text, as transformers has it by default."""
 
@@ -175,6 +183,8 @@ class Declarations:
     """Role -> ids. A generation config may list several ids that end generation."""
     special: frozenset[str] = frozenset()
     """Spellings of special tokens, including those with roles."""
+    named: tuple[str, ...] = ()
+    """Spellings with roles, then further special ones: the order in which transformers adds those that are lacking."""
     added: tuple[Added, ...] = ()
     """By id."""
     rows: int | None = None
@@ -186,8 +196,9 @@ class Declarations:
 
         Never a single character: some models pad with `!`, which remains a piece of ordinary text.
         """
-        named = spelling in self.special or any(token_id in ids for ids in self.role_ids.values())
-        return named and len(spelling) > 1
+        listed = any(token_id in ids for ids in self.role_ids.values())
+        # configs copied from another model list ids that are ordinary pieces here
+        return len(spelling) > 1 and (spelling in self.special or (listed and _MARKED.fullmatch(spelling) is not None))
 
 
 def read_declarations(folder: Path) -> Declarations:
@@ -212,33 +223,42 @@ def declarations(
     """Collect declarations of parsed files: tokenizer_config.json, special_tokens_map.json, added_tokens.json,
     generation_config.json and config.json.
     """
-    language = _language_model(model)
+    # transformers reads the two older files only where tokenizer_config.json has no added_tokens_decoder
+    is_whole = isinstance(config.get("added_tokens_decoder"), dict)
+    sources = (config,) if is_whole else (special_map, config)
+    added = _from_decoder(config["added_tokens_decoder"]) if is_whole else _from_appended(appended)
     roles: dict[str, str] = {}
-    special: set[str] = set()
-    for source in (config, special_map):
-        extra = source.get("extra_special_tokens")
-        named = {**source, **extra} if isinstance(extra, dict) else source
+    extra: list[str] = []
+    for source in sources:
+        fields = dict(source)
+        for name in ("extra_special_tokens", "model_specific_special_tokens"):
+            fields |= source[name] if isinstance(source.get(name), dict) else {}
+            extra += _contents(source.get(name))
+        extra += _contents(source.get("additional_special_tokens"))
         for name, role in ROLES.items():
-            if (content := _content(named.get(name))) is not None:
+            if (content := _content(fields.get(name))) is not None:
                 roles.setdefault(role, content)
-        special |= set(_contents(source.get("additional_special_tokens"))) | set(_contents(extra))
-    added = _added(config.get("added_tokens_decoder"), appended)
-    special |= {token.content for token in added if token.special} | set(roles.values())
+    named = dict.fromkeys([*(roles[role] for role in ROLES.values() if role in roles), *extra])
+    special = named.keys() | {token.content for token in added if token.special}
+    models = _language_models(model)
+    # `"bos_token": null` says that there is none, whatever a model's config carries along; generation ends at eos anyway
+    denied = {role for name, role in ROLES.items() if name in config and config[name] is None} - roles.keys() - {"eos"}
     role_ids: dict[str, tuple[int, ...]] = {}
-    for ids_source in (generation, language, model):
+    for ids_source in (generation, *models):
         for name, role in _ID_ROLES.items():
-            if ids := _ids(ids_source.get(name)):
+            if (ids := _ids(ids_source.get(name))) and role not in denied:
                 role_ids.setdefault(role, ids)
-    rows, width = _positive(language.get("vocab_size")), _positive(language.get("hidden_size"))
-    return Declarations(roles, role_ids, frozenset(special), added, rows, width)
+    rows = next((size for each in models if (size := _positive(each.get("vocab_size")))), None)
+    width = next((size for each in models if (size := _positive(each.get("hidden_size")))), None)
+    return Declarations(roles, role_ids, frozenset(special), tuple(named), added, rows, width)
 
 
-def _language_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the innermost config of the language model."""
+def _language_models(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the config of the language model, innermost first, and those around it, which may hold its sizes."""
     for name in _LANGUAGE_MODELS:
         if isinstance(inner := config.get(name), dict):
-            return _language_model(inner)
-    return config
+            return [*_language_models(inner), config]
+    return [config]
 
 
 def _content(token: Any) -> str | None:
@@ -253,17 +273,20 @@ def _contents(tokens: Any) -> Iterator[str]:
             yield content
 
 
-def _added(decoder: Any, appended: Mapping[str, Any]) -> tuple[Added, ...]:
-    """Tokens of `added_tokens_decoder` (id -> token), or of an added_tokens.json (spelling -> id)."""
+def _from_decoder(decoder: Mapping[str, Any]) -> tuple[Added, ...]:
+    """Tokens of `added_tokens_decoder`: id -> token."""
     found: dict[int, Added] = {}
-    for content, token_id in appended.items():
-        if _ids(token_id):
-            found[token_id] = Added(token_id, content, special=False)
-    for key, token in decoder.items() if isinstance(decoder, dict) else ():
-        if (spelling := _content(token)) is not None and isinstance(key, str) and key.isdecimal():
+    for key, token in decoder.items():
+        if key.isdecimal() and (spelling := _content(token)) is not None:
             flags = token if isinstance(token, dict) else {}
             special = bool(flags.get("special"))
             found[int(key)] = Added(int(key), spelling, special, bool(flags.get("normalized", not special)))
+    return tuple(found[token_id] for token_id in sorted(found))
+
+
+def _from_appended(appended: Mapping[str, Any]) -> tuple[Added, ...]:
+    """Tokens of an added_tokens.json: spelling -> id."""
+    found = {token_id: Added(token_id, content, None) for content, token_id in appended.items() if _ids(token_id)}
     return tuple(found[token_id] for token_id in sorted(found))
 
 
@@ -274,6 +297,41 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 def _positive(value: Any) -> int | None:
     return value if type(value) is int and 0 < value < 1 << 31 else None
+
+
+def library_ids(contents: Iterable[str], pieces: Mapping[str, int], size: int) -> dict[str, int]:
+    """Ids that `tokenizers` gives added tokens (AddedVocabulary::add_tokens): that of the piece with the same content,
+    else the next one, counted from the model's number of pieces, `size`, whatever ids these have.
+    """
+    ids: dict[str, int] = {}
+    following = size
+    for content in contents:
+        if content and content not in ids:
+            ids[content] = pieces.get(content, following)
+            following += content not in pieces
+    return ids
+
+
+def moved_note(listed: Iterable[tuple[int | None, str]], ids: Mapping[str, int]) -> tuple[str, ...]:
+    """A note on added tokens whose id in the file is not the one they get, and on those that only configs name.
+
+    Args:
+        listed: id in the file, None if it has none, and content.
+    """
+    told = list(listed)
+    notes = []
+    if moved := [(content, at) for at, content in told if at is not None and ids[content] != at]:
+        content, at = moved[0]
+        notes.append(
+            f"disagrees with itself about the ids of {len(moved)} added tokens, such as {quote(content)}: {at} in the "
+            f"file, {ids[content]} as `tokenizers` loads it, which counts"
+        )
+    if new := [content for at, content in told if at is None]:
+        notes.append(
+            f"lacks {len(new)} special tokens that its config names, such as {quote(new[0])}: transformers adds them, "
+            f"here with id {ids[new[0]]}"
+        )
+    return tuple(notes)
 
 
 def declared_ids(named: Mapping[int, str], declared: Declarations) -> dict[str, int]:

@@ -23,9 +23,12 @@ from vocabkit.files.records import decode_json, parse_json
 from vocabkit.tokenizer.decoder import Decoded, Step, decode_pieces
 from vocabkit.tokenizer.library import refusing_failures, text_steps
 from vocabkit.tokenizer.special_tokens import (
+    Added,
     Declarations,
     declarations,
     declared_ids,
+    library_ids,
+    moved_note,
     read_declarations,
     reserved_ids,
     roles,
@@ -171,41 +174,25 @@ def _add_tokens(
 
     Ids are those that `tokenizers` assigns, whatever the file says.
     """
-    known = {token.content for token in file.added_tokens}
-    listed = [token for token in file.added_tokens if token.content]  # the library ignores empty ones
-    further = [each for each in declared.added if each.content not in known]
-    listed += [AddedToken(each.id, each.content, each.special, each.normalized) for each in further]
-    ids = library_ids([token.content for token in listed], pieces, len(file.model.vocab))
+    listed: dict[str, Added] = {}
+    for token in (
+        *(Added(each.id, each.content, each.special, each.normalized) for each in file.added_tokens),
+        *declared.added,
+    ):
+        known = listed.setdefault(token.content, token)
+        if token.special is not None:  # the config, which comes last, decides
+            listed[token.content] = dataclasses.replace(known, special=token.special)
+    listed.pop("", None)  # the library ignores it
+    told: list[tuple[int | None, str]] = [(token.id, token.content) for token in listed.values()]
+    told += [(None, spelling) for spelling in declared.named if spelling not in listed and spelling not in pieces]
+    ids = library_ids([content for _, content in told], pieces, len(file.model.vocab))
     added: dict[int, _Added] = {}
-    for token in listed:
-        token_id = ids[token.content]
-        added[token_id] = _Added(token.content, token.special, token.normalized, is_piece=token.content in pieces)
+    for content, token_id in ids.items():
+        token = listed.get(content, Added(token_id, content, special=True, normalized=False))
+        added[token_id] = _Added(content, bool(token.special), token.normalized, is_piece=content in pieces)
         spellings.extend([None] * (token_id + 1 - len(spellings)))
-        spellings[token_id] = token.content
-    for each in declared.added:
-        if each.special and each.content in ids:
-            added[ids[each.content]] = added[ids[each.content]]._replace(special=True)
-    moved = [(token.content, token.id, ids[token.content]) for token in listed if ids[token.content] != token.id]
-    if not moved:
-        return added, ()
-    content, told, given = moved[0]
-    return added, (
-        f"disagrees with itself about the ids of {len(moved)} added tokens, such as {quote(content)}: {told} in the "
-        f"file, {given} as `tokenizers` loads it, which counts",
-    )
-
-
-def library_ids(contents: Sequence[str], pieces: Mapping[str, int], size: int) -> dict[str, int]:
-    """Ids that `tokenizers` gives added tokens (AddedVocabulary::add_tokens): that of the piece with the same content,
-    else the next one after the model's `size` pieces and the tokens added before.
-    """
-    ids: dict[str, int] = {}
-    highest = size - 1
-    for content in contents:
-        if content and content not in ids:
-            ids[content] = pieces[content] if content in pieces else highest + 1
-            highest = max(highest, ids[content])
-    return ids
+        spellings[token_id] = content
+    return added, moved_note(told, ids)
 
 
 def _normal_forms(where: str, file: File, text: Mapping[int, _Added]) -> dict[int, str]:
