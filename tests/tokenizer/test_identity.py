@@ -404,6 +404,131 @@ def test_xlm_roberta_ids_are_shifted_behind_fairseqs_special_tokens(tmp_path: Pa
     assert vocabulary.roles["pad"] == 1
 
 
+@pytest.mark.parametrize(
+    ("tokenizer_class", "before", "id_of_a", "after"),
+    [
+        ("LayoutXLMTokenizer", "<s> <pad> </s> <unk>", 4, ["<mask>"]),
+        ("PLBartTokenizer", "<s> <pad> </s> <unk>", 4, []),
+        ("SeamlessM4TTokenizer", "<pad> <unk> <s> </s>", 4, []),
+        ("CamembertTokenizer", "<s>NOTUSED <pad> </s>NOTUSED <unk> <unk>NOTUSED <s> </s>", 7, ["<mask>"]),
+        ("PegasusTokenizer", "<pad> </s> <mask_1> <mask_2> <unk_2>", 106, []),
+        ("T5Tokenizer", "<unk> <s> </s>", 3, [f"<extra_id_{i}>" for i in reversed(range(100))]),
+        ("LlamaTokenizer", "<unk> <s> </s>", 3, []),
+    ],
+)
+def test_sentencepiece_ids_are_those_of_the_tokenizer_class(
+    tmp_path: Path, tokenizer_class: str, before: str, id_of_a: int, after: list[str]
+) -> None:
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁a", 1), ("b", 1)]
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(pieces, model_type=1))
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": tokenizer_class})
+    vocabulary = read(tmp_path)
+    tokens = vocabulary.tokens.to_pylist()
+    assert tokens[: len(before.split())] == before.encode().split()
+    assert tokens[id_of_a:] == [b" a", b"b", *map(str.encode, after)]
+    assert (vocabulary.kinds[id_of_a + 2 :] == Kind.SPECIAL).all()
+
+
+def test_class_with_unknown_ids_raises(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model([("<unk>", 2), ("▁a", 1)]))
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "BarthezTokenizer"})
+    with pytest.raises(VocabkitError, match="ids of a barthez tokenizer are not those of its pieces"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "tokenizer_class"),
+    [("source.spm", "MarianTokenizer"), ("source.spm", None), ("sentencepiece.bpe.model", "M2M100Tokenizer")],
+)
+def test_ids_of_a_vocab_json_beside_a_sentencepiece_model_count(
+    tmp_path: Path, file: str, tokenizer_class: str | None
+) -> None:
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁a", 1), ("b", 1)]
+    (tmp_path / file).write_bytes(sentencepiece_model(pieces, model_type=1))
+    write_json(tmp_path / "vocab.json", {"</s>": 0, "<unk>": 1, "b": 2, "▁a": 3, "<pad>": 4})
+    if tokenizer_class:
+        write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": tokenizer_class})
+    vocabulary = read(tmp_path)
+    assert vocabulary.tokens.to_pylist() == [b"</s>", b"<unk>", b"b", b" a", b"<pad>"]
+    assert vocabulary.roles == {"eos": 0, "pad": 4, "unk": 1}
+
+
+def test_sentencepiece_gives_added_tokens_the_ids_of_the_library(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model([("<unk>", 2), ("▁a", 1), ("b", 1)]))
+    added = {"1": {"content": "<taken>"}, "400": {"content": "<far>", "special": True}}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": added, "eos_token": "<end>"})
+    vocabulary = read(tmp_path)
+    assert vocabulary.tokens.to_pylist()[1:] == [b" a", b"b", b"<taken>", b"<far>", b"<end>"]
+    assert vocabulary.roles["eos"] == 5
+    assert [note.split(" of ")[0] for note in vocabulary.notes] == [
+        "disagrees with itself about the ids",
+        "lacks 1 special tokens that its config names, such as '<end>': transformers adds them, here with id 5",
+    ]
+
+
+# ---- files that decide together, as transformers lets them ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beside", "eos", "special"),
+    [
+        ({"tokenizer_config": {"eos_token": "<a>"}, "special_tokens_map": {"eos_token": "<b>"}}, 257, [257]),
+        (
+            {
+                "tokenizer_config": {"added_tokens_decoder": {"256": {"content": "<a>", "special": False}}},
+                "special_tokens_map": {"eos_token": "<b>"},
+                "added_tokens": {"<b>": 257},
+            },
+            None,
+            [],
+        ),
+        (
+            {"tokenizer_config": {"eos_token": "<a>"}, "config": {"bos_token_id": 258, "eos_token_id": 257}},
+            256,
+            [256, 257],
+        ),
+        ({"tokenizer_config": {"model_specific_special_tokens": {"eos_token": "<b>"}}}, 257, [257]),
+    ],
+    ids=["map over config", "decoder alone", "ids of a stale config", "specific tokens"],
+)
+def test_files_override_each_other_as_in_transformers(
+    tmp_path: Path, beside: dict[str, Any], eos: int | None, special: list[int]
+) -> None:
+    content = byte_level({"<a>": 256, "<b>": 257, "Ġa": 258})
+    vocabulary = read(written(tmp_path, content, **beside))
+    assert vocabulary.roles.get("eos") == eos
+    assert np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist() == special
+
+
+def test_token_that_only_the_config_names_gets_the_next_id(tmp_path: Path) -> None:
+    vocabulary = read(written(tmp_path, byte_level({"Ġa": 256}), tokenizer_config={"eos_token": "<|im_end|>"}))
+    assert (vocabulary.token(257), vocabulary.roles["eos"]) == (b"<|im_end|>", 257)
+
+
+def test_added_tokens_are_numbered_from_the_number_of_pieces(tmp_path: Path) -> None:
+    content = byte_level({"<p>": 5000}, added_token(5000, "<p>"), added_token(5001, "<q>"))
+    path = written(tmp_path, content)
+    library: Any = pytest.importorskip("tokenizers").Tokenizer.from_file(str(path / "tokenizer.json"))
+    vocabulary = read(path)
+    assert library.token_to_id("<q>") == 257
+    assert vocabulary.token(257) == b"<q>"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"text_config": {"hidden_size": 8}, "vocab_size": 257},
+        {"decoder": {"vocab_size": 257, "hidden_size": 8}},
+        {"llm_cfg": {"vocab_size": 257}, "hidden_size": 8},
+        {"text_config": {"vocab_size": 257, "hidden_size": 8}, "vocab_size": 300, "hidden_size": 9},
+    ],
+)
+def test_sizes_may_be_in_a_nested_config_or_around_it(tmp_path: Path, config: dict[str, Any]) -> None:
+    vocabulary = read(written(tmp_path, byte_level({"Ġa": 256, "Ġb": 257}), config=config))
+    assert (vocabulary.embedding_rows, vocabulary.width) == (257, 8)
+    assert not vocabulary.alignable[257]
+
+
 def test_rank_file_takes_its_special_tokens_from_the_config_beside_it(tmp_path: Path) -> None:
     ranks = "".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
     (tmp_path / "tiktoken.model").write_text(ranks, "ascii")

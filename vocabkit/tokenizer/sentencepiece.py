@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +15,19 @@ import numpy as np
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
-from vocabkit.files.records import optional_json
+from vocabkit.files.records import decode_json, optional_json
 from vocabkit.tokenizer.rules import Rules, sentencepiece_rules
-from vocabkit.tokenizer.special_tokens import declared_ids, read_declarations, reserved_ids, roles, special_kind
+from vocabkit.tokenizer.special_tokens import (
+    declared_ids,
+    library_ids,
+    moved_note,
+    read_declarations,
+    reserved_ids,
+    roles,
+    special_kind,
+)
 from vocabkit.tokenizer.spelling import byte_piece
-from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
+from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, make_vocabulary
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _MODELS: dict[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
@@ -45,28 +54,26 @@ class Model:
 def read(path: Path, name: str | None = None) -> Vocabulary:
     """Read a SentencePiece model, with the tokens that the files beside it add (see `declarations`).
 
-    Ids are those of the embedding table. XLM-R and its relatives put fairseq's special tokens before the pieces, so
-    theirs are shifted.
+    Ids are those of the embedding table: of some families not the numbers of the pieces, but those that their class in
+    transformers gives (see `_LAYOUTS`), or those in the vocab.json beside it.
 
-    Raises VocabkitError: not a SentencePiece model, or of type word or char.
+    Raises VocabkitError: not a SentencePiece model, of type word or char, or of a class whose ids are unknown.
     """
     model = read_model(path)
     if model.model_type not in _MODELS:
         raise VocabkitError(f"{path}: SentencePiece model of type word or char; vocabkit reads unigram and bpe")
     declared = read_declarations(path.parent)
-    pieces, types = model.pieces, list(model.types)
-    declared_roles = dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
-    is_shifted = _is_fairseq(path)
-    if is_shifted:
-        pieces, types = [*_FAIRSEQ, *pieces[3:]], [_CONTROL] * len(_FAIRSEQ) + types[3:]
-        declared_roles = {"bos": 0, "pad": 1, "eos": 2, "unk": 3}
+    pieces, types = _laid_out(path, model)
+    is_shifted = pieces[: len(model.pieces)] != model.pieces
+    declared_roles = {} if is_shifted else dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
     own = len(pieces)
+    ids_of = {piece: i for i, piece in enumerate(pieces)}
+    listed: list[tuple[int | None, str]] = [(token.id, token.content) for token in declared.added]
+    known = ids_of.keys() | {content for _, content in listed}
+    listed += [(None, spelling) for spelling in declared.named if spelling not in known]
+    ids = library_ids([content for _, content in listed], ids_of, own)
     spellings: list[str | None] = list(pieces)
-    for token in declared.added:
-        if token.id >= own:
-            check_highest_id(path, token.id, own + len(declared.added))
-            spellings.extend([None] * (token.id + 1 - len(spellings)))
-            spellings[token.id] = token.content
+    spellings += [content for content, token_id in ids.items() if token_id >= own]
 
     kinds = np.zeros(len(spellings), np.uint8)
     tokens: list[bytes | None] = []
@@ -96,23 +103,61 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         roles=roles(named, kinds, declared_roles | declared_ids(named, declared)),
         embedding_rows=declared.rows,
         width=declared.width,
-        notes=(_DENORMALISES,) if model.denormalises else (),
+        notes=(*moved_note(listed, ids), *((_DENORMALISES,) if model.denormalises else ())),
         segmentation=None if is_shifted else partial(_rules, path),
     )
 
 
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
-"""Ids 0 to 3 of XLM-R (transformers, XLMRobertaTokenizer.fairseq_tokens_to_ids). Piece n of the file has id n + 1."""
-_FAIRSEQ_CLASSES = ("XLMRoberta", "MBart", "MBart50", "Nllb", "XGLM")
+_LAYOUTS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
+    **dict.fromkeys(("xlmroberta", "layoutxlm"), (_FAIRSEQ, 3, ("<mask>",))),
+    **dict.fromkeys(("mbart", "mbart50", "nllb", "nllbmoe", "plbart"), (_FAIRSEQ, 3, ())),
+    "xglm": (_FAIRSEQ, 3, tuple(f"<madeupword{i}>" for i in range(7))),
+    **dict.fromkeys(("seamlessm4t", "seamlessm4tv2"), (("<pad>",), 0, ())),
+    "camembert": (("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), 1, ("<mask>",)),
+    "pegasus": (("<pad>", "</s>", "<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, 103))), 2, ()),
+}
+"""Classes of transformers -> the tokens before the pieces, how many pieces these replace, and the tokens after them."""
+_BY_VOCAB_JSON = ("marian", "m2m100", "speech2text")
+"""Classes whose ids are in the vocab.json beside the model."""
+_UNKNOWN_LAYOUTS = ("barthez", "bartpho", "cpmant", "phobert", "xlmprophetnet", "ernie-m", "erniem")
+"""Classes with ids of their own, which vocabkit does not know."""
 _DENORMALISES = "rewrites decoded text by a denormaliser, so text may differ from the bytes of its tokens"
 
 
-def _is_fairseq(path: Path) -> bool:
-    """Decide by the class in the config, or without one by the file name that only these models use."""
+def _laid_out(path: Path, model: Model) -> tuple[list[str], list[int]]:
+    """Pieces and their types in the order of the ids of the embedding table."""
+    family = _family(path)
+    if family in _UNKNOWN_LAYOUTS:
+        raise VocabkitError(
+            f"{path}: the ids of a {family} tokenizer are not those of its pieces; give a tokenizer.json"
+        )
+    ids_file = path.with_name("vocab.json")
+    if family in _BY_VOCAB_JSON or (path.suffix == ".spm" and ids_file.is_file()):
+        vocab = decode_json(ids_file, dict[str, int], "a vocab.json")
+        pieces = sorted(vocab, key=vocab.__getitem__)
+        if [vocab[piece] for piece in pieces] != list(range(len(pieces))):
+            raise VocabkitError(f"{ids_file}: its ids have gaps or are repeated; give a tokenizer.json")
+        types = dict(zip(model.pieces, model.types, strict=True))
+        return pieces, [types.get(piece, _CONTROL) for piece in pieces]
+    first, dropped, last = _LAYOUTS.get(family, ((), 0, ()))
+    if family == "t5":
+        extra = optional_json(path.with_name("tokenizer_config.json")).get("extra_ids", 100)
+        last = tuple(f"<extra_id_{i}>" for i in reversed(range(extra if isinstance(extra, int) else 0)))
+    last = tuple(token for token in last if token not in model.pieces)
+    pieces = [*first, *model.pieces[dropped:], *last]
+    return pieces, [_CONTROL] * len(first) + model.types[dropped:] + [_CONTROL] * len(last)
+
+
+def _family(path: Path) -> str:
+    """The class of the tokenizer as transformers chooses it, in lower case: by tokenizer_config.json, else by the type
+    of the model in config.json. Without either, only relatives of XLM-R have a sentencepiece.bpe.model.
+    """
     named = optional_json(path.with_name("tokenizer_config.json")).get("tokenizer_class")
+    named = named or optional_json(path.with_name("config.json")).get("model_type")
     if isinstance(named, str):
-        return named.removesuffix("Fast").removesuffix("Tokenizer") in _FAIRSEQ_CLASSES
-    return path.name == "sentencepiece.bpe.model"
+        return re.sub(r"tokenizer(fast)?$|[_-]", "", named.lower())
+    return "xlmroberta" if path.name == "sentencepiece.bpe.model" else ""
 
 
 def _token(piece: str, piece_type: int) -> tuple[bytes, Kind]:

@@ -241,7 +241,7 @@ def declarations(
     named = dict.fromkeys([*(roles[role] for role in ROLES.values() if role in roles), *extra])
     special = named.keys() | {token.content for token in added if token.special}
     models = _language_models(model)
-    # `"bos_token": null` says that there is none, whatever a model's config carries along; generation ends at eos anyway
+    # `"bos_token": null` says that there is none, whatever a model's config carries along; but generation ends at eos
     denied = {role for name, role in ROLES.items() if name in config and config[name] is None} - roles.keys() - {"eos"}
     role_ids: dict[str, tuple[int, ...]] = {}
     for ids_source in (generation, *models):
