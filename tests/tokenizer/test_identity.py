@@ -539,6 +539,35 @@ def test_rank_file_takes_its_special_tokens_from_the_config_beside_it(tmp_path: 
     assert vocabulary.roles["eos"] == 258
 
 
+def test_rank_file_takes_its_sizes_from_the_config_and_added_tokens_fill_holes(tmp_path: Path) -> None:
+    ranks = [*((bytes([byte]), byte) for byte in range(256)), (b" a", 256), (b"ab", 258)]
+    lines = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks)
+    (tmp_path / "tiktoken.model").write_text(lines, "ascii")
+    write_json(tmp_path / "config.json", {"vocab_size": 258, "hidden_size": 8})
+    write_json(
+        tmp_path / "tokenizer_config.json", {"added_tokens_decoder": {"257": {"content": "<h>", "special": True}}}
+    )
+    vocabulary = read(tmp_path)
+    assert (vocabulary.embedding_rows, vocabulary.width) == (258, 8)
+    assert (vocabulary.token(257), vocabulary.kinds[257]) == (b"<h>", Kind.SPECIAL)
+    assert not vocabulary.alignable[258]
+
+
+def test_bracketed_pieces_that_no_merge_makes_are_special(tmp_path: Path) -> None:
+    pieces = ["<s>", "<pad>", *ALPHABET, "s>", "<t>", "</s>", "Ġ\u2028"]
+    write_json(tmp_path / "vocab.json", {piece: i for i, piece in enumerate(pieces)})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\ns >\n< s>\n", "utf-8")
+    vocabulary = read(tmp_path)
+    special = [vocabulary.token(i) for i in np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist()]
+    assert special == [b"<pad>", b"</s>"], "a merge makes <s>, and <t> has no role"
+
+
+def test_vocab_json_that_is_not_byte_level_raises(tmp_path: Path) -> None:
+    write_json(tmp_path / "vocab.json", {"<unk>": 0, "wörld": 1, "a</w>": 2})
+    with pytest.raises(VocabkitError, match="not those of a byte-level BPE"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "piece", "expected"),
     [("rwkv", "\\x0a\\xe4", b"\n\xe4"), ("rwkv", "a\\n", b"a\n"), ("plamo2", "<0x0A>", b"\n")],

@@ -19,6 +19,7 @@ from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
 from vocabkit.tokenizer.rules import Rules, byte_level_rules, pretokenizers
 from vocabkit.tokenizer.special_tokens import (
+    Declarations,
     Family,
     append_special,
     declared_ids,
@@ -26,6 +27,7 @@ from vocabkit.tokenizer.special_tokens import (
     family,
     read_declarations,
     roles,
+    special_kind,
 )
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, check_highest_id, make_vocabulary
 
@@ -59,42 +61,49 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
     size = max(ranks) + 1
     tokens: list[bytes | None] = [ranks.get(i) for i in range(size)]
     kinds: list[int] = [Kind.TEXT] * size
-    declared: dict[str, int] = {}
-    pretokenizer = None
+    pretokenizer, beside = None, Declarations()
     if family_name is not None:
         known = _family(path, family_name, size)
         append_special(tokens, kinds, known.tokens, known.text)
         declared = {role: size + known.tokens.index(spelling) for role, spelling in known.roles.items()}
         pretokenizer = known.pretokenizer
     else:
-        declared = _append_declared(path, tokens, kinds, size)
+        beside = read_declarations(path.parent)
+        declared = _add_declared(path, tokens, kinds, beside)
     kind_array = np.array(kinds, np.uint8)
-    spellings = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens))}
+    added = [i for i in range(len(tokens)) if i not in ranks]
+    spellings = {i: (tokens[i] or b"").decode() for i in added}
+    precedence = np.full(len(tokens), Precedence.PIECE)
+    precedence[added] = Precedence.ADDED
     return make_vocabulary(
         name=name or path.stem,
         source=path.name,
         tokens=tokens,
         kinds=kind_array,
-        precedence=np.where(np.arange(len(tokens)) < size, Precedence.PIECE, Precedence.ADDED),
+        precedence=precedence,
         roles=roles(spellings, kind_array, declared),
-        notes=() if len(tokens) > size else (_no_family_note(size),),
+        embedding_rows=beside.rows,
+        width=beside.width,
+        notes=() if any(tokens[i] for i in added) else (_no_family_note(size),),
         segmentation=partial(_rules, size, len(tokens), pretokenizer) if pretokenizer else None,
     )
 
 
-def _append_declared(path: Path, tokens: list[bytes | None], kinds: list[int], size: int) -> dict[str, int]:
-    """Append the special tokens of the config beside a rank file, under their ids there. Return their roles."""
-    declared = read_declarations(path.parent)
-    added = [token for token in declared.added if token.id >= size]
-    if not added:
-        return {}
-    check_highest_id(path, added[-1].id, size + len(added))
+def _add_declared(path: Path, tokens: list[bytes | None], kinds: list[int], declared: Declarations) -> dict[str, int]:
+    """Put the tokens that the config beside a rank file adds under their ids there, which no rank has. Return roles."""
+    free = {i for i, token in enumerate(tokens) if token is None}
+    added = [token for token in declared.added if token.id >= len(tokens) or token.id in free]
+    if added:
+        check_highest_id(path, added[-1].id, len(tokens) + len(added))
+    named: dict[int, str] = {}
     for token in added:
-        tokens.extend([None] * (token.id - len(tokens)))
-        kinds.extend([Kind.UNUSED] * (token.id - len(kinds)))
+        tokens.extend([None] * (token.id + 1 - len(tokens)))
+        kinds.extend([Kind.UNUSED] * (token.id + 1 - len(kinds)))
         special = token.special or declared.is_special(token.id, token.content)
-        append_special(tokens, kinds, [token.content], frozenset() if special else frozenset([token.content]))
-    named = {i: (tokens[i] or b"").decode() for i in range(size, len(tokens)) if kinds[i] == Kind.SPECIAL}
+        tokens[token.id] = token.content.encode()
+        kinds[token.id] = special_kind(token.content) if special else Kind.TEXT
+        if kinds[token.id] == Kind.SPECIAL:
+            named[token.id] = token.content
     return declared_ids(named, declared)
 
 

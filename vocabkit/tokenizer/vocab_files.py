@@ -16,8 +16,9 @@ from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json, optional_json
 from vocabkit.tokenizer.rules import Rules, byte_level_rules
 from vocabkit.tokenizer.special_tokens import read_declarations
+from vocabkit.tokenizer.special_tokens import roles as roles_of
 from vocabkit.tokenizer.tokenizer_json import File, Model, vocabulary_of
-from vocabkit.tokenizer.vocabulary import Vocabulary
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 WORD_END = "</w>"
 """Ends the last piece of a word in CLIP's vocabulary."""
@@ -28,15 +29,23 @@ _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask":
 def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
     """Read a vocab.json, a byte-level BPE with its merges in merges.txt beside it.
 
-    Raises VocabkitError: not JSON, ids out of range or repeated.
+    Where no file declares special tokens, as for GPT-2, RoBERTa and CLIP, they are the pieces in brackets that no merge
+    makes: encode can't give those for text. Qwen's ordinary piece `<s>` is made by one.
+
+    Raises VocabkitError: not JSON, ids out of range or repeated, or pieces that do not spell bytes.
     """
     vocab = decode_json(path, dict[str, int], "a vocab.json")
+    if not any("Ġ" in piece for piece in vocab):
+        raise VocabkitError(
+            f"{path}: its pieces are not those of a byte-level BPE, as none has Ġ, which spells a space; give the "
+            "tokenizer.json of this model"
+        )
     suffix = WORD_END if sum(piece.endswith(WORD_END) for piece in vocab) > len(vocab) // 4 else None
     model = Model(vocab=vocab, type="BPE", end_of_word_suffix=suffix, unk_token=None)
     file = File(model=model, decoder={"type": "ByteLevel"})
     merges = path.with_name("merges.txt")
     rules = partial(_rules, vocab, merges) if suffix is None and merges.is_file() else None
-    return _vocabulary(path, file, name, rules, {})
+    return _vocabulary(path, file, name, rules, _unmerged(vocab, merges) if merges.is_file() else {})
 
 
 def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
@@ -90,10 +99,26 @@ def _vocabulary(
     return dataclasses.replace(found, source=path.name, segmentation=segmentation)
 
 
-def _rules(vocab: dict[str, int], merges: Path) -> Rules:
+def _unmerged(vocab: dict[str, int], merges: Path) -> dict[str, str]:
+    """Role -> spelling, for the pieces with a role that no merge makes."""
+    made = {left + right for left, right in _pairs(merges)}
+    ids = {i: piece for piece, i in vocab.items() if len(piece) > 2 and piece[0] in "<[" and piece not in made}
+    kinds = np.full(max(vocab.values(), default=0) + 1, Kind.SPECIAL, np.uint8)
+    return {role: ids[i] for role, i in roles_of(ids, kinds).items()}
+
+
+def _pairs(merges: Path) -> list[tuple[str, str]]:
     with reading(merges):
-        lines = merges.read_bytes().decode().splitlines()
-    pairs = [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#version")]
+        try:
+            lines = merges.read_bytes().decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise VocabkitError(f"{merges}: not UTF-8; a merges.txt is text with one merge a line") from error
+    pairs = [line.rstrip("\r").partition(" ") for line in lines if line and not line.startswith("#version")]
+    return [(left, right) for left, _, right in pairs]
+
+
+def _rules(vocab: dict[str, int], merges: Path) -> Rules:
+    pairs = _pairs(merges)
     ids = np.array([[vocab[left], vocab[right]] for left, right in pairs], np.int32).reshape(-1, 2)
     priority = np.full(max(vocab.values()) + 1, np.nan, np.float32)
     priority[list(vocab.values())] = 0
