@@ -15,7 +15,7 @@ from vocabularies import text_vocabulary
 from vocabkit import VocabkitError, align, explain, load_tokenizer, open_shared, overlap
 from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.segmenter import Segmenter
-from vocabkit.tokenizer.vocabulary import Vocabulary
+from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 CONTENT = bpe_json(
     {"a": 0, "b": 1, "ab": 2, "Ġ": 3, "Ġa": 4},
@@ -73,6 +73,40 @@ def test_slow_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
     assert load_tokenizer(Slow(2)).fingerprint == load_tokenizer(path).fingerprint
     with pytest.raises(VocabkitError, match=r"has 3 tokens, but its file .* has 2; give the folder"):
         load_tokenizer(Slow(3))
+
+
+def test_slow_tokenizer_with_own_numbers_has_the_ids_that_it_encodes_to(tmp_path: Path) -> None:
+    """M2M100 numbers the pieces of its SentencePiece model by a vocab.json of its own."""
+    transformers: Any = pytest.importorskip("transformers")
+    model = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁", 1), ("a", 1), ("▁a", 1)]
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(model, model_type=1))
+    vocab = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "▁a", "▁"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
+    live = transformers.M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "sentencepiece.bpe.model"))
+    vocabulary = load_tokenizer(live)
+    assert [vocabulary.token(i) for i in live("a", add_special_tokens=False).input_ids] == [b" a"]
+    assert {role: vocabulary.roles[role] for role in ("bos", "pad", "eos", "unk")} == {
+        "bos": 0, "pad": 1, "eos": 2, "unk": 3}  # fmt: skip
+    live.pad_token = "</s>"  # as SigLIP pads, although its model has a <pad>
+    assert load_tokenizer(live).roles["pad"] == live.pad_token_id == 2
+    assert (vocabulary.kinds[:7] == Kind.SPECIAL).tolist() == [True] * 4 + [False] * 3
+
+
+def test_special_tokens_that_backend_takes_for_text_are_special(file: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    live = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(file)))
+    token_id = live.convert_tokens_to_ids("ab")
+    assert load_tokenizer(live).kinds[token_id] == Kind.TEXT
+    live.add_special_tokens({"additional_special_tokens": ["ab"]})
+    assert load_tokenizer(live).kinds[token_id] == Kind.SPECIAL
+
+
+def test_slow_tokenizer_with_spellings_of_its_own_is_refused_by_class(tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    (tmp_path / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nL\nA\n<mask>", "utf-8")
+    live = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"))
+    with pytest.raises(VocabkitError, match="EsmTokenizer: only its class knows how its tokens spell text"):
+        load_tokenizer(live)
 
 
 def test_missing_path_raises(tmp_path: Path) -> None:
