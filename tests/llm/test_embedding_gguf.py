@@ -140,3 +140,15 @@ def test_part_of_a_split_model_without_table_raises(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "model.gguf", raw, Kind.F16, "split", name="blk.9.attn_q.weight", count=2.0)
     with pytest.raises(VocabkitError, match="in this part of a split model"):
         open_embeddings(file)
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q5_1, Kind.Q5_0, Kind.Q4_1, Kind.Q4_0], ids=lambda kind: kind.name
+)
+@pytest.mark.parametrize("outliers", [1, 8])
+def test_rounding_bounds_what_quantising_changes(kind: Kind, outliers: int, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
+    rows[:, ::97] *= outliers
+    table = open_embeddings(write_gguf(tmp_path / "model.gguf", gguf.quantize(rows, kind), kind))
+    error = np.linalg.norm(table.rows(np.arange(ROWS)).numpy() - rows) / np.linalg.norm(rows)
+    assert error < table.rounding < max(4 * error, 0.004)
