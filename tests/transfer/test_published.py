@@ -13,15 +13,18 @@ import torch
 from safetensors.torch import save_file
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
 from torch import Tensor
+from vision_models import clip
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.maps import import_map
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.spelling import to_alphabet
 from vocabkit.transfer.published import import_published, to_published
+from vocabkit.vision.encoder import open_vision
 
 PREFIXES = ["mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."]
 
@@ -174,6 +177,18 @@ def test_features_follow_the_config_beside_the_weights(
         assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == ("openai/clip", -3, keeps)
     told = import_published(file, shared, "qwen2", vision="mine", layer=-2).config
     assert (told.vision_model, told.vision_layer) == ("mine", -2)
+
+
+def test_vision_model_in_a_folder_is_recorded_by_its_fingerprint(tmp_path: Path, shared: SharedVocabulary) -> None:
+    vision = clip(tmp_path / "vision")
+    content = published("mm_projector.")
+    file = written(tmp_path, content)
+    with pytest.raises(VocabkitError, match="vision: gives features of width 32, but the adapter takes 7"):
+        import_published(file, shared, "qwen2", vision=str(vision))
+    content["mm_projector.0.weight"] = normal(HIDDEN, 32)
+    config = import_published(written(tmp_path, content), shared, "qwen2", vision=str(vision), layer=-1).config
+    assert config.vision_fingerprint == open_vision(vision).info["fingerprint"]
+    check_encoder(config, open_vision(vision, layer=-1).info, vision)
 
 
 def test_config_of_another_program_is_ignored(tmp_path: Path, shared: SharedVocabulary) -> None:

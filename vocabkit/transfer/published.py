@@ -7,6 +7,7 @@ has a layer 3, the head. The prefix depends on how the model was wrapped. Conver
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.config import AdapterConfig, AspectRatio
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
+from vocabkit.adapter.partners import check_encoder
 from vocabkit.adapter.state_dicts import own_name, unwrapped, why_unusable
 from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, write_torch
 from vocabkit.errors import VocabkitError, quote
@@ -27,6 +29,7 @@ from vocabkit.llm.weight_files import read_index, weights_file
 from vocabkit.lora import LORA_CONFIG
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.transfer.fold import pad_hidden
+from vocabkit.vision.encoder import LAYER, open_vision
 
 LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 """Published layer -> ours."""
@@ -56,11 +59,12 @@ def import_published(
         shared: its shared vocabulary, from `import_map` on the index map that it was trained with.
         llm: the name in `shared` of the tokenizer that it was trained with.
         vision, layer, image_aspect_ratio: the vision model, the hidden states and the preparation of pictures that it
-            was trained with, to record. By default what a checkpoint's config.json says.
+            was trained with, to record. By default what a checkpoint's config.json says. Of a vision model in a folder,
+            the fingerprint is recorded as well.
 
     Raises:
         VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows
-            than the index map, or trained on tiles of pictures.
+            than the index map, trained on tiles of pictures, or a vision model of another width.
     """
     weights = Path(weights)
     tensors = _read_layers(weights)
@@ -77,7 +81,18 @@ def import_published(
     given = {"vision_model": vision, "vision_layer": layer, "vision_aspect_ratio": ratio}
     recorded |= {name: value for name, value in given.items() if value is not None}
     config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0], **recorded)
+    if vision is not None and Path(vision).is_dir():
+        config = dataclasses.replace(config, vision_fingerprint=_fingerprint(config, vision))
     return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
+
+
+def _fingerprint(config: AdapterConfig, vision: str) -> str:
+    """The fingerprint of the vision model in a folder. Raises VocabkitError: of another width than the adapter's."""
+    layer = LAYER if config.vision_layer is None else config.vision_layer
+    info = open_vision(vision, layer=layer, keep_cls=bool(config.vision_keep_cls)).info
+    known = dataclasses.replace(config, vision_aspect_ratio=None, vision_fingerprint=info["fingerprint"])
+    check_encoder(known, info, vision)
+    return info["fingerprint"]
 
 
 def to_published(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]:
