@@ -353,6 +353,46 @@ def test_gguf_and_vocab_txt_of_one_wordpiece_are_same_vocabulary(tmp_path: Path)
     assert read(tmp_path / "model.gguf").fingerprint == read(tmp_path / "vocab.txt").fingerprint
 
 
+def test_folder_with_two_rank_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tiktoken").write_text("YQ== 0\n", "utf-8")
+    assert len(read(tmp_path)) == 1
+    (tmp_path / "b.tiktoken").write_text("YQ== 0\n", "utf-8")
+    with pytest.raises(VocabkitError, match=r"a.tiktoken, b.tiktoken are several tokenizers; name one of them"):
+        read(tmp_path)
+
+
+def test_empty_token_of_rank_file_contributes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "multilingual.tiktoken").write_text("YQ== 0\n= 1\n", "utf-8")
+    vocabulary = read(tmp_path)
+    assert vocabulary.tokens.to_pylist() == [b"a", b""]
+    assert vocabulary.alignable.tolist() == [True, False]
+
+
+def test_spm_model_is_tokenizer_of_folder(tmp_path: Path) -> None:
+    """As DeBERTa-v2 names its SentencePiece model."""
+    (tmp_path / "spm.model").write_bytes(sentencepiece_model([("<unk>", 2), ("▁a", 1)]))
+    assert read(tmp_path).token(1) == b" a"
+
+
+def test_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 17210195\n"
+    (tmp_path / "tokenizer.json").write_text(pointer, "utf-8")
+    with pytest.raises(VocabkitError, match="a pointer of Git LFS, not the file itself"):
+        read(tmp_path)
+
+
+def test_revision_in_hub_cache_is_named_after_its_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "c1899de289a04d12100db370d81485cdf75e47ca"
+    assert read(written(folder, byte_level({}))).name == "Qwen3-0.6B"
+
+
+def test_token_declared_as_placeholder_does_not_start_it_too(tmp_path: Path) -> None:
+    content = byte_level({}, added_token(256, "<img>", special=True), added_token(257, "</img>", special=True))
+    assert read(written(tmp_path / "a", content)).roles == {"image_start": 256, "image_end": 257}
+    declared = {"image_token": "<img>"}
+    assert read(written(tmp_path / "b", content, tokenizer_config=declared)).roles == {"image": 256, "image_end": 257}
+
+
 def test_model_beside_its_projector_is_tokenizer_of_folder(tmp_path: Path) -> None:
     written_gguf(tmp_path / "model-Q4.gguf", ["a", "b"], [1, 1])
     (tmp_path / "mmproj-model-f16.gguf").write_bytes(b"GGUF")

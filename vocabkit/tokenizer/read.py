@@ -11,8 +11,8 @@ from vocabkit.tokenizer.vocabulary import Vocabulary
 
 FOLDER_FILES = (
     "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-    "sentencepiece.model", "source.spm", "tiktoken.model", "qwen.tiktoken", "original/tokenizer.model", "vocab.json",
-    "vocab.txt",
+    "sentencepiece.model", "spm.model", "source.spm", "tiktoken.model", "qwen.tiktoken", "original/tokenizer.model",
+    "vocab.json", "vocab.txt",
 )  # fmt: skip
 """Files to look for in a folder or repository; the first one found is read."""
 BESIDE = (
@@ -33,11 +33,13 @@ def read(path: str | Path, name: str | None = None) -> Vocabulary:
     """
     path = Path(path)
     if path.is_dir():
-        return read(tokenizer_file(path), name or path.resolve().name)
+        return read(tokenizer_file(path), name or _folder_name(path))
     with reading(path), path.open("rb") as file:
         if path.stat().st_size == 0:  # or a file of /proc, which may never end
             raise VocabkitError(f"{path}: empty file")
         head = file.read(4096)
+    if head.startswith(b"version https://git-lfs"):
+        raise VocabkitError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
     if head.startswith(b"GGUF"):
         from vocabkit.tokenizer import gguf
 
@@ -75,11 +77,15 @@ def read(path: str | Path, name: str | None = None) -> Vocabulary:
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """Return the tokenizer file of a model folder. Raises VocabkitError: none, or several GGUF models."""
+    """Return the tokenizer file of a model folder. Raises VocabkitError: none, or several rank files or GGUF models."""
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
-    if ranks := sorted(folder.glob(_RANKS)):
+    if len(ranks := sorted(folder.glob(_RANKS))) > 1:
+        raise VocabkitError(
+            f"{folder}: {', '.join(rank.name for rank in ranks)} are several tokenizers; name one of them"
+        )
+    if ranks:
         return ranks[0]
     models = _gguf_models(folder)
     if len(models) == 1:
@@ -90,6 +96,13 @@ def tokenizer_file(folder: Path) -> Path:
         else f"none of {', '.join(FOLDER_FILES)}, {_RANKS}, *.gguf"
     )
     raise VocabkitError(f"{folder}: no tokenizer in this folder: {found_instead}")
+
+
+def _folder_name(folder: Path) -> str:
+    """The folder's name; of a revision in the cache of huggingface_hub, whose name is a hash, the repository's."""
+    resolved = folder.resolve()
+    cache = resolved.parents[1].name if len(resolved.parents) > 1 and resolved.parent.name == "snapshots" else ""
+    return cache.split("--")[-1] if cache.startswith("models--") else resolved.name
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -105,10 +105,15 @@ def roles(spellings: Mapping[int, str], kinds: np.ndarray, declared: Mapping[str
         match = next((ids[c] for c in candidates if c in ids), None)
         if match is not None:
             found[role] = match
-    for role, token_id in (declared or {}).items():
-        if 0 <= token_id < len(kinds) and kinds[token_id] == Kind.SPECIAL:
-            found[role] = token_id
-    return dict(sorted(found.items()))
+    given = {r: i for r, i in (declared or {}).items() if 0 <= i < len(kinds) and kinds[i] == Kind.SPECIAL}
+    for role in _PLACEHOLDERS:  # `<img>` starts a picture in some models, and stands for it in others
+        if role in given and found.get(f"{role}_start") == given[role]:
+            del found[f"{role}_start"]
+    return dict(sorted((found | given).items()))
+
+
+_PLACEHOLDERS = ("audio", "image", "video")
+"""Roles of tokens that stand for an input, which are not those around it."""
 
 
 def with_roles(vocabulary: Vocabulary, given: Mapping[str, str]) -> Vocabulary:

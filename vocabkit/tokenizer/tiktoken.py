@@ -46,7 +46,8 @@ def read(path: Path, name: str | None = None, family_name: str | None = None) ->
             continue
         try:
             encoded, rank_text = line.split()
-            token, rank = binascii.a2b_base64(encoded, strict_mode=True), _rank(rank_text)
+            # Whisper's multilingual.tiktoken has an empty token, written as padding alone
+            token, rank = binascii.a2b_base64(encoded.strip(b"=") and encoded, strict_mode=True), _rank(rank_text)
         except ValueError as error:
             raise VocabkitError(
                 f"{path}: line {number} is {quote(line[:80].decode('latin-1'))}, expected base64 and a rank"
