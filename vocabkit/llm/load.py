@@ -189,7 +189,7 @@ def _with_lora(model: Any, folder: Path) -> Any:
     if rows is not None and rows != model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # from peft, about transformers
+        with warnings.catch_warnings(action="ignore"):  # from peft, about transformers and tied layers
             adapted = PeftModel.from_pretrained(model, folder)
             if unties_output(folder):  # peft would merge what is on the table or the output layer into both
                 _untie(adapted.get_base_model())

@@ -15,7 +15,7 @@ import torch
 from command_line import Done, error_of, vocabkit_here
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
-from small_models import HIDDEN, VOCABULARY, WIDTH, byte_tokenizer, llm, loaded, loaded_llm
+from small_models import HIDDEN, VOCABULARY, WIDTH, byte_tokenizer, llama, llm, loaded, loaded_llm
 from vision_models import PATCHES, VISION, clip, registers
 
 from vocabkit.adapter.config import AdapterConfig
@@ -179,14 +179,36 @@ def test_adapter_moves_to_trained_embeddings_of_lora_weights_as_they_are_exporte
     assert "258 embedding rows of llm/model.safetensors with lora" in done.stderr
     assert vocabkit_here(here, "check", "tuned.pt", "adapter.pt", "--to", "mine=lora").returncode == 0
     assert vocabkit_here(here, "check", "tuned.pt", "adapter.pt", "--to", "mine=llm").returncode == 1
-    words = ("export", "tuned.pt", "--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
-    done = vocabkit_here(here, *words)
+    words = ("--as", "llava", "--llm", "mine=lora", "--vision", "vision", "--out", "out")
+    assert "mine=lora" in error_of(vocabkit_here(here, "export", "moved.pt", *words))  # moved to the table from before
+    done = vocabkit_here(here, "export", "tuned.pt", *words)
     assert done.returncode == 0, done.stderr
     tuned = load_adapter(here / "tuned.pt")
     table = loaded(here / "out")[0].get_input_embeddings().weight
     assert tuned.shared is not None
     ids = torch.from_numpy(tuned.shared.look_up(resolve("mine=" + str(here / "llm")).vocabulary)).long()
     assert torch.equal(tuned.embeddings, table[ids])
+
+
+def test_output_layer_that_lora_weights_untie_is_exported_and_counted(here: Path) -> None:
+    llm(here / "tied", llama(tie_word_embeddings=True))
+    (here / "llm").rename(here / "untied")
+    (here / "tied").rename(here / "llm")
+    lora(here / "plain", "mine=llm")
+    lora(here / "lora", "mine=llm", modules_to_save=["embed_tokens"])
+    sizes = {}
+    for name in ("plain", "lora"):
+        moved = vocabkit_here(here, "transfer", "adapter.pt", "--to", f"mine={name}", "--out", f"{name}.pt")
+        assert moved.returncode == 0, moved.stderr
+        words = ("--as", "llava", "--llm", f"mine={name}", "--vision", "vision", "--out", f"{name}-out", "--json")
+        done = vocabkit_here(here, "export", f"{name}.pt", *words)
+        assert done.returncode == 0, done.stderr
+        sizes[name] = json.loads(done.stdout)["bytes"]
+    assert sizes["lora"] - sizes["plain"] == VOCABULARY * WIDTH * 4
+    model = loaded(here / "lora-out")[0]
+    base = loaded_llm(here / "llm").get_input_embeddings().weight
+    assert torch.equal(model.get_output_embeddings().weight[:VOCABULARY], base)
+    assert not torch.equal(model.get_input_embeddings().weight[:VOCABULARY], base)
 
 
 def test_adapter_moves_to_lora_weights_that_leave_the_embeddings_as_they_are(here: Path) -> None:
@@ -213,7 +235,7 @@ def test_lora_weights_naming_themselves_as_base_raise(here: Path, names: dict[st
 
 def lora(folder: Path, base: str, **options: Any) -> None:
     """Random LoRA weights for the LLM beside `folder`, saved as `vocabkit train` saves them."""
-    with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about it
+    with quiet_transformers(), warnings.catch_warnings(action="ignore"):  # peft about it, and tied layers
         config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False, **options)
         model = get_peft_model(loaded_llm(folder.parent / "llm"), config)
         if options:

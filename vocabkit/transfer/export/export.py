@@ -27,6 +27,7 @@ from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import down_to_llm, llm_folder, llm_source, llm_table, model_folder, read_config
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import HEAD, config_dtype
+from vocabkit.lora import is_lora
 from vocabkit.tokenizer.gguf import read_tensor_table
 from vocabkit.transfer.distill import Distillation, check_distillable, distil
 from vocabkit.transfer.export.llava import check_vision, export_llava
@@ -148,6 +149,8 @@ def export(
             projector.config = dataclasses.replace(projector.config, vision_model=options.vision)
         progress(f"preparing {options.llm}", 0, None)  # minutes, if a GGUF is dequantised or LoRA weights are merged
         with llm_folder(options.llm) as llm:
+            if is_lora(llm_source(options.llm)):  # which may add rows, or an output layer of its own
+                size = export_size(form, config, dtype, vision, str(llm))
             export_llava(
                 projector, vision, llm, out, feature_layer=layer, keep_cls=keep_cls,
                 image_aspect_ratio=aspect_ratio, tuned=tuned, progress=progress,
