@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import TOKENIZER, AsJson, check_output, resolve_one
-from .show import note, say, show_json
+from .show import counted, note, say, show_json
 
 Examples = Annotated[int, typer.Option(min=0, help="Ids to list for each kind of difference.")]
 
@@ -30,8 +30,9 @@ def show(
 ) -> None:
     """Show what a shared vocabulary holds: its tokenizers, how its rows were chosen, and rows.
 
-    Example: vocabkit show qwen2-llama3.arrow --search house
+    Exit code 1 if no row has the token of --token. Example: vocabkit show qwen2-llama3.arrow --search house
     """
+    from vocabkit.errors import quote
     from vocabkit.report.layout import show_token
     from vocabkit.shared.explain import unescape
     from vocabkit.shared.shared_vocabulary import find_rows, open_shared, read_rows
@@ -40,6 +41,7 @@ def show(
     asked = None if token is None else unescape(token)
     found = find_rows(shared, token=asked, search=None if search is None else search.encode(), rows=_range(rows))
     listed = read_rows(shared, found if csv or json else found[:limit])
+    code = 1 if asked is not None and len(found) == 0 else 0
     if json:
         about = {
             "file": file,
@@ -51,26 +53,29 @@ def show(
             "found": len(found),
         }
         show_json({**about, "listed": listed})
-        return
+        raise typer.Exit(code)
     if csv:
         _print_csv(listed, shared.names)
-        return
+        raise typer.Exit(code)
     chosen = shared.selection
     say(f"{file}: {len(shared):,} rows, {shared.fingerprint}")
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum():,} rows, of {info.size:,} ids, from {info.source}")
     say(f"  tokens of at least {chosen.at_least} tokenizers, in order of {chosen.order}")
-    if chosen.unreachable is not None:
-        say(f"  {chosen.unreachable:,} tokens left out that encode never produces")
+    if chosen.unreachable:
+        say(f"  {counted(chosen.unreachable, 'token')} left out that encode never produces")
     if shared.roles:
         say(f"  roles: {', '.join(shared.roles)}")
     if search is not None or token is not None or rows is not None:
-        say(f"{len(found):,} rows found")
+        say(f"{counted(len(found), 'row')} found")
     for row in listed:
         ids = "  ".join(f"{name} {'-' if i is None else i}" for name, i in row.ids.items())
         what = f"role {row.role}" if row.role else show_token(row.token)
         count = "" if row.count is None else f"  count {row.count:,}"
         say(f"{row.row:>8}  {what}  {ids}{count}")
+    if code:
+        note(f"no row has this token; `vocabkit explain {quote(token or '')} TOKENIZER ...` says which tokenizers do")
+    raise typer.Exit(code)
 
 
 def diff(
@@ -90,12 +95,15 @@ def diff(
     if json:
         show_json({**vars(found), "equal": found.is_equal})
         raise typer.Exit(0 if found.is_equal else 1)
-    say(f"{found.before}: {found.size_before:,} ids; {found.after}: {found.size_after:,} ids")
-    say("no difference" if found.is_equal else f"all ids below {found.equal_below:,} are equal")
+    say(f"{found.before}: {counted(found.size_before, 'id')}; {found.after}: {counted(found.size_after, 'id')}")
+    if found.is_equal:
+        say("no difference")
+    elif found.equal_below:
+        say(f"all ids below {found.equal_below:,} are equal")
     for name in ("added", "removed", "renamed", "reflagged"):
         changed = getattr(found, name)
         if changed:
-            say(f"{name}: {len(changed):,} ids")
+            say(f"{name}: {counted(len(changed), 'id')}")
         for each in changed[:examples]:
             was = "-" if each.before is None else f"{show_token(each.before)} ({each.kind_before})"
             now = "-" if each.after is None else f"{show_token(each.after)} ({each.kind_after})"

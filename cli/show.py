@@ -25,6 +25,11 @@ def say(line: str) -> None:
     print(one_line(line), flush=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def note(line: str) -> None:
     """As `say`, on stderr."""
     from vocabkit.errors import one_line

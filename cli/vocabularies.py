@@ -203,7 +203,7 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.shared.verify import verify
-    from vocabkit.tokenizer.catalog import catalog, resolve_again
+    from vocabkit.tokenizer.catalog import catalog, local_origin, resolve_again
 
     shared = open_shared(file)
     sources = named_paths(tokenizer, "--tokenizer")
@@ -224,9 +224,13 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
         else:  # the file may come from anyone: its names open no path and no hub repository
             missing.append(info.name)
     if missing:
-        options = " ".join(f"--tokenizer {quote(name)}=SOURCE" for name in missing)
+        origins = {info.name: info.origin for info in shared.tokenizers if info.name in missing}
+        moved = {name: path for name, origin in origins.items() if (path := local_origin(origin, file.parent))}
+        options = " ".join(f"--tokenizer {quote(name)}={moved.get(name, 'SOURCE')}" for name in missing)
         verb = "is no catalog name, and was not found where it was" if len(missing) == 1 else "are no catalog names"
-        raise VocabkitError(f"{file}: {', '.join(map(quote, missing))} {verb}; add {options}")
+        changed = [f"{name} was {quote(str(path))}, which has changed since" for name, path in moved.items()]
+        found = "; ".join([f"{', '.join(map(quote, missing))} {verb}", *changed])
+        raise VocabkitError(f"{file}: {found}; add {options}")
     verdict = verify(shared, vocabularies)
     if json:
         about = {"file": file, "rows": len(shared), "fingerprint": shared.fingerprint}
@@ -315,11 +319,24 @@ def explain(
         show(explanation(found))
 
 
-def catalog(json: AsJson = False) -> None:
-    """List the names that need no download."""
-    from vocabkit.tokenizer.catalog import catalog as all_entries
+def catalog(
+    search: Annotated[
+        str, typer.Argument(help="List names, and models on the hub, that contain this text.", show_default=False)
+    ] = "",
+    json: AsJson = False,
+) -> None:
+    """List the names that need no download.
 
-    entries = list(all_entries().values())
+    Example: vocabkit catalog llama3
+    """
+    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.tokenizer.catalog import catalog as all_entries
+    from vocabkit.tokenizer.catalog import near_names
+
+    wanted = search.lower()
+    entries = [each for each in all_entries().values() if wanted in each.name or wanted in (each.hub or "").lower()]
+    if not entries:
+        raise VocabkitError(f"no catalog name contains {quote(search)}; {near_names(wanted)}")
     if json:
         show_json(entries)
     else:

@@ -188,8 +188,12 @@ def align_text(text: str, a: AnyTokenizer, b: AnyTokenizer) -> AlignedText:
         a, b: as `load_tokenizer` takes them.
 
     Raises VocabkitError: a tokenizer that changes the text (lower case, Unicode normal forms), so that its tokens have
-    no place in it; or one whose source does not say how it cuts text.
+    no place in it; one whose source does not say how it cuts text; or half of a surrogate pair in `text`.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise VocabkitError("`text` is not valid Unicode (half of a surrogate pair)") from error
     ids_a, offsets_a = _cut(text, load_tokenizer(a))
     ids_b, offsets_b = _cut(text, load_tokenizer(b))
     return AlignedText(text, ids_a, ids_b, offsets_a, offsets_b, tuple(_meetings(offsets_a, offsets_b)))

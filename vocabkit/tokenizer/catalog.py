@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -96,8 +97,15 @@ def resolve(argument: str) -> Resolved:
         return _from_catalog(entries[argument.lower()])
     if hub_id(argument):
         return _from_hub(argument)
-    advice = did_you_mean(argument.lower(), entries, "`vocabkit catalog` lists the names")
+    advice = near_names(argument.lower())
     raise VocabkitError(f"{quote(argument)} not found: not a file, catalog name or hub id (owner/name); {advice}")
+
+
+def near_names(name: str) -> str:
+    """Advice for a name that the catalog lacks: names like it, or the hub id of a family that it does not ship."""
+    family = next((hub for known, hub in _tables()["elsewhere"].items() if name.startswith(known)), None)
+    otherwise = f"on the hub as {family}" if family else "`vocabkit catalog` lists the names"
+    return otherwise if family else did_you_mean(name, catalog(), otherwise)
 
 
 def resolve_again(
@@ -112,16 +120,27 @@ def resolve_again(
     with suppress(VocabkitError, OSError, ValueError):
         if origin.startswith("hub:"):
             found.append(_from_hub(origin.removeprefix("hub:"), cached=True))
-    if not origin.startswith("hub:") and not PurePath(origin).is_absolute() and not PureWindowsPath(origin).anchor:
-        for base in (Path(), folder):
-            with suppress(VocabkitError, OSError, ValueError):
-                path = base / origin
-                found += [resolve_path(path)] if path.is_file() or path.is_dir() else []
+    for path in _origins(origin, folder):
+        with suppress(VocabkitError, OSError, ValueError):
+            found.append(resolve_path(path))
     with suppress(VocabkitError):
         for each in found:
             if with_roles(each.vocabulary, given_roles or {}).fingerprint == fingerprint:
                 return each
     return None
+
+
+def local_origin(origin: str | None, folder: Path) -> Path | None:
+    """The file or folder at a local `origin`, whatever it holds now; None if there is none."""
+    return next(iter(_origins(origin or "hub:", folder)), None)
+
+
+def _origins(origin: str, folder: Path) -> list[Path]:
+    if origin.startswith("hub:") or PurePath(origin).is_absolute() or PureWindowsPath(origin).anchor:
+        return []
+    with suppress(OSError, ValueError):
+        return [path for base in (Path(), folder) if (path := base / origin).is_file() or path.is_dir()]
+    return []
 
 
 def resolve_path(path: Path) -> Resolved:
@@ -295,7 +314,25 @@ def _from_hub(name: str, *, cached: bool = False) -> Resolved:
             raise VocabkitError(f"{name}: no tokenizer in this hub repository ({looked})")
         raise VocabkitError(f"{name}: no such path, none in the cache, and {why_unreachable()}")
     except VocabkitError as error:
-        same = next(
-            (f"; the catalog has its tokenizer: {e.name}" for e in catalog().values() if e.hub == owner_and_name), ""
-        )
-        raise VocabkitError(f"{error}{same}") from error
+        raise VocabkitError(f"{error}{_same_in_catalog(owner_and_name)}") from error
+
+
+def _same_in_catalog(repository: str) -> str:
+    """Name the catalog entry of a hub repository, or of the model that it is a variant or a copy of."""
+    entries = [entry for entry in catalog().values() if entry.hub]
+    for entry in entries:
+        if entry.hub == repository:
+            return f"; the catalog has its tokenizer: {entry.name}"
+    for entry in entries:
+        if _model_name(entry.hub or "") == _model_name(repository):
+            return f"; the catalog has the tokenizer of {entry.hub}: {entry.name}"
+    return ""
+
+
+def _model_name(repository: str) -> str:
+    """The name of a model without its owner, and without what marks its base or instruct version."""
+    name = repository.rpartition("/")[2].lower().removeprefix("meta-")
+    return _VARIANT.sub("", name)
+
+
+_VARIANT = re.compile(r"(-(base|chat|instruct|it|pt|hf|bnb|gguf|awq|gptq|int4|int8|fp8|4bit|8bit|unsloth|\d{4}))+$")
