@@ -45,7 +45,7 @@ def publisher(name: str) -> Publisher:
             return _tokenizers(Tokenizer.from_file(str(real_file(name))))
         case "smollm2":
             return _tokenizers(_byte_level_gguf(real_file(name)))
-        case "qwen2" | "qwen2.5" | "qwen3":
+        case "qwen" | "qwen2" | "qwen2.5" | "qwen3":
             pattern = _assigned("dashscope/tokenizers/qwen_tokenizer.py", "PAT_STR")
             return _tiktoken(load_tiktoken_bpe(str(real_file("qwen"))), pattern, "NFC")
         case "llama3" | "llama3.1":
