@@ -224,8 +224,9 @@ def test_distilled_projector_can_be_validated_and_exported(world: World, tmp_pat
     assert {"blind", "softmax", "distilled"} <= losses.keys()
 
     vision = ("--vision", world.vision)
+    padded = (*vision, "--image-aspect-ratio", "pad")  # as llama.cpp does to every picture
     named = {"llava": "out-llava", "mmproj": "out.gguf", "mm_projector": "out.bin"}
-    for form, words in {"llava": (*vision, "--llm", world.two), "mmproj": vision, "mm_projector": ()}.items():
+    for form, words in {"llava": (*vision, "--llm", world.two), "mmproj": padded, "mm_projector": ()}.items():
         done = vocabkit_here(tmp_path, "export", "projector", "--as", form, "--out", named[form], *words)
         assert done.returncode == 0, done.stderr
     projector = MLPProjector.from_pretrained(tmp_path / "projector")
