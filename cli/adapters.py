@@ -44,6 +44,7 @@ class Form(enum.StrEnum):
 
     projector = "projector"
     llava = "llava"
+    llava_next = "llava-next"
     mmproj = "mmproj"
     mm_projector = "mm_projector"
 

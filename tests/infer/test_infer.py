@@ -15,6 +15,7 @@ import pytest
 import torch
 from command_line import Done, error_of, vocabkit_here
 from infer_world import InferWorld, content, nested, table, visual_tokens
+from safetensors import safe_open
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -26,7 +27,7 @@ from vocabkit.infer import infer as library
 from vocabkit.infer import result_files
 from vocabkit.infer.result_files import ResultFolder, Results
 from vocabkit.llm.load import load_llm
-from vocabkit.llm.lvlm import LVLM, collate
+from vocabkit.llm.lvlm import LVLM, collate, write_answers
 from vocabkit.llm.prompts import Prompt, encode_question
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import resolve
@@ -248,6 +249,64 @@ def test_captions_without_a_fitting_llm_raise(world: InferWorld, tmp_path: Path)
     words = (*words, "--llm", world.small.two)
     assert "needs <image> exactly once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
     assert "choose plain, completion or chat" in error_of(vocabkit_here(tmp_path, *words, "--template", "x"))
+
+
+# ---- pictures in tiles -------------------------------------------------------------------------------------------
+
+
+def adapter_of_tiles(world: InferWorld, file: Path) -> LangBridgeAdapter:
+    """The softmax adapter, as if it had been trained on tiles."""
+    plain = load_adapter(world.langbridge)
+    assert isinstance(plain, LangBridgeAdapter)
+    sizes = ((28, 56), (56, 28), (56, 56))
+    config = replace(plain.config, vision_aspect_ratio="anyres", vision_grid_pinpoints=sizes, newline_width=24)
+    adapter = LangBridgeAdapter(config, plain.shared)
+    adapter.load_state_dict(plain.state_dict() | {"image_newline": torch.linspace(-1, 1, 24)})
+    adapter.save(file)
+    return adapter.eval()
+
+
+def test_tokens_top_and_captions_of_tiles(world: InferWorld, tmp_path: Path) -> None:
+    adapter = adapter_of_tiles(world, tmp_path / "tiles.pt")
+    words = ("tiles.pt", world.pictures, "--llm", world.small.one, "--visual-tokens", "--top", "2", "--captions")
+    infer(tmp_path, *words, "--batch", "5")
+    llm = load_llm(world.small.one)
+    rows = llm.rows(adapter.shared)
+    encoder = open_vision(
+        str(world.small.vision), image_aspect_ratio="anyres", grid_pinpoints=adapter.config.vision_grid_pinpoints
+    )
+    shown = table(tmp_path / "out").to_pylist()
+    with safe_open(tmp_path / "out" / "00000.safetensors", "pt") as file:
+        parts = file.get_tensor("visual_tokens").split(file.get_tensor("lengths").tolist())
+    assert len(parts) == len(shown) == 12
+    for row, found in zip(shown, parts, strict=True):
+        tiles = encoder.tiles_of(Picture("a", Path(row["image"])))
+        features = tiles.layout.remaining(encoder(tiles.pixels))
+        with torch.no_grad():
+            expected = tiles.layout.with_newlines(adapter(features, rows), adapter.image_newline)
+        assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert len(found) == tiles.layout.tokens
+        assert_close(torch.tensor(row["coefficient"]), adapter.top_coefficients(features, 2)[0], rtol=1e-3, atol=1e-5)
+        ids = encode_question(llm.tokenizer, [Turn(PLACEHOLDER, "")], "plain", len(found))
+        assert [row["caption"]] == write_answers(llm, [ids], found[None], template="plain", max_new_tokens=64)
+    assert "12 were there, 0 computed" in infer(tmp_path, *words, "--batch", "5").stdout
+
+
+def test_commands_without_tiles_refuse_an_adapter_of_them(world: InferWorld, tmp_path: Path) -> None:
+    adapter_of_tiles(world, tmp_path / "tiles.pt")
+    one = ("--llm", world.small.one)
+    recipe = world.small.write_recipe(tmp_path / "recipe.toml", adapter="tiles.pt", shared=None, steps=1)
+    held = ("--features", str(world.small.features), "--adapter", "tiles=tiles.pt")
+    for says, words in {
+        "which only infer and export compute; import its projector with --image-aspect-ratio pad": (
+            "interpret", "tiles.pt", str(world.pictures / "5.png"), *one
+        ),
+        "which train does not compute; import its projector": ("train", str(recipe), "--out", "trained"),
+        "gives features of whole pictures, but the adapter was trained on tiles": (
+            "validate", str(world.small.data), *one, *held
+        ),
+    }.items():  # fmt: skip
+        assert says in error_of(vocabkit_here(tmp_path, *words))
 
 
 # ---- inputs ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
+from tiny_llms import target
 from torch import Tensor
 from vision_models import clip
 
@@ -23,7 +24,9 @@ from vocabkit.shared.maps import import_map
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.spelling import to_alphabet
+from vocabkit.transfer.fold import fold
 from vocabkit.transfer.published import import_published, to_published
+from vocabkit.transfer.transfer import transfer
 from vocabkit.vision.encoder import open_vision
 
 PREFIXES = ["mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."]
@@ -366,18 +369,77 @@ def test_aspect_ratio_is_unknown_without_a_config(tmp_path: Path, shared: Shared
     assert "vision_aspect_ratio" not in config.to_json()
 
 
-@pytest.mark.parametrize(
-    "recorded",
-    [{"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}, {"image_aspect_ratio": "anyres_max_9"},
-     {"image_aspect_ratio": "pad", "mm_patch_merge_type": "spatial"}, {"model_type": "llava_next"}],
-)  # fmt: skip
-def test_checkpoint_trained_on_tiles_raises_unless_one_picture_is_chosen(
-    tmp_path: Path, shared: SharedVocabulary, recorded: dict[str, object]
+SIZES = [[336, 672], [672, 672], [1008, 336]]
+"""Widths and heights, as LLaVA writes them."""
+TILES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": SIZES}
+
+
+def with_newline(folder: Path, key: str = "model.image_newline", **config: object) -> Path:
+    """A checkpoint of LLaVA-NeXT."""
+    llava_folder(folder, **(TILES | config))
+    written(folder, published("mm_projector.") | {key: normal(WIDTH)})
+    return folder
+
+
+@pytest.mark.parametrize("sizes", [SIZES, str([tuple(size) for size in SIZES])], ids=["list", "text"])
+@pytest.mark.parametrize("key", ["model.image_newline", "image_newline", "base_model.model.model.image_newline"])
+def test_checkpoint_of_llava_next_keeps_its_tiles(
+    tmp_path: Path, shared: SharedVocabulary, key: str, sizes: object
 ) -> None:
-    folder = llava_folder(tmp_path, **recorded)
-    with pytest.raises(
-        VocabkitError, match=r"trained on tiles of pictures .*set `image_aspect_ratio` to pad or square"
-    ):
+    adapter = import_published(with_newline(tmp_path, key, image_grid_pinpoints=sizes), shared, "qwen2")
+    config = adapter.config
+    assert (config.vision_aspect_ratio, config.newline_width) == ("anyres", WIDTH)
+    assert config.vision_grid_pinpoints == ((672, 336), (672, 672), (336, 1008))  # heights and widths
+    assert adapter.image_newline is not None
+    assert torch.equal(adapter.image_newline, normal(WIDTH))
+    adapter.save(tmp_path / "adapter.pt")
+    assert_same_state(load_adapter(tmp_path / "adapter.pt"), adapter)
+
+
+def test_vision_model_of_tiles_is_recorded(tmp_path: Path, shared: SharedVocabulary) -> None:
+    vision = clip(tmp_path / "vision", hidden_size=28)
+    folder = with_newline(tmp_path)
+    first = published("mm_projector.")["mm_projector.0.weight"]
+    written(folder, published("mm_projector.") | {
+        "mm_projector.0.weight": first.repeat(1, 4), "image_newline": normal(WIDTH)
+    })  # fmt: skip
+    config = import_published(folder, shared, "qwen2", vision=str(vision)).config
+    assert config.vision_fingerprint == open_vision(str(vision)).info["fingerprint"]
+
+
+def test_sizes_of_transformers_are_heights_and_widths(tmp_path: Path, shared: SharedVocabulary) -> None:
+    config = import_published(with_newline(tmp_path, model_type="llava_next"), shared, "qwen2").config
+    assert config.vision_grid_pinpoints == ((336, 672), (672, 672), (1008, 336))
+
+
+def test_image_newline_moves_to_no_other_llm(tmp_path: Path, shared: SharedVocabulary) -> None:
+    adapter = import_published(with_newline(tmp_path), shared, "qwen2")
+    own, _ = transfer(adapter, target(tmp_path / "qwen2", "qwen2", WIDTH))
+    assert torch.equal(own.image_newline, adapter.image_newline)
+    assert torch.equal(fold(own).image_newline, adapter.image_newline)
+    with pytest.raises(VocabkitError, match=r"image_newline, a vector of qwen2 that means nothing to llama3; .* pad"):
+        transfer(adapter, target(tmp_path / "llama3", "llama3", WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"image_aspect_ratio": "anyres_max_9"}, r"'anyres_max_9' and mm_patch_merge_type 'spatial_unpad', which"),
+        (
+            {"image_aspect_ratio": "pad"},
+            "'pad' and mm_patch_merge_type 'spatial_unpad', which vocabkit",
+        ),
+        ({"mm_patch_merge_type": "flat"}, "'anyres' and mm_patch_merge_type 'flat', which vocabkit does not compute"),
+        ({"image_grid_pinpoints": None}, "no image_grid_pinpoints"),
+        ({"image_grid_pinpoints": "os.system('x')"}, "no image_grid_pinpoints"),
+        (None, "has no image_newline"),
+    ],
+)
+def test_tiles_that_can_not_be_computed_raise_unless_the_whole_picture_is_chosen(
+    tmp_path: Path, shared: SharedVocabulary, recorded: dict[str, object] | None, words: str
+) -> None:
+    folder = llava_folder(tmp_path, **TILES) if recorded is None else with_newline(tmp_path, **recorded)
+    with pytest.raises(VocabkitError, match=f"{words}.*set `image_aspect_ratio` to pad or square"):
         import_published(folder, shared, "qwen2")
-    chosen = import_published(folder, shared, "qwen2", image_aspect_ratio="pad").config
-    assert chosen.vision_aspect_ratio == "pad"
+    chosen = import_published(folder, shared, "qwen2", image_aspect_ratio="pad")
+    assert (chosen.config.vision_aspect_ratio, chosen.image_newline) == ("pad", None)

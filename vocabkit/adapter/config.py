@@ -16,11 +16,12 @@ from vocabkit.adapter.mixing.products import Head
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
-AspectRatio = Literal["square", "pad"]
+AspectRatio = Literal["square", "pad", "anyres"]
 """What an encoder sees of a picture that is not square, in LLaVA's words (`image_aspect_ratio`).
 
 square: what its image processor makes of the picture: CLIP's crops the centre, SigLIP's stretches it.
 pad: the whole picture, padded to a square with the mean colour.
+anyres: the whole picture, then tiles of it, as LLaVA-NeXT (see `vocabkit.vision.tiles`).
 """
 SAMPLE = 1024
 """Ids whose tokens and embedding rows are compared: 1 to 10 MB of rows, far less than any command reads."""
@@ -140,6 +141,10 @@ class AdapterConfig:
     """Rows and columns that the grid of patches was pooled to, if any."""
     vision_aspect_ratio: AspectRatio | None = None
     """What the encoder saw of pictures that are not square; None if unknown."""
+    vision_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+    """Heights and widths in pixels that a picture may get in tiles; only for anyres."""
+    newline_width: int | None = None
+    """D of `image_newline`, a vector of the LLM that it was trained with; only for anyres."""
     vision_fingerprint: str | None = None
     """Fingerprint of the vision encoder's weights and preprocessing; None if unknown, as in imported adapters."""
     llm_info: LLMInfo | None = None
@@ -149,6 +154,7 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, rows=self.rows)
+        _check_tiles(self)
         if self.head not in ("linear", "softmax"):
             raise VocabkitError(f"head {quote(str(self.head))} is unknown; choose linear or softmax")
         if not 0 < self.temperature < math.inf or (self.head == "linear" and self.temperature != 1.0):
@@ -169,6 +175,7 @@ class AdapterConfig:
             **_linear("linear_2", h, h),
             **_linear("head", h, self.rows),
             **({} if self.transfer is None else {"embeddings": (self.rows, self.transfer.target_width)}),
+            **({} if self.newline_width is None else {"image_newline": (self.newline_width,)}),
         }
 
     @property
@@ -246,6 +253,8 @@ class MLPConfig:
     """Rows and columns that the grid of patches was pooled to, if any."""
     vision_aspect_ratio: AspectRatio | None = None
     """What the encoder saw of pictures that are not square; None if unknown."""
+    vision_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+    """Heights and widths in pixels that a picture may get in tiles; only for anyres."""
     distilled_from: DistilledFrom | None = None
     """None for a projector that was trained on captions, or folded."""
     vision_fingerprint: str | None = None
@@ -255,13 +264,20 @@ class MLPConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, llm_width=self.llm_width)
+        _check_tiles(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor by name."""
         return {
             **_linear("linear_1", self.vision_width, self.hidden_width),
             **_linear("linear_2", self.hidden_width, self.llm_width),
+            **({} if self.newline_width is None else {"image_newline": (self.newline_width,)}),
         }
+
+    @property
+    def newline_width(self) -> int | None:
+        """D of `image_newline`; None without tiles."""
+        return self.llm_width if self.vision_aspect_ratio == "anyres" else None
 
     @property
     def output_llm(self) -> str:
@@ -293,7 +309,9 @@ class MLPConfig:
         return msgspec.convert(dict(content), cls)
 
 
-_LATER = ("llm_info", "trained", "vision_aspect_ratio", "vision_fingerprint")
+_LATER = (
+    "llm_info", "newline_width", "trained", "vision_aspect_ratio", "vision_fingerprint", "vision_grid_pinpoints",
+)  # fmt: skip
 """Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""
 
 
@@ -326,6 +344,15 @@ def why_not_foldable(head: str) -> str | None:
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _check_tiles(config: AdapterConfig | MLPConfig) -> None:
+    """Raise VocabkitError unless an adapter of tiles, and only one, has all that they need."""
+    needs = {config.vision_aspect_ratio == "anyres", config.vision_grid_pinpoints is not None}
+    if len(needs | {config.newline_width is not None}) > 1:
+        raise VocabkitError("image_aspect_ratio anyres goes with image_grid_pinpoints and image_newline, all or none")
+    for height, width in config.vision_grid_pinpoints or ():
+        _check_sizes(height=height, width=width)
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -38,6 +38,8 @@ class LangBridgeAdapter(Pretrained):
     shared: SharedVocabulary
     embeddings: Tensor | None
     """(V, D) the target's rows for `shared`, in the dtype of the target; None for an adapter as it was trained."""
+    image_newline: Tensor | None
+    """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
 
     def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
         """Make an adapter with torch's default initial weights and dtype; rows of a target are uninitialised.
@@ -53,6 +55,7 @@ class LangBridgeAdapter(Pretrained):
         self.head = nn.Linear(config.hidden_width, config.rows)
         width = config.output_width
         self.register_buffer("embeddings", None if width is None else torch.empty(config.rows, width))
+        self.register_buffer("image_newline", _newline(config))
 
     @property
     def llm(self) -> str:
@@ -159,6 +162,8 @@ class MLPProjector(Pretrained):
 
     config_class = MLPConfig
     config: MLPConfig
+    image_newline: Tensor | None
+    """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
 
     def __init__(self, config: MLPConfig, shared: None = None) -> None:
         """Make a projector with torch's default initial weights and dtype. It has no shared vocabulary."""
@@ -167,6 +172,7 @@ class MLPProjector(Pretrained):
         self.shared = None
         self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
         self.linear_2 = nn.Linear(config.hidden_width, config.llm_width)
+        self.register_buffer("image_newline", _newline(config))
 
     @property
     def llm(self) -> str:
@@ -205,6 +211,10 @@ def load_adapter(source: str | Path, **options: Any) -> Adapter:
         raise VocabkitError(f"{path}: holds {kind_of(found)}; this vocabkit knows {', '.join(KINDS.values())}")
     of_kind: type[Adapter] = MLPProjector if found == "mlp" else LangBridgeAdapter
     return of_kind.from_checkpoint(path, checkpoint)
+
+
+def _newline(config: AdapterConfig | MLPConfig) -> Tensor | None:
+    return None if config.newline_width is None else torch.empty(config.newline_width)
 
 
 def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:

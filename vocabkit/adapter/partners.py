@@ -34,6 +34,10 @@ OTHER_TOKENS = 0.01
 """Share of the sampled text tokens that may differ within one tokenizer: fine-tuning renames reserved ones."""
 
 
+WHOLE = "import its projector with `image_aspect_ratio` pad to show it the whole picture"
+"""What to do with an adapter of tiles where there are none."""
+
+
 class EncoderInfo(TypedDict):
     """A vision encoder and its settings. Encoders with equal info give equal features, up to rounding."""
 
@@ -43,6 +47,8 @@ class EncoderInfo(TypedDict):
     pool: tuple[int, int] | None
     image_aspect_ratio: NotRequired[AspectRatio]
     """Features of earlier versions, which lack it, are square."""
+    grid_pinpoints: NotRequired[tuple[tuple[int, int], ...]]
+    """Only for anyres."""
     grid: tuple[int, int]
     """Rows and columns of patches, after pooling."""
     tokens: int
@@ -88,6 +94,11 @@ def check_encoder(config: AdapterConfig | MLPConfig, info: EncoderInfo, source: 
         known |= {"keep_cls": (config.vision_keep_cls, info["keep_cls"]), "pool": (config.vision_pool, info["pool"])}
     if config.vision_aspect_ratio is not None:
         known["image_aspect_ratio"] = config.vision_aspect_ratio, info.get("image_aspect_ratio", "square")
+    if config.vision_aspect_ratio == "anyres" and info.get("image_aspect_ratio") != "anyres":
+        raise VocabkitError(
+            f"{source}: gives features of whole pictures, but the adapter was trained on tiles of them "
+            f"(image_aspect_ratio anyres), which only infer and export compute; {WHOLE}"
+        )
     for name, (wanted, found) in known.items():
         if wanted != found:
             raise VocabkitError(

@@ -40,6 +40,7 @@ from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import encode_question, parse_template
 from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
+from vocabkit.vision.tiles import Tiles
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 _AHEAD = 3
@@ -164,15 +165,16 @@ def infer(
         keep_cls=wanted.keep_cls,
         pool=wanted.pool,
         image_aspect_ratio=wanted.image_aspect_ratio,
+        tiles=True,
         device=device,
         dtype=dtype,
     )
     settings = _settings(wanted, connector, reader, encoder, dtype)
-    values = encoder.tokens * (reader.width if wanted.writes_visual_tokens else 0)
+    values = encoder.largest * (reader.width if wanted.writes_visual_tokens else 0)
     folder = ResultFolder(
         Path(out),
         settings,
-        picture_bytes=values * dtype.itemsize + encoder.tokens * 16 * (wanted.top or 0) + 1,
+        picture_bytes=values * dtype.itemsize + encoder.largest * 16 * (wanted.top or 0) + 1,
         shared=connector.shared,
         llm=reader.name,
     )
@@ -349,7 +351,7 @@ def run(
     Raises VocabkitError: as `infer`.
     """
     watch = Stopwatch(models.device)
-    step = make_step(models, wanted, watch)
+    step = make_step(models, wanted, watch) if models.encoder.sizes is None else make_tile_step(models, wanted, watch)
     counts, shard = _Counts(progress), list[_Started]()
     with decoding_threads() as threads, _Writer(folder, watch) as writer:
         prepared = ahead(_batches(models.encoder, pictures, folder, wanted.batch, threads, counts), _AHEAD)
@@ -385,7 +387,7 @@ class _Batch:
     shard: int
     ends_shard: bool
     pictures: Sequence[Picture]
-    pixels: Sequence[Future[Tensor]]
+    pixels: Sequence[Future[Tensor | Tiles]]
 
 
 def _batches(
@@ -407,13 +409,17 @@ def _batches(
             continue
         for at in range(0, len(block), batch):
             part = block[at : at + batch]
-            pixels = [threads.submit(encoder.pixels_of, picture) for picture in part]
+            pixels = [threads.submit(_prepared, encoder, picture) for picture in part]
             yield _Batch(number, at + batch >= len(block), part, pixels)
+
+
+def _prepared(encoder: VisionEncoder, picture: Picture) -> Tensor | Tiles:
+    return encoder.pixels_of(picture) if encoder.sizes is None else encoder.tiles_of(picture)
 
 
 def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
     try:
-        encoder.pixels_of(picture)
+        _prepared(encoder, picture)
     except BrokenImage:
         return False
     return True
@@ -437,8 +443,9 @@ class _Started:
             self.results = self.pending.results(self.images)
 
 
-def _start(batch: _Batch, step: Callable[[Tensor], Pending], watch: Stopwatch) -> _Started:
-    images, pixels = [], []
+def _start(batch: _Batch, step: Callable[[Any], Pending], watch: Stopwatch) -> _Started:
+    images: list[str] = []
+    pixels: list[Any] = []
     broken: dict[str, str] = {}
     with watch.host("waiting for pictures"):
         for picture, prepared in zip(batch.pictures, batch.pixels, strict=True):
@@ -447,7 +454,9 @@ def _start(batch: _Batch, step: Callable[[Tensor], Pending], watch: Stopwatch) -
                 images.append(picture.key)
             except BrokenImage as error:
                 broken[picture.key] = str(error)
-    return _Started(batch, images, broken, step(torch.stack(pixels)) if pixels else None)
+    if not pixels:
+        return _Started(batch, images, broken, None)
+    return _Started(batch, images, broken, step(torch.stack(pixels) if isinstance(pixels[0], Tensor) else pixels))
 
 
 @dataclass(eq=False)
@@ -522,10 +531,7 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
     """
     connector, k = models.connector, wanted.top
     mixer = connector if isinstance(connector, LangBridgeAdapter) else None
-    if k is not None and mixer is None:
-        raise VocabkitError("`top`: an MLP projector has no coefficients; give an adapter with a shared vocabulary")
-    if k is not None and mixer is not None and not 1 <= k <= mixer.config.rows:
-        raise VocabkitError(f"`top` {k}: must be from 1 to {mixer.config.rows:,}, the rows of the adapter")
+    _check_top(mixer, k)
     caption = _make_captioner(models, wanted) if wanted.captions else None
 
     @torch.inference_mode()
@@ -553,16 +559,65 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
     return step
 
 
-def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor], list[str]]:
-    """A function from visual tokens (B, N, D) to a caption of each picture."""
+def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callable[[Sequence[Tiles]], Pending]:
+    """As `make_step`, from pictures in tiles, of which each has another number of visual tokens."""
+    connector, k = models.connector, wanted.top
+    mixer = connector if isinstance(connector, LangBridgeAdapter) else None
+    _check_top(mixer, k)
+    caption = _make_captioner(models, wanted) if wanted.captions else None
+    newline = connector.image_newline
+    assert newline is not None
+
+    @torch.inference_mode()
+    def step(pictures: Sequence[Tiles]) -> Pending:
+        layouts = [picture.layout for picture in pictures]
+        with watch.models("vision encoder"):
+            shown = models.encoder(torch.cat([picture.pixels for picture in pictures])).to(models.dtype)
+            parts = shown.split([len(picture.pixels) for picture in pictures])  # (T, P, Dv) each
+            features = torch.cat([each.remaining(part) for each, part in zip(layouts, parts, strict=True)])  # (L, Dv)
+        counts = [each.patches for each in layouts]
+        tensors: dict[str, Tensor] = {}
+        visual: list[Tensor] = []
+        with watch.models("adapter"):
+            if wanted.writes_visual_tokens or caption:
+                rows = () if mixer is None else (models.rows,)
+                tokens = connector(features, *rows).split(counts)  # (L, Dv) -> (L, D)
+                visual = [each.with_newlines(part, newline) for each, part in zip(layouts, tokens, strict=True)]
+            if k is not None and mixer is not None:
+                coefficients, top = mixer.top_coefficients(features, k)  # (L, K)
+                tensors |= {"coefficient": coefficients.float(), "row": top.int(), "patches": torch.tensor(counts)}
+        captions = None
+        if caption is not None:
+            with watch.models("LLM"):
+                captions = caption(visual)
+        if wanted.writes_visual_tokens:
+            tensors |= {"visual_tokens": torch.cat(visual), "lengths": torch.tensor([each.tokens for each in layouts])}
+        return Pending(tensors, captions)
+
+    return step
+
+
+def _check_top(mixer: LangBridgeAdapter | None, k: int | None) -> None:
+    if k is not None and mixer is None:
+        raise VocabkitError("`top`: an MLP projector has no coefficients; give an adapter with a shared vocabulary")
+    if k is not None and mixer is not None and not 1 <= k <= mixer.config.rows:
+        raise VocabkitError(f"`top` {k}: must be from 1 to {mixer.config.rows:,}, the rows of the adapter")
+
+
+def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor | Sequence[Tensor]], list[str]]:
+    """A function from visual tokens, (B, N, D) or (N, D) of each picture, to a caption of each picture."""
     llm, template = models.llm, parse_template(wanted.template)
     assert llm is not None
     if wanted.question.count(PLACEHOLDER) != 1:
         raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
-    ids = encode_question(llm.tokenizer, [Turn(wanted.question, "")], template, models.encoder.tokens)
-    return lambda visual: write_answers(
-        llm, [ids] * len(visual), visual, template=template, max_new_tokens=wanted.max_new_tokens
-    )
+
+    def caption(visual: Tensor | Sequence[Tensor]) -> list[str]:
+        turns = [Turn(wanted.question, "")]
+        questions = [encode_question(llm.tokenizer, turns, template, len(each)) for each in visual]
+        joined = visual if isinstance(visual, Tensor) else torch.cat(list(visual))[None]  # (1, ΣN, D)
+        return write_answers(llm, questions, joined, template=template, max_new_tokens=wanted.max_new_tokens)
+
+    return caption
 
 
 class Pending:

@@ -48,7 +48,8 @@ class Results:
     """Their keys."""
     tensors: Mapping[str, Tensor]
     """Only those asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first; `row` (M, N, K)
-    int32."""
+    int32. Of pictures in tiles, these are joined, (ΣN, D) and (ΣN, K), and `lengths` (M,) says how many visual tokens
+    each has, `patches` (M,) how many patches."""
     captions: Sequence[str] | None
 
     @classmethod
@@ -111,13 +112,14 @@ class ResultFolder:
         """Write a shard. Raises VocabkitError: can't write."""
         images, name, settings = list(results.images), _name(number), self._shards.settings
         if "visual_tokens" in results.tensors:
-            tensors = {"visual_tokens": results.tensors["visual_tokens"]}
+            tensors = {name: results.tensors[name] for name in ("visual_tokens", "lengths") if name in results.tensors}
             self._shards.write_tensors(name, tensors, _text({"images": images, "settings": settings}))
         columns = {"image": pa.array(images, pa.string())}
         if results.captions is not None:
             columns["caption"] = pa.array(results.captions, pa.string())
         if "row" in results.tensors:
-            columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy())
+            counts = results.tensors.get("patches")
+            columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy(), counts)
         metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
         self._shards.write_table(name, pa.table(columns), metadata)
 
@@ -137,7 +139,7 @@ class ResultFolder:
     def _file(self, number: int) -> Path:
         return self._shards.folder / f"{_name(number)}.arrow"
 
-    def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray) -> dict[str, pa.Array]:
+    def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray, counts: Tensor | None) -> dict[str, pa.Array]:
         assert self._tokens is not None
         assert self._ids is not None
         ids = self._ids[rows.ravel()]
@@ -149,7 +151,11 @@ class ResultFolder:
             "token_id": pa.array(ids, mask=ids < 0),
             "token": tokens,
         }
-        return {name: _nested(values, rows.shape) for name, values in columns.items()}
+        nested = {name: _nested(values, rows.shape) for name, values in columns.items()}
+        if counts is None:
+            return nested
+        ends = np.concatenate([[0], np.cumsum(counts.numpy())]).astype(np.int32)  # (L, K) -> lists of L, one a picture
+        return {name: pa.ListArray.from_arrays(ends, values) for name, values in nested.items()}
 
 
 def _name(number: int) -> str:

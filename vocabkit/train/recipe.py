@@ -15,7 +15,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from vocabkit.adapter.config import AspectRatio
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.llm.prompts import Template
@@ -55,7 +54,7 @@ class Recipe:
     """Hidden states to take from `vision`, as transformers counts them."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns to pool the patch grid to."""
-    image_aspect_ratio: AspectRatio | None = None
+    image_aspect_ratio: Literal["square", "pad"] | None = None
     """What becomes of pictures that are not square: square, what the vision model's image processor makes of them, or
     pad, padded to a square as LLaVA trains. By default that of `adapter` or `features`, else square. Given with an
     `adapter` that was trained with the other, it is trained for this one."""

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig, with_llm
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
-from vocabkit.adapter.partners import EncoderInfo, check_encoder, llm_info
+from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder, llm_info
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
@@ -206,8 +206,18 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
 def _aspect_ratio(recipe: Recipe) -> AspectRatio:
     """What the recipe says, else what the adapter was trained with."""
     if recipe.image_aspect_ratio is None and recipe.adapter is not None:
-        return load_adapter(recipe.adapter).config.vision_aspect_ratio or "square"
+        return _not_of_tiles(load_adapter(recipe.adapter)).config.vision_aspect_ratio or "square"
     return recipe.image_aspect_ratio or "square"
+
+
+def _not_of_tiles(connector: Adapter) -> Adapter:
+    """Return it. Raises VocabkitError: it takes tiles of pictures, which training does not compute."""
+    if connector.config.vision_aspect_ratio == "anyres":
+        raise VocabkitError(
+            f"the adapter was trained on tiles of pictures (image_aspect_ratio anyres), which train does not compute; "
+            f"{WHOLE}"
+        )
+    return connector
 
 
 def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
@@ -219,7 +229,7 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
     if recipe.adapter is None:
         connector = _new_connector(recipe, images, llm)
     else:
-        connector = load_adapter(recipe.adapter)
+        connector = _not_of_tiles(load_adapter(recipe.adapter))
         if recipe.image_aspect_ratio is not None:  # it may be trained for another one
             connector.config = dataclasses.replace(connector.config, vision_aspect_ratio=recipe.image_aspect_ratio)
         check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")

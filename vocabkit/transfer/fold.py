@@ -55,6 +55,7 @@ def fold(transferred: LangBridgeAdapter, dtype: torch.dtype | None = None) -> ML
         "linear_1.bias": adapter.linear_1.bias,
         "linear_2.weight": weight * scale,
         "linear_2.bias": bias * scale,
+        **newline_of(transferred),
     }
     tensors = {key: tensor.to(dtype or embeddings.dtype, copy=True) for key, tensor in tensors.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -116,8 +117,14 @@ def pad_hidden(projector: MLPProjector, width: int) -> MLPProjector:
         "linear_1.bias": functional.pad(state["linear_1.bias"], (0, more)),
         "linear_2.weight": functional.pad(state["linear_2.weight"], (0, more)),  # (D, H) -> (D, width)
         "linear_2.bias": state["linear_2.bias"].clone(),
+        **newline_of(projector),
     }
     return _projector(dataclasses.replace(projector.config, hidden_width=width), tensors)
+
+
+def newline_of(adapter: LangBridgeAdapter | MLPProjector) -> dict[str, Tensor]:
+    """`image_newline` by name, if there is one."""
+    return {} if adapter.image_newline is None else {"image_newline": adapter.image_newline}
 
 
 def _projector(config: MLPConfig, tensors: dict[str, Tensor]) -> MLPProjector:

@@ -7,12 +7,15 @@ has a layer 3, the head. The prefix depends on how the model was wrapped. Conver
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -35,7 +38,9 @@ LAYERS = {"0": "linear_1", "2": "linear_2", "3": "head"}
 """Published layer -> ours."""
 _CONVERTED = {"linear_1": "0", "linear_2": "2"}
 """Layer in transformers -> published layer."""
-_PROJECTOR = re.compile(r"(?:^|\.)(?:mm|multi_modal)_projector\.")
+_PROJECTOR = re.compile(r"(?:^|\.)(?:(?:mm|multi_modal)_projector\.|image_newline$)")
+_NEWLINE = re.compile(r"(?:.*\.)?image_newline")
+_WHOLE = "set `image_aspect_ratio` to pad or square to take its projector for the whole picture"
 _KEY = re.compile(r"((?:.*\.)?(?:mm|multi_modal)_projector\.)([0-9]+|linear_[0-9]+)\.(weight|bias)")
 _OF_LORA = ("non_lora_trainables.bin", "adapter_model.safetensors", "adapter_model.bin")
 """Files of a LoRA folder that may hold a projector: LLaVA's own, then those of peft."""
@@ -80,6 +85,9 @@ def import_published(
     ratio = image_aspect_ratio or _recorded_aspect_ratio(weights)
     given = {"vision_model": vision, "vision_layer": layer, "vision_aspect_ratio": ratio}
     recorded |= {name: value for name, value in given.items() if value is not None}
+    if ratio == "anyres":
+        tensors["image_newline"] = newline = _read_newline(weights)
+        recorded |= {"vision_grid_pinpoints": _grid_pinpoints(weights), "newline_width": len(newline)}
     config = AdapterConfig.of(shared, llm=llm, vision_width=first.shape[1], hidden_width=first.shape[0], **recorded)
     if vision is not None and Path(vision).is_dir():
         config = dataclasses.replace(config, vision_fingerprint=_fingerprint(config, vision))
@@ -90,7 +98,12 @@ def _fingerprint(config: AdapterConfig, vision: str) -> str:
     """The fingerprint of the vision model in a folder. Raises VocabkitError: of another width than the adapter's."""
     layer = LAYER if config.vision_layer is None else config.vision_layer
     info = open_vision(vision, layer=layer, keep_cls=bool(config.vision_keep_cls)).info
-    known = dataclasses.replace(config, vision_aspect_ratio=None, vision_fingerprint=info["fingerprint"])
+    square: dict[str, Any] = {
+        "vision_aspect_ratio": None,
+        "vision_grid_pinpoints": None,
+        "newline_width": None,
+    }  # as `info`
+    known = dataclasses.replace(config, vision_fingerprint=info["fingerprint"], **square)
     check_encoder(known, info, vision)
     return info["fingerprint"]
 
@@ -156,13 +169,49 @@ def _recorded_aspect_ratio(weights: Path) -> AspectRatio | None:
         merge = content.get("mm_patch_merge_type") or "flat"
     else:
         return None
-    if ratio in ("square", "pad") and merge == "flat":
-        return "pad" if ratio == "pad" else "square"
+    known: dict[tuple[object, object], AspectRatio] = {
+        ("square", "flat"): "square", ("pad", "flat"): "pad", ("anyres", "spatial_unpad"): "anyres"
+    }  # fmt: skip
+    if (ratio, merge) in known:
+        return known[ratio, merge]
     raise VocabkitError(
-        f"{weights}: was trained on tiles of pictures (image_aspect_ratio {quote(str(ratio))}, mm_patch_merge_type "
-        f"{quote(str(merge))}), but vocabkit shows an adapter the whole picture in one; to take its projector for "
-        "that, set `image_aspect_ratio` to pad or square"
+        f"{weights}: was trained on pictures with image_aspect_ratio {quote(str(ratio))} and mm_patch_merge_type "
+        f"{quote(str(merge))}, which vocabkit does not compute; {_WHOLE}"
     )
+
+
+def _grid_pinpoints(weights: Path) -> tuple[tuple[int, int], ...]:
+    """The (height, width) of tiled pictures that a checkpoint's config.json names.
+
+    Raises VocabkitError: it names none, or in another form.
+    """
+    content = _llava_config(weights)
+    found = content.get("image_grid_pinpoints")
+    if isinstance(found, str):  # as LLaVA's command line takes them
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(found)
+    try:
+        pairs = msgspec.convert(found, list[tuple[int, int]])
+    except msgspec.ValidationError as error:
+        raise VocabkitError(
+            f"{weights}: its config.json has no image_grid_pinpoints, the sizes of pictures in tiles (anyres); {_WHOLE}"
+        ) from error
+    if content.get("model_type") == "llava_next":
+        return tuple(pairs)
+    return tuple((height, width) for width, height in pairs)  # LLaVA's are the other way round
+
+
+def _read_newline(weights: Path) -> Tensor:
+    """The vector that ends rows of tiles. Raises VocabkitError: there is none, or in another form."""
+    content = _contents(weights)
+    found = [content[key] for key in content if isinstance(key, str) and _NEWLINE.fullmatch(own_name(key))]
+    if len(found) != 1:
+        raise VocabkitError(f"{weights}: has {len(found) or 'no'} image_newline, which tiles (anyres) need; {_WHOLE}")
+    check_tensors(weights, {"image_newline": found[0]})
+    newline: Tensor = found[0]
+    if newline.ndim != 1:
+        raise VocabkitError(f"{weights}: image_newline is {tuple(newline.shape)}, expected one vector")
+    return newline
 
 
 def _llava_config(weights: Path) -> dict[str, Any]:

@@ -260,6 +260,14 @@ def _move(
     adapter: LangBridgeAdapter, target: Target, missing: Missing, scale: float
 ) -> tuple[LangBridgeAdapter, Preflight]:
     name = target.vocabulary.name
+    if adapter.config.newline_width is not None and (
+        name != adapter.config.llm or target.embeddings.width != adapter.config.newline_width
+    ):
+        raise VocabkitError(
+            f"the adapter was trained on tiles of pictures, whose rows end in image_newline, a vector of "
+            f"{adapter.config.llm} that means nothing to {name}; to transfer its projector for the whole "
+            "picture, import it with `image_aspect_ratio` pad"
+        )
     shared = _with_target(adapter.shared, target.vocabulary)
     found = shared.mask_for(name)
     lacking = np.flatnonzero(~found)

@@ -28,6 +28,7 @@ class EfficientNetLite:
     class_tokens = 0
     width = 1280
     fill = (127, 127, 127)
+    tile = None
     preparation = "centre crop to a square, bicubic to 224 x 224, (x - 127) / 128"
 
     def __init__(self) -> None:

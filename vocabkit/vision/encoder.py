@@ -17,12 +17,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter
-from vocabkit.adapter.partners import EncoderInfo, check_encoder
+from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
+from vocabkit.vision.tiles import Sizes, Tiles, check_sizes, largest
 
 
 class PatchModel(Protocol):
@@ -39,12 +40,18 @@ class PatchModel(Protocol):
     """Dv."""
     fill: tuple[int, int, int] | None
     """The mean colour, which becomes 0, as LLaVA rounds it; None if there is none."""
+    tile: int | None
+    """Height and width of the pixels, if it can show pictures in tiles."""
     preparation: str
     """Preprocessing of pictures as text: other text, other features."""
     module: nn.Module
 
     def pixels(self, image: Image) -> Tensor:
         """RGB -> (3, H, W) float32, resized and normalised."""
+        ...
+
+    def tiles(self, image: Image, sizes: Sizes) -> Tiles:
+        """RGB -> its tiles; only called if `tile` is given."""
         ...
 
     def states(self, pixels: Tensor) -> Tensor:
@@ -66,12 +73,13 @@ class VisionEncoder:
         keep_cls: bool,
         pool: tuple[int, int] | None,
         image_aspect_ratio: AspectRatio,
+        grid_pinpoints: Sizes | None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         """Freeze `model` and move it to `device`, in place.
 
-        Raises VocabkitError: `pool` does not fit its grid, or it has no mean colour to pad with.
+        Raises VocabkitError: `pool` does not fit its grid, it has no mean colour to pad with, or can't show tiles.
         """
         rows, columns = model.grid
         if pool is not None and not (1 <= pool[0] <= rows and 1 <= pool[1] <= columns):
@@ -82,19 +90,25 @@ class VisionEncoder:
             raise VocabkitError(
                 f"`image_aspect_ratio` pad: {model.name} has no mean colour to pad with (image_mean); use square"
             )
+        if image_aspect_ratio == "anyres":
+            _check_tiles(model, grid_pinpoints, keep_cls=keep_cls, pool=pool)
         preparation = f"{PICTURE_RULES}; {model.preparation}"
         fingerprint = hash_tensors(preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._model, self._device, self._dtype = model, device, dtype
         self._fill = model.fill if image_aspect_ratio == "pad" else None
         self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens
+        self.sizes = grid_pinpoints if image_aspect_ratio == "anyres" else None
+        """What a picture may get in tiles; None if it is shown in one."""
         self.name = model.name
         self.width = model.width
         """Dv."""
         self.grid = pool or model.grid
         """Rows and columns of patches, after pooling."""
         self.tokens = self.grid[0] * self.grid[1] + (model.class_tokens if keep_cls else 0)
-        """N."""
+        """N; of each tile."""
+        self.largest = self.tokens if self.sizes is None else largest(self.sizes, model.tile or 0, self.grid)
+        """The most visual tokens that a picture can get."""
         self.info = EncoderInfo(
             name=self.name,
             layer=model.layer,
@@ -107,12 +121,16 @@ class VisionEncoder:
             precision=str(dtype).removeprefix("torch."),
             fingerprint=fingerprint,
         )
+        if self.sizes is not None:
+            self.info["grid_pinpoints"] = self.sizes
 
     def pixels(self, image: Image) -> Tensor:
         """RGB -> (3, H, W) float32 on the CPU, resized and normalised for the model; callable from any thread.
 
         Raises VocabkitError: a picture of extreme proportions.
         """
+        if self.sizes is not None:
+            raise VocabkitError("an encoder of tiles (image_aspect_ratio anyres) takes pictures by `tiles_of` only")
         return self._model.pixels(image if self._fill is None else _padded(image, self._fill))
 
     def pixels_of(self, picture: Picture) -> Tensor:
@@ -120,6 +138,15 @@ class VisionEncoder:
         image = load_image(picture)
         try:
             return self.pixels(image)
+        except VocabkitError as error:
+            raise BrokenImage(f"{picture.key}: {error}") from error
+
+    def tiles_of(self, picture: Picture) -> Tiles:
+        """Load a picture and cut it into tiles. Raises BrokenImage: missing, damaged, or of extreme proportions."""
+        assert self.sizes is not None
+        image = load_image(picture)
+        try:
+            return self._model.tiles(image, self.sizes)
         except VocabkitError as error:
             raise BrokenImage(f"{picture.key}: {error}") from error
 
@@ -133,6 +160,15 @@ class VisionEncoder:
         before, patches = states[:, :-count], states[:, -count:]
         grids = patches.mT.unflatten(2, self._model.grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
         return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
+
+
+def _check_tiles(model: PatchModel, sizes: Sizes | None, *, keep_cls: bool, pool: tuple[int, int] | None) -> None:
+    """Raise VocabkitError unless the model can show pictures in tiles of these `sizes`."""
+    if model.tile is None:
+        raise VocabkitError(f"`image_aspect_ratio` anyres: {model.name} has no tiles of one size; use pad or square")
+    if keep_cls or pool is not None:
+        raise VocabkitError("`image_aspect_ratio` anyres: tiles go without class tokens and pooling")
+    check_sizes(sizes or (), model.tile)
 
 
 def _padded(image: Image, fill: tuple[int, int, int]) -> Image:
@@ -156,6 +192,7 @@ def open_vision(
     keep_cls: bool = False,
     pool: tuple[int, int] | None = None,
     image_aspect_ratio: AspectRatio = "square",
+    grid_pinpoints: Sizes | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
@@ -168,6 +205,7 @@ def open_vision(
         keep_cls: keep the class and register tokens, before the patches.
         pool: (rows, columns) that the grid of patches is reduced to by adaptive average pooling.
         image_aspect_ratio: what becomes of pictures that are not square, see `AspectRatio`.
+        grid_pinpoints: of anyres: heights and widths in pixels that a picture may get in tiles.
         dtype: of the encoder's arithmetic.
 
     Raises VocabkitError: not found, incomplete or damaged, no such layer, `pool` larger than the grid, or missing
@@ -189,6 +227,7 @@ def open_vision(
         keep_cls=keep_cls,
         pool=pool,
         image_aspect_ratio=image_aspect_ratio,
+        grid_pinpoints=grid_pinpoints,
         device=torch.device(device),
         dtype=dtype,
     )
@@ -202,6 +241,7 @@ def encoder_of(
     keep_cls: bool | None = None,
     pool: tuple[int, int] | None = None,
     image_aspect_ratio: AspectRatio | None = None,
+    tiles: bool = False,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VisionEncoder:
@@ -210,6 +250,7 @@ def encoder_of(
     Args:
         vision: as for `open_vision`, if the encoder has moved or the adapter's config does not name it.
         layer, keep_cls, pool, image_aspect_ratio: as for `open_vision`, for settings that the config does not record.
+        tiles: whether the caller can show pictures in tiles.
 
     Raises VocabkitError: no encoder named anywhere, or as `check_encoder` and `open_vision`.
     """
@@ -219,13 +260,20 @@ def encoder_of(
         raise VocabkitError("the adapter does not record its vision encoder: add `vision`")
     layer = config.vision_layer if layer is None else layer
     keep_cls = config.vision_keep_cls if keep_cls is None else keep_cls
+    ratio = image_aspect_ratio or config.vision_aspect_ratio or "square"
+    if ratio == "anyres" and not tiles:
+        raise VocabkitError(
+            f"the adapter was trained on tiles of pictures (image_aspect_ratio anyres), which only infer and export "
+            f"compute; {WHOLE}"
+        )
     try:
         encoder = open_vision(
             source,
             layer=LAYER if layer is None else layer,
             keep_cls=bool(keep_cls),
             pool=pool or config.vision_pool,
-            image_aspect_ratio=image_aspect_ratio or config.vision_aspect_ratio or "square",
+            image_aspect_ratio=ratio,
+            grid_pinpoints=config.vision_grid_pinpoints,
             device=device,
             dtype=dtype,
         )

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.load import first_line, model_folder, quiet_transformers, read_config
+from vocabkit.vision.tiles import Layout, Sizes, Tiles
 
 _PREPARATION = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
@@ -53,10 +55,12 @@ class TransformersModel:
             folder = model_folder(source)
             config = read_vision_config(folder)
             self._processor = image_processor(folder)
-            states = hidden_states(folder, config, layer, pixel_size(folder, config, self._processor))
+            size = pixel_size(folder, config, self._processor)
+            states = hidden_states(folder, config, layer, size)
             self.module, self._absent = _load(folder, config)
         settings = self._processor.to_dict()
         self.name, self.layer = source, layer
+        self.tile = config.image_size if size == (config.image_size, config.image_size) else None
         self.grid, self.class_tokens, self.width = states.grid, states.class_tokens, states.width
         mean = self._processor.image_mean if settings.get("do_normalize") else None
         self.fill = None if mean is None else (int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255))
@@ -67,6 +71,15 @@ class TransformersModel:
         if max(image.size) > _STRETCHED * min(image.size):
             raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
         return processed(self._processor, image)
+
+    def tiles(self, image: Image.Image, sizes: Sizes) -> Tiles:
+        """RGB -> its tiles. Raises VocabkitError: a picture of extreme proportions."""
+        if max(image.size) > _STRETCHED * min(image.size):
+            raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
+        assert self.tile is not None
+        processor = tile_processor(self._processor, sizes)
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        return Tiles(pixels.float(), Layout.of((image.height, image.width), sizes, self.tile, self.grid))
 
     def states(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + P, Dv): the hidden states of the layer."""
@@ -133,6 +146,27 @@ def image_processor(vision: Path) -> Any:
         return AutoImageProcessor.from_pretrained(vision, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise VocabkitError(f"{vision}: no image processor in it (preprocessor_config.json)") from error
+
+
+PREPROCESSING = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std",
+)  # fmt: skip
+"""Settings of the image processors of Llava and LlavaNext."""
+
+
+def preprocessing(processor: Any) -> dict[str, Any]:
+    """The settings of an image processor as one of Llava or LlavaNext takes them."""
+    settings = {name: getattr(processor, name, None) for name in PREPROCESSING}
+    settings["do_center_crop"] = bool(settings["do_center_crop"])
+    if settings["crop_size"] is None:  # token counts are taken from there
+        settings["crop_size"] = settings["size"]
+    return settings
+
+
+def tile_processor(processor: Any, sizes: Sizes) -> LlavaNextImageProcessorPil:
+    """The image processor that cuts pictures into tiles, and prepares each as `processor` does."""
+    return LlavaNextImageProcessorPil(**preprocessing(processor), image_grid_pinpoints=[list(size) for size in sizes])
 
 
 def pixel_size(vision: Path, config: PreTrainedConfig, processor: Any) -> tuple[int, int]:

@@ -32,16 +32,17 @@ from vocabkit.tokenizer.gguf import read_tensor_table
 from vocabkit.transfer.distill import Distillation, check_distillable, distil
 from vocabkit.transfer.export.llava import check_vision, export_llava
 from vocabkit.transfer.export.mmproj import export_mmproj, gguf_tensors
-from vocabkit.transfer.export.vision import check_features, vision_tensors
+from vocabkit.transfer.export.vision import LLAVA_NEXT, check_features, vision_tensors
 from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
 from vocabkit.transfer.published import export_mm_projector
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
 from vocabkit.vision.transformers_model import read_vision_config
 
-Form = Literal["projector", "llava", "mmproj", "mm_projector"]
-"""projector: a checkpoint of vocabkit. llava: a Hugging Face Llava checkpoint. mmproj: a GGUF for llama.cpp.
-mm_projector: LLaVA's `mm_projector.bin`."""
+Form = Literal["projector", "llava", "llava-next", "mmproj", "mm_projector"]
+"""projector: a checkpoint of vocabkit. llava, llava-next: a Hugging Face Llava or LlavaNext checkpoint. mmproj: a GGUF
+for llama.cpp. mm_projector: LLaVA's `mm_projector.bin`."""
+_WHOLE_MODELS = ("llava", "llava-next")
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,32 @@ def export(
     """
     out = Path(out)
     _check_options(form, options)
-    check_destination(out, "mlp" if form == "projector" else form)
+    check_destination(out, {"projector": "mlp", "llava-next": "llava"}.get(form, form))
     if not isinstance(adapter, LangBridgeAdapter | MLPProjector):
         path = locate(adapter)
-        if form in ("llava", "mm_projector") and options.features is None:
+        if form in (*_WHOLE_MODELS, "mm_projector") and options.features is None:
             _check_recorded_width(read_adapter_config(path))
         adapter = load_adapter(path)
     features = None if options.features is None else open_features(Path(options.features))
     config = _projector_config(adapter, features)
-    if form in ("llava", "mm_projector"):
+    if form in (*_WHOLE_MODELS, "mm_projector"):
         check_padding(config.hidden_width, config.llm_width)
     layer = -2 if config.vision_layer is None else config.vision_layer
     keep_cls = options.keep_cls or bool(config.vision_keep_cls)
     aspect_ratio = options.image_aspect_ratio
-    if form == "llava":
-        check_features("a Llava checkpoint", config, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
+    if form == "mm_projector" and config.newline_width is not None:
+        raise VocabkitError(
+            "the adapter was trained on tiles of pictures, whose rows end in image_newline, which mm_projector.bin "
+            "does not hold; export llava-next, or projector"
+        )
+    name = LLAVA_NEXT if form == "llava-next" else "a Llava checkpoint"
+    if form in _WHOLE_MODELS:
+        check_features(name, config, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     elif form == "mmproj":
         check_features("llama.cpp", config, keep_cls=False, aspect_ratio=None)
         check_padding_of_llama_cpp(config, aspect_ratio)
     vision = None if options.vision is None else model_folder(options.vision)
-    if form == "llava" and vision is not None:
+    if form in _WHOLE_MODELS and vision is not None:
         check_vision(config, vision, layer, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     if options.vision is not None:
         _check_fingerprint(config, options.vision, layer, keep_cls=keep_cls)
@@ -159,7 +166,7 @@ def export(
 
 
 def _check_options(form: Form, options: ExportOptions) -> None:
-    needs_vision = form in ("llava", "mmproj")
+    needs_vision = form in (*_WHOLE_MODELS, "mmproj")
     if needs_vision and options.vision is None:
         raise VocabkitError(f"{form} holds the vision model that the adapter was trained with: give `vision`")
     if needs_vision and options.vision == "efficientnet-lite0":
@@ -167,13 +174,13 @@ def _check_options(form: Form, options: ExportOptions) -> None:
             f"efficientnet-lite0 is not a vision transformer, so {form} can't hold it; run the adapter with vocabkit, "
             "or export projector"
         )
-    if form == "llava" and options.llm is None:
+    if form in _WHOLE_MODELS and options.llm is None:
         raise VocabkitError("a Llava checkpoint holds the LLM: give `llm`")
-    if options.keep_cls and form != "llava":
+    if options.keep_cls and form != "llava":  # tiles go without
         raise VocabkitError(f"`keep_cls` is only for llava, not {form}; leave it out")
     if options.image_aspect_ratio is not None and not needs_vision:
         raise VocabkitError(f"{form} says nothing about pictures; leave `image_aspect_ratio` out")
-    for name, used in (("vision", needs_vision), ("llm", form == "llava")):
+    for name, used in (("vision", needs_vision), ("llm", form in _WHOLE_MODELS)):
         if getattr(options, name) is not None and not used:
             raise VocabkitError(f"{form} holds no such model; leave `{name}` out")
     if options.data and options.features is None:
@@ -222,7 +229,10 @@ def _check_fingerprint(config: MLPConfig, vision: str, layer: int, *, keep_cls: 
     else:
         aspect_ratio = config.vision_aspect_ratio or "square"  # not part of the fingerprint
         pool = config.vision_pool
-        info = open_vision(vision, layer=layer, keep_cls=keep_cls, pool=pool, image_aspect_ratio=aspect_ratio).info
+        info = open_vision(
+            vision, layer=layer, keep_cls=keep_cls, pool=pool, image_aspect_ratio=aspect_ratio,
+            grid_pinpoints=config.vision_grid_pinpoints,
+        ).info  # fmt: skip
         check_encoder(config, info, vision)
 
 
@@ -260,7 +270,7 @@ def export_size(
     Raises:
         VocabkitError: a model that is damaged or missing.
     """
-    if form in ("llava", "mm_projector"):
+    if form in (*_WHOLE_MODELS, "mm_projector"):
         config = dataclasses.replace(config, hidden_width=config.llm_width)
     numbers = sum(map(prod, config.shapes().values()))
     if vision is None:

@@ -25,6 +25,9 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedConfig,
 )
@@ -40,22 +43,26 @@ from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import first_line, quiet_transformers
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import config_dtype, generation_settings, llm_tensors, published_config, read_llm_config
-from vocabkit.transfer.export.vision import adapted_states, check_features, converted, vision_tensors
+from vocabkit.transfer.export.vision import (
+    LLAVA_NEXT,
+    adapted_states,
+    check_features,
+    converted,
+    vision_tensors,
+)
 from vocabkit.transfer.fold import pad_hidden
+from vocabkit.vision.tiles import Sizes
 from vocabkit.vision.transformers_model import (
     HiddenStates,
     image_processor,
     pixel_size,
+    preprocessing,
     processed,
     read_vision_config,
+    tile_processor,
 )
 
 IMAGE_TOKEN = "<image>"
-_PADDING = (
-    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
-    "image_mean", "image_std",
-)  # fmt: skip
-"""Settings of a LlavaImageProcessor."""
 
 _FLATTEN = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -146,19 +153,24 @@ def export_llava(
         llm_tokenizer = load_tokenizer(llm)
         image_token_id = llm_tokenizer.image_token_id
         pads = (image_aspect_ratio or projector.config.vision_aspect_ratio) == "pad"
+        sizes = projector.config.vision_grid_pinpoints
         processor = build_processor(
-            llm_tokenizer.tokenizer, vision, vision_config, states, keep_cls=keep_cls, pads=pads
+            llm_tokenizer.tokenizer, vision, vision_config, states, keep_cls=keep_cls, pads=pads, sizes=sizes
         )
         settings = generation_settings(llm, text_config, llm_tokenizer.tokenizer, image_token_id)
         files = weight_files(llm)
         dtype = config_dtype(text_config) or next(iter(read_weights(files[0]).values())).dtype
-        first = {f"multi_modal_projector.{key}": tensor for key, tensor in padded.state_dict().items()}
+        state = padded.state_dict()
+        first = {"image_newline": newline} if (newline := state.pop("image_newline", None)) is not None else {}
+        first |= {f"multi_modal_projector.{key}": tensor for key, tensor in state.items()}
         first = converted(first | vision_tensors(vision, vision_config), dtype, out)
         added_rows = max(image_token_id + 1 - text_config.vocab_size, 0)
         text_config.vocab_size += added_rows
         image_tokens = states.patches + (states.class_tokens if keep_cls else 0)
         vision_config.dtype, vision_config._name_or_path = dtype, ""
-        config = LlavaConfig(
+        of_kind: Any = LlavaConfig if sizes is None else LlavaNextConfig
+        config = of_kind(
+            **({} if sizes is None else {"image_grid_pinpoints": [list(size) for size in sizes]}),
             vision_config=vision_config,
             text_config=text_config,
             image_token_index=image_token_id,
@@ -168,7 +180,7 @@ def export_llava(
             vision_feature_layer=feature_layer or -(vision_config.num_hidden_layers + 1),
             vision_feature_select_strategy=processor.vision_feature_select_strategy,
             tie_word_embeddings=text_config.tie_word_embeddings,
-            architectures=["LlavaForConditionalGeneration"],
+            architectures=[_model_class(sizes).__name__],
             dtype=dtype,
         )
         new_token = image_token_id if llm_tokenizer.is_new else None
@@ -180,7 +192,7 @@ def export_llava(
             save_processor(processor, folder)
             (folder / "README.md").write_text(str(llava_card(projector.config, out.name, tuned)), "utf-8")
             _write_shards(folder, chain([first], rest), 1 + len(files))
-            _check_complete(folder, llm, vision)
+            _check_complete(folder, llm, vision, _model_class(sizes))
     units = padded.config.hidden_width - projector.config.hidden_width
     return ExportedLlava(out, image_token_id, image_tokens, added_rows, units)
 
@@ -196,7 +208,8 @@ def check_vision(
         VocabkitError: widths or features that do not fit, tokens that Llava can't leave out, a damaged or incomplete
             model.
     """
-    check_features("a Llava checkpoint", projector, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
+    name = LLAVA_NEXT if projector.vision_aspect_ratio == "anyres" else "a Llava checkpoint"
+    check_features(name, projector, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
     with quiet_transformers():
         config = read_vision_config(vision)
         states = adapted_states(vision, config, feature_layer, projector.vision_width)
@@ -240,9 +253,13 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _check_complete(folder: Path, llm: Path, vision: Path) -> None:
+def _model_class(sizes: Sizes | None) -> Any:
+    return LlavaForConditionalGeneration if sizes is None else LlavaNextForConditionalGeneration
+
+
+def _check_complete(folder: Path, llm: Path, vision: Path, model: Any) -> None:
     """Raise VocabkitError if transformers would miss a tensor of the checkpoint, or find one of another shape."""
-    load: Any = LlavaForConditionalGeneration.from_pretrained
+    load: Any = model.from_pretrained
     try:
         _, found = load(folder, device_map={"": "meta"}, output_loading_info=True)
     except (RuntimeError, ValueError) as error:
@@ -293,20 +310,30 @@ def load_tokenizer(llm: Path) -> LlavaTokenizer:
 
 
 def build_processor(
-    tokenizer: Any, vision: Path, config: PreTrainedConfig, states: HiddenStates, *, keep_cls: bool, pads: bool
-) -> LlavaProcessor:
+    tokenizer: Any,
+    vision: Path,
+    config: PreTrainedConfig,
+    states: HiddenStates,
+    *,
+    keep_cls: bool,
+    pads: bool,
+    sizes: Sizes | None = None,
+) -> LlavaProcessor | LlavaNextProcessor:
     """The processor that puts an image token into the text for each visual token of the model.
 
     Args:
         keep_cls: whether class tokens become visual tokens.
         pads: whether pictures are padded to a square.
+        sizes: heights and widths of pictures in tiles, for LlavaNext.
 
     Raises:
         VocabkitError: no image processor, one for images of another size than the model takes, or one that can't pad.
     """
     tokenizer.chat_template = _chat_template(tokenizer)
-    processor = LlavaProcessor(
-        image_processor=padding_processor(vision) if pads else image_processor(vision),
+    own = padding_processor(vision) if pads else image_processor(vision)
+    of_kind: Any = LlavaProcessor if sizes is None else LlavaNextProcessor
+    processor: LlavaProcessor | LlavaNextProcessor = of_kind(
+        image_processor=own if sizes is None else tile_processor(own, sizes),
         tokenizer=tokenizer,
         patch_size=config.patch_size,
         vision_feature_select_strategy="default" if states.class_tokens and not keep_cls else "full",
@@ -315,7 +342,7 @@ def build_processor(
         image_token=IMAGE_TOKEN,
     )
     processor.image_processor.do_convert_rgb = True  # SigLIP's leaves transparent and grey pictures as they are
-    height, width = pixel_size(vision, config, processor.image_processor)
+    height, width = pixel_size(vision, config, own)
     if (height, width) != (config.image_size, config.image_size):
         raise VocabkitError(
             f"{vision}: its image processor makes images of {width} x {height} pixels, but the model takes "
@@ -330,10 +357,7 @@ def padding_processor(vision: Path) -> LlavaImageProcessorPil:
     Raises VocabkitError: it does more than resize, crop and normalise, or has no mean colour.
     """
     own = image_processor(vision)
-    settings = {name: getattr(own, name, None) for name in _PADDING}
-    settings["do_center_crop"] = bool(settings["do_center_crop"])
-    if settings["crop_size"] is None:  # its token count is taken from there
-        settings["crop_size"] = settings["size"]
+    settings = preprocessing(own)
     found = LlavaImageProcessorPil(**settings, do_pad=True)
     square = Image.radial_gradient("L").resize((90, 90)).convert("RGB")
     if not settings["image_mean"] or not torch.equal(processed(found, square), processed(own, square)):
@@ -344,7 +368,7 @@ def padding_processor(vision: Path) -> LlavaImageProcessorPil:
     return found
 
 
-def save_processor(processor: LlavaProcessor, folder: Path) -> None:
+def save_processor(processor: LlavaProcessor | LlavaNextProcessor, folder: Path) -> None:
     """Write `processor` for transformers 5 and 4.
 
     Version 4, and what is built on it, needs `preprocessor_config.json` and the old names in `tokenizer_config.json`.

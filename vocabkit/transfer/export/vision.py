@@ -14,6 +14,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.vision.transformers_model import HiddenStates, hidden_states
 
+LLAVA_NEXT = "a LlavaNext checkpoint"
 _UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 """Vision models whose weights are under `vision_model.` in the checkpoints of the hub."""
 
@@ -32,6 +33,16 @@ def check_features(
         raise VocabkitError(
             f"the adapter was trained with image_aspect_ratio {config.vision_aspect_ratio}, not {aspect_ratio}; leave "
             "`image_aspect_ratio` out"
+        )
+    if config.vision_aspect_ratio == "anyres" and name != LLAVA_NEXT:
+        raise VocabkitError(
+            f"the adapter was trained on tiles of pictures (image_aspect_ratio anyres), which {name} has not; export "
+            "llava-next"
+        )
+    if config.vision_aspect_ratio != "anyres" and name == LLAVA_NEXT:
+        raise VocabkitError(
+            f"{name} shows pictures in tiles, but the adapter was trained with image_aspect_ratio "
+            f"{config.vision_aspect_ratio or 'unknown'}; export llava"
         )
     if config.vision_pool is not None:
         rows, columns = config.vision_pool
