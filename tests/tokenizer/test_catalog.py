@@ -39,6 +39,7 @@ from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer.catalog import catalog, read_source, resolve, sha256, snapshot_path
 from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read
+from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -95,6 +96,16 @@ def test_other_names_are_models_with_row_for_each_id() -> None:
         assert rows is not None
         assert rows >= size
         assert width in {640, 896, *range(960, 16385, 64)}
+
+
+def test_gemma3_with_vision_has_the_token_that_stands_for_a_picture() -> None:
+    """Its text models have the same ids, but for this one (transformers, Gemma3Config.image_token_index)."""
+    text, vision = resolve("gemma3-1b").vocabulary, resolve("gemma3-12b").vocabulary
+    assert "image" not in text.roles
+    assert vision.roles == {**text.roles, "image": 262144}
+    assert (len(vision), vision.token(262144), vision.embedding_rows) == (262145, b"<image_soft_token>", 262208)
+    assert vision.tokens.slice(0, 262144).equals(text.tokens)
+    assert Segmenter(vision).ids(b" a cat") == Segmenter(text).ids(b" a cat")
 
 
 @pytest.mark.parametrize("name", SIZES)

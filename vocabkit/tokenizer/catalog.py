@@ -15,13 +15,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
@@ -29,6 +31,8 @@ from vocabkit.lora import is_lora, lora_base
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
 from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, holds_tokenizer, read, tokenizer_file
+from vocabkit.tokenizer.rules import Rules
+from vocabkit.tokenizer.segmentation import load_rules
 from vocabkit.tokenizer.snapshot import Provenance
 from vocabkit.tokenizer.special_tokens import roles, with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -48,6 +52,8 @@ class Entry:
     """Repository on the Hugging Face hub with this tokenizer."""
     special: tuple[str, ...] = ()
     """Special tokens that the source file marks as text."""
+    added: tuple[str, ...] = ()
+    """Special tokens that the model has after the ids of its snapshot."""
     width: int | None = None
     embedding_rows: int | None = None
 
@@ -224,6 +230,7 @@ def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
         family=table.get("family"),
         hub=table.get("hub"),
         special=tuple(table.get("special", ())),
+        added=tuple(table.get("added", ())),
         width=table.get("width"),
         embedding_rows=table.get("embedding_rows"),
     )
@@ -237,6 +244,29 @@ def _with_special(vocabulary: Vocabulary, spellings: Sequence[str]) -> Vocabular
     special = {i: tokens[i].decode() for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     found = MappingProxyType(roles(special, kinds, vocabulary.roles))
     return dataclasses.replace(vocabulary, kinds=kinds, roles=found)
+
+
+def _with_added(vocabulary: Vocabulary, spellings: Sequence[str]) -> Vocabulary:
+    """Append special tokens, with their roles."""
+    if not spellings:
+        return vocabulary
+    ids = np.arange(len(vocabulary), len(vocabulary) + len(spellings), dtype=np.int32)
+    kinds = np.append(vocabulary.kinds, np.full(len(ids), Kind.SPECIAL, np.uint8))
+    named = dict(zip(ids.tolist(), spellings, strict=True))
+    return dataclasses.replace(
+        vocabulary,
+        tokens=pa.concat_arrays([vocabulary.tokens, binary_array([spelling.encode() for spelling in spellings])]),
+        kinds=kinds,
+        canonical=np.append(vocabulary.canonical, ids),
+        roles=MappingProxyType(roles(named, kinds, vocabulary.roles)),
+        segmentation=partial(_longer_rules, vocabulary, len(ids)),
+    )
+
+
+def _longer_rules(vocabulary: Vocabulary, more: int) -> Rules:
+    rules = load_rules(vocabulary)
+    assert rules is not None  # each snapshot of the catalog has some
+    return dataclasses.replace(rules, priority=np.append(rules.priority, np.full(more, np.nan, np.float32)))
 
 
 def _existing(argument: str) -> Path | None:
@@ -286,6 +316,7 @@ def _relative(path: Path) -> str | None:
 def _from_catalog(entry: Entry) -> Resolved:
     path = snapshot_path(entry.snapshot)
     vocabulary = snapshot.read(path, entry.name, check=False)  # tests/tokenizer/test_shipped_snapshots.py does
+    vocabulary = _with_added(vocabulary, entry.added)
     if entry.embedding_rows is not None:
         vocabulary = dataclasses.replace(vocabulary, width=entry.width, embedding_rows=entry.embedding_rows)
     return Resolved(vocabulary, f"catalog, snapshot {entry.snapshot} made from {entry.provenance}", path)
