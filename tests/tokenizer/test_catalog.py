@@ -137,7 +137,7 @@ def test_names_ignore_case() -> None:
 
 
 def test_model_is_its_familys_vocabulary_with_size_of_its_embedding_table() -> None:
-    for entry in catalog().values():
+    for entry in (entry for entry in catalog().values() if not entry.added):
         assert resolve(entry.name).vocabulary.fingerprint == resolve(entry.snapshot).vocabulary.fingerprint
 
 
