@@ -27,8 +27,8 @@ from vocabkit.hub import hub_id
 from vocabkit.llm.language_model import LanguageModel, from_gguf, read_config
 from vocabkit.llm.lora_rows import changed_rows
 from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
-from vocabkit.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.tokenizer.catalog import catalog, without_name
+from vocabkit.tokenizer.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 

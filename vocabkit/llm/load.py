@@ -32,9 +32,9 @@ from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.llm.lora_rows import trained_rows, unties_output
 from vocabkit.llm.weight_files import open_gguf
-from vocabkit.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
+from vocabkit.tokenizer.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.tokenizer.read import holds_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
 

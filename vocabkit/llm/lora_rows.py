@@ -24,7 +24,7 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.llm.embedding_names import embedding_module
 from vocabkit.llm.weight_files import DTYPES, StoredRows, read_tensors, rows_of
-from vocabkit.lora import LORA_CONFIG, lora_config
+from vocabkit.tokenizer.lora import LORA_CONFIG, lora_config
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _TABLE, _BASE, _A, _B, _MAGNITUDE, _TOKENS = "weight", "base_layer.weight", "A", "B", "magnitude", "tokens"

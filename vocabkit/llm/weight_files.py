@@ -29,8 +29,8 @@ from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
 from vocabkit.llm.embedding_names import embedding_name, near_names
 from vocabkit.llm.language_model import LanguageModel
-from vocabkit.lora import LORA_CONFIG
 from vocabkit.tokenizer.gguf import EMBEDDING, read_tensor_table
+from vocabkit.tokenizer.lora import LORA_CONFIG
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
 """Suffixes of files that may hold embeddings."""

@@ -27,9 +27,9 @@ from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
-from vocabkit.lora import is_lora, lora_base
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
+from vocabkit.tokenizer.lora import is_lora, lora_base
 from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, holds_tokenizer, read, tokenizer_file
 from vocabkit.tokenizer.rules import Rules
 from vocabkit.tokenizer.segmentation import load_rules

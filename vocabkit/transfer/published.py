@@ -29,8 +29,8 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
 from vocabkit.llm.weight_files import read_index, weights_file
-from vocabkit.lora import LORA_CONFIG
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.tokenizer.lora import LORA_CONFIG
 from vocabkit.transfer.fold import pad_hidden
 from vocabkit.vision.encoder import LAYER, open_vision
 

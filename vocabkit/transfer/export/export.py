@@ -27,8 +27,8 @@ from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import down_to_llm, llm_folder, llm_source, llm_table, model_folder, read_config
 from vocabkit.llm.weight_files import read_weights, weight_files
 from vocabkit.llm.write import HEAD, config_dtype
-from vocabkit.lora import is_lora
 from vocabkit.tokenizer.gguf import read_tensor_table
+from vocabkit.tokenizer.lora import is_lora
 from vocabkit.transfer.distill import Distillation, check_distillable, distil
 from vocabkit.transfer.export.llava import check_vision, export_llava
 from vocabkit.transfer.export.mmproj import export_mmproj, gguf_tensors
