@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from vocabkit.arrow.arrow_file import token_buffers
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.load import load_tokenizers
 from vocabkit.tokenizer.segmenter import Piece, spell
@@ -140,7 +143,11 @@ def _character(code: str | None, other: str) -> str:
 
 def _ids(token: bytes, vocabulary: Vocabulary) -> list[int]:
     """Return all ids with these bytes or this spelling."""
-    return [token_id for token_id, value in enumerate(vocabulary.tokens.to_pylist()) if value == token]
+    offsets, data = token_buffers(vocabulary.tokens)
+    ids = np.flatnonzero(np.diff(offsets) == len(token))
+    own = data[offsets[ids][:, None] + np.arange(len(token))]  # (ids, bytes)
+    found: list[int] = ids[(own == np.frombuffer(token, np.uint8)).all(axis=1)].tolist()
+    return found
 
 
 def _finding(token: bytes, vocabulary: Vocabulary) -> Finding:

@@ -156,7 +156,7 @@ def _with_pieces_of(
     cuts = [(piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece))]
     joins = {pair for pair in cuts if known.issuperset(pair)}
     either = joins | {" ".join(pair) for pair in joins}
-    merges = [each for each in model["merges"] if (each if isinstance(each, str) else tuple(each)) in either]
+    merges = [merge for merge in model["merges"] if merge in either]
     unk = {} if model.get("unk_token") in known else {"unk_token": None}
     part = {**model, **unk, "vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": merges}
     return {**content, "added_tokens": [], "model": part}, np.array([vocab[piece] for piece in pieces], np.int64)

@@ -202,13 +202,17 @@ def make_vocabulary(
 
 def _canonical_ids(tokens: pa.Array, kinds: np.ndarray, precedence: np.ndarray) -> np.ndarray:
     canonical = np.arange(len(tokens), dtype=np.int32)
-    ids = np.flatnonzero(kinds <= Kind.BYTE).astype(np.int32)
+    ids = np.flatnonzero(kinds <= Kind.BYTE).tolist()
     values = list(itertools.compress(tokens.to_pylist(), (kinds <= Kind.BYTE).tolist()))
-    if len(set(values)) == len(values):
+    last = dict(zip(values, ids, strict=True))
+    if len(last) == len(values):
         return canonical
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
-    order = np.lexsort((ids, precedence[ids], codes))
-    first_of_code = order[np.searchsorted(codes[order], np.arange(len(numbers)))]
-    canonical[ids] = ids[first_of_code][codes]
+    repeated = {value for value, i in zip(values, ids, strict=True) if last[value] != i}
+    best: dict[bytes, int] = {}
+    groups = [(i, value) for value, i in zip(values, ids, strict=True) if value in repeated]
+    for i, value in groups:
+        if value not in best or precedence[i] < precedence[best[value]]:
+            best[value] = i
+    for i, value in groups:
+        canonical[i] = best[value]
     return canonical
