@@ -67,7 +67,10 @@ class Repository:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub answers at all within three seconds, so that a command reports a dead one within five. huggingface_hub itself retries for 23 seconds in silence."""
+    """Whether the hub answers within three seconds, so that commands report a dead one within five.
+
+    huggingface_hub itself retries for 23 seconds in silence.
+    """
     from huggingface_hub import get_session
     from huggingface_hub.constants import ENDPOINT, is_offline_mode
 

@@ -189,9 +189,11 @@ def _lacking(name: str, summary: Summary, names: Sequence[str]) -> RenderableTyp
 def _unreachable(name: str, summary: Summary) -> RenderableType:
     assert summary.unreachable is not None
     count, shared = summary.unreachable.count, summary.unreachable.shared_by_all
-    but = ", but" if summary.unreachable.examples else ""
-    title = Text(f"{name} never produces {count:,} of its text tokens ({shared:,} of them shared){but}", style="bold")
-    return Group(title, Listing(_examples(summary.unreachable.examples)))
+    if not count:
+        return Text(f"{name} produces every text token of its own", style="bold")
+    instead = ", but" if summary.unreachable.examples else ""
+    title = f"{name} never produces {count:,} of its text tokens ({shared:,} of them shared){instead}"
+    return Group(Text(title, style="bold"), Listing(_examples(summary.unreachable.examples)))
 
 
 def _aliases(named: Sequence[tuple[str, Summary]]) -> list[tuple[str, list[str]]]:

@@ -120,7 +120,9 @@ def _match(vocabularies: Sequence[Vocabulary], required: int) -> tuple[pa.Array,
 
 def _never_produced(vocabularies: Sequence[Vocabulary], ids: np.ndarray) -> np.ndarray:
     """Mark rows with an id, of `ids` (K, R), that its tokenizer never produces: (R,) bool."""
-    never: np.ndarray = np.any([np.isin(i, unreachable(v)) for i, v in zip(ids, vocabularies, strict=True)], axis=0)
+    never: np.ndarray = np.any(
+        [np.isin(i, list(unreachable(v))) for i, v in zip(ids, vocabularies, strict=True)], axis=0
+    )
     return never
 
 

@@ -51,6 +51,7 @@ class Unreachable:
     shared_by_all: int
     """Of these, shared by all tokenizers."""
     examples: tuple[Spelled, ...]
+    """With what it makes of their text, also of other bytes: BERT makes ` 一`, which starts a word, of `##一`."""
 
 
 @dataclass(frozen=True)
@@ -273,10 +274,14 @@ def _spelled(vocabulary: Vocabulary, tokens: Sequence[bytes]) -> tuple[Spelled, 
 
 
 def _unreachable(vocabulary: Vocabulary, shared_ids: np.ndarray, examples: int) -> Unreachable:
-    ids = unreachable(vocabulary)
+    instead = unreachable(vocabulary)
+    ids = np.array(list(instead), np.int64)
     script, _ = scripts(take(vocabulary.tokens, ids))
-    shown = [vocabulary.token(i) or b"" for i in varied(ids, script, examples).tolist()]
-    return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), _spelled(vocabulary, shown))
+    shown = [
+        Spelled(vocabulary.token(i) or b"", tuple(Piece(each, vocabulary.token(each) or b"") for each in instead[i]))
+        for i in varied(ids, script, examples).tolist()
+    ]
+    return Unreachable(len(ids), int(np.isin(ids, shared_ids).sum()), tuple(shown))
 
 
 def _alias_examples(vocabulary: Vocabulary, examples: int) -> tuple[Alias, ...]:
