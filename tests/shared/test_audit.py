@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from index_map_files import LLAMA_MAP, QWEN_MAP, RANKED_LLAMA_MAP, refusal, small, written
+from tokenizer_files import real, real_file
+from tokenizers import Tokenizer
 
 from vocabkit.shared.align import align
 from vocabkit.shared.audit import assistant_translation, audit, read_translation, spelling_translation, spellings
@@ -49,6 +51,11 @@ def test_spellings_are_those_of_model_file(sources: Path, name: str, file: str, 
     wrong = [(ours, theirs) for ours, theirs in zip(spelled, pieces, strict=True) if ours != theirs]
     assert len(wrong) == differ
     assert all(set(ours) == {"▁"} and set(theirs) == {" "} for ours, theirs in wrong)
+
+
+@pytest.mark.parametrize("name", ["deepseek", "minilm"])
+def test_spellings_of_tokenizer_json_are_those_of_its_library(sources: Path, name: str) -> None:
+    assert spellings(real(name)) == Tokenizer.from_file(str(real_file(name))).get_vocab()
 
 
 def test_spellings_need_rules(tmp_path: Path) -> None:

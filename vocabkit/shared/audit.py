@@ -15,8 +15,9 @@ from vocabkit.arrow.arrow_file import take
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.maps import checked_ids, keyed_rows, read_json, read_map
 from vocabkit.shared.overlap import scripts, varied
-from vocabkit.tokenizer.segmentation import load_rules
+from vocabkit.tokenizer.segmentation import load_rules, parse, refusing_damaged
 from vocabkit.tokenizer.segmentation import spellings as spellings_of
+from vocabkit.tokenizer.special_tokens import library_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 _SPACE_SIGNS = ("Ġ", "▁")
@@ -27,10 +28,14 @@ _SPACE_SIGNS = ("Ġ", "▁")
 
 
 def spellings(vocabulary: Vocabulary) -> dict[str, int]:
-    """Map spellings to ids in id order, like `get_vocab()` of transformers, re-created from the bytes.
+    """Map spellings to ids in id order, like `get_vocab()` of transformers, re-created from the
+    bytes where the source is no tokenizer.json.
 
     Raises VocabkitError: the source does not say how its tokenizer spells.
     """
+    if isinstance(vocabulary.segmentation, Path | bytes):
+        with refusing_damaged(vocabulary):
+            return _spellings_of_json(parse(vocabulary.segmentation))
     rules = load_rules(vocabulary)
     if rules is None:
         raise VocabkitError(
@@ -39,6 +44,13 @@ def spellings(vocabulary: Vocabulary) -> dict[str, int]:
         )
     spelled = spellings_of(vocabulary, rules, np.arange(len(vocabulary)))
     return {spelling: i for i, spelling in enumerate(spelled) if spelling is not None}
+
+
+def _spellings_of_json(content: Mapping[str, Any]) -> dict[str, int]:
+    vocab = content["model"]["vocab"]
+    pieces = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    added = library_ids([token["content"] for token in content.get("added_tokens") or ()], pieces, len(vocab))
+    return dict(sorted({**pieces, **added}.items(), key=lambda each: each[1]))
 
 
 def spelling_translation(source: Mapping[str, int], target: Mapping[str, int]) -> np.ndarray:
