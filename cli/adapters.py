@@ -12,6 +12,8 @@ import typer
 
 from .options import (
     DATA,
+    IMAGE_FOLDER,
+    TEMPLATE,
     AsJson,
     Aspect,
     Device,
@@ -53,7 +55,7 @@ BY_CAPTIONS, DISTILLATION = "With --scale captions", "Distillation, with --featu
 """Panels of options."""
 ADAPTER = "folder, .pt file or hub id"
 Adapter = Annotated[
-    str, typer.Argument(help=f"Adapter with a head, which may have been moved before: {ADAPTER}.", show_default=False)
+    str, typer.Argument(help=f"An adapter with a head, trained or already transferred: {ADAPTER}.", show_default=False)
 ]
 To = Annotated[
     str,
@@ -67,15 +69,15 @@ To = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Embedding table of the target, if not in TARGET: a folder, hub id or weights file; all but GGUF need a "
-        "config.json beside it.",
+        help="Embedding table of the target, if not in TARGET: a folder, hub id or weights file. A weights file other "
+        "than GGUF needs a config.json beside it.",
         show_default=False,
     ),
 ]
 EmbeddingTensor = Annotated[
     str | None,
     typer.Option(
-        help="Name of the embedding table among the target's tensors, if it isn't found by itself.",
+        help="Name of the embedding table among the target's tensors, if it can't be found automatically.",
         show_default=False,
     ),
 ]
@@ -92,7 +94,7 @@ def transfer(
     adapter: Adapter,
     to: To,
     out: Annotated[
-        Path | None, typer.Option(help="Folder or *.pt to write. [default: only report]", show_default=False)
+        Path | None, typer.Option(help="Folder or *.pt to write. [default: report only]", show_default=False)
     ] = None,
     weights: Weights = None,
     embedding_tensor: EmbeddingTensor = None,
@@ -107,33 +109,33 @@ def transfer(
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"Samples to choose the scale by, other than those to report on: {DATA}.",
+            help=f"Samples to choose the scale on, not those you report results on: {DATA}.",
             rich_help_panel=BY_CAPTIONS,
             show_default=False,
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the images in files.", rich_help_panel=BY_CAPTIONS, show_default=False),
+        typer.Option(help=IMAGE_FOLDER, rich_help_panel=BY_CAPTIONS, show_default=False),
     ] = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
     text_column: TextColumn = "text",
-    template: Annotated[str, typer.Option(help="plain, completion or chat.", rich_help_panel=BY_CAPTIONS)] = "plain",
+    template: Annotated[str, typer.Option(help=TEMPLATE, rich_help_panel=BY_CAPTIONS)] = "plain",
     limit: Annotated[
-        int, typer.Option(help="Samples, from the start of the data.", min=1, rich_help_panel=BY_CAPTIONS)
+        int, typer.Option(help="Samples to use, from the start of the data.", min=1, rich_help_panel=BY_CAPTIONS)
     ] = 100,
-    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1, rich_help_panel=BY_CAPTIONS)] = 32,
+    batch: Annotated[int, typer.Option(help="Samples per batch.", min=1, rich_help_panel=BY_CAPTIONS)] = 32,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Move a trained adapter to another LLM.
 
-    Nothing is retrained: the adapter's coefficients go over the embedding rows of the target. A summary is shown; with
-    --out the result is written.
+    Nothing is retrained: the adapter's coefficients are applied to the embedding rows of the target. A summary is
+    shown; with --out the result is written.
 
-    With --scale captions, the scale is the factor of least caption loss on --data, or 1 where no other factor is
-    certainly better.
+    With --scale captions, the scale is the factor with the lowest caption loss on --data, or 1 if no other factor is
+    significantly better.
     """
     from vocabkit.files.memory import keep_freed_memory, return_freed_memory
 
@@ -147,12 +149,14 @@ def transfer(
     from vocabkit.transfer.transfer import transfer as move
 
     if by_captions and (data is None or features is None or weights is not None):
-        raise VocabkitError("--scale captions runs the LLM that --to names: add --data and --features, no --weights")
+        raise VocabkitError(
+            "--scale captions runs the LLM that --to names: add --data and --features, and leave out --weights"
+        )
     factor = 1.0 if by_captions else _factor(scale)
     if factor == "rms" and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features")
     if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
-        raise VocabkitError(f"{out}: is the adapter that is moved; name another output")
+        raise VocabkitError(f"{out}: is the adapter to transfer; name another output")
     if out is not None:
         check_destination(out, "transferred")
     loaded = LangBridgeAdapter.from_pretrained(adapter)
@@ -206,7 +210,7 @@ def check_adapter(
     validation: Path | None,
     json: bool,
 ) -> None:
-    """`check` of a transferred adapter: `adapter` is the one before the transfer."""
+    """Check the transferred adapter `result` against `adapter`, the one before the transfer."""
     from vocabkit.adapter.model import LangBridgeAdapter
     from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import proof_report
@@ -215,16 +219,18 @@ def check_adapter(
     if validation is not None and html is None:
         raise VocabkitError("--validation is shown on a page: add --html FILE")
     check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
+    measured = None
+    if validation is not None:  # before the work
+        from vocabkit.report.html.transfer import read_validation
+
+        measured = read_validation(validation)
     moved = LangBridgeAdapter.from_pretrained(result, kind="transferred")
     original = LangBridgeAdapter.from_pretrained(adapter)
     target = _open_target(to, weights, embedding_tensor)
-    if html is None:
-        proof = check_transfer(moved, original, target, features=features)
-    else:
-        from vocabkit.report.html.transfer import preflight_of, read_validation, transfer_page
+    proof = check_transfer(moved, original, target, features=features)
+    if html is not None:
+        from vocabkit.report.html.transfer import preflight_of, transfer_page
 
-        measured = None if validation is None else read_validation(validation)
-        proof = check_transfer(moved, original, target, features=features)
         origin = page_origin(
             {
                 "transferred adapter": moved.fingerprint(),
@@ -250,7 +256,7 @@ def import_adapter(
     aspect: Aspect | None,
     json: bool,
 ) -> None:
-    """`import` of published weights."""
+    """Import published weights."""
     from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.shared.shared_vocabulary import open_shared
     from vocabkit.transfer.published import import_published
@@ -298,45 +304,48 @@ def export(
     ] = None,
     keep_cls: Annotated[
         bool,
-        typer.Option("--keep-cls", help="For llava: class tokens become visual tokens. [default: as recorded]"),
+        typer.Option(
+            "--keep-cls", help="For llava: class tokens become visual tokens. [default: as the adapter records]"
+        ),
     ] = False,
     image_aspect_ratio: Annotated[
         Aspect | None,
         typer.Option(
-            help="For llava: what becomes of pictures that are not square, if the adapter does not say. For mmproj: "
-            "pad, to accept that llama.cpp pads them.",
+            help="For llava: how pictures become square, if the adapter does not record it. For mmproj: `pad`, to "
+            "accept that llama.cpp pads them.",
             show_default=False,
         ),
     ] = None,
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Distil on these patch features, from `vocabkit features`. [default: fold, exactly]",
+            help="Distil on these patch features, from `vocabkit features`. [default: fold, which is exact]",
             show_default=False,
         ),
     ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="LLaVA JSON or JSONL with the pictures to fit on; may be repeated. [default: all in FEATURES]",
+            help="LLaVA JSON or JSONL with the pictures to fit on; may be repeated. [default: all in --features]",
             rich_help_panel=DISTILLATION,
             show_default=False,
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(help="Steps of 1,024 patches each.", min=1, rich_help_panel=DISTILLATION)
+        int, typer.Option(help="Optimizer steps, of 1,024 patches each.", min=1, rich_help_panel=DISTILLATION)
     ] = 2000,
     seed: Annotated[
-        int, typer.Option(help="Seed of weights, patches and noise.", min=0, rich_help_panel=DISTILLATION)
+        int, typer.Option(help="Random seed of the distillation.", min=0, rich_help_panel=DISTILLATION)
     ] = 0,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Write an adapter for one LLM in the format of another program.
+    """Write an adapter in the format of another program.
 
-    A linear head folds exactly into the stock two-layer projector that these programs hold. A softmax head does not,
-    and neither does a linear head with more hidden units than the LLM is wide fit a Llava checkpoint. For those, give
-    --features: a projector is fitted, which only approximates the adapter; its error on held-out pictures is reported.
+    The adapter is for one LLM: transferred, or an MLP projector. A linear head folds exactly into the stock two-layer
+    projector that these programs use. A softmax head does not fold, and a linear head with more hidden units than the
+    LLM is wide does not fit into a Llava checkpoint. For those, give --features: a projector is fitted that
+    approximates the adapter, and its error on held-out pictures is reported.
     """
     if features is not None:
         from vocabkit.files.memory import keep_freed_memory
@@ -368,7 +377,7 @@ def export(
 
 
 def _factor(scale: str) -> float | Literal["rms"]:
-    """--scale as `transfer` takes it."""
+    """Parse --scale into the `scale` of `transfer`."""
     from vocabkit.errors import VocabkitError, quote
 
     if scale == "rms":
@@ -380,7 +389,7 @@ def _factor(scale: str) -> float | Literal["rms"]:
 
 
 def _open_target(to: str, weights: str | None, embedding_tensor: str | None) -> Target:
-    """The LLM that --to and --weights name; which files were used goes to stderr."""
+    """Open the LLM that --to and --weights name, and note on stderr which files were used."""
     from vocabkit.errors import VocabkitError
     from vocabkit.transfer.transfer import open_target
 
@@ -395,7 +404,7 @@ def _open_target(to: str, weights: str | None, embedding_tensor: str | None) -> 
 
 
 def _apart(to: str, weights: str | None) -> str:
-    """Advice on a folder that holds weights but no tokenizer: which options name the two separately."""
+    """Advise on a folder that holds weights but no tokenizer: which options name the two separately."""
     from vocabkit.tokenizer.catalog import catalog, without_name
     from vocabkit.tokenizer.read import holds_tokenizer
 

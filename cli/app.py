@@ -22,7 +22,7 @@ from .options import AsJson
 from .show import show, show_json, showing_warnings
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
-"""What only the commands about adapters need, and a light installation lacks."""
+"""Packages that only the commands about adapters need, and a light installation lacks."""
 
 
 def _version(asked: bool) -> None:
@@ -38,11 +38,14 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What may stand before a command."""
+    """Options that come before the command."""
 
 
 def doctor(json: AsJson = False) -> None:
-    """Show installed versions, devices, and how visual tokens are computed here and why."""
+    """Show installed versions, devices, and the code paths used.
+
+    For typical sizes, it says how visual tokens are computed on this machine, and why.
+    """
     from vocabkit.llm.environment import environment
 
     found = environment()
@@ -55,7 +58,7 @@ def doctor(json: AsJson = False) -> None:
 
 
 class _Panels(TyperGroup):
-    """Lists commands in groups. Typer does so with Rich only, which takes texts in brackets for markup."""
+    """Lists commands in groups. Typer does this only with Rich, which reads text in brackets as markup."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel, in the order of registration."""
@@ -73,7 +76,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Reuse a vision-language adapter trained with one LLM with another one, through their shared vocabulary.",
+    help="Reuse a vision-language adapter with another LLM, through the vocabulary that both share.",
 )
 app.callback()(_options)
 _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
@@ -106,14 +109,14 @@ for _panel, _name, _function in _COMMANDS:
 def main() -> None:
     """Run the command line.
 
-    Exit code 1 if a check failed or the reader of a pipe went away, 2 with one line on stderr on bad usage or bad
-    input, 130 on Ctrl-C.
+    Exit code 1 if a check failed or the reader of a pipe closed it; 2, with one line on stderr, on bad usage or bad
+    input; 130 on Ctrl-C.
     """
     from vocabkit.errors import VocabkitError, one_line
 
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else it tells of each of its attempts to reach the hub
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # otherwise huggingface_hub logs every attempt to reach the hub
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that can't show some token
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals whose encoding can't show some token
     try:
         with showing_warnings():
             sys.exit(_command()(sys.argv[1:], "vocabkit", standalone_mode=False))
@@ -130,7 +133,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ADAPTER_EXTRA:
             raise
         problem = f"this command needs {error.name}: pip install 'vocabkit[adapter]'"
-    except OSError as error:  # a full disk under stdout, which must not be flushed once more
+    except OSError as error:  # stdout is on a full disk: flushing it at exit would fail again
         problem = one_line(f"{error.filename or 'output'}: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     print(f"error: {problem}", file=sys.stderr)
@@ -138,7 +141,7 @@ def main() -> None:
 
 
 def _usage(error: TyperException) -> str:
-    """What typer says of bad usage in several lines, and where the help is."""
+    """Put Typer's message about bad usage on one line, and point to the help."""
     context = getattr(error, "ctx", None)
     command = "vocabkit" if context is None else context.command_path
     return f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`"
@@ -146,7 +149,7 @@ def _usage(error: TyperException) -> str:
 
 @functools.cache
 def _command() -> Any:
-    """The command line as a click group, built once: building takes longer than most commands."""
+    """Build the command line as a click group, once: that takes longer than most commands."""
     return typer.main.get_command(app)
 
 

@@ -1,14 +1,17 @@
-"""show, diff and map: looking into a shared vocabulary, and two tokenizers side by side."""
+"""show, diff and map: look into a shared vocabulary, and put two tokenizers side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import TOKENIZER, AsJson, check_output, resolve_one
-from .show import counted, note, say, show_json
+from .show import counted, note, say, shared_as_json, show_json
+
+if TYPE_CHECKING:
+    from vocabkit.shared.shared_vocabulary import Row
 
 Examples = Annotated[int, typer.Option(min=0, help="Ids to list for each kind of difference.")]
 
@@ -19,18 +22,19 @@ def show(
         str | None, typer.Option(metavar="TEXT", help="Rows whose token contains this text.", show_default=False)
     ] = None,
     token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="The row of this token, written as for explain.")
+        str | None, typer.Option(metavar="TOKEN", help="The row of this token, written as for `vocabkit explain`.")
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(metavar="FIRST:END", help="Rows from FIRST up to END.", show_default=False)
+        str | None, typer.Option(metavar="FIRST:END", help="Rows from FIRST up to, not including, END.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
-    csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, all of them.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all of these rows as CSV.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Show what a shared vocabulary holds: its tokenizers, how its rows were chosen, and rows.
+    """Show what a shared vocabulary holds.
 
-    Exit code 1 if no row has the token of --token. Example: vocabkit show qwen2-llama3.arrow --search house
+    Prints its tokenizers, how its rows were chosen, and some of its rows. Exit code 1 if no row has the token of
+    --token. Example: vocabkit show qwen2-llama3.arrow --search house
     """
     from vocabkit.errors import quote
     from vocabkit.report.layout import show_token
@@ -43,16 +47,7 @@ def show(
     listed = read_rows(shared, found if csv or json else found[:limit])
     code = 1 if asked is not None and len(found) == 0 else 0
     if json:
-        about = {
-            "file": file,
-            "rows": len(shared),
-            "fingerprint": shared.fingerprint,
-            "tokenizers": shared.tokenizers,
-            "selection": shared.selection,
-            "roles": shared.roles,
-            "found": len(found),
-        }
-        show_json({**about, "listed": listed})
+        show_json({**shared_as_json(file, shared), "found": len(found), "listed": listed})
         raise typer.Exit(code)
     if csv:
         _print_csv(listed, shared.names)
@@ -84,9 +79,9 @@ def diff(
     examples: Examples = 10,
     json: AsJson = False,
 ) -> None:
-    """Compare two versions of a tokenizer id by id, such as a base model's and a fine-tune's.
+    """Compare two versions of a tokenizer id by id.
 
-    Exit code 1 if they differ. Example: vocabkit diff qwen2 qwen2.5
+    For example, a base model's and a fine-tune's. Exit code 1 if they differ. Example: vocabkit diff qwen2 qwen2.5
     """
     from vocabkit.report.layout import show_token
     from vocabkit.shared.diff import diff as compare
@@ -116,16 +111,14 @@ def diff(
 def map_ids(
     source: Annotated[str, typer.Argument(help=f"The tokenizer whose ids are mapped: {TOKENIZER}.")],
     target: Annotated[str, typer.Argument(help="The tokenizer that they are mapped to.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option(help="File to write: .json, .csv, .parquet, or .npy (one id each, -1 for none).")
-    ],
+    out: Annotated[Path, typer.Option(help="File to write: .json, .csv, .parquet, or .npy (one id for each, or -1).")],
     json: AsJson = False,
 ) -> None:
-    """Write, for every id of one tokenizer, what stands for it in another.
+    """Map every id of one tokenizer to its equivalent in another.
 
-    A token of the same bytes; a special token of the same role; else the target's own tokens for its bytes; else
-    nothing. For speculative decoding, distillation and embedding transplants across vocabularies.
-    Example: vocabkit map qwen2.5 gemma3 --out map.parquet
+    The equivalent is the token of the same bytes, or the special token of the same role; failing that, the target's own
+    tokens for these bytes; or nothing. For speculative decoding, distillation and embedding transplants across
+    vocabularies. Example: vocabkit map qwen2.5 gemma3 --out map.parquet
     """
     from vocabkit.shared.token_map import check_format, token_map
 
@@ -155,7 +148,7 @@ def _range(rows: str | None) -> tuple[int, int] | None:
     return int(first), int(end) if colon else int(first) + 1
 
 
-def _print_csv(rows: list, names: list[str]) -> None:  # type: ignore[type-arg]
+def _print_csv(rows: list[Row], names: list[str]) -> None:
     import csv
     import sys
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and how a tokenizer argument becomes a vocabulary."""
+"""Arguments and options that several commands share, and what checks and resolves them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ if TYPE_CHECKING:
     from vocabkit.report.html.page import Origin
     from vocabkit.tokenizer.catalog import Resolved
 
-TOKENIZER = (
-    "a folder, a tokenizer file, a GGUF, a catalog name (see `vocabkit catalog`), a hub id, or NAME=any of these"
-)
-Tokenizers = Annotated[list[str], typer.Argument(help=f"Two or more; each {TOKENIZER}.", show_default=False)]
+_SOURCES = "a folder, a tokenizer file, a GGUF, a catalog name (see `vocabkit catalog`)"
+SOURCE = f"{_SOURCES} or a hub id"
+TOKENIZER = f"{_SOURCES}, a hub id, or NAME=any of these"
+Tokenizers = Annotated[list[str], typer.Argument(help=f"Two or more tokenizers; each {TOKENIZER}.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 CorpusColumn = Annotated[
     str | None,
     typer.Option("--text-column", help="Field or column of the corpus that holds the text.", show_default=False),
 ]
-Corpus = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Caption corpus: text, JSONL, LLaVA JSON, Parquet (.gz and .zst too), or a folder; may be repeated.",
-        show_default=False,
-    ),
-]
+CORPUS = "a caption corpus: text, JSONL, LLaVA JSON, Parquet (.gz and .zst too), or a folder; may be repeated"
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 OtherWeights = Annotated[
     bool,
-    typer.Option("--other-weights", help="Accept an LLM that was tuned since the adapter was made for it."),
+    typer.Option("--other-weights", help="Accept an LLM that has been tuned since the adapter was made for it."),
 ]
 Vision = Annotated[str | None, typer.Option(help="The vision model. [default: as in training]", show_default=False)]
 Pool = Annotated[
@@ -48,17 +42,21 @@ Pool = Annotated[
         show_default=False,
     ),
 ]
+IMAGE_FOLDER = "Folder of the images of LLaVA files. [default: that of each file]"
+Images = Annotated[Path | None, typer.Option(help=IMAGE_FOLDER, show_default=False)]
+TEMPLATE = "How question and answer become text: plain, completion or chat (see docs/training.md)."
+Template = Annotated[str, typer.Option(help=TEMPLATE)]
 
 
 class Aspect(enum.StrEnum):
-    """What an encoder sees of a picture that is not square."""
+    """How pictures that are not square become square."""
 
     square = "square"
     pad = "pad"
 
 
 def aspect_ratio(aspect: Aspect | None) -> Literal["square", "pad"] | None:
-    """The value of --image-aspect-ratio."""
+    """Return the value of --image-aspect-ratio."""
     return None if aspect is None else aspect.value
 
 
@@ -66,14 +64,10 @@ AspectRatio = Annotated[
     Aspect | None,
     typer.Option(
         "--image-aspect-ratio",
-        help="Pictures that are not square: square, as the image processor has it, or pad, padded to a square. "
+        help="Pictures that are not square: `square` leaves them to the image processor, `pad` pads them to a square. "
         "[default: as in training]",
         show_default=False,
     ),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the images of LLaVA files. [default: that of each file]", show_default=False),
 ]
 Split = Annotated[str, typer.Option(help="Dataset split.")]
 ImageColumn = Annotated[str, typer.Option(help="Dataset column with the images.")]
@@ -82,7 +76,7 @@ DATA = "LLaVA JSON or JSONL files, or Hugging Face datasets (folder or hub id)"
 
 
 def resolve_one(argument: str) -> Resolved:
-    """The tokenizer that `argument` names; what was used goes to stderr."""
+    """Resolve the tokenizer that `argument` names, and note on stderr what was used."""
     from vocabkit.tokenizer.catalog import resolve
 
     found = resolve(argument)
@@ -91,14 +85,14 @@ def resolve_one(argument: str) -> Resolved:
 
 
 def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
-    """`resolve_one` of two or more arguments, with names that differ."""
+    """Resolve two or more tokenizers, and give them distinct names."""
     import dataclasses
 
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.tokenizer.catalog import distinct_names
 
     if len(arguments) < 2:
-        raise VocabkitError(f"only {quote(arguments[0])} is given; name two tokenizers or more")
+        raise VocabkitError(f"only {quote(arguments[0])} is given; name two or more tokenizers")
     found = [resolve_one(argument) for argument in arguments]
     names = distinct_names([each.vocabulary.name for each in found], [each.above for each in found])
     return [
@@ -108,23 +102,23 @@ def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
 
 
 def arrow_file(name: str) -> Path:
-    """An Arrow file in the current folder called after `name`, whatever that holds."""
+    """Return an Arrow file in the current folder named after `name`, which may hold slashes."""
     return Path(name.replace("/", "-")[:100] + ".arrow")
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Before the work. Raises VocabkitError: `path` can't be written, is a file of the user's, or is read as input."""
+    """Raise VocabkitError, before the work, if `path` can't be written, is an input, or isn't vocabkit's to replace."""
     from vocabkit.errors import VocabkitError
     from vocabkit.files.atomic import check_replaceable, check_writable
 
     check_writable(path)
     if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
-        raise VocabkitError(f"{path}: is what this command reads; name another output")
+        raise VocabkitError(f"{path}: is an input of this command; name another output")
     check_replaceable(path)
 
 
-def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
-    """NAME=VALUE options as a mapping. Raises VocabkitError on one without a name or a name given twice."""
+def named_values(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
+    """Parse NAME=VALUE options into a mapping. Raises VocabkitError: another form, or a name given twice."""
     from vocabkit.errors import VocabkitError, quote
 
     pairs: dict[str, str] = {}
@@ -138,7 +132,7 @@ def named_paths(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def grid_size(pool: str | None) -> tuple[int, int] | None:
-    """Rows and columns of --pool. Raise VocabkitError for another form."""
+    """Parse --pool into rows and columns. Raises VocabkitError: another form."""
     from vocabkit.errors import VocabkitError, quote
 
     if pool is None:
@@ -156,7 +150,7 @@ Html = Annotated[
 
 
 def check_page(path: Path | None, inputs: Iterable[Path]) -> None:
-    """Before the work, as `check_output`, and that pages can be made at all."""
+    """Check --html before the work: as `check_output`, and that the packages for pages are installed."""
     if path is not None:
         import vocabkit.report.html.page  # noqa: F401
 
@@ -164,14 +158,14 @@ def check_page(path: Path | None, inputs: Iterable[Path]) -> None:
 
 
 def page_origin(sources: Mapping[str, str]) -> Origin:
-    """For the footer of a page: the command, and fingerprints of its inputs by name."""
+    """Return what the footer of a page shows: the command, and fingerprints of its inputs by name."""
     from vocabkit.report.html.page import Origin
 
     return Origin(shlex.join(["vocabkit", *sys.argv[1:]]), sources)
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write it, whole or not at all, and say so on stderr."""
+    """Write a page, whole or not at all, and note its path on stderr."""
     from vocabkit.files.atomic import write_text
 
     write_text(path, page)

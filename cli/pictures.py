@@ -18,6 +18,7 @@ from .options import (
     OtherWeights,
     Pool,
     Split,
+    Template,
     Vision,
     aspect_ratio,
     check_page,
@@ -29,7 +30,7 @@ from .show import note_broken, say, show, show_json, show_progress
 
 
 class Dtype(enum.StrEnum):
-    """The arithmetic of the models."""
+    """Dtype of the models."""
 
     auto = "auto"
     float32 = "float32"
@@ -53,40 +54,44 @@ def infer(
         str | None,
         typer.Option(
             metavar="NAME=SOURCE",
-            help="The LLM, for --captions, and for visual tokens of an adapter that was not transferred.",
+            help="The LLM: for --captions, and for visual tokens of an adapter that was not transferred.",
             show_default=False,
         ),
     ] = None,
     other_weights: OtherWeights = False,
     vision: Vision = None,
     keep_cls: Annotated[
-        bool, typer.Option("--keep-cls", help="Keep class and register tokens, if the adapter does not say.")
+        bool,
+        typer.Option("--keep-cls", help="Keep class and register tokens, for an adapter that does not record it."),
     ] = False,
     pool: Pool = None,
     image_aspect_ratio: AspectRatio = None,
     top: Annotated[
         int | None,
-        typer.Option(metavar="K", min=1, help="Write the K tokens of each patch with the largest coefficients."),
+        typer.Option(metavar="K", min=1, help="Write the K tokens with the largest coefficients of each patch."),
     ] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Have the LLM caption the pictures.")] = False,
     visual_tokens: Annotated[
         bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top or --captions.")
     ] = False,
-    question: Annotated[str, typer.Option(help="Prompt of the captions.")] = "<image>",
-    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    question: Annotated[
+        str,
+        typer.Option(help="Prompt for the captions, with <image> in place of the picture; not for --template plain."),
+    ] = "<image>",
+    template: Template = "plain",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum caption tokens.")] = 64,
     images: Images = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
     batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 32,
     dtype: Annotated[
-        Dtype, typer.Option(help="Of models and visual tokens; auto is bfloat16 on a GPU, else float32.")
+        Dtype, typer.Option(help="Dtype of models and visual tokens; auto is bfloat16 on a GPU, else float32.")
     ] = Dtype.auto,
     device: Device = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Compute visual tokens, largest coefficients or captions of pictures.
+    """Compute visual tokens, coefficients or captions of pictures.
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
@@ -108,9 +113,9 @@ def infer(
         show_json(found)
         return
     say(
-        f"{out}: results of {report.pictures - report.broken:,} pictures; {report.present:,} were there, "
+        f"{out}: results of {report.pictures - report.broken:,} pictures; {report.present:,} were already there, "
         f"{report.computed:,} computed on {found.device} in {found.settings['dtype']}, "
-        f"{report.per_second:,.1f} a second"
+        f"{report.per_second:,.1f} per second"
     )
     for picture, caption in report.first_captions.items():
         say(f"  {picture}: {caption}")
@@ -129,7 +134,7 @@ def interpret(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="Images, or LLaVA JSON or JSONL files, which also say what theirs show.",
+            help="Images, or LLaVA JSON or JSONL files, which also say what their images show.",
             show_default=False,
         ),
     ],
@@ -137,7 +142,7 @@ def interpret(
         list[str] | None,
         typer.Option(
             metavar="NAME=SOURCE",
-            help="An LLM to take the words of: a model folder, GGUF, catalog model or hub id; may be repeated. "
+            help="An LLM whose words to use: a model folder, GGUF, catalog model or hub id; may be repeated. "
             "[default: the adapter's own]",
             show_default=False,
         ),
@@ -147,12 +152,16 @@ def interpret(
     checkpoints: Annotated[
         Path | None,
         typer.Option(
-            help="Output folder of a training with keep_adapters, which holds step-*/adapter.", show_default=False
+            help="Output folder of a training with keep_adapters, to show how words develop.", show_default=False
         ),
     ] = None,
     vision: Vision = None,
     layer: Annotated[
-        int | None, typer.Option(help="Its hidden states. [default: as in training]", show_default=False)
+        int | None,
+        typer.Option(
+            help="Hidden layer of the vision model, numbered as in transformers. [default: as in training]",
+            show_default=False,
+        ),
     ] = None,
     pool: Pool = None,
     image_aspect_ratio: AspectRatio = None,
@@ -161,11 +170,11 @@ def interpret(
     html: Html = None,
     json: AsJson = False,
 ) -> None:
-    """Show what images become in words: the vocabulary tokens that their visual tokens stand for.
+    """Show the words that images become, patch by patch.
 
-    For each patch, the nearest tokens by cosine similarity among the LLM's whole vocabulary, and the largest
-    coefficients of the head; for each image, the tokens with the most mass; over checkpoints, how these develop. No
-    LLM is loaded, only its embedding table is read. Missing and broken pictures are reported and left out.
+    For each patch: the nearest tokens in the LLM's whole vocabulary by cosine similarity, and the head's largest
+    coefficients. For each image: the tokens with the most mass. For checkpoints: how these develop. No LLM is loaded,
+    only its embedding table is read. Missing and broken pictures are reported and left out.
     """
     from vocabkit.files.memory import keep_freed_memory
     from vocabkit.interpret import interpret as library

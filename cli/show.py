@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def say(line: str) -> None:
-    """Print a line of data. Names and paths in it can't break it."""
+    """Print a line of data; control characters in names and paths are escaped."""
     from vocabkit.errors import one_line
 
     print(one_line(line), flush=True)
@@ -31,7 +31,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def note(line: str) -> None:
-    """As `say`, on stderr."""
+    """Print a line on stderr, as `say` does on stdout."""
     from vocabkit.errors import one_line
 
     print(one_line(line), file=sys.stderr)
@@ -58,7 +58,7 @@ def showing_warnings() -> Iterator[None]:
 
 
 def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
-    """On stderr: how many pictures were left out, if any, and why."""
+    """Say on stderr how many pictures were left out, if any, and why."""
     if broken:
         note(f"{broken:,} of {pictures:,} pictures are missing or broken and were left out:")
         for problem in problems:
@@ -66,7 +66,7 @@ def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
 
 
 def show(renderable: Any) -> None:
-    """Print a Rich renderable; without colours where stdout is no terminal."""
+    """Print a Rich renderable, in colour only on a terminal."""
     from rich.console import Console
 
     Console(highlight=False).print(renderable)
@@ -77,12 +77,12 @@ def show_json(value: Any) -> None:
     from vocabkit.report.as_json import to_json
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal speaks
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, whatever the terminal's encoding
     print(to_json(value), flush=True)
 
 
 def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
-    """What a command that writes a shared vocabulary says of it with --json."""
+    """Describe a shared vocabulary for --json."""
     return {
         "file": path,
         "rows": len(shared),
@@ -104,7 +104,7 @@ def show_progress() -> Iterator[Progress]:
     from vocabkit.errors import one_line
 
     class Count(ProgressColumn):
-        """How many are done, and how many a second."""
+        """Number done, and how many per second."""
 
         def render(self, task: Task) -> Text:
             total = "?" if task.total is None else _short(task.total)

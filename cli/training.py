@@ -1,4 +1,4 @@
-"""Commands that make data, train adapters, and measure them."""
+"""Commands that make data, train adapters and measure them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from .options import (
     Aspect,
     Device,
     ImageColumn,
+    Images,
     OtherWeights,
     Split,
+    Template,
     TextColumn,
     check_output,
     grid_size,
-    named_paths,
+    named_values,
 )
 from .show import note, note_broken, say, show, show_json, show_progress
 
@@ -52,10 +54,10 @@ def scenes(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Draw captioned scenes of OpenMoji drawings.
+    """Draw captioned scenes from OpenMoji drawings.
 
     One training split and three held-out ones: known scenes drawn anew, new combinations of known drawings, and new
-    drawings. All in LLaVA's JSON format.
+    drawings. All are in LLaVA's JSON format.
     """
     from vocabkit.data.scene_files import write_scenes
 
@@ -85,30 +87,34 @@ def features(
         str, typer.Option(help="Vision model: a folder, a hub id, or efficientnet-lite0.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures. [default: that of each data file]", show_default=False)
-    ] = None,
+    images: Images = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
-    layer: Annotated[int, typer.Option(help="Hidden states to use, numbered as in transformers.")] = -2,
+    layer: Annotated[
+        int, typer.Option(help="Hidden layer that the features are taken from, numbered as in transformers.")
+    ] = -2,
     keep_cls: Annotated[bool, typer.Option("--keep-cls", help="Keep class and register tokens.")] = False,
     pool: Annotated[
         str | None,
-        typer.Option(metavar="ROWSxCOLUMNS", help="Pool the grid of patches, as in 4x4.", show_default=False),
+        typer.Option(
+            metavar="ROWSxCOLUMNS",
+            help="Pool the grid of patches to this size, such as 4x4. [default: no pooling]",
+            show_default=False,
+        ),
     ] = None,
     image_aspect_ratio: Annotated[
         Aspect,
         typer.Option(
-            help="Pictures that are not square: square, as the image processor has it, or pad, padded to a square."
+            help="Pictures that are not square: `square` leaves them to the image processor, `pad` pads them."
         ),
     ] = Aspect.square,
     dtype: Annotated[Stored, typer.Option(help="Dtype of the stored features.")] = Stored.float16,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Compute the patch features of a frozen vision model once, for training.
+    """Compute the patch features of pictures once, for training.
 
-    An interrupted run resumes. Missing and broken pictures are counted and left out.
+    The vision model is frozen. An interrupted run resumes. Missing and broken pictures are counted and left out.
     """
     import torch
 
@@ -128,7 +134,7 @@ def features(
         return
     say(
         f"{out}: {report.pictures - report.broken:,} pictures, {encoder['tokens']} x {encoder['width']} features of "
-        f"{encoder['name']} each; {report.cached:,} were there, {report.computed:,} computed"
+        f"{encoder['name']} each; {report.cached:,} were already there, {report.computed:,} computed"
     )
     note_broken(report.broken, report.pictures, report.first_broken)
 
@@ -141,14 +147,18 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Replaces a field of RECIPE; may be repeated.", show_default=False
+            "--set",
+            metavar="NAME=VALUE",
+            help="Replace a field of the recipe, such as batch=16; may be repeated.",
+            show_default=False,
         ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Train an adapter by a recipe, with the LLM frozen (stage 1) or together with it (stage 2).
+    """Train an adapter from a recipe, in stage 1 or 2.
 
-    The recipe says which: `adapter` names one to continue from, `train_llm` whether the LLM is trained.
+    In stage 1 the LLM is frozen, in stage 2 it is usually trained as well. The recipe decides: `adapter` names an
+    adapter to continue from, `train_llm` says whether to train the LLM.
 
     For several GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
     """
@@ -216,46 +226,49 @@ def validate(
     data: Annotated[
         list[str], typer.Argument(metavar="DATA...", help=f"Held-out samples: {DATA}.", show_default=False)
     ],
-    llm: Annotated[str, typer.Option(help="The LLM: a model folder, a GGUF, a catalog model or a hub id.")],
-    features: Annotated[Path, typer.Option(help="Their patch features, of `vocabkit features`.")],
+    llm: Annotated[str, typer.Option(help="The LLM: a model folder, GGUF, catalog model or hub id.")],
+    features: Annotated[Path, typer.Option(help="Folder of their patch features, from `vocabkit features`.")],
     other_weights: OtherWeights = False,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=ADAPTER",
-            help="Adapter to measure; may be repeated. Retention is relative to `native` (trained on this LLM) and "
-            "`mlp` (an MLP trained on it).",
+            help="Adapter to measure; may be repeated. Retention is relative to the ones named `native` (trained with "
+            "this LLM) and `mlp` (an MLP projector trained with it).",
             show_default=False,
         ),
     ] = None,
     rival: Annotated[
         str | None,
         typer.Option(
-            help="MLP trained with the LLM that the transferred adapter comes from; ridge and Procrustes maps carry "
-            "its visual tokens over.",
+            help="A baseline to beat: an MLP projector of the LLM that the transferred adapter was trained with, whose "
+            "visual tokens are mapped to this LLM by ridge regression and by Procrustes.",
             show_default=False,
         ),
     ] = None,
     rival_llm: Annotated[str | None, typer.Option(help="The LLM of --rival.", show_default=False)] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images in files.", show_default=False)] = None,
+    images: Images = None,
     split: Split = "train",
     image_column: ImageColumn = "image",
     text_column: TextColumn = "text",
-    template: Annotated[str, typer.Option(help="plain, completion or chat.")] = "plain",
+    template: Template = "plain",
     limit: Annotated[
-        int | None, typer.Option(help="Samples of each file, from its start.", min=1, show_default=False)
+        int | None,
+        typer.Option(help="Samples to use, from the start of each file. [default: all]", min=1, show_default=False),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 32,
+    batch: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 32,
     device: Device = "auto",
     answers: Annotated[
-        bool, typer.Option("--answers", help="Also ask for names, yes or no, and counts (scenes).")
+        bool,
+        typer.Option("--answers", help="Also ask what is shown, and how many; for pictures of `vocabkit scenes`."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
     json: AsJson = False,
 ) -> None:
-    """Measure caption loss on held-out data: blind, shuffled, transferred, native.
+    """Measure the caption loss of adapters on held-out data.
 
-    Every figure has a 95% bootstrap interval.
+    Beside the adapters, baselines and controls are measured. The controls are no picture (blind), other pictures
+    (shuffled), and embedding rows in a random order. Every figure has a 95% bootstrap interval.
     """
     from vocabkit.data.sources import Columns
     from vocabkit.errors import VocabkitError
@@ -268,13 +281,15 @@ def validate(
     if out is not None:
         check_output(out, map(Path, data))
     if (rival is None) != (rival_llm is None):
-        raise VocabkitError("--rival, an MLP, and --rival-llm, the LLM that it was trained with, need each other")
+        raise VocabkitError(
+            "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together"
+        )
     options = FileOptions(
         features=features, images=images, columns=Columns(split, image_column, text_column),
         template=parse_template(template), limit=limit, batch=batch, device=device, other_weights=other_weights,
     )  # fmt: skip
     opponent = None if rival is None or rival_llm is None else (rival, rival_llm)
-    adapters = named_paths(adapter, "--adapter")
+    adapters = named_values(adapter, "--adapter")
     with fitting_memory(batch), show_progress() as progress:
         results = validate_files(data, llm, adapters, options, rival=opponent, answers=answers, progress=progress)
     if out is not None:
@@ -297,16 +312,19 @@ def compare(
         list[str],
         typer.Argument(
             metavar="BASELINE=FILE NAME=FILE...",
-            help="JSON of `validate --out`, in which NAME is an adapter, or of lmms-eval.",
+            help="Results of `validate --out`, in which NAME is an adapter, or of lmms-eval.",
             show_default=False,
         ),
     ],
     json: AsJson = False,
 ) -> None:
-    """Compare results of connectors, each relative to the first."""
+    """Compare results of adapters, relative to the first.
+
+    Example: vocabkit compare native=results.json transferred=results.json
+    """
     from vocabkit.evaluate.compare import compare as compare_files
 
-    found = compare_files({name: Path(path) for name, path in named_paths(results, "result").items()})
+    found = compare_files({name: Path(path) for name, path in named_values(results, "result").items()})
     if json:
         show_json(found)
         return

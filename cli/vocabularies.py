@@ -1,4 +1,4 @@
-"""Commands about vocabularies: build, look at, check and import them."""
+"""Commands about vocabularies: build, compare, check and import them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import typer
 
 from .adapters import EmbeddingTensor, Features, Weights
 from .options import (
+    CORPUS,
+    SOURCE,
     TOKENIZER,
     AsJson,
     Aspect,
-    Corpus,
     CorpusColumn,
     Html,
     Tokenizers,
     arrow_file,
     check_output,
     check_page,
-    named_paths,
+    named_values,
     page_origin,
     resolve_all,
     resolve_one,
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 def build_shared(
     tokenizers: Tokenizers,
     out: Annotated[
-        Path | None, typer.Option(help="Output file. [default: the names joined, .arrow]", show_default=False)
+        Path | None,
+        typer.Option(help="Output file. [default: the names, as in qwen2-llama3.arrow]", show_default=False),
     ] = None,
     at_least: Annotated[
         int | None,
-        typer.Option(help="Keep tokens that this many tokenizers have. [default: all of them]", show_default=False),
+        typer.Option(help="Keep tokens that at least this many tokenizers have. [default: all]", show_default=False),
     ] = None,
     union: Annotated[bool, typer.Option("--union", help="Keep every token: the same as --at-least 1.")] = False,
     special_roles: Annotated[
@@ -50,7 +52,7 @@ def build_shared(
         list[str] | None,
         typer.Option(
             metavar="ROLE=TOKENIZER:SPELLING",
-            help="Give a special token of one tokenizer a role; adds --special-roles. May be repeated.",
+            help="Give a special token of one tokenizer a role; implies --special-roles. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -58,25 +60,28 @@ def build_shared(
         bool,
         typer.Option("--reachable", help="Leave out tokens that encode never produces in one of the tokenizers."),
     ] = False,
-    rank_by: Corpus = None,
+    rank_by: Annotated[
+        list[Path] | None, typer.Option(help=f"Sort rows by frequency in {CORPUS}.", show_default=False)
+    ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the N most frequent rows of the corpus.", show_default=False)
+        int | None, typer.Option(min=1, help="Keep only this many of the most frequent rows.", show_default=False)
     ] = None,
     count_with: Annotated[
-        str | None, typer.Option(help="Name of the tokenizer that counts. [default: the first]", show_default=False)
+        str | None,
+        typer.Option(help="Name of the tokenizer that cuts the corpus. [default: the first]", show_default=False),
     ] = None,
     text_column: CorpusColumn = None,
     json: AsJson = False,
 ) -> None:
     """Build the shared vocabulary of two or more tokenizers.
 
-    The result is one Arrow file: a row per shared token, a column of ids per tokenizer (see docs/formats.md).
+    The result is one Arrow file: a row for each shared token, a column of ids for each tokenizer (see docs/formats.md).
     """
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.shared.align import align, unmatched_roles
 
     if union and at_least is not None:
-        raise VocabkitError("--union and --at-least say the same thing; give one of them")
+        raise VocabkitError("--union is --at-least 1; give only one of the two")
     if not rank_by and (top or count_with or text_column):
         raise VocabkitError("--top, --count-with and --text-column need a corpus: add --rank-by FILE")
     found = resolve_all(tokenizers)
@@ -118,7 +123,7 @@ def build_shared(
 
 
 def _with_given_roles(vocabularies: list[Vocabulary], given: Sequence[str]) -> list[Vocabulary]:
-    """Apply --role. Raise VocabkitError for another form, an unknown tokenizer, or what is no special token of it."""
+    """Apply --role. Raises VocabkitError: another form, an unknown tokenizer, or not a special token of it."""
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.tokenizer.special_tokens import with_roles
 
@@ -141,18 +146,18 @@ def check(
         ),
     ],
     original: Annotated[
-        str | None, typer.Argument(help="Of a transferred adapter: the adapter before.", show_default=False)
+        str | None, typer.Argument(help="For an adapter: the adapter before the transfer.", show_default=False)
     ] = None,
     tokenizer: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"NAME=SOURCE for a tokenizer that is not in the catalog; SOURCE is {TOKENIZER}. May be repeated.",
+            help=f"NAME=SOURCE for a tokenizer that can't be found otherwise; SOURCE is {SOURCE}. May be repeated.",
             show_default=False,
         ),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="TARGET", help="The LLM that an adapter was transferred to.", show_default=False),
+        typer.Option(metavar="TARGET", help="For an adapter: the LLM that it was transferred to.", show_default=False),
     ] = None,
     weights: Weights = None,
     embedding_tensor: EmbeddingTensor = None,
@@ -165,9 +170,9 @@ def check(
 ) -> None:
     """Prove a shared vocabulary or a transferred adapter.
 
-    Every id of a shared vocabulary is looked up in its tokenizer. Visual tokens of a transferred adapter are compared
-    with Eq. 5-6 in float64, from the adapter before the transfer and the target's own embedding table; random patches
-    are used and, with --features, real ones. Exit code 1 if something is wrong.
+    Every id of a shared vocabulary is looked up in its tokenizer. The visual tokens of a transferred adapter are
+    compared with Eq. 5-6, computed in float64 from the adapter before the transfer and the target's own embedding
+    table, for random patches and, with --features, for real ones. Exit code 1 if something is wrong.
     """
     from vocabkit.errors import VocabkitError
 
@@ -191,7 +196,7 @@ def check(
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
-    """Whether `path` is a file that starts with `magic`; other problems are for its reader to report."""
+    """Whether `path` is a file that starts with `magic`; False if it can't be read, which its reader reports."""
     try:
         with path.open("rb") as file:
             return file.read(len(magic)) == magic
@@ -206,7 +211,7 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
     from vocabkit.tokenizer.catalog import catalog, local_origin, resolve_again
 
     shared = open_shared(file)
-    sources = named_paths(tokenizer, "--tokenizer")
+    sources = named_values(tokenizer, "--tokenizer")
     if unknown := sorted(sources.keys() - set(shared.names)):
         raise VocabkitError(f"--tokenizer {quote(unknown[0])}: name one of {', '.join(shared.names)}, as in {file}")
     known = catalog()
@@ -221,13 +226,13 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
             vocabularies[info.name] = again.vocabulary
         elif info.name in sources or info.name.lower() in known:
             vocabularies[info.name] = resolve_one(sources.get(info.name, info.name)).vocabulary
-        else:  # the file may come from anyone: its names open no path and no hub repository
+        else:  # the file may come from anyone: a name in it must not open a path or a hub repository
             missing.append(info.name)
     if missing:
         origins = {info.name: info.origin for info in shared.tokenizers if info.name in missing}
         moved = {name: path for name, origin in origins.items() if (path := local_origin(origin, file.parent))}
         options = " ".join(f"--tokenizer {quote(name)}={moved.get(name, 'SOURCE')}" for name in missing)
-        verb = "is no catalog name, and was not found where it was" if len(missing) == 1 else "are no catalog names"
+        verb = "is not in the catalog or where it was found" if len(missing) == 1 else "are not in the catalog"
         changed = [f"{name} was {quote(str(path))}, which has changed since" for name, path in moved.items()]
         found = "; ".join([f"{', '.join(map(quote, missing))} {verb}", *changed])
         raise VocabkitError(f"{file}: {found}; add {options}")
@@ -249,19 +254,23 @@ def overlap(
         bool | None,
         typer.Option(
             "--reachability/--no-reachability",
-            help="Count tokens that encode never produces. [default: of tokenizers up to 50,000 ids]",
+            help="Count tokens that encode never produces. [default: for tokenizers of up to 50,000 ids]",
             show_default=False,
         ),
     ] = None,
-    corpus: Corpus = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(help=f"Also measure coverage of {CORPUS}.", show_default=False),
+    ] = None,
     text_column: CorpusColumn = None,
-    examples: Annotated[int, typer.Option(min=0, help="Examples of one-sided and aliased tokens.")] = 6,
+    examples: Annotated[int, typer.Option(min=0, help="Tokens to list as examples of each finding.")] = 6,
     html: Html = None,
     json: AsJson = False,
 ) -> None:
     """Report what tokenizers have in common.
 
-    Counts, coverage, scripts, lengths, what only one side has and how the other spells it, aliases, special roles.
+    Counts, coverage, scripts, lengths, tokens that only one side has and how the other spells them, aliases, roles of
+    special tokens.
     """
     from vocabkit.errors import VocabkitError
     from vocabkit.shared.overlap import overlap as compare
@@ -289,7 +298,7 @@ def overlap(
     if html is not None:
         from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
 
-        # of more than two, `audit` says it sooner pair by pair
+        # for more than two, `audit` is quicker, pair by pair
         matching = string_matching(vocabularies) if len(vocabularies) == 2 else None
         origin = page_origin({each.name: each.fingerprint for each in vocabularies})
         write_page(html, overlap_page(report, token_table(vocabularies), matching, origin))
@@ -299,7 +308,8 @@ def explain(
     token: Annotated[
         str,
         typer.Argument(
-            help="Text, with escapes such as \\n or \\xe4; or id:279, an id of the first tokenizer.", show_default=False
+            help="Text, with escapes such as \\n or \\xe4; or id:279 for an id of the first tokenizer.",
+            show_default=False,
         ),
     ],
     tokenizers: Tokenizers,
@@ -325,7 +335,7 @@ def catalog(
     ] = "",
     json: AsJson = False,
 ) -> None:
-    """List the names that need no download.
+    """List the names of tokenizers and models that vocabkit knows.
 
     Example: vocabkit catalog llama3
     """
@@ -356,43 +366,47 @@ def import_(
     tokenizers: Annotated[
         list[str] | None,
         typer.Argument(
-            help=f"Of a map: the tokenizer whose ids it holds, then others that share its rows; each {TOKENIZER}.",
+            help=f"For a map: the tokenizer whose ids it holds, then others that have its rows; each {TOKENIZER}.",
             show_default=False,
         ),
     ] = None,
     sister: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of a map: NAME=FILE, the map published for one of the others, to be checked too. May be repeated.",
+            help="For a map: NAME=FILE, the map published for one of the others, to check as well. May be repeated.",
             show_default=False,
         ),
     ] = None,
     counts: Annotated[
         Path | None,
         typer.Option(
-            help="Of a map: corpus counts published beside it (JSON, {spelling: count}), for the share of the corpus "
-            "that its rows cover.",
+            help="For a map: the corpus counts published beside it (JSON, {spelling: count}), to report how much of "
+            "the corpus its rows cover.",
             show_default=False,
         ),
     ] = None,
     shared: Annotated[
-        Path | None, typer.Option(help="Of weights: their shared vocabulary, from `import MAP`.", show_default=False)
+        Path | None, typer.Option(help="For weights: their shared vocabulary, from `import MAP`.", show_default=False)
     ] = None,
     llm: Annotated[
         str | None,
-        typer.Option(help="Of weights: the tokenizer of training, a name in the vocabulary.", show_default=False),
+        typer.Option(
+            help="For weights: the LLM that they were trained with, by its name in --shared.", show_default=False
+        ),
     ] = None,
     vision: Annotated[
         str | None,
         typer.Option(
-            help="Of weights: vision model of training, to be recorded. [default: as a checkpoint's config.json says]",
+            help="For weights: the vision model that they were trained with, to record. [default: as config.json says]",
             show_default=False,
         ),
     ] = None,
     layer: Annotated[
         int | None,
         typer.Option(
-            help="Of weights: hidden states, as transformers counts them: -2 as published.", show_default=False
+            help="For weights: its hidden layer, numbered as in transformers; -2 in the published recipe. "
+            "[default: as config.json says]",
+            show_default=False,
         ),
     ] = None,
     image_aspect_ratio: Annotated[
@@ -403,14 +417,14 @@ def import_(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Output. [default: MAP.arrow, or adapter.pt]", show_default=False)
+        Path | None, typer.Option(help="Output file. [default: MAP.arrow, or adapter.pt]", show_default=False)
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Import a published index map, or published LangBridge weights.
+    """Import a published index map, or LangBridge's weights.
 
-    A map becomes a shared vocabulary: every row is proven with the tokenizers, and the map is refused if one is wrong.
-    Weights become an adapter that carries its shared vocabulary and can be given to `vocabkit transfer`.
+    A map becomes a shared vocabulary: every row is checked against the tokenizers, and the map is refused if one is
+    wrong. Weights become an adapter that carries its shared vocabulary and can be given to `vocabkit transfer`.
     """
     from vocabkit.errors import VocabkitError
 
@@ -426,16 +440,16 @@ def import_(
         return
     of_map = {"the tokenizers": tokenizers, "--sister": sister, "--counts": counts}
     if what := next((name for name, value in of_map.items() if value), None):
-        raise VocabkitError(f"{source}: is no map (JSON); leave out {what}, which are for maps")
+        raise VocabkitError(f"{source}: is not a map (JSON); leave out {what}, which are for maps")
     if shared is None or llm is None:
-        raise VocabkitError(f"{source}: is not a map (JSON); of weights, give --shared and --llm")
+        raise VocabkitError(f"{source}: is not a map (JSON); for weights, give --shared and --llm")
     from .adapters import import_adapter
 
     import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, image_aspect_ratio, json)
 
 
 def _is_json(path: Path, *, otherwise: bool) -> bool:
-    """Whether a file holds a JSON object or array; `otherwise` where there is no file, which its reader reports."""
+    """Whether `path` holds a JSON object or array; `otherwise` if it can't be read, which its reader reports."""
     if not path.is_file():
         return otherwise and not path.is_dir()
     try:
@@ -456,7 +470,7 @@ def _import_map(
 ) -> None:
     from vocabkit.shared.maps import import_map
 
-    sisters = {name: Path(path) for name, path in named_paths(sister, "--sister").items()}
+    sisters = {name: Path(path) for name, path in named_values(sister, "--sister").items()}
     found = resolve_all(tokenizers)
     path = out or arrow_file(file.stem)
     check_output(path, [file, *sisters.values(), *([counts] if counts else []), *(each.file for each in found)])
@@ -486,16 +500,16 @@ def audit(
     target_map: Annotated[
         Path | None,
         typer.Option(
-            help="A second index map of the same rows, with ids of the target; MAP then holds ids of the source.",
+            help="A second index map of the same rows, with the target's ids; MAP then holds the source's.",
             show_default=False,
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Examples of each sort.")] = 6,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each kind.")] = 6,
     json: AsJson = False,
 ) -> None:
     """Compare another tool's token map with the exact one.
 
-    Counts and shows what it gets right, gets wrong and misses.
+    Count and show what it gets right, gets wrong and misses.
     """
     from vocabkit.errors import VocabkitError
     from vocabkit.shared.audit import TRANSLATIONS, read_translation, spellings

@@ -102,7 +102,7 @@ def test_names_in_a_file_are_never_opened_as_paths_or_repositories(here: Path) -
         vocabkit_here(here, "build-shared", f"{name}=gone", "right", "--out", "x.arrow")
         shutil.rmtree(here / "gone")
         message = refused(here, "check", "x.arrow", "--tokenizer", "right=right")
-        missing = f"'{name}' is no catalog name, and was not found where it was"
+        missing = f"'{name}' is not in the catalog or where it was found"
         assert message == f"x.arrow: {missing}; add --tokenizer '{name}'=SOURCE"
 
 
@@ -119,7 +119,7 @@ def test_unknown_name_suggests_near_ones(here: Path, typed: str, meant: str) -> 
 
 @pytest.mark.parametrize("command", [["build-shared"], ["overlap"], ["explain", "a"]], ids=str)
 def test_one_tokenizer_is_refused(here: Path, command: list[str]) -> None:
-    assert refused(here, *command, "left") == "only 'left' is given; name two tokenizers or more"
+    assert refused(here, *command, "left") == "only 'left' is given; name two or more tokenizers"
 
 
 def test_at_most_fifty_tokenizers_are_aligned(here: Path) -> None:
@@ -138,7 +138,7 @@ def test_at_least_out_of_range_is_refused(here: Path, number: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--union", "--at-least", "1"], "give one of them"),
+        (["--union", "--at-least", "1"], "give only one of the two"),
         (["--top", "2"], "add --rank-by FILE"),
         (["--count-with", "left"], "add --rank-by FILE"),
         (["--text-column", "text"], "add --rank-by FILE"),
@@ -164,13 +164,13 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["check", "moved.pt"], "add the adapter before it and --to TARGET"),
         (["check", "moved", "adapter", "--to", "x", "--tokenizer", "a=b"], "is an adapter; leave out --tokenizer"),
         (["import", "map.json"], "map.json: is a map; name the tokenizer whose ids it holds"),
-        (["import", "map.json", "left"], "only 'left' is given; name two tokenizers or more"),
+        (["import", "map.json", "left"], "only 'left' is given; name two or more tokenizers"),
         (
             ["import", "map.json", "left", "right", "--llm", "left"],
             "map.json: is a map; leave out --llm, which is for weights",
         ),
-        (["import", "left", "left", "right"], "left: is no map (JSON); leave out the tokenizers"),
-        (["import", "left"], "left: is not a map (JSON); of weights, give --shared and --llm"),
+        (["import", "left", "left", "right"], "left: is not a map (JSON); leave out the tokenizers"),
+        (["import", "left"], "left: is not a map (JSON); for weights, give --shared and --llm"),
         (["check", "shared.arrow", "--tokenizer", "a=left"], "name one of left, right"),
         (["check", "shared.arrow", "--tokenizer=left=left", "--tokenizer=left=right"], "names 'left' a second time"),
         (["check", "left/tokenizer.json"], "expected a vocabkit shared-vocabulary"),
@@ -251,13 +251,13 @@ def test_output_through_a_link_keeps_the_link(here: Path, place: Callable[[Path]
         (".", "is a folder; choose another name"),
         ("", "is a folder; choose another name"),
         ("/", "is a folder; choose another name"),
-        ("/dev/full", "is no regular file; choose another name"),
-        ("/dev/null", "is no regular file; choose another name"),
+        ("/dev/full", "is not a regular file; choose another name"),
+        ("/dev/null", "is not a regular file; choose another name"),
         ("nothing/x.arrow", "nothing, so can't write here; make it, or choose another place"),
         ("captions.txt/x.arrow", "so can't write here; make it, or choose another place"),
         ("x" * 300, "can't write here (File name too long)"),
-        ("left/tokenizer.json", "is what this command reads; name another output"),
-        ("right/../left/tokenizer.json", "is what this command reads"),
+        ("left/tokenizer.json", "is an input of this command; name another output"),
+        ("right/../left/tokenizer.json", "is an input of this command"),
     ],
 )
 @pytest.mark.parametrize(
@@ -286,4 +286,4 @@ def test_output_over_an_input_is_refused(here: Path, words: list[str]) -> None:
     os.link(here / "snapshot.arrow", here / "link.arrow")
     for name in ("sister.json", "map.arrow"):
         (here / name).write_bytes((here / "map.json").read_bytes())
-    assert refused(here, *words).endswith(": is what this command reads; name another output")
+    assert refused(here, *words).endswith(": is an input of this command; name another output")

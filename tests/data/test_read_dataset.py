@@ -153,7 +153,7 @@ def test_image_outside_the_dataset_raises(tmp_path: Path, path: str) -> None:
     [
         ({"image": [APPLE], "text": pa.array([None], pa.string())}, "column 'text' holds NoneType"),
         ({"image": [APPLE], "text": [7]}, "column 'text' holds int, expected a caption or a conversation"),
-        ({"image": [APPLE], "text": [["an apple"]]}, "not a conversation of human and gpt"),
+        ({"image": [APPLE], "text": [["an apple"]]}, "not a conversation between human and gpt"),
         ({"image": [7], "text": ["seven"]}, "an image is int, expected bytes or the name of a file"),
     ],
 )

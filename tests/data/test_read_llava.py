@@ -106,7 +106,7 @@ def said(*roles: str) -> list[dict[str, str]]:
 MALFORMED: dict[str, tuple[Any, str]] = {
     "no object": ("words", "not a record of LLaVA"),
     "no conversation": ({"id": "1", "image": "a.png"}, "missing required field `conversations`"),
-    "conversation of another form": ({"conversations": {"human": "a"}}, "not a conversation of human and gpt"),
+    "conversation of another form": ({"conversations": {"human": "a"}}, "not a conversation between human and gpt"),
     "empty conversation": ({"conversations": []}, "no question with an answer"),
     "question only": ({"conversations": said("human")}, "no question with an answer"),
     "no value": ({"conversations": [{"from": "human"}]}, "missing required field `value`"),

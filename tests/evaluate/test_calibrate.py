@@ -68,7 +68,7 @@ def test_uncertain_gain_keeps_the_scale(
     adapter.save(tmp_path / "adapter.pt")
     done = vocabkit_here(tmp_path, *words(world))
     shown = " ".join(done.stdout.split())
-    assert "nats per token, which may be chance, so the scale stays" in shown
+    assert "nats per token, which may be chance, so the scale is kept" in shown
     assert "scale 1 for one, chosen on 12 samples written: scaled" in shown
     assert LangBridgeAdapter.from_pretrained(tmp_path / "scaled", kind="transferred").scale == 1
 
@@ -80,7 +80,7 @@ def test_sample_limit_is_respected(world: World, adapter: LangBridgeAdapter, tmp
 def test_best_scale_at_the_edge_of_the_grid_raises(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
     louder(adapter, 1e6).save(tmp_path / "adapter.pt")
     problem = error_of(vocabkit_here(tmp_path, *words(world)))
-    assert "the loss is least at the smallest or largest scale tried" in problem
+    assert "the loss is lowest at the smallest or largest scale tried" in problem
     assert "set --scale to rms or a number" in problem
     assert not (tmp_path / "scaled").exists()
 

@@ -130,7 +130,7 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     labels = [line[:15].strip() for line in lines[start:]]
     assert labels[:6] == ["right answers", "named", "name chosen", "yes no", "yes no ranked", "counted"]
     assert lines[start + 7] == "how often it said yes; half is right"
-    assert labels[8:10] == ["of yes no", "said yes"]
+    assert labels[8:10] == ["yes or no", "said yes"]
     said = [answers.said_yes for answers in found.answers.values()]
     assert [word for word in lines[start + 9].split() if "." in word] == [
         f"{share.value:.1%}" for share in said if share
@@ -332,8 +332,11 @@ def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: W
         (["--llm", "nowhere"], "nowhere"),
         (["--device", "abacus"], "--device 'abacus': can't be used here"),
         (["--out", "missing/results.json"], "missing/results.json: no folder "),
-        (["--rival", "MLP"], "--rival, an MLP, and --rival-llm, the LLM that it was trained with, need each other"),
-        (["--rival-llm", "ONE"], "need each other"),
+        (
+            ["--rival", "MLP"],
+            "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together",
+        ),
+        (["--rival-llm", "ONE"], "must be given together"),
         (["--rival", "SOURCE", "--rival-llm", "ONE"], "not an MLP projector; give as --rival an MLP that was trained"),
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
         (

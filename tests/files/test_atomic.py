@@ -148,7 +148,7 @@ def test_folder_or_pipe_raises_and_is_left_alone(tmp_path: Path) -> None:
     link.symlink_to(pipe)
     assert "is a folder; choose another name" in refusal(write_atomically, folder, writes(NEW))
     for place in (pipe, link):
-        assert "is no regular file; choose another name" in refusal(write_atomically, place, writes(NEW))
+        assert "is not a regular file; choose another name" in refusal(write_atomically, place, writes(NEW))
     assert pipe.is_fifo()
     assert sorted(tmp_path.iterdir()) == [folder, link, pipe]
 

@@ -78,7 +78,7 @@ def test_visual_tokens_equal_adapter_of_encoder_features(
 ) -> None:
     files = [world.pictures / f"{number}.png" for number in (3, 0, 7)]
     done = infer(tmp_path, world.transferred, *files, "--batch", "2")
-    assert done.stdout.startswith("out: results of 3 pictures; 0 were there, 3 computed on cpu in float32, ")
+    assert done.stdout.startswith("out: results of 3 pictures; 0 were already there, 3 computed on cpu in float32, ")
     found, moved = visual_tokens(tmp_path / "out"), load_adapter(world.transferred)
     assert list(found) == table(tmp_path / "out")["image"].to_pylist() == [str(file) for file in files]
     for file in files:
@@ -378,11 +378,11 @@ def test_broken_pictures_are_left_out_and_tried_again(world: InferWorld, copies:
     assert [name in line for name, line in zip(("4.png", "5.png", "7.png"), named, strict=True)] == [True] * 3
     assert len(table(copies / "out")) == len(visual_tokens(copies / "out")) == 9
     again = infer(copies, world.mlp, "pictures")
-    assert "9 were there, 0 computed" in again.stdout
+    assert "9 were already there, 0 computed" in again.stdout
     assert again.stderr == done.stderr
     for file, image in good.items():
         file.write_bytes(image)
-    assert "8 were there, 4 computed" in infer(copies, world.mlp, "pictures").stdout
+    assert "8 were already there, 4 computed" in infer(copies, world.mlp, "pictures").stdout
     assert content(copies / "out") == whole
 
 
@@ -419,9 +419,9 @@ def test_killed_run_resumes_to_the_same_bytes(world: InferWorld, copies: Path) -
     assert 2 <= sum(name.endswith(".arrow") for name in left) < 6
     assert "index.json" not in left
     resumed = infer(copies, *words).stdout
-    assert "0 were there" not in resumed
+    assert "0 were already there" not in resumed
     assert content(copies / "out") == whole
-    assert "12 were there, 0 computed" in infer(copies, *words).stdout
+    assert "12 were already there, 0 computed" in infer(copies, *words).stdout
 
 
 @pytest.mark.usefixtures("small_shards")

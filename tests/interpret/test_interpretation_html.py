@@ -80,4 +80,4 @@ def test_page_of_ten_scenes_in_two_llms_is_below_two_megabytes(shipped: Interpre
 def test_page_over_an_input_raises(world: World, tmp_path: Path) -> None:
     saying(world, b"r").save_pretrained(tmp_path / "adapter")
     problem = error_of(vocabkit_here(tmp_path, "interpret", "adapter", world.data, "--html", world.data))
-    assert "is what this command reads" in problem
+    assert "is an input of this command" in problem

@@ -71,7 +71,7 @@ def test_page_over_an_input_raises(tmp_path: Path) -> None:
     text_file = tmp_path / "captions.txt"
     text_file.write_text("a dog")
     words = ("overlap", "smollm2", "qwen2", "--corpus", "captions.txt", "--html", "captions.txt")
-    assert "is what this command reads" in error_of(vocabkit_here(tmp_path, *words))
+    assert "is an input of this command" in error_of(vocabkit_here(tmp_path, *words))
     assert text_file.read_text() == "a dog"
 
 

@@ -151,7 +151,7 @@ def test_breakdown_by_script_adds_up() -> None:
 
 def test_lacking_tokens_are_shown_with_own_pieces() -> None:
     text = shown(overlap_report(overlap(vocabularies(2), examples=6)))
-    assert "qwen2 lacks 18,434 tokens that llama3 has, and spells them\n" in text
+    assert "qwen2 lacks 18,434 tokens that llama3 has; it spells them\n" in text
     assert "  '00'    '0' '0'\n" in text
 
 
@@ -179,7 +179,7 @@ def test_corpus_and_reachability_are_shown_on_request() -> None:
     assert rows(text, "tokenizer")["corpus in shared"] == [
         f"{summary.mass_shared_by_all:.1%}" for summary in found.tokenizers
     ]
-    assert "smollm2-135m produces every text token of its own" in text
+    assert "smollm2-135m produces all of its text tokens" in text
     first = dataclasses.replace(found.tokenizers[0], unreachable=Unreachable(1_234, 56, ()))
     some_never = dataclasses.replace(found, tokenizers=(first, *found.tokenizers[1:]))
     assert "smollm2-135m never produces 1,234 of its text tokens (56 of them shared)" in shown(

@@ -165,7 +165,7 @@ def test_finished_training_does_nothing(world: World, tmp_path: Path) -> None:
 def test_folder_of_another_recipe_raises(world: World, tmp_path: Path) -> None:
     train(world.recipe(steps=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(VocabkitError, match=r"state.pt: the state of a training by another recipe"):
+    with pytest.raises(VocabkitError, match=r"state.pt: the state of a training from another recipe"):
         train(world.recipe(steps=2), tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 

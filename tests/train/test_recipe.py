@@ -57,9 +57,9 @@ def test_setting_adds_a_missing_field(tmp_path: Path) -> None:
         ({"steps": "1.5"}, "steps is 1.5: must be a whole number"),
         ({"steps": "-1"}, "steps is -1: must not be negative"),
         ({"steps": "true"}, "steps is true: must be a whole number"),
-        ({"data": '"a.json"'}, 'data is "a.json": must be a list of texts, as in ["a", "b"]'),
+        ({"data": '"a.json"'}, 'data is "a.json": must be a list of strings, as in ["a", "b"]'),
         ({"data": "[]"}, "data is empty"),
-        ({"data": "[1]"}, 'data is [1]: must be a list of texts, as in ["a", "b"]'),
+        ({"data": "[1]"}, 'data is [1]: must be a list of strings, as in ["a", "b"]'),
         ({"llm": ""}, "missing required field `llm`; add it to the file or `settings`"),
         ({"learning_rat": "1"}, "unknown field 'learning_rat'; did you mean learning_rate or "),
         ({"learning_rate": "0.0"}, "learning_rate is 0.0: must be positive"),
@@ -87,7 +87,7 @@ def test_setting_adds_a_missing_field(tmp_path: Path) -> None:
         ({"shared": ""}, "a new adapter needs its shared vocabulary"),
         ({"word_steps": "5", "connector": '"linear"'}, "the word loss needs a softmax head; the connector is linear"),
         ({"word_weight": "0.5", "connector": '"mlp"'}, "the word loss needs a softmax head; the connector is mlp"),
-        ({"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"'}, "word_steps train no LLM"),
+        ({"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"'}, "word_steps do not train the LLM"),
         (
             {"word_steps": "5", "connector": '"softmax"', "train_llm": '"full"', "train_adapter": "false"},
             "the word loss trains the adapter",
@@ -140,7 +140,7 @@ def test_invalid_recipe_raises(tmp_path: Path, content: bytes, message: str) -> 
         ("steps=-5", "--set: steps is -5: must not be negative"),
         ("connector=softmx", '--set: connector is "softmx": must be linear, softmax or mlp'),
         ("precision=bf16", '--set: precision is "bf16": must be float32 or bfloat16'),
-        ("data=x.json", '--set: data is "x.json": must be a list of texts, as in ["a", "b"]'),
+        ("data=x.json", '--set: data is "x.json": must be a list of strings, as in ["a", "b"]'),
     ],
 )
 def test_invalid_setting_raises(tmp_path: Path, setting: str, message: str) -> None:

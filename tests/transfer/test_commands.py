@@ -227,7 +227,7 @@ def test_hidden_width_that_a_form_can_not_hold_raises_before_rows_are_read(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("adapter.pt", "--as", "projector", "--out", "x"), "was not transferred: it has no LLM's embedding rows"),
+        (("adapter.pt", "--as", "projector", "--out", "x"), "was not transferred: it has no embedding rows"),
         (("moved-softmax", "--as", "projector", "--out", "x"), "give --features to distil it into a projector"),
         (("moved", "--as", "mmproj", "--out", "x.gguf"), "give --vision"),
         (("moved", "--as", "llava", "--vision", "v", "--out", "x"), "holds the LLM: give --llm"),
@@ -374,7 +374,7 @@ def test_commands_without_the_option_do_not_name_it(
         (("adapter.pt", "--to", "llm", "--scale", "captions"), "add --data and --features"),
         (("adapter.pt", *TO_LLAMA, "--scale", "big"), "choose none, rms, captions, or a number"),
         (("adapter.pt", *TO_LLAMA, "--scale", "1e40"), "--scale is 1e+40: choose rms or a number from 1e-6 to 1e6"),
-        (("adapter.pt", *TO_LLAMA, "--out", "adapter.pt"), "adapter.pt: is the adapter that is moved; name another"),
+        (("adapter.pt", *TO_LLAMA, "--out", "adapter.pt"), "adapter.pt: is the adapter to transfer; name another"),
         (("mlp.pt", *TO_LLAMA), "mlp.pt: holds an MLP projector, not a LangBridge adapter; it has no vocabulary"),
         (("adapter.pt", "--to", "llama3", "--weights", "bert"), "encoder-only model ('bert'); pass a causal LLM"),
         (
@@ -398,7 +398,7 @@ def test_commands_without_the_option_do_not_name_it(
         (("adapter.pt", "--to", "mistral-v1", "--weights", "llm", "--out", "missing/moved.pt"), "missing"),
         (("adapter.pt", "--to", "gemma3", "--weights", "llm"), "outside its 128256 rows"),
         (("llm", *TO_LLAMA), "not an adapter of vocabkit"),
-        (("published.bin", *TO_LLAMA), "named *.pt; of LangBridge's published weights `vocabkit import`"),
+        (("published.bin", *TO_LLAMA), "named *.pt; for LangBridge's published weights, run `vocabkit import` first"),
     ],
 )
 def test_invalid_input_writes_nothing(

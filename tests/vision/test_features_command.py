@@ -29,9 +29,9 @@ WORDS = ("features", "train.json", "test.json", "--images", "images", "--vision"
 def test_features_are_computed_once(folder: Path) -> None:
     done = vocabkit_here(folder, *WORDS)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out: 6 pictures, 16 x 32 features of clip each; 0 were there, 6 computed\n"
+    assert done.stdout == "out: 6 pictures, 16 x 32 features of clip each; 0 were already there, 6 computed\n"
     assert len(open_features(folder / "out")) == 6
-    assert "6 were there, 0 computed" in vocabkit_here(folder, *WORDS).stdout
+    assert "6 were already there, 0 computed" in vocabkit_here(folder, *WORDS).stdout
 
 
 def test_options_reach_the_encoder(folder: Path) -> None:
@@ -84,4 +84,7 @@ def test_bad_input_raises_in_one_line(folder: Path) -> None:
 def test_efficientnet_lite0_works_in_a_process_of_its_own(folder: Path) -> None:
     done = vocabkit(folder, *WORDS[:5], "--vision", "efficientnet-lite0", "--pool", "4x4", "--out", "out")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out: 6 pictures, 16 x 1280 features of efficientnet-lite0 each; 0 were there, 6 computed\n"
+    assert (
+        done.stdout
+        == "out: 6 pictures, 16 x 1280 features of efficientnet-lite0 each; 0 were already there, 6 computed\n"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from vocabkit.adapter.config import AdapterConfig, DistilledFrom, LLMInfo, MLPConfig
+from vocabkit.errors import one_line
 from vocabkit.hub import is_hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
@@ -182,5 +183,5 @@ def _distilled(source: DistilledFrom | None) -> dict[str, str]:
 
 def _code(text: str) -> str:
     """Return `text` as Markdown code that can't leave its table cell."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'").replace("|", "\\|")
+    shown = one_line(text).replace("`", "'").replace("|", "\\|")
     return f"`{shown}`"

@@ -50,7 +50,7 @@ FORMAT, VERSION = "vocabkit-adapter", 1
 CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
 FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
 FINGERPRINT = "vocabkit.fingerprint"
-"""Key in the metadata of `model.safetensors`. The only one there: their order is not the same in every process."""
+"""Key in the metadata of `model.safetensors`. The only key: safetensors writes several in an order that varies."""
 
 KINDS = {
     "langbridge": "a LangBridge adapter",
@@ -59,15 +59,15 @@ KINDS = {
 }
 """`adapter_type` -> what messages call it."""
 _OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
-"""Suffixes by which people and programs take a folder for a file."""
+"""Suffixes of files: a folder with such a name would be mistaken for a file."""
 _FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
-"""Exports that are files: in words, and their suffix."""
+"""Exports that are single files: what messages call them, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
-_IMPORT = "; of LangBridge's published weights `vocabkit import` makes one"
+_IMPORT = "; for LangBridge's published weights, run `vocabkit import` first"
 _ADVICE = {
     ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
     ("transferred", "langbridge"): "give the adapter that it was made from",
-    ("langbridge", "transferred"): "`vocabkit transfer` it first",
+    ("langbridge", "transferred"): "run `vocabkit transfer` first",
     ("mlp", "transferred"): "it was made for one LLM and can't be moved",
 }
 """(`adapter_type` found, wanted) -> what to do."""
@@ -76,10 +76,10 @@ _INNER = "adapter."
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
-    """Base class of modules that config, tensors and shared vocabulary describe completely.
+    """Base class of modules that are completely described by config, tensors and shared vocabulary.
 
-    A subclass takes `Class(config, shared)` and names its config dataclass, which has `shapes()`, `to_json()` and
-    `from_json()`.
+    A subclass is constructed as `Class(config, shared)`. Its `config_class` is a dataclass with `shapes()`, `to_json()`
+    and `from_json()`.
     """
 
     config_class: ClassVar[Any]
@@ -89,8 +89,8 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     def save(self, path: str | Path) -> None:
         """Write one file if `path` ends in `.pt`, else a folder as `save_pretrained` does.
 
-        Raises VocabkitError: `path` holds something other than an adapter of this kind, can't write here, or weights
-        that are not finite.
+        Raises VocabkitError: `path` holds something other than an adapter of this kind, can't be written, or the
+        weights are not finite.
         """
         checkpoint = self.checkpoint()
         check_destination(path, self.config.kind)
@@ -270,7 +270,7 @@ def adapter_type(path: Path) -> str:
 
 
 def kind_of(found: object) -> str:
-    """Return an `adapter_type` from a file in words."""
+    """Return what messages call an `adapter_type` that was read from a file."""
     return KINDS[found] if isinstance(found, str) and found in KINDS else f"an adapter of type {quote(str(found))}"
 
 
@@ -415,14 +415,14 @@ def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
 
 
 def check_destination(path: str | Path, kind: str) -> None:
-    """Check that a result may be written to `path`: before the work that makes it, and again before it is written.
+    """Check that a result may be written to `path`. Call it before the work, and again before writing.
 
-    A Llava checkpoint, which holds a whole LLM, replaces nothing.
+    A Llava checkpoint, which holds a whole LLM, never replaces anything.
 
     Args:
         kind: an `adapter_type`, `llava`, `mmproj` or `mm_projector`.
 
-    Raises VocabkitError: the name is one of another format, something else is there, or can't write here.
+    Raises VocabkitError: the suffix is that of another format, something else is there, or it can't be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -449,7 +449,7 @@ def _name(kind: str) -> str:
 
 
 def _holds(path: Path, kind: str) -> bool:
-    """Whether `path` holds a result of this kind, or what an interrupted save of an adapter left."""
+    """Whether `path` holds a result of this kind, or the leftovers of an interrupted save of an adapter."""
     try:
         if kind == "mmproj":
             return read_tensor_table(path)[0].get("general.type") == "mmproj"
@@ -462,7 +462,7 @@ def _holds(path: Path, kind: str) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether `path` is a folder that is empty, but for hidden files and leftovers of an interrupted save."""
+    """Whether `path` is a folder with nothing but hidden files and the leftovers of an interrupted save."""
     if not path.is_dir() or (path / CONFIG).exists():
         return False
     names = {file.name for file in path.iterdir() if not file.name.startswith(".")}

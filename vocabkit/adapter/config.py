@@ -132,15 +132,15 @@ class AdapterConfig:
     temperature: float = 1.0
     """Divides the logits of a softmax head."""
     vision_model: str | None = None
-    """Source of the features, for people: a hub id or a name."""
+    """Vision model that the features came from: a hub id or a name, for people to read."""
     vision_layer: int | None = None
     """Index into the vision model's hidden states, -2 as published."""
     vision_keep_cls: bool | None = None
-    """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
+    """Whether features included class and register tokens; None if unknown, and then `vision_pool` is unknown too."""
     vision_pool: tuple[int, int] | None = None
-    """Rows and columns that the grid of patches was pooled to, if any."""
+    """Rows and columns that the grid of patches was pooled to; None without pooling."""
     vision_aspect_ratio: AspectRatio | None = None
-    """What the encoder saw of pictures that are not square; None if unknown."""
+    """How pictures that are not square are treated; None if unknown."""
     vision_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     """Heights and widths in pixels that a picture may get in tiles; only for anyres."""
     newline_width: int | None = None
@@ -150,7 +150,7 @@ class AdapterConfig:
     llm_info: LLMInfo | None = None
     """The LLM that it was trained with; None if unknown."""
     transfer: Transfer | None = None
-    """None for an adapter as it was trained."""
+    """None if the adapter was not transferred."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, rows=self.rows)
@@ -199,7 +199,7 @@ class AdapterConfig:
         return "langbridge" if self.transfer is None else "transferred"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON with `adapter_type`. That of a transferred adapter has its own config under `adapter`."""
+        """Return plain JSON with `adapter_type`. After a transfer, the config from before is under `adapter`."""
         own, transfer = _record(self), None
         if own.pop("transfer") is not None:
             assert self.transfer is not None
@@ -218,7 +218,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class DistilledFrom:
-    """The adapter that a projector imitates."""
+    """The adapter that a distilled projector approximates."""
 
     fingerprint: str
     """Fingerprint of the transferred adapter."""
@@ -244,17 +244,12 @@ class MLPConfig:
     llm: str
     """The LLM that it was trained with."""
     vision_model: str | None = None
-    """Source of the features, for people: a hub id or a name."""
+    """As in `AdapterConfig`, and so are the next five."""
     vision_layer: int | None = None
-    """Index into the vision model's hidden states, -2 as published."""
     vision_keep_cls: bool | None = None
-    """Whether features included class and register tokens; None if unknown, and then so is `vision_pool`."""
     vision_pool: tuple[int, int] | None = None
-    """Rows and columns that the grid of patches was pooled to, if any."""
     vision_aspect_ratio: AspectRatio | None = None
-    """What the encoder saw of pictures that are not square; None if unknown."""
     vision_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
-    """Heights and widths in pixels that a picture may get in tiles; only for anyres."""
     distilled_from: DistilledFrom | None = None
     """None for a projector that was trained on captions, or folded."""
     vision_fingerprint: str | None = None
@@ -336,7 +331,7 @@ def with_llm(config: AdapterConfig | MLPConfig, name: str, info: LLMInfo) -> Ada
 
 
 def why_not_foldable(head: str) -> str | None:
-    """Why an adapter with this head does not fold; None if it does."""
+    """Say why an adapter with this head does not fold; None if it does."""
     if head == "linear":
         return None
     return "a softmax is not linear: V_shared stays in the model and is streamed at run time"

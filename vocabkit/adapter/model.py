@@ -37,12 +37,12 @@ class LangBridgeAdapter(Pretrained):
     config: AdapterConfig
     shared: SharedVocabulary
     embeddings: Tensor | None
-    """(V, D) the target's rows for `shared`, in the dtype of the target; None for an adapter as it was trained."""
+    """(V, D) the target's embedding rows for `shared`, in the target's dtype; None if not transferred."""
     image_newline: Tensor | None
     """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
 
     def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
-        """Make an adapter with torch's default initial weights and dtype; rows of a target are uninitialised.
+        """Make an adapter with torch's default initial weights and dtype; a target's embedding rows are uninitialised.
 
         Raises VocabkitError: see `check_shared`.
         """
@@ -102,7 +102,7 @@ class LangBridgeAdapter(Pretrained):
         return _mlp(features, self.linear_1, self.linear_2)
 
     def coefficients(self, features: Tensor) -> Tensor:
-        """(..., Dv) -> (..., V) coefficients P, Eq. 3. Keeps all V of each patch in memory: for few patches."""
+        """(..., Dv) -> (..., V) coefficients P, Eq. 3. All V of each patch are in memory, so pass few patches."""
         return coefficients(
             self.hidden(features),
             self.head.weight,
@@ -115,7 +115,7 @@ class LangBridgeAdapter(Pretrained):
     def top_coefficients(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(..., Dv) -> (..., k) largest coefficients, largest first, and (..., k) int64 rows of `shared`.
 
-        As `vocabkit.adapter.mixing.top.top_coefficients`: exact, in bounded memory, without gradients.
+        Exact, in bounded memory, without gradients: see `vocabkit.adapter.mixing.top.top_coefficients`.
         """
         return top_coefficients(
             self.hidden(features),
@@ -137,7 +137,7 @@ class LangBridgeAdapter(Pretrained):
         Args:
             embeddings: (V, D) of the training LLM, in row order.
 
-        Raises VocabkitError: another number of rows, rows that are all equal, or a linear head, which diverges from
+        Raises VocabkitError: the wrong number of rows, rows that are all equal, or a linear head, which diverges from
         such a start.
         """
         if self.config.head != "softmax":
@@ -197,7 +197,7 @@ Adapter = LangBridgeAdapter | MLPProjector
 
 
 def load_adapter(source: str | Path, **options: Any) -> Adapter:
-    """Load the adapter in a checkpoint folder, a `.pt` file or a hub repository (owner/name), of either class.
+    """Load an adapter of either class from a checkpoint folder, a `.pt` file or a hub repository (owner/name).
 
     Args:
         options: for hub ids, as for `Pretrained.from_pretrained`.

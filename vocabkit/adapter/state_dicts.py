@@ -35,11 +35,11 @@ def own_name(key: str) -> str:
 
 
 def why_unusable(key: str, shape: Sequence[int], dtype: str, names: Collection[str]) -> str | None:
-    """Say why tensor `key` does not hold the numbers of a weight: ZeRO-3 or bitsandbytes; None if neither.
+    """Say why tensor `key` is not a plain weight: emptied by ZeRO-3 or quantised by bitsandbytes; None if it is.
 
     Args:
         dtype: as torch or safetensors write it: `torch.uint8`, `U8`.
-        names: all names beside it, as bitsandbytes keeps the scales of a weight under further names.
+        names: all names in the file: bitsandbytes keeps the scales of a weight under further names.
     """
     if list(shape) == [0]:
         return (

@@ -20,7 +20,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of the tensors alone, as `hash_tensors` with a fixed start."""
+    """Return the sha256 of the tensors alone: `hash_tensors` with the start that docs/formats.md fixes."""
     return hash_tensors(b"vocabkit weights 1\n", tensors)
 
 
@@ -34,7 +34,7 @@ def hash_tensors(start: bytes, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_torch(path: Path) -> Any:
-    """Load a file of `torch.save`, memory-mapped: tensors and plain containers, nothing else is ever unpickled.
+    """Load a file of `torch.save`, memory-mapped. Only tensors and plain containers are ever unpickled.
 
     Raises VocabkitError: missing, truncated, not written by `torch.save`, or a pickle that would run code.
     """
@@ -95,6 +95,6 @@ def is_plain(value: Any) -> bool:
 
 
 def detach_copy(tensor: Tensor) -> Tensor:
-    """Return the values on the CPU, contiguous; copied if a view, whose whole storage torch.save would write."""
+    """Return the values on the CPU, contiguous. Copies a view, since torch.save would write its whole storage."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

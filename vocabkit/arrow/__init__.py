@@ -1,1 +1,1 @@
-"""The envelope of vocabkit's Arrow files, and Arrow arrays from and to bytes."""
+"""vocabkit's Arrow files: metadata, checksum and checks; and conversion of Arrow arrays to and from NumPy."""

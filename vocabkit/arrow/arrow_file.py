@@ -93,19 +93,19 @@ def parse_table(
     *,
     check: bool = True,
 ) -> tuple[pa.Table, dict[str, str]]:
-    """`read_table` of a file's bytes, without copying them. Errors name them `where`."""
+    """Open a file's bytes, as `read_table` does a file, without copying them. Errors call them `where`."""
     view = memoryview(content)
     if view[: len(MAGIC)] != MAGIC:
         raise VocabkitError(f"{where}: not an Arrow file; expected a vocabkit {format_name}")
     if check:
         places = _digest_places(view)
-        # a file rewritten by another program may have no checksum: the fingerprint alone decides
+        # a file rewritten by another program may have no checksum; then only the fingerprint is checked
         if places and {bytes(view[at : at + len(_BLANK)]) for at in places} != {_digest(view, places)}:
             raise VocabkitError(f"{where}: damaged (its bytes don't match its checksum); build it again")
     buffer = pa.py_buffer(content)
     try:
-        pa.ipc.open_file(buffer)  # finds a truncated file by its footer, which can name one batch a thousand times
-        stream = buffer.slice(len(MAGIC))  # so the batches are read one after the other, as they are in the file
+        pa.ipc.open_file(buffer)  # detects a truncated file by its footer
+        stream = buffer.slice(len(MAGIC))  # batches in file order: a hostile footer can name one a thousand times
         if check:
             _refuse_bomb(where, stream)
         schema = pa.ipc.open_stream(stream).schema
@@ -152,7 +152,7 @@ def _digest_places(content: memoryview) -> list[int]:
 
 
 def _digest(content: memoryview, places: Sequence[int]) -> bytes:
-    """Return the checksum of a file that has its checksum at `places`."""
+    """Return the checksum of a file in which the checksum is at `places`."""
     view, digest, done = memoryview(content), hashlib.sha256(), 0
     for place in places:
         digest.update(view[done:place])

@@ -36,7 +36,7 @@ def read_dataset(
 
     Raises:
         VocabkitError: `datasets` is not installed, no such dataset, split or column, damaged files, or a row of another
-            form, by its number.
+            form, which is named by its number.
     """
     source = str(source)
     folder = _image_folder(source)

@@ -6,7 +6,7 @@ A JSON array of records, or one record per line:
         {"from": "human", "value": "<image> What is this?"},
         {"from": "gpt", "value": "an owl on a branch"}]}
 
-`image` is missing where the conversation has none, and a list where it has several. Source: docs/Data.md and
+`image` is missing in a conversation without images, and a list in one with several. Source: docs/Data.md and
 llava/train/train.py of https://github.com/haotian-liu/LLaVA.
 """
 
@@ -50,7 +50,7 @@ def read_llava(path: str | Path, image_folder: str | Path | None = None) -> Iter
             through a symbolic link, raises: the file may come from anyone.
 
     Raises:
-        VocabkitError: no such file or folder, damaged JSON, or a record in another form, by its number.
+        VocabkitError: no such file or folder, damaged JSON, or a record of another form, which is named by its number.
     """
     path = Path(path)
     with reading(path), path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Pictures of data sets, which may be broken or hostile: each once, inside their folder, opened by threads."""
+"""Pictures of data sets, which may be broken or hostile: each taken once, inside its folder, and decoded in threads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of photographs. Pillow reads others, and one of them starts a program (EPS)."""
 
 PICTURE_RULES = "upright, over white, 8 bits"
-"""What `load_image` does, as text: other text, other features."""
+"""What `load_image` does, for fingerprints of features: change the text when the pixels change."""
 
 
 class ImageFolder:
-    """A folder that untrusted names of images are relative to.
+    """A folder of images whose names are not trusted.
 
     Raises VocabkitError: there is no such folder.
     """
@@ -154,9 +154,9 @@ def _eight_bits(name: str, image: Image) -> Image:
 
 
 def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
-    """Yield each picture once. Remembers keys, not content.
+    """Yield each picture once. Only keys and hashes of sources are kept in memory.
 
-    Raises VocabkitError: a key of two pictures, with `advice`.
+    Raises VocabkitError: two pictures with one key; the message ends with `advice`.
     """
     sources: dict[str, int] = {}  # key -> hash of the source
     for picture in pictures:
@@ -170,9 +170,9 @@ def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
 
 @contextmanager
 def decoding_threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield threads; work that they have not begun is cancelled at the end.
+    """Yield a thread pool; work that it has not begun is cancelled at the end.
 
-    Restores warning filters: decoders turn warnings off and on, which in threads could leave them off.
+    Restores the warning filters: decoders turn warnings off and on, and racing threads could leave them off.
     """
     threads = ThreadPoolExecutor()
     with warnings.catch_warnings():
@@ -183,7 +183,7 @@ def decoding_threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
-    """Yield the items `count` behind, so that their futures run ahead."""
+    """Yield the items with a delay of `count`, so that the work that they have started runs ahead."""
     waiting: deque[_Item] = deque()
     for item in items:
         waiting.append(item)

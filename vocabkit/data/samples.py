@@ -25,7 +25,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that is not opened yet."""
+    """An image that has not been opened yet."""
 
     key: str
     """Its identity within a dataset, the same in every run."""
@@ -72,12 +72,12 @@ def parse_turns(conversation: object) -> tuple[Turn, ...]:
     As in LLaVA's `preprocess_v1`, an answer before the first question is dropped; so is an unanswered last question,
     which has nothing to learn.
 
-    Raises VocabkitError: another form, roles that do not alternate, or half a surrogate pair in a text.
+    Raises VocabkitError: not of this form, roles that do not alternate, or half a surrogate pair in a text.
     """
     try:
         said = msgspec.convert(conversation, list[_Said])
     except msgspec.ValidationError as error:
-        raise VocabkitError(f"not a conversation of human and gpt ({quote(str(error), 120)})") from error
+        raise VocabkitError(f"not a conversation between human and gpt ({quote(str(error), 120)})") from error
     if said and said[0].who == "gpt":
         said = said[1:]
     for number, each in enumerate(said):

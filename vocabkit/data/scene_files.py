@@ -27,7 +27,7 @@ This is a picture of three barns on a red background.
 This is a picture of a kettle and a windmill on a blue background.
 Image: {PLACEHOLDER}
 This is a picture of"""
-"""Shows the form of answers with things that no drawing shows, so that a loss measures what is seen, not the form."""
+"""Shows the form of answers, with things that are in no drawing: the loss then measures what is seen, not the form."""
 _README = """\
 # Scenes of OpenMoji drawings
 
@@ -169,7 +169,7 @@ def painter(files: dict[str, Path], size: int) -> Callable[[Scene, random.Random
 
 
 class Place(NamedTuple):
-    """Position of a drawing: a square that holds it at any rotation. Lengths are shares of the picture's side."""
+    """Position of a drawing: the square that it is drawn in, then turned. Lengths are shares of the picture's side."""
 
     left: float
     top: float

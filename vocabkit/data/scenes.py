@@ -1,4 +1,4 @@
-"""Scenes: what each picture of each split shows, and the sentence that describes it. Nothing is drawn here.
+"""Scenes: the content of each picture in each split, and the sentence that describes it. Nothing is drawn here.
 
 Objects are OpenMoji's drawings (CC BY-SA 4.0) whose Unicode names are plain words. The splits:
 
@@ -7,8 +7,8 @@ Objects are OpenMoji's drawings (CC BY-SA 4.0) whose Unicode names are plain wor
 - combination: two drawings that train has, but never together, on a background on which it has neither of them.
 - drawing: drawings that train does not have.
 
-English spelling follows rules, with the exceptions that the names of OpenMoji's drawings need. Where they give no
-plural that anyone would write, there is none, and such a drawing is not counted in scenes.
+Articles and plurals follow the rules of English, with the exceptions that the names of OpenMoji's drawings need. A
+drawing whose name has no regular plural never appears in a counted scene.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ BACKGROUNDS = {
 }
 COUNTS = (2, 3, 4, 5)
 _KINDS: tuple[Kind, ...] = ("single", "pair", "single", "pair", "count")
-"""The kinds of a split's scenes, in turn."""
+"""Kinds of the scenes of a split, repeated in this order."""
 _NEW_DRAWINGS = 1 / 10
-"""Share of the drawings that train does not have."""
+"""Share of the drawings that are not in train."""
 _LACKING = 2
-"""Backgrounds on which train does not have a drawing, of the eight."""
+"""Number of the eight backgrounds on which train never shows a given drawing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Scene:
     count: int | None = None
     """Copies of the drawing in a counted scene."""
     background: str | None = None
-    """Name of its colour; None for a light one, which the answer does not name."""
+    """Name of its colour; None for a light background, which the answer does not mention."""
 
     @property
     def answer(self) -> str:
@@ -90,7 +90,7 @@ def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int)
 
 
 def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
-    """Make scenes with all drawings about equally frequent, none on a background that it is lacking."""
+    """Make scenes in which all drawings are about equally frequent, none on a background in `lacking`."""
     countable = [name for name in names if plural(name)]
     if len(names) < 2 or not countable:
         raise VocabkitError(f"{len(names)} drawings are too few for scenes")
@@ -115,7 +115,7 @@ def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mappin
 def _combinations(
     rng: random.Random, train: Sequence[Scene], size: int, lacking: Mapping[str, frozenset[str]]
 ) -> list[Scene]:
-    """Pair drawings that `train` has, but not together, on a background that both are lacking."""
+    """Pair drawings that `train` has, but not together, on a background that is `lacking` for both."""
     seen = {name for scene in train for name in scene.objects}
     together = {frozenset(scene.objects) for scene in train if scene.kind == "pair"}
     pairs = [pair for pair in combinations(sorted(seen), 2) if lacking[pair[0]] & lacking[pair[1]]]
@@ -138,15 +138,15 @@ def _deck(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
 
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
-_BEFORE_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")
-"""What follows the head noun of a name."""
+_AFTER_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")
+"""The words after the head noun of a name, such as ` of pizza`."""
 _PLURAL = re.compile(r"(?:.*[^aious]s|biceps)")
 """Plural words; not `dress`, `octopus`, `iris`."""
 _UNCOUNTABLE = re.compile(
     r"bacon|bread|broccoli|butter|christmas|custard|flatbread|fog|food|fuji|fire|garlic|ice|liquid|luggage|oden|polish"
     r"|polo|popcorn|rice|spaghetti|sushi|wood"
 )
-"""Mass nouns and proper names: words without article and plural."""
+"""Mass nouns and proper names: words without an article or a plural."""
 _IRREGULAR = re.compile(
     r".*(?:man|child|foot|tooth|mouse|fish|sheep|deer|leaf|knife|scarf)"
     r"|americas|bison|buffalo|clothes|climbing|dancing|deeply|die|elf|fleur-de-lis|frowning|helix|ox|shrimp|squid"
@@ -186,7 +186,7 @@ def counted(name: str, count: int) -> str:
 
 
 def _noun(name: str) -> str:
-    return _BEFORE_HEAD.sub("", name).split(" ")[-1]
+    return _AFTER_HEAD.sub("", name).split(" ")[-1]
 
 
 ATTRIBUTION = (
@@ -197,7 +197,7 @@ _CHARACTERS = (
     (0x231A, 0x231B),
     (0x2328, 0x2328),
     (0x23F0, 0x23F3),
-    (0x2600, 0x2647),  # then the signs of the zodiac
+    (0x2600, 0x2647),  # the signs of the zodiac come next
     (0x2654, 0x26CD),
     (0x26CF, 0x27BF),
     (0x1F300, 0x1F6D7),

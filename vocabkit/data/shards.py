@@ -26,7 +26,7 @@ class ShardFolder:
     """The shards in a folder, all with the same settings."""
 
     def __init__(self, folder: Path, content: str, settings: Mapping[str, Any]) -> None:
-        """Make the folder unless it exists.
+        """Create the folder if it doesn't exist.
 
         Args:
             content: what shards hold, for messages: features, results.

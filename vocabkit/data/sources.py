@@ -36,7 +36,9 @@ def samples_of(source: str, images: Path | None = None, columns: Columns = Colum
 
 
 def pictures_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterable[Picture]:
-    """Return the pictures of `samples_of`, with the same keys: a list, or a stream for a dataset, even without text."""
+    """Return the pictures of `samples_of`, with the same keys, as a list; or as a stream from a dataset, even of images
+    without text.
+    """
     if _is_dataset(source):
         return read_pictures(source, split=columns.split, image_column=columns.image)
     return [picture for sample in read_llava(Path(source), images) for picture in sample.images]

@@ -1,1 +1,1 @@
-"""How good visual tokens are: caption loss of an LLM, retention, rivals and answers."""
+"""How good visual tokens are: caption loss of an LLM, retention, baselines and answers."""

@@ -1,7 +1,7 @@
-"""Answers about pictures with known objects: naming, yes or no, counting.
+"""Answers about pictures whose objects are known: naming, yes or no, counting.
 
-The records of `vocabkit scenes` say what is in each picture. The LLM chooses by likelihood between captions that differ
-in one word, and writes captions itself.
+The records of `vocabkit scenes` say what is in each picture. The LLM writes captions itself, and chooses by likelihood
+between captions that differ in one word.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vocabkit.vision.features import Features
 CHOICES = 10
 """Names to choose from."""
 LONGEST = 24
-"""Most tokens of a written caption."""
+"""Maximum tokens of a written caption."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Answers:
     name_chosen: Share | None
     """Pictures with one drawing whose name is the most likely of ten; 0.1 by chance."""
     yes_no: Share | None
-    """Right answers to whether an object is in the picture (POPE), which is true of half of them; 0.5 by chance."""
+    """Right answers to whether an object is in the picture (POPE). For half of the questions it is; 0.5 by chance."""
     said_yes: Share | None
-    """The same questions that were answered yes, rightly or not; 0.5 is right."""
+    """Yes as the answer to these questions, right or wrong; 0.5 is right."""
     yes_no_ranked: Share | None
     """Chance that a question about a present object gets a higher likelihood of yes than one about an absent object:
     the area under the ROC curve, which a bias towards yes or no does not change."""
     counted: Share | None
-    """Pictures with several equal objects whose number is the most likely of two to five; 0.25 by chance."""
+    """Pictures of several equal objects whose true number is the most likely of two to five; 0.25 by chance."""
 
 
 RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
@@ -146,7 +146,7 @@ class _Asker:
         return np.array([all(row[0] < other for other in row[1:]) for row in rows])
 
     def favour_yes(self, questions: Sequence[tuple[Sample, str]]) -> np.ndarray:
-        """(Q,) how many nats likelier yes is than no. Plain has no questions, so completion replaces it."""
+        """(Q,) how much likelier yes is than no, in nats. Uses completion for plain, which drops questions."""
         template: Template = "completion" if self._template == "plain" else self._template
         no, yes = (
             self._nats([(sample, (Turn(question, answer),)) for sample, question in questions], template)
@@ -204,7 +204,7 @@ def names_all(text: str, scene: Scene) -> bool:
 
 
 def _share(answers: np.ndarray, figure: Callable[[np.ndarray], float], seed: int) -> Share | None:
-    """`figure` of the answers about S pictures, (S,) or (S, 2)."""
+    """Compute `figure` from the answers about S pictures, (S,) or (S, 2)."""
     if not len(answers):
         return None
     found = bootstrap(len(answers), lambda drawn: figure(answers[drawn]), seed=seed)

@@ -1,4 +1,4 @@
-"""Choose the scale of a transferred adapter: the factor on visual tokens at which the target LLM reads them best."""
+"""Choose the scale of a transferred adapter: the factor on visual tokens with the lowest caption loss."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Calibration:
     llm: str
     samples: int
     scale: float
-    """The scale of least caption loss, or the adapter's own if the least is not certainly (95%) less."""
+    """The scale with the lowest caption loss, or the adapter's own if that is not significantly higher (95%)."""
     caption_loss: Mapping[float, float]
     """Scale -> nats per answer token."""
     best: float
-    """The scale of least caption loss."""
+    """The scale with the lowest caption loss."""
     gain: Estimate
-    """What `best` gains over the adapter's own scale, in nats per answer token."""
+    """Gain of `best` over the adapter's own scale, in nats per answer token."""
 
 
 def calibrate_file(
@@ -65,7 +65,7 @@ def calibrate_file(
 
     Args:
         llm: the LLM that it was moved to, as `load_llm` takes it.
-        data: samples to choose by, as `samples_of` takes them. They must not be those that results are reported on.
+        data: samples to choose on, as `samples_of` takes them. They must not be those that results are reported on.
         progress: reports scales.
 
     Raises:
@@ -97,7 +97,7 @@ def calibrate(
         progress: reports scales.
 
     Raises:
-        VocabkitError: other features than in training, no sample that can be used, or the best scale is the smallest
+        VocabkitError: not the features of the training, no sample that can be used, or the best scale is the smallest
             or largest one tried.
     """
     check_encoder(transferred.config, features.encoder, features.folder)
@@ -112,7 +112,7 @@ def calibrate(
     gain = difference(found[own], found[best], seed=options.seed)
     if gain.low > 0 and best in (min(found), max(found)):
         raise VocabkitError(
-            f"the loss is least at the smallest or largest scale tried, {best:.3g}, so the best may lie beyond; "
+            f"the loss is lowest at the smallest or largest scale tried, {best:.3g}, so the best may lie beyond; "
             "set `scale` to rms or a number"
         )
     losses = {scale: shown.mean for scale, shown in found.items()}

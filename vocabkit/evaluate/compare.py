@@ -1,4 +1,4 @@
-"""Compare results of several connectors, each relative to the first, as papers print them."""
+"""Compare results of several connectors (adapters or projectors), each relative to the first, as papers print them."""
 
 from __future__ import annotations
 

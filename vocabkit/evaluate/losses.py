@@ -1,4 +1,4 @@
-"""Caption losses of held-out samples, and the figures that follow from them, with bootstrap intervals."""
+"""Caption losses of held-out samples, and figures computed from them, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_sam
 from vocabkit.vision.features import Features
 
 LONGEST_PROMPT = 2048
-"""Tokens of a sample, visual tokens included."""
+"""Maximum tokens of a sample, visual tokens included."""
 RESAMPLES = 2000
 """Resamples of the bootstrap."""
 
 VisualTokens = Callable[[Tensor], Tensor]
-"""From the numbers (I,) of images to their visual tokens (I, N, D)."""
+"""Function from image numbers (I,) to the visual tokens of these images (I, N, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int =
 
 
 def difference(worse: Losses, better: Losses, *, seed: int = 0) -> Estimate:
-    """By how many nats per answer token `better` is better. Pairing samples narrows the interval."""
+    """Return how many nats per answer token `better` gains over `worse`. Pairing samples narrows the interval."""
     return _of_means([worse, better], lambda w, b: w - b, seed)
 
 
@@ -186,7 +186,7 @@ def bootstrap(samples: int, figure: Callable[[np.ndarray], float], *, seed: int 
     """A figure of all samples, and its percentiles over samples drawn with replacement.
 
     Args:
-        figure: computed from sample numbers (S,), some of them repeated.
+        figure: computes the figure from sample numbers (S,), some of them repeated.
     """
     random = np.random.default_rng(seed)
     with np.errstate(divide="ignore", invalid="ignore"):

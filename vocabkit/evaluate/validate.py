@@ -1,9 +1,9 @@
-"""Validate visual tokens from several sources on one LLM: the proof, or the refutation, of a transfer.
+"""Validate visual tokens on one LLM: adapters, controls, and the baseline that a transfer has to beat.
 
-The sources are adapters, rivals and controls. A transfer through the vocabulary has to beat a map between embedding
-spaces: an MLP projector trained with LLM-1, whose visual tokens the best map between the embeddings of shared tokens
-carries to LLM-2. `ridge` is the best linear map with a bias, `procrustes` the best rotation with a scale (Schönemann,
-1966; if widths differ, onto the common dimensions).
+The baseline, called the rival, needs no shared vocabulary: an MLP projector trained with LLM-1, whose visual tokens are
+mapped into the embedding space of LLM-2. The map is fitted to the embeddings of the tokens that both share: `ridge` is
+the best linear map with a bias, `procrustes` the best rotation with a scale (Schönemann, 1966; if widths differ, onto
+the common dimensions).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.features import Features, open_features
 
 NATIVE, MLP = "native", "mlp"
-"""Adapters that retention is computed from. `validate` takes any other names as well."""
+"""Names of adapters that retention is relative to. Adapters may have any other name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Validation:
     left_out: int
     """Samples without features, or that could not be used."""
     visual_tokens: int
-    """Visual tokens of an image. Losses compare only at the same number."""
+    """Visual tokens per image. Losses are comparable only at the same number."""
     template: str
     caption_loss: Mapping[str, Estimate]
     """Nats per answer token by condition: `blind` (the mean embedding), each adapter, followed by `NAME shuffled` (the
@@ -85,7 +85,7 @@ class Validation:
     gain: Mapping[str, Estimate] = field(default_factory=dict)
     """blind - NAME, for each adapter."""
     gain_of_picture: Mapping[str, Estimate] = field(default_factory=dict)
-    """`NAME shuffled` - NAME: what the right picture gains over another one."""
+    """`NAME shuffled` - NAME: the gain from seeing the right picture instead of another one."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def validate_files(
         progress: reports samples, by source and condition.
 
     Returns:
-        Results by the name of the source without ending, or in full where two share that name.
+        Results by the name of the source, without folder and ending unless two sources share it.
 
     Raises:
         VocabkitError: anything that can't be found or does not fit.
@@ -199,7 +199,7 @@ def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM
     """The MLP, and both LLMs' embedding rows of the tokens in the V_shared of the first adapter that has one."""
     mlp = load_adapter(source)
     if not isinstance(mlp, MLPProjector):
-        raise VocabkitError(f"{source}: not an MLP projector; give as `rival` an MLP that was trained with {llm}")
+        raise VocabkitError(f"{source}: not an MLP projector; `rival` takes an MLP that was trained with {llm}")
     shared = next((c.shared for c in connectors.values() if c.shared is not None), None)
     if shared is None:
         raise VocabkitError("`rival` needs an `adapter` with a shared vocabulary, to fit the maps on its rows")
@@ -220,7 +220,7 @@ _BLOCK = 8192
 _PENALTIES = torch.logspace(-6, 1, 8, dtype=torch.float64)
 """Penalties of ridge, in units of the mean variance."""
 _HELD_OUT = 10
-"""One row in this many chooses the penalty."""
+"""One row in this many is held out to choose the penalty."""
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,8 @@ def conditions(
         check_encoder(rival.mlp.config, held.features.encoder, held.features.folder)
         if rival.mlp.config.llm_width != rival.source_rows.shape[1]:
             raise VocabkitError(
-                f"the MLP of the other LLM gives visual tokens of width {rival.mlp.config.llm_width}, but that LLM's "
-                f"embeddings have {rival.source_rows.shape[1]}; name the LLM that it was trained with"
+                f"the rival MLP gives visual tokens of width {rival.mlp.config.llm_width}, but its LLM's embeddings "
+                f"have width {rival.source_rows.shape[1]}; name the LLM that it was trained with"
             )
         for name, fit in (("ridge", ridge), ("procrustes", procrustes)):
             carry = fit(rival.source_rows, rival.target_rows)
@@ -313,7 +313,7 @@ def random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
 
 
 def other_images(keys: Sequence[str], seed: int) -> Tensor | None:
-    """(I,) for each image the number of an image with another key; None if all keys are equal."""
+    """(I,) the number of another image, one with a different key, for each image; None if all keys are equal."""
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
     distinct = sorted(first)
     if len(distinct) < 2:
@@ -323,7 +323,7 @@ def other_images(keys: Sequence[str], seed: int) -> Tensor | None:
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
-    """(count,) a permutation without fixed points, for two or more."""
+    """(count,) a permutation without fixed points; `count` is at least 2."""
     order = np.random.default_rng(seed).permutation(count)
     found = np.empty(count, dtype=np.int64)
     found[order] = np.roll(order, 1)
@@ -348,7 +348,7 @@ class SpaceMap:
 
 
 def ridge(source: Tensor, target: Tensor) -> SpaceMap:
-    """Fit the linear map of least squared error plus a penalty, which held-out rows choose.
+    """Fit the linear map of least squared error plus a penalty, which is chosen on held-out rows.
 
     Args:
         source: (V, D1) embeddings of the shared tokens.

@@ -18,7 +18,7 @@ except ImportError:  # Windows, where leftovers of a killed process stay
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Replace `path` with what `write` writes to the file it gets. See `replacing`."""
+    """Replace `path` with the file that `write` fills. See `replacing`."""
     with replacing(path) as temporary, temporary.open("xb") as file:
         write(file)
 
@@ -65,7 +65,7 @@ def check_writable(path: Path) -> None:
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
-            found = "a folder" if target.is_dir() else "no regular file"
+            found = "a folder" if target.is_dir() else "not a regular file"
             raise VocabkitError(f"{path}: is {found}; choose another name")
         if not target.parent.is_dir():
             raise VocabkitError(
@@ -152,8 +152,8 @@ def claiming(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, *, pipe: bool = False) -> Iterator[None]:
-    """Turn an OSError while reading `path` into a VocabkitError, and refuse files that may never end: devices, and
-    pipes unless `pipe`.
+    """Turn an OSError while reading `path` into a VocabkitError, and refuse what may never end: devices, and pipes
+    unless `pipe`.
     """
     try:
         if path.exists() and not path.is_file() and not (pipe and path.is_fifo()):

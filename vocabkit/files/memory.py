@@ -1,4 +1,4 @@
-"""What glibc's malloc does with freed memory: keep it for the next tensor, or give it back at once.
+"""Set whether glibc's malloc keeps freed memory for the next tensor, or returns it to the kernel at once.
 
 Commands call this first, before torch is imported.
 """

@@ -48,7 +48,7 @@ def text_blocks(path: Path, file: BufferedReader, report: Callable[[int], None] 
 def compression_of(path: Path, file: BufferedReader) -> str | None:
     """Return the name of the codec that compresses `file`; None if it isn't compressed.
 
-    Raises VocabkitError: it isn't, but the ending of `path` says so.
+    Raises VocabkitError: it isn't, although the ending of `path` says so.
     """
     start = file.peek(4)
     for ending, (codec, magic) in COMPRESSIONS.items():
@@ -67,7 +67,7 @@ def _blocks(stream: Any, report: Callable[[], None]) -> Iterator[bytes]:
 
 def _decoded(path: Path, blocks: Iterable[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    start = 0  # offset of what the decoder gets next, together with the bytes it has kept
+    start = 0  # offset of the next block
     for block in itertools.chain(blocks, [b""]):
         kept = len(decoder.getstate()[0])
         try:
@@ -83,9 +83,9 @@ T = TypeVar("T")
 
 
 def decode_json(path: Path, structure: type[T], what: str) -> T:
-    """Decode the JSON in `path` as `structure`, a msgspec.Struct or any type that msgspec knows.
+    """Decode the JSON in `path` as `structure`, a msgspec.Struct or another type that msgspec knows.
 
-    Raises VocabkitError: missing, not UTF-8, not JSON, or not `what` (words for the message).
+    Raises VocabkitError: missing, not UTF-8, not JSON, or not `what`, which describes it in the message.
     """
     with reading(path):
         content = path.read_bytes()
@@ -93,7 +93,7 @@ def decode_json(path: Path, structure: type[T], what: str) -> T:
 
 
 def parse_json(content: bytes, where: str, structure: type[T], what: str) -> T:
-    """`decode_json` of a file's bytes. Errors name them `where`."""
+    """Decode JSON bytes, as `decode_json` does a file's. Errors call them `where`."""
     try:
         if not content.isascii():
             content.decode()  # also the parts that msgspec skips, since other programs refuse such a file
@@ -118,7 +118,7 @@ _LONGEST_RECORD = 1 << 26
 def json_records(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, Any]]:
     """Yield the records in the text `blocks` of `path` (see `text_blocks`), with their places: `record 7` or `line 7`.
 
-    Raises VocabkitError: not JSON, truncated, or too long a record.
+    Raises VocabkitError: not JSON, truncated, or a record that is too long.
     """
     first = next(blocks)
     records = _array if first.lstrip().startswith("[") else _lines

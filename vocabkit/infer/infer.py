@@ -1,7 +1,7 @@
-"""Inference: pictures through a vision encoder, an adapter and an LLM, into a folder of results.
+"""Inference: run pictures through a vision encoder, an adapter and an LLM, and write a folder of results.
 
-From top to bottom: the options, `infer`, what it opens, the loop that keeps decoding, device and disk busy at once, one
-batch through the models, and the clock.
+From top to bottom: the options, `infer`, what it opens, the loop that keeps decoding, device and disk busy at the same
+time, one batch through the models, and the stopwatch.
 
 Sizes: B pictures, N patches each, Dv width of the features, D width of the LLM, V rows of the shared vocabulary.
 """
@@ -46,7 +46,7 @@ _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECAS
 _AHEAD = 3
 """Batches decoded ahead: enough to hide a slow picture, and a bound on memory."""
 _NAMED = 5
-"""Captions and broken pictures that a report names."""
+"""Captions and broken pictures that a report lists."""
 Stage = Literal["waiting for pictures", "vision encoder", "adapter", "LLM", "writing"]
 _ON_DEVICE: tuple[Stage, ...] = ("vision encoder", "adapter", "LLM")
 
@@ -62,7 +62,7 @@ class InferOptions:
     captions: bool = False
     """Have the LLM caption the pictures."""
     question: str = PLACEHOLDER
-    """The prompt of a caption, with one placeholder for the picture."""
+    """The prompt for a caption, with one placeholder for the picture; the plain template drops all other text."""
     template: str = "plain"
     """plain, completion or chat."""
     max_new_tokens: int = 64
@@ -72,11 +72,11 @@ class InferOptions:
     other_weights: bool = False
     """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
-    """The vision model, as for `open_vision`. By default the one that the adapter was trained with, as for the next
-    three."""
+    """The vision model, as for `open_vision`. This and the next three are by default as in training."""
     keep_cls: bool | None = None
+    """Whether to keep class and register tokens."""
     pool: tuple[int, int] | None = None
-    """(rows, columns)."""
+    """(rows, columns) to pool the grid of patches to."""
     image_aspect_ratio: AspectRatio | None = None
     images: str | Path | None = None
     """Folder of the images of LLaVA files. By default the folder of each file."""
@@ -87,9 +87,9 @@ class InferOptions:
     batch: int = 32
     """Pictures per batch. Another size can change the last bits of the results."""
     device: str = "auto"
-    """As torch calls it; auto is cuda if available, else cpu."""
+    """Name of a torch device; auto is cuda if available, else cpu."""
     dtype: str = "auto"
-    """float32 or bfloat16, of weights, visual tokens and arithmetic; auto is bfloat16 on a GPU and float32 on a CPU."""
+    """Dtype of weights, visual tokens and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU, else float32)."""
 
     @property
     def writes_visual_tokens(self) -> bool:
@@ -102,16 +102,17 @@ class Report:
     """Counts and times of a run."""
 
     pictures: int
-    """In the inputs."""
+    """Pictures in the inputs."""
     present: int
-    """Those with results from an earlier run."""
+    """Pictures with results from an earlier run."""
     computed: int
+    """Pictures with results from this run."""
     broken: int
-    """Missing or not decodable."""
+    """Pictures that are missing or can't be decoded."""
     first_broken: tuple[str, ...]
-    """What is wrong with the first few, one line each."""
+    """What is wrong with the first few of these, one line each."""
     first_captions: Mapping[str, str]
-    """Of the first few pictures that were computed."""
+    """Captions of the first few computed pictures, by key."""
     per_second: float
     """Computed pictures per second of wall time."""
     profile: Profile
@@ -145,11 +146,12 @@ def infer(
         adapter: a checkpoint folder, a `.pt` file or a hub id.
         inputs: as for `open_inputs`.
         out: folder for the results, in the format of `result_files`.
-        options: the fields of `InferOptions`.
+        progress: reports pictures.
+        options: the fields of `vocabkit.infer.infer.InferOptions`, by keyword.
 
     Raises:
-        VocabkitError: anything not found, parts that do not fit together, `out` with results of other settings, or no
-            usable picture.
+        VocabkitError: something is not found, parts do not fit together, `out` holds results of other settings, or no
+            picture is usable.
     """
     wanted = InferOptions(**options)
     if wanted.batch < 1:
@@ -193,7 +195,7 @@ def open_inputs(
     split: str = "train",
     image_column: str = "image",
 ) -> tuple[Iterable[Picture], int | None]:
-    """The pictures of all `inputs` in order, each once, and their number; None with a dataset, which is streamed.
+    """Return the pictures of all `inputs` in order, each once, and their number; None if a dataset is streamed.
 
     The key of a picture is its path as given; in a folder, the folder's path and its own; in LLaVA records, the value
     of `image`; in a dataset, `SPLIT/ROW/NUMBER`.
@@ -202,7 +204,7 @@ def open_inputs(
         inputs: each an image; a folder, searched recursively for images, sorted by path; LLaVA JSON or JSONL, plain or
             compressed; or a dataset: a folder without images, or a hub id.
         images: folder of the images of LLaVA files. By default the folder of each file.
-        split, image_column: of datasets.
+        split, image_column: for datasets.
 
     Raises VocabkitError: an input that is none of these, damaged records, or two pictures with the same key.
     """
@@ -231,7 +233,7 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
 
 
 def _key(path: Path) -> str:
-    """The path, with bytes that are not UTF-8 escaped."""
+    """Return the path as text, with bytes that are not UTF-8 escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
@@ -252,7 +254,7 @@ class _Reader:
     name: str
     """Its column in the adapter's shared vocabulary, if there is one."""
     width: int
-    """D; 0 where it does not matter."""
+    """D; 0 if no visual tokens are computed."""
     rows: Tensor | None = None
     """(V, D) its embeddings of the shared vocabulary, for an adapter without rows of its own."""
     llm: LLM | None = None
@@ -288,14 +290,14 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
 def _settings(
     wanted: InferOptions, connector: Adapter, reader: _Reader, encoder: VisionEncoder, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Everything that the results depend on: a run resumes only over results of the same settings."""
+    """Return everything that the results depend on: a run resumes only if all of it is the same."""
     tensors = {}
     if reader.rows is not None:
         tensors["rows"] = reader.rows
-    if reader.llm is not None:  # its embeddings stand for all of its weights, which take too long to hash
+    if reader.llm is not None:  # embeddings only: hashing all weights of an LLM takes too long
         tensors["llm"] = reader.llm.model.get_input_embeddings().weight
     vision = dict(encoder.info)
-    del vision["name"]  # the encoder may have moved since
+    del vision["name"]  # a path that may have changed since, unlike the fingerprint
     captions = None
     if wanted.captions:
         captions = {name: getattr(wanted, name) for name in ("question", "template", "max_new_tokens")}
@@ -398,7 +400,7 @@ def _batches(
     threads: ThreadPoolExecutor,
     counts: _Counts,
 ) -> Iterator[_Batch]:
-    """The batches of all missing shards, and of shards with a broken picture that has been repaired since."""
+    """Yield the batches of all missing shards, and of shards with a broken picture that has been repaired since."""
     remaining = iter(pictures)
     while block := list(islice(remaining, folder.per_shard)):
         number = counts.shards
@@ -498,7 +500,7 @@ class _Writer:
         self._last: Future[None] | None = None
 
     def write(self, number: int, shard: Sequence[_Started]) -> None:
-        """Start on a shard once the one before is written, so that at most two are in memory."""
+        """Start writing a shard once the previous one is written, so that at most two are in memory."""
         with self._watch.host("writing"):
             self._wait()
         self._last = self._thread.submit(_write, self._folder, number, shard)
@@ -525,9 +527,9 @@ def _write(folder: ResultFolder, number: int, shard: Sequence[_Started]) -> None
 
 
 def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callable[[Tensor], Pending]:
-    """A function from pixels (B, 3, H, W) on the CPU to results. On a GPU it does not wait, except for captions.
+    """Return a function from pixels (B, 3, H, W) on the CPU to results. On a GPU it waits for captions only.
 
-    Raises VocabkitError: models that do not fit together, or `top` of an adapter without coefficients.
+    Raises VocabkitError: models that do not fit together, or `top` for an adapter without coefficients.
     """
     connector, k = models.connector, wanted.top
     mixer = connector if isinstance(connector, LangBridgeAdapter) else None
@@ -560,7 +562,7 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
 
 
 def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callable[[Sequence[Tiles]], Pending]:
-    """As `make_step`, from pictures in tiles, of which each has another number of visual tokens."""
+    """Return what `make_step` does, for pictures in tiles, whose numbers of visual tokens differ."""
     connector, k = models.connector, wanted.top
     mixer = connector if isinstance(connector, LangBridgeAdapter) else None
     _check_top(mixer, k)
@@ -605,7 +607,7 @@ def _check_top(mixer: LangBridgeAdapter | None, k: int | None) -> None:
 
 
 def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor | Sequence[Tensor]], list[str]]:
-    """A function from visual tokens, (B, N, D) or (N, D) of each picture, to a caption of each picture."""
+    """Return a function from visual tokens, (B, N, D) or (N, D) for each picture, to a caption for each picture."""
     llm, template = models.llm, parse_template(wanted.template)
     assert llm is not None
     if wanted.question.count(PLACEHOLDER) != 1:
@@ -648,10 +650,10 @@ class Profile:
     seconds: float
     """From the first picture to the last result on disk."""
     shares: dict[str, float]
-    """By stage. On a CPU they add up to at most 1. On a GPU the shares of models are by its own clock, while this
-    thread waits for pictures and writes beside it."""
+    """Share by stage. On a CPU they add up to at most 1. On a GPU those of models are timed by the GPU, and overlap
+    with the waiting and writing of this thread."""
     busy: float | None
-    """Share of the time that models kept a GPU busy, including gaps between the kernels of one stage; None on a CPU."""
+    """Share of the time in which models kept the GPU busy, gaps between kernels of a stage included; None on a CPU."""
 
 
 class Stopwatch:
@@ -672,7 +674,7 @@ class Stopwatch:
 
     @contextmanager
     def models(self, stage: Stage) -> Iterator[None]:
-        """Time what the device computes: on a GPU between two events in its stream, so that nothing waits."""
+        """Time what the device computes. On a GPU, two events in its stream are timed, so that nothing has to wait."""
         if not self._cuda:
             with self.host(stage):
                 yield
@@ -686,7 +688,7 @@ class Stopwatch:
             self._count()
 
     def read(self) -> Profile:
-        """The shares since the start."""
+        """Return the shares since the start."""
         if self._cuda:
             torch.cuda.synchronize()
         while self._events:

@@ -12,10 +12,10 @@
 the same order and, under `vocabkit` in its metadata, JSON with their keys as `images` and the `settings`.
 
 Patches are in row-major order. `settings`, also in the metadata of the Arrow file and in `index.json`, holds the `grid`
-(rows and columns of patches, N = rows x columns) and all that results depend on. Broken pictures are in no table:
-`broken`, in the metadata and in `index.json`, maps their keys to what is wrong with them. A shard's table is written
-last. A shard holds the results of consecutive pictures, as many as settings say, and an interrupted run resumes after
-the last complete shard: the files are the same, byte for byte, as without the interruption.
+(rows and columns of patches, N = rows x columns) and everything else that results depend on. Broken pictures are not in
+the table: `broken`, in its metadata and in `index.json`, maps their keys to what is wrong with them. The table is the
+last file of a shard to be written. A shard holds the results of `per_shard` consecutive pictures, and an interrupted
+run resumes after the last complete shard: the files are the same, byte for byte, as without the interruption.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 FORMAT = "inference"
 SHARD_BYTES, SHARD_PICTURES = 2**28, 256
-"""A shard has at most so many bytes and pictures: the most work that an interruption can cost."""
+"""Maximum bytes and pictures of a shard, and so the most work that an interruption can cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +77,12 @@ class ResultFolder:
         shared: SharedVocabulary | None = None,
         llm: str | None = None,
     ) -> None:
-        """Make the folder unless it exists.
+        """Create the folder if it doesn't exist.
 
         Args:
             settings: plain JSON; results with other settings are refused.
-            picture_bytes: size of the results of a picture.
-            shared, llm: the tokens, and the column of the ids, of rows.
+            picture_bytes: size of the results of one picture.
+            shared, llm: where to look up tokens and ids of rows: the shared vocabulary, and the name of a column.
 
         Raises VocabkitError: can't make the folder, or no such column.
         """
@@ -93,9 +93,9 @@ class ResultFolder:
         self._ids = None if shared is None or llm is None else shared.ids_with_gaps(llm)
 
     def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
-        """Return which of `images` are broken, and why, as shard `number` recorded; None if there is no such shard.
+        """Return which of `images` are broken, and why, as shard `number` records it; None if there is no such shard.
 
-        Raises VocabkitError: it is damaged, or of other pictures or settings.
+        Raises VocabkitError: the shard is damaged, or of other pictures or settings.
         """
         file = self._file(number)
         if not file.exists():
@@ -124,7 +124,7 @@ class ResultFolder:
         self._shards.write_table(name, pa.table(columns), metadata)
 
     def finish(self, shards: int, images: int, broken: Mapping[str, str]) -> None:
-        """Write the index. Raises VocabkitError: can't write, or there are more shards, of other pictures."""
+        """Write the index. Raises VocabkitError: can't write, or a further shard of other pictures is there."""
         if self._file(shards).exists():
             raise self._shards.refusal("results of other pictures")
         content = {

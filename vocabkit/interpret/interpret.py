@@ -1,4 +1,4 @@
-"""Interpretation: the visual tokens of images as vocabulary tokens of an LLM.
+"""Interpretation: read the visual tokens of images as vocabulary tokens of an LLM.
 
 From top to bottom: the options, `interpret`, the adapters, LLMs and images that it opens, `interpret_features` for one
 LLM, and the part of a picture that an encoder sees.
@@ -46,10 +46,10 @@ from vocabkit.transfer.transfer import Target, head_rows, open_target, transfer
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
 
 IMAGE_TOKENS = 20
-"""m: more than the ten or so that reports show."""
+"""m: more than the ten that terminal reports show."""
 _STEP = re.compile(r"step-(\d+)")
 _BATCH = 8
-"""Pictures per batch of the encoder: few enough for a laptop; a command reads tens of pictures, not thousands."""
+"""Pictures per batch of the encoder: few enough for a laptop. Tens of pictures are interpreted, not thousands."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,11 @@ class InterpretOptions:
     other_weights: bool = False
     """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
-    """The vision model, as for `open_vision`. By default what the adapter was trained with, as for the next three."""
+    """The vision model, as for `open_vision`. This and the next three are by default as in training."""
     layer: int | None = None
+    """Its hidden layer, numbered as in transformers."""
     pool: tuple[int, int] | None = None
-    """(rows, columns)."""
+    """(rows, columns) to pool the grid of patches to."""
     image_aspect_ratio: AspectRatio | None = None
     images: str | Path | None = None
     """Folder of the images of LLaVA files. By default the folder of each file."""
@@ -86,9 +87,9 @@ def interpret(
     Args:
         adapter: a checkpoint folder, a `.pt` file or a hub id, of any kind of adapter.
         pictures: images, and LLaVA JSON or JSONL files, which also say what their images show.
-        options: the fields of `InterpretOptions`.
+        options: the fields of `InterpretOptions`, by keyword.
 
-    Raises VocabkitError: anything not found, parts that do not fit together, or no usable picture.
+    Raises VocabkitError: something is not found, parts do not fit together, or no picture is usable.
     """
     wanted = InterpretOptions(**options)
     if wanted.top < 1:
@@ -171,7 +172,7 @@ def _read(
     pictures: Sequence[tuple[Picture, Sample | None]],
     progress: Progress,
 ) -> tuple[list[ImageInfo], Tensor, list[str]]:
-    """What is known of the images, their features (I, N, Dv) float32, and what is wrong with the broken ones."""
+    """Return what is known of the images, their features (I, N, Dv) in float32, and problems of the broken ones."""
     if not pictures:
         raise VocabkitError("`pictures`: the files hold no pictures")
     images: list[ImageInfo] = []
@@ -189,9 +190,8 @@ def _read(
             images.append(_info(picture, sample, image.size, parts[image.size]))
         if batch and (len(batch) == _BATCH or number == len(pictures) - 1):
             states = encoder(torch.stack(batch)).float().cpu()
-            features.append(
-                states[:, -encoder.grid[0] * encoder.grid[1] :]
-            )  # without class and register tokens, which come first
+            patches = encoder.grid[0] * encoder.grid[1]
+            features.append(states[:, -patches:])  # without class and register tokens, which come first
             batch = []
         progress("pictures", number + 1, len(pictures))
     if not images:
@@ -246,8 +246,8 @@ def interpret_features(
 ) -> InOneLLM:
     """Read the visual tokens of images in the words of the LLM `target`.
 
-    A LangBridgeAdapter is transferred to the target first, without the rows of its V_shared that the target lacks.
-    These rows are read once, and the vocabulary is searched once, for all checkpoints and images.
+    A LangBridgeAdapter is transferred to the target first; rows of its V_shared that the target lacks are dropped. For
+    all checkpoints and images together, the target's rows are read once and its vocabulary is searched once.
 
     Args:
         checkpoints: label -> adapter; all of one type and, if they have one, one V_shared.
@@ -393,10 +393,10 @@ def _token(target: Target, token_id: int) -> Token:
 
 
 def seen_part(pixels: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Part:
-    """The part of a picture of `size` (width, height) that `pixels` keeps; outside 0 to 1 is padding.
+    """Return the part of a picture of `size` (width, height) that `pixels` keeps; beyond 0 to 1 is padding.
 
-    Measured, because image processors do not say: in a picture whose red grows from left to right and whose green grows
-    from top to bottom, the colours of the output tell where each pixel was taken from.
+    It is measured, because image processors do not say: in a picture whose red grows from left to right and whose green
+    grows from top to bottom, the colours of the output tell where each pixel was taken from.
 
     Args:
         pixels: RGB -> (3, H, W), by scaling, cropping, padding and a linear change of each channel, as
@@ -415,7 +415,7 @@ def seen_part(pixels: Callable[[Image.Image], Tensor], size: tuple[int, int]) ->
 
 
 def _ends(dark: np.ndarray, light: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Where a line of pixels begins and ends: a straight line fitted to its middle half, without padding."""
+    """Return where a line of pixels begins and ends, by a linear fit to its middle half, without padding."""
     places = np.arange(len(found) // 4, len(found) - len(found) // 4)
     places = places[light[places] != dark[places]]
     shares = (found[places] - dark[places]) / (light[places] - dark[places])

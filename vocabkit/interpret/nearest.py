@@ -1,4 +1,4 @@
-"""Tokens of visual tokens: the largest coefficients of a head, and the nearest rows of a whole embedding table.
+"""Words for visual tokens: the largest coefficients of a head, and the nearest rows of a whole embedding table.
 
 Sizes: N patches of an image, Dv width of features, V rows of the head or of the table, Q queries of width D.
 """
@@ -24,7 +24,7 @@ _COEFFICIENTS = 2**23
 _ROWS = 8192
 """Rows of the table at a time."""
 _QUERIES = 1024
-"""Queries at a time; times the rows, 32 MiB of cosines."""
+"""Queries at a time; with as many rows as above, 32 MiB of cosines."""
 
 
 class HeadReading(NamedTuple):
@@ -74,9 +74,9 @@ def nearest_tokens(
     step: str = "tokens",
     progress: Progress = no_progress,
 ) -> tuple[Tensor, Tensor]:
-    """The k of `ids` whose embeddings have the largest cosine with each query, exactly and in float32.
+    """Find the k of `ids` whose embeddings have the largest cosine with each query, exactly, in float32.
 
-    Each row is read once, however many queries there are. Neither the table nor all Q x V cosines are in memory.
+    Each row is read once, however many queries there are. Neither the table nor all Q x V cosines are ever in memory.
     A row of zeros has no direction and is never found; a query of zeros has cosine 0 with all rows.
 
     Args:

@@ -36,7 +36,7 @@ class ImageInfo:
     size: tuple[int, int]
     """Width and height in pixels."""
     seen: Part
-    """The part that the vision encoder sees, and that the grid of patches covers; (0, 0, 1, 1) is all of it."""
+    """The part that the vision encoder sees and the grid of patches covers; (0, 0, 1, 1) is the whole picture."""
     caption: str | None
     objects: tuple[str, ...]
     """Names of what it shows (`extra["objects"]` of its sample); empty if unknown."""
@@ -94,7 +94,7 @@ class Development:
 
 @dataclass(frozen=True, eq=False)
 class Interpretation:
-    """What images become in words."""
+    """Images in the words that they become."""
 
     adapter: str
     """As given."""
@@ -160,10 +160,9 @@ def object_words(objects: Sequence[str], caption: str | None) -> tuple[str, ...]
 
 
 def as_word(token: bytes) -> str | None:
-    """A token in lower case, without surrounding white space; None if it is not UTF-8.
+    """Return a token in lower case, without surrounding white space; None if it is not UTF-8.
 
-    It names an object if it is one of the `object_words`. Pieces of words name nothing, so a name that a vocabulary has
-    only in pieces is never found.
+    It names an object if it is one of the `object_words`. A name that a vocabulary has only in pieces is never found.
     """
     try:
         return token.decode().strip().lower()

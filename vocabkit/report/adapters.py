@@ -110,7 +110,7 @@ def calibration_report(found: Calibration) -> RenderableType:
     ]
     if found.scale != found.best:
         gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
-        lines.append(f"the best gains {gain} nats per token, which may be chance, so the scale stays")
+        lines.append(f"the best gains {gain} nats per token, which may be chance, so the scale is kept")
     lines.append(f"scale {found.scale:.4g} for {printable(found.llm)}, chosen on {found.samples:,} samples")
     return Group(Text("Caption loss by scale", style="bold"), *map(Text, lines))
 
@@ -141,7 +141,7 @@ def validation_report(name: str, result: Result) -> RenderableType:
         parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
     if result.answers:
         right, yes = ([_answers(name, result.answers) for name in names] for names in (RIGHT, ("said_yes",)))
-        sections = [Section("right answers", right), Section("of yes no", yes, "how often it said yes; half is right")]
+        sections = [Section("right answers", right), Section("yes or no", yes, "how often it said yes; half is right")]
         parts += [Text(), Columns(("asked", *(printable(name, _NAME) for name in result.answers)), sections)]
     if found.gain:
         verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]

@@ -17,12 +17,12 @@ from vocabkit.report.layout import Columns, Listing, Section, printable, show_to
 _GAP = "  "
 _NAME_WIDTH = 24
 _WIDEST, _COMFORTABLE, _NARROWEST = 14, 10, 6
-"""Columns per word of a grid: at most, wanted for grids side by side, and at least."""
+"""Terminal columns per word of a grid: the most, the number that grids side by side need, and the fewest."""
 _TOKENS = 10
 """Tokens shown per image."""
 _TOKEN_WIDTH = 18
 _FAINT = 1 / 3
-"""The share of patches, those with the lowest values, whose words are dim."""
+"""Share of the patches, those with the lowest values, whose words are dimmed."""
 
 
 def interpretation_report(found: Interpretation) -> RenderableType:
@@ -112,7 +112,7 @@ class _Grid:
     """Words that name an object of the image."""
 
     def lines(self, room: int) -> list[Text]:
-        """Lines of at most `room` columns. Where words do not fit, several patches share a place, which shows the
+        """Return lines of at most `room` columns. Where words do not fit, several patches share a cell, which shows the
         word of the patch with the largest value.
         """
         rows, columns = self.size

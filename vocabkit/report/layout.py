@@ -43,7 +43,7 @@ def spelled(token: bytes) -> str:
     """Spell a whole token as `parse_token` reads it, without quotes: invisible characters are escaped."""
     text = token.decode("utf-8", "surrogateescape")
     if text.isprintable() and "\\" not in text:
-        if text.isascii():  # nearly all tokens, told apart without a look at each character
+        if text.isascii():  # nearly all tokens: no need to look at each character
             return text
         if not _INVISIBLE.search(text) and not unicodedata.category(text[0]).startswith("M"):
             return text

@@ -181,7 +181,7 @@ def _with_rest(scripts: Sequence[Row]) -> list[Row]:
 
 def _lacking(name: str, summary: Summary, names: Sequence[str]) -> RenderableType:
     owners = next(f"{other} has" for other in names if other != name) if len(names) == 2 else "all the others have"
-    spells = ", and spells them" if summary.lacks.examples else ""
+    spells = "; it spells them" if summary.lacks.examples else ""
     title = Text(f"{name} lacks {summary.lacks.count:,} tokens that {owners}{spells}", style="bold")
     return Group(title, Listing(_examples(summary.lacks.examples)))
 
@@ -190,8 +190,8 @@ def _unreachable(name: str, summary: Summary) -> RenderableType:
     assert summary.unreachable is not None
     count, shared = summary.unreachable.count, summary.unreachable.shared_by_all
     if not count:
-        return Text(f"{name} produces every text token of its own", style="bold")
-    instead = ", but" if summary.unreachable.examples else ""
+        return Text(f"{name} produces all of its text tokens", style="bold")
+    instead = "; instead it gives" if summary.unreachable.examples else ""
     title = f"{name} never produces {count:,} of its text tokens ({shared:,} of them shared){instead}"
     return Group(Text(title, style="bold"), Listing(_examples(summary.unreachable.examples)))
 

@@ -1,4 +1,4 @@
-"""Batches of a training: which samples a step takes, and the tensors that they become."""
+"""Batches of a training: the samples of each step, and the tensors that they become."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Item:
     words: list[dict[int, float]]
     """For each image, the rows of V_shared that its caption is about, and their weights."""
     skipped: list[str]
-    """Why samples were skipped, once for each time."""
+    """Why samples were skipped: an entry for each time."""
 
     def to(self, device: torch.device) -> Item:
         """The item on `device`."""
@@ -39,7 +39,7 @@ class Item:
 
 
 class CaptionData(Dataset[Item]):
-    """Micro-batches of one process, in order. A recipe always gives the same ones, wherever a training resumes."""
+    """Micro-batches of one process, in order. A recipe always gives the same ones, so that a training can resume."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class CaptionData(Dataset[Item]):
         """Prepare micro-batches by `plan`.
 
         Args:
-            longest: most token ids of a sample; the rest is cut off.
+            longest: maximum token ids of a sample; the rest is cut off.
             words: for the word loss.
             plan: sample numbers of each micro-batch.
         """
@@ -98,7 +98,7 @@ def image_tensor(images: Images, picture: Picture) -> Tensor:
 
 
 def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
-    """Token ids of all answers, each as after a space."""
+    """Return the token ids of all answers, each encoded as after a space."""
     return [i for turn in sample.turns for i in tokenizer.encode(f" {turn.answer}", add_special_tokens=False)]
 
 
@@ -110,9 +110,9 @@ def count_words(samples: Sequence[Sample], tokenizer: Any, ids: Sequence[int]) -
 def plan(
     samples: int, batch: int, steps: int, seed: int, *, process: int, processes: int, micro: int
 ) -> list[np.ndarray]:
-    """Sample numbers of each micro-batch of one process, step by step: `batch / processes / micro` of them a step.
+    """Return the sample numbers of each micro-batch of one process, `batch / processes / micro` of them per step.
 
-    In each step all processes together see the samples that a single one would see: a permutation per epoch.
+    In each step, all processes together see the samples that a single process would see. Each epoch is a permutation.
 
     Raises:
         VocabkitError: a batch that can't be divided.

@@ -1,4 +1,4 @@
-"""Loop over optimizer steps, on accelerate, in one process or many; and its saved state, to resume from."""
+"""Loop over optimizer steps, with accelerate, in one process or many; and the saved state that it resumes from."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Step:
     step: int
     """Counted from 1, over all phases."""
     steps: int
-    """Number of steps of all phases."""
+    """Total steps of all phases."""
     caption_loss: float | None
     """Nats per answer token."""
     word_loss: float | None
@@ -60,7 +60,7 @@ class Step:
     gradient_norm: float
     samples_per_second: float
     skipped: int
-    """How often an unusable sample was skipped so far."""
+    """How often an unusable sample has been skipped so far."""
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
     recipe: Recipe,
     saved: Saved | None,
 ) -> Iterator[tuple[Step, list[str]]]:
-    """Take the steps of `phases` after those of `saved`, if any.
+    """Take the steps of `phases` that follow `saved`, or all of them.
 
     Args:
         model, optimizer: as `accelerator` prepared them, with the state of `saved`.
@@ -198,7 +198,7 @@ class State:
         self._path, self._recipe = path, json.dumps(recipe, sort_keys=True)
 
     def read(self) -> Saved | None:
-        """Read the file; None if there is none. Raises VocabkitError if it is damaged or of another recipe."""
+        """Read the file; None if there is none. Raises VocabkitError: it is damaged, or of another recipe."""
         if not self._path.exists():
             return None
         content = read_torch(self._path)
@@ -206,7 +206,7 @@ class State:
             raise VocabkitError(f"{self._path}: not the state of a training; remove it, or choose another `out`")
         if content.pop("recipe") != self._recipe:
             raise VocabkitError(
-                f"{self._path}: the state of a training by another recipe; choose another `out`, or use that recipe"
+                f"{self._path}: the state of a training from another recipe; choose another `out`, or use that recipe"
             )
         return Saved(**content)
 
@@ -227,7 +227,7 @@ class State:
     def restore(self, found: Saved, model: nn.Module, optimizer: Any) -> None:
         """Restore trained weights and optimizer. Raises VocabkitError if `found` has other tensors."""
         if found.model.keys() != trained_names(model):
-            raise VocabkitError(f"{self._path}: has other tensors than this training; choose another `out`")
+            raise VocabkitError(f"{self._path}: its tensors are not those of this training; choose another `out`")
         set_model_state_dict(model, found.model, options=StateDictOptions(full_state_dict=True, strict=False))
         set_optimizer_state_dict(model, optimizer, found.optimizer, options=StateDictOptions(full_state_dict=True))
 
@@ -239,7 +239,7 @@ def trained_names(model: nn.Module) -> set[str]:
 
 
 def whole_tensors(module: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
-    """Parameters and buffers by name, gathered to the CPU of the main process; the others get none.
+    """Return parameters and buffers by name, gathered to the CPU of the main process; other processes get none.
 
     All processes must call it.
 

@@ -37,7 +37,9 @@ class Objective(nn.Module):
         return self
 
     def forward(self, item: Item, *, caption: bool, words: bool) -> tuple[Tensor, Tensor]:
-        """Sums of the caption loss over answer tokens and the word loss over images, in nats; 0 if not asked for."""
+        """Return the caption loss summed over answer tokens, and the word loss summed over images, in nats. A loss that
+        was not asked for is 0.
+        """
         features = self.features(item.batch.images)
         zero = torch.zeros((), device=features.device)
         word, visual = self._words_and_tokens(features, item.words, caption) if words else (zero, None)
@@ -65,7 +67,7 @@ class Objective(nn.Module):
 
 
 def head_of(lvlm: LVLM) -> LangBridgeAdapter:
-    """The adapter of an LVLM, with a softmax head. Raises VocabkitError if it has none."""
+    """Return the adapter of an LVLM. Raises VocabkitError: it has no softmax head."""
     adapter = lvlm.connector
     if not isinstance(adapter, LangBridgeAdapter) or adapter.config.head != "softmax":
         raise VocabkitError("the word loss needs an adapter with a softmax head; set word_steps and word_weight to 0")

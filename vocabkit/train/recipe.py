@@ -1,4 +1,4 @@
-"""Training recipe: everything that decides the outcome of a training, as plain data in a TOML file."""
+"""Training recipe: everything that determines the outcome of a training, as plain data in a TOML file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vocabkit.files.atomic import reading
 from vocabkit.llm.prompts import Template
 
 _VALUES = {
-    str: "a text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    tuple[str, ...]: 'a list of texts, as in ["a", "b"]',
+    tuple[str, ...]: 'a list of strings, as in ["a", "b"]',
     tuple[int, int]: "two whole numbers, as in [4, 4]",
 }
 
@@ -51,7 +51,7 @@ class Recipe:
     vision: str | None = None
     """Vision model: `efficientnet-lite0`, a folder or a hub id."""
     vision_layer: int = -2
-    """Hidden states to take from `vision`, as transformers counts them."""
+    """Hidden layer of `vision` that the features are taken from, numbered as in transformers."""
     vision_pool: tuple[int, int] | None = None
     """Rows and columns to pool the patch grid to."""
     image_aspect_ratio: Literal["square", "pad"] | None = None
@@ -82,7 +82,7 @@ class Recipe:
     train_adapter: bool = True
     """Whether to train the adapter."""
     train_llm: Literal["no", "lora", "full"] = "no"
-    """Whether to train the LLM (stage 2): not, by LoRA weights on its linear layers, or fully."""
+    """Whether to train the LLM (stage 2): no, LoRA weights on its linear layers, or all weights."""
     lora_rank: int = 16
     """Rank of the LoRA weights."""
 
@@ -103,7 +103,7 @@ class Recipe:
     epochs: float = 1.0
     """Epochs over the data if `steps` is 0. If both are 0, only the word loss is trained."""
     batch: int = 32
-    """Samples of a step, over all processes."""
+    """Samples per step, over all processes."""
     micro_batch: int | None = None
     """Samples that one process handles at a time; by default its whole share."""
     learning_rate: float = 1e-3
@@ -117,7 +117,7 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation. Trained weights stay float32."""
     checkpoint_activations: bool = False
-    """Whether to recompute the LLM's activations in the backward pass, which saves memory."""
+    """Whether to recompute the LLM's activations in the backward pass, to save memory."""
     seed: int = 0
     """Seed of new weights and the order of samples. The same recipe gives the same result."""
 
@@ -128,7 +128,7 @@ class Recipe:
     workers: int = 0
     """Processes that prepare batches ahead."""
     tracker: str | None = None
-    """Tracker of accelerate, such as tensorboard or wandb."""
+    """Experiment tracker that accelerate supports, such as tensorboard or wandb."""
 
     def __post_init__(self) -> None:
         positive = {"batch", "hidden_width", "lora_rank", "word_batch", "checkpoint_every", "temperature"}
@@ -158,7 +158,7 @@ class Recipe:
             raise VocabkitError("the word loss trains the adapter; set train_adapter too")
         if self.steps_on_words and self.train_llm != "no":
             raise VocabkitError(
-                f"word_steps train no LLM, but train_llm is {self.train_llm}; use two recipes, one after the other"
+                f"word_steps do not train the LLM, but train_llm is {self.train_llm}; use two recipes in turn"
             )
         if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
             raise VocabkitError("start_from_embeddings needs a new adapter with a softmax head")
@@ -178,10 +178,10 @@ class Recipe:
 
 
 def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read the recipe in a TOML file, with fields replaced by NAME=VALUE settings.
+    """Read the recipe in a TOML file; `settings`, each NAME=VALUE, replace its fields.
 
     Raises:
-        VocabkitError: missing, not TOML, an unknown name, or a value of the wrong kind.
+        VocabkitError: missing, not TOML, an unknown name, or a value of the wrong type.
     """
     path = Path(path)
     with reading(path):
@@ -203,7 +203,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def value_of(name: str) -> str:
-    """The kind of value of a recipe's field, in the words of TOML."""
+    """Describe the type of a recipe's field, for messages and docs/recipe.md."""
     hint = get_type_hints(Recipe)[name]
     if get_origin(hint) in (Union, UnionType):  # with None, which TOML does not have
         hint = get_args(hint)[0]
@@ -214,7 +214,7 @@ def value_of(name: str) -> str:
 
 
 def _misfit(content: Mapping[str, Any], problem: str) -> str:
-    """What is wrong with the field that msgspec names as `$.name`, or which one is missing."""
+    """Say what is wrong with the field that msgspec names as `$.name`, or which one is missing."""
     place = re.search(r"`\$\.(\w+)", problem)
     if place is None:
         return f"{problem}; add it to the file or `settings`"

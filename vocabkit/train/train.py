@@ -1,4 +1,4 @@
-"""Train an adapter by a recipe, alone or together with the LLM."""
+"""Train an adapter from a recipe, alone or together with the LLM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from vocabkit.vision.features import Features, open_features
 ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
 """Names in the output folder."""
 NAMED = 5
-"""Reasons for skipped samples that a result lists."""
+"""Reasons for skipping samples that a result lists."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,25 @@ class Trained:
     skipped: int
     """How often an unusable sample was skipped; the same sample counts each time."""
     first_skipped: tuple[str, ...]
-    """The first few distinct reasons, on the first process since it started."""
+    """The first few distinct reasons that the main process met in this run."""
     caption_loss: float | None
-    """Nats per answer token of the training data, mean of the last tenth of the steps with a caption loss."""
+    """Nats per answer token of the training data: mean over the last tenth of the steps with a caption loss."""
     word_loss: float | None
-    """Nats per image, likewise."""
+    """Nats per image: mean over the last tenth of the steps with a word loss."""
 
 
 def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = lambda step: None) -> Trained:
-    """Train by `recipe` into the folder `out`. Safe to kill; the next run with the same recipe resumes.
+    """Train as `recipe` says, into the folder `out`. Safe to kill; the next run with the same recipe resumes.
 
-    Start it with `accelerate launch` for several processes. `out` then holds `adapter/`, `metrics.jsonl` (a line per
-    step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
+    Start it with `accelerate launch` for several processes. Afterwards, `out` holds `adapter/`, `metrics.jsonl` (a line
+    per step), `recipe.json`, `state.pt` and, if the LLM was trained, `llm/`.
 
     Args:
         on_step: called on the main process after each step.
 
     Raises:
-        VocabkitError: parts that do not fit together, a damaged state, a training by another recipe in `out` or one
-            that is running there, or a loss that is not finite.
+        VocabkitError: parts that do not fit together, a damaged state, a training from another recipe in `out`, one
+            that is still running there, or a loss that is not finite.
     """
     out = Path(out)
     accelerator = _accelerator(recipe, out)
@@ -144,7 +144,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
         names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
         raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; installed are: {names}")
-    AcceleratorState._reset_state()  # it keeps the precision of an earlier training in this process
+    AcceleratorState._reset_state()  # otherwise the precision of an earlier training in this process remains
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
         log_with=recipe.tracker,
@@ -156,16 +156,16 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         raise VocabkitError(
             "FSDP needs fsdp_version: 2 and fsdp_cpu_ram_efficient_loading: false; see docs/examples/fsdp2.yaml"
         )
-    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own would round the losses
+    if plugin is not None and recipe.precision == "bfloat16":  # accelerate's own policy would round the losses
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return accelerator
 
 
 def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
-    """The samples that can be used and whose images have features, the source of these, and how many were left out.
+    """Return the usable samples whose images have features, the source of these, and how many were left out.
 
     Args:
-        device: device of the vision encoder, if there are no features.
+        device: device of the vision encoder, if there is no cache of features.
 
     Raises:
         VocabkitError: no data, no features, or no features for any sample.
@@ -199,7 +199,7 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
         )
     usable = [sample for sample in matched if all(picture.key in features for picture in sample.images)]
     if not usable:
-        raise VocabkitError(f"{recipe.features}: has features of none of the {len(samples)} samples of the data")
+        raise VocabkitError(f"{recipe.features}: has no features of any of the {len(samples)} samples in the data")
     return usable, features, len(samples) - len(usable)
 
 
@@ -224,7 +224,7 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
     """The adapter to continue from, or a new one, with float32 weights, trainable as the recipe says.
 
     Raises:
-        VocabkitError: not found, or for other features.
+        VocabkitError: not found, or made for other features.
     """
     if recipe.adapter is None:
         connector = _new_connector(recipe, images, llm)
@@ -234,7 +234,7 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
             connector.config = dataclasses.replace(connector.config, vision_aspect_ratio=recipe.image_aspect_ratio)
         check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")
     for parameter in connector.parameters():
-        parameter.data = parameter.data.float()  # small steps would be lost in half precision
+        parameter.data = parameter.data.float()  # small updates would be lost in half precision
     return connector.requires_grad_(recipe.train_adapter)
 
 
@@ -268,15 +268,17 @@ def _info(images: Images) -> EncoderInfo:
 
 
 def _trainable(model: Any, recipe: Recipe) -> Any:
-    """The LLM with LoRA weights, fully trainable, or frozen."""
+    """Return the LLM with LoRA weights, fully trainable, or frozen."""
     if recipe.checkpoint_activations:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its name in transformers 5.0
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # a deprecated name, which transformers 5.0 needs
             model.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.train_llm == "lora":
         with needs_extra("train", "LoRA"):
             from peft import LoraConfig, get_peft_model
         config = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_rank, target_modules="all-linear")
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft about transformers
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft uses deprecated transformers API
             return get_peft_model(model, config)
     return model.requires_grad_(recipe.train_llm == "full")
 
@@ -284,16 +286,15 @@ def _trainable(model: Any, recipe: Recipe) -> Any:
 def _plan_phases(
     recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
 ) -> list[tuple[Phase, CaptionData]]:
-    """The phases, each with the batches of this process: first the steps on words alone, if any.
+    """Return the phases, each with the batches of this process. The steps on words alone, if any, come first.
 
     Raises:
         VocabkitError: a batch that can't be divided, or a word loss for an adapter without a softmax head.
     """
     words, pictured = None, [sample for sample in samples if sample.images]
     if recipe.steps_on_words or recipe.word_weight:
-        ids = head_of(lvlm).shared.look_up(
-            llm.vocabulary
-        )  # of this LLM, not of the one that the adapter was trained with
+        # ids of this LLM, which need not be the one that the adapter was trained with
+        ids = head_of(lvlm).shared.look_up(llm.vocabulary)
         words = count_words(pictured, llm.tokenizer, ids.tolist())
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
     first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
@@ -382,7 +383,7 @@ class _Metrics:
                 losses.append(values[name])
 
     def last_loss(self, name: str) -> float | None:
-        """The mean of caption_loss or word_loss over the last tenth of the steps that have it."""
+        """Return the mean of caption_loss or word_loss over the last tenth of the steps that have it."""
         losses = self._losses[name]
         last = losses[-max(1, len(losses) // 10) :]
         return sum(last) / len(last) if last else None

@@ -1,7 +1,7 @@
 """Word loss: an image's coefficients, averaged over its patches, must predict the tokens of its caption.
 
-It teaches a softmax head which tokens name what a patch shows, without a pass through any LLM, so that a visual token
-becomes a sum of the embeddings of fitting words: something every LLM can read. The cross-entropy per image is
+It teaches a softmax head which tokens name what a patch shows, without a pass through any LLM. A visual token then
+becomes a sum of the embeddings of fitting words, which every LLM can read. The loss per image is
 
     - sum_t w_t log( mean_n p_nt ) + e mean_n H(p_n),    p_n = softmax(h_n W^T + b),    sum_t w_t = 1
 
@@ -27,11 +27,11 @@ from vocabkit.adapter.mixing.products import accumulation_dtype
 _BLOCK = 2**24
 """Scores (patches x rows) in memory at a time: 64 MiB in float32."""
 RARITY = 0.25
-"""Power of the inverse document frequency. With 1, the form of captions is lost; with 0, names count too little."""
+"""Power of the inverse document frequency. At 1, the form of captions is not learned; at 0, names count too little."""
 
 
 class CaptionWords:
-    """The rows of V_shared that a caption is about, and their weights."""
+    """The rows of V_shared in a caption, and their weights."""
 
     def __init__(self, captions: Iterable[Sequence[int]], ids: Sequence[int]) -> None:
         """Count in how many captions each row occurs.
@@ -49,7 +49,7 @@ class CaptionWords:
                 self._found[row] = self._found.get(row, 0) + 1
 
     def weights(self, caption: Sequence[int]) -> dict[int, float]:
-        """Row -> weight. Weights sum to 1; empty if no token of `caption` distinguishes it from other captions."""
+        """Return row -> weight. Weights sum to 1; empty if `caption` has no rows, or only rows of every caption."""
         rarity = {row: math.log(self._captions / self._found.get(row, 1)) ** RARITY for row in self._rows(caption)}
         total = sum(rarity.values())
         return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
@@ -67,10 +67,10 @@ def word_loss(
     *,
     entropy: float = 0.0,
 ) -> Tensor:
-    """Sum of the loss above over images, in nats. The (I N, V) coefficients are never held in memory.
+    """Return the sum of the loss above over images, in nats. The (I N, V) coefficients are never held in memory.
 
     Args:
-        hidden: (I, N, H). The loss is computed in float32, or float64 if `hidden` is; under autocast, products are not.
+        hidden: (I, N, H). The loss is computed in float32, or in float64 if `hidden` is. Autocast affects products.
         weight, bias: (V, H) and (V,) of the head.
         words: row -> weight for each image, from `CaptionWords.weights`.
         entropy: e above.
@@ -88,9 +88,9 @@ def word_loss_and_tokens(
     *,
     entropy: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The word loss, and the visual tokens (I, N, D) of `vocabkit.adapter.mixing.mix.mix` from the same scores.
+    """Return the word loss, and the visual tokens (I, N, D) that `vocabkit.mix` gives, from the same scores.
 
-    Unaffected by autocast.
+    Autocast has no effect.
 
     Args:
         embeddings: (V, D), with or without gradients. Others as for `word_loss`.
@@ -139,8 +139,8 @@ def _targets(words: Sequence[dict[int, float]], dtype: torch.dtype) -> tuple[Ten
 def _softmax(
     hidden: Tensor, weight: Tensor, bias: Tensor, embeddings: Tensor | None, *, with_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, H) -> (M,) log of each patch's softmax normaliser, (M,) its entropy (0 without `with_entropy`) and (M, D) its
-    mix of embeddings, or (M, 0); a block at a time.
+    """Return, for M patches, the (M,) logs of softmax normalisers, (M,) entropies (0 without `with_entropy`) and (M, D)
+    mixes of embeddings, or (M, 0); computed a block at a time.
     """
     blocks = hidden.split(max(1, _BLOCK // len(weight)))
 

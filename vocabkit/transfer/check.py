@@ -24,9 +24,9 @@ from vocabkit.vision.feature_files import read_features
 EXACT = 1e-9
 """Largest relative error where both sides are computed in float64."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""The same for visual tokens as the LLM gets them, by its dtype, in addition to what `_ROUNDINGS` allows."""
+"""Largest relative error of visual tokens in the LLM's dtype, in addition to what `_ROUNDINGS` allows."""
 _ROUNDINGS = 8
-"""Multiple of the error that rounding only the hidden layer and the coefficients causes: some weights amplify it."""
+"""Allowed multiple of the error from rounding only hidden layer and coefficients, which some weights amplify."""
 _BLOCK = 4096
 """Embedding rows that are in float64 at a time."""
 _REAL_PATCHES = 256
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """What `check_transfer` found."""
+    """The result of `check_transfer`."""
 
     target: str
     rows: int
@@ -172,9 +172,9 @@ def _expected_ids(
 def _differences(
     result: LangBridgeAdapter, original: LangBridgeAdapter, ids: list[list[int]], target: Target
 ) -> list[str]:
-    """Weights that are not the adapter's, and the first row that is not the target's.
+    """Return which weights are not the adapter's, and the first row that is not the target's.
 
-    Visual tokens of a few patches do not show a wrong row that these patches have no use for.
+    Visual tokens alone do not reveal a wrong row that the few patches give no weight.
     """
     kept = [row for row, parts in enumerate(ids) if parts]
     assert result.embeddings is not None

@@ -51,7 +51,7 @@ class Distillation:
     llm: str
     """The LLM that it gives visual tokens for."""
     pictures: int
-    """Distinct pictures that it was fitted on."""
+    """Distinct pictures that the projector was fitted on."""
     held_out: int
     """Distinct pictures that the error is measured on."""
     relative_error: float
@@ -65,7 +65,7 @@ class Distillation:
             return None
         return (
             f"relative error {self.relative_error:.3f}: no better than the mean token for every patch; do not use this "
-            "projector, but fit one on more pictures, like those that it is for"
+            "projector, but fit one on more pictures like those that it is for"
         )
 
 
@@ -122,7 +122,7 @@ def check_distillable(transferred: LangBridgeAdapter, features: Features) -> Non
     """Raise VocabkitError if `transferred` folds exactly, was not transferred, or takes other features."""
     adapter, width = transferred.config, transferred.llm_width
     if width is None:
-        raise VocabkitError("the adapter was not transferred: it has no LLM's embedding rows; `vocabkit transfer` it")
+        raise VocabkitError("the adapter was not transferred: it has no embedding rows; run `vocabkit transfer` first")
     if why_not_foldable(adapter.head) is None and adapter.hidden_width <= width:
         raise VocabkitError(
             f"a {adapter.head} head with {adapter.hidden_width} hidden units, no more than the LLM's width {width}, "
@@ -132,7 +132,7 @@ def check_distillable(transferred: LangBridgeAdapter, features: Features) -> Non
 
 
 def _split(features: Features, keys: Sequence[str], generator: torch.Generator) -> tuple[list[str], list[str]]:
-    """A key of each distinct picture, in random order: held-out ones and the others."""
+    """Return a key of each distinct picture, in random order: held-out pictures, then the others."""
     distinct = {features[key].data_ptr(): key for key in reversed(keys)}  # equal pictures share a row in memory
     if len(distinct) < 2:
         raise VocabkitError(f"{features.folder}: {len(distinct)} distinct pictures to fit a projector on; give more")

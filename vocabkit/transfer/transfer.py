@@ -1,7 +1,7 @@
 """Transfer an adapter to another LLM: the same coefficients over the embedding rows of the target (Eq. 5-6).
 
-Nothing is retrained. A linear head may give visual tokens far longer than any embedding: the LLM that it was trained
-with reads them all the same, another LLM does not. One factor on all visual tokens, the scale, corrects that.
+Nothing is retrained. A linear head may give visual tokens far longer than any embedding. The LLM that it was trained
+with has learned to read them; another LLM has not. One factor on all visual tokens, the scale, corrects that.
 """
 
 from __future__ import annotations
@@ -108,16 +108,16 @@ and takes their share from a linear head. compose: use the mean embedding of the
 cuts their bytes into."""
 
 EXAMPLES = 8
-"""Missing tokens that a report shows."""
+"""Missing tokens that a report lists."""
 RMS_PATCHES = 4096
 """Patches that the length of visual tokens is measured on. Their mean is stable long before that."""
 _LARGEST_SCALE = 1e6
-"""Beyond it, visual tokens overflow in every dtype that LLMs run in but bfloat16 and float32."""
+"""Beyond it, visual tokens overflow float16, in which many LLMs run."""
 
 
 @dataclass(frozen=True)
 class MissingToken:
-    """A row of V_shared that the target has no token for."""
+    """A row of V_shared whose token the target lacks."""
 
     row: int
     token: bytes

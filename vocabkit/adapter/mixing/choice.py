@@ -67,7 +67,7 @@ def choose(
 
 
 def _operands(dtypes: set[torch.dtype], sums: torch.dtype, device: torch.device) -> str:
-    """Say how half-precision matrices are multiplied with sums in float32."""
+    """Say how half-precision matrices are multiplied with sums in float32; empty if there are none."""
     half = [dtype for dtype in sorted(dtypes, key=str) if dtype.itemsize == 2]
     copied = [str(dtype).removeprefix("torch.") for dtype in half if operand_dtype(dtype, sums, device) != dtype]
     if not copied:

@@ -1,6 +1,6 @@
 """Element-wise steps between the two products of softmax mixing, in torch; `kernels` has the same in Triton.
 
-The signatures list every buffer because Triton kernels take them so, and both modules are interchangeable.
+The signatures list every buffer, as Triton kernels need it, so that the two modules are interchangeable.
 
 Scores arrive as `hidden @ weight.T`; bias and temperature are applied here. B is the number of rows in a block.
 """

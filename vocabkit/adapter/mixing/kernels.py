@@ -17,7 +17,9 @@ from vocabkit.adapter.mixing.elementwise import GROWTH
 
 
 _TILE = 2048
+"""Scores of a row that a program handles at a time."""
 _GATHER_TILE = 1024
+"""Columns of embeddings that a program handles at a time."""
 
 
 def softmax_block(
@@ -129,7 +131,7 @@ def _softmax_block(
     raised = tl.where(best > before + GROWTH, best, before)
     sums = tl.zeros((TILE,), tl.float32)
     stored_sums = tl.zeros((TILE,), tl.float32)
-    for start in range(0, columns, TILE):  # the second reading comes from the L2 cache
+    for start in range(0, columns, TILE):  # reads the same scores again, from the L2 cache
         column = start + tl.arange(0, TILE)
         inside = column < columns
         s = tl.load(scores + column, mask=inside, other=float("-inf"))

@@ -22,7 +22,7 @@ _PIXELS = 512
 _QUALITY = 82
 """JPEG quality."""
 _IMAGE_BYTES, _FEWEST_IMAGES = 195_000, 10
-"""Size of a page per image, with an allowance for at least ten images: these stay below two megabytes."""
+"""Bytes of a page per image, and the fewest images that they are allowed for: ten images stay below two megabytes."""
 _MOST_COLUMNS = 12
 """Wider grids of patches have no room for words."""
 _SHARES, _COSINES = 10_000, 1000
@@ -31,8 +31,8 @@ _SHARES, _COSINES = 10_000, 1000
 
 @dataclass(frozen=True)
 class Frame:
-    """Places of a picture and of its grid of patches in a frame around both, in percent of the frame: left, top, width
-    and height.
+    """Where a picture and its grid of patches are in a frame around both, each as left, top, width and height in
+    percent of the frame.
     """
 
     ratio: float

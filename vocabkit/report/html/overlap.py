@@ -17,7 +17,7 @@ from vocabkit.shared.overlap import Overlap
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 _FIRST_ROWS = 12
-"""Rows of a breakdown; further ones are folded away."""
+"""Rows of a breakdown that are shown; the others are folded away."""
 _RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
 """Keys of `TRANSLATIONS` on the page: the other rules find nearly the same."""
 
@@ -51,7 +51,7 @@ def _matrices(report: Overlap) -> list[tuple[str, str, np.ndarray, np.ndarray | 
     found: list[tuple[str, str, np.ndarray, np.ndarray | None]] = [
         ("Coverage", "Share and number of the row's tokens that the column also has.", report.coverage, report.shared),
     ]
-    if len(report.tokenizers) > 2:  # of two, the page says it in its first sentence
+    if len(report.tokenizers) > 2:  # for two, it is in the first sentence of the page
         explained = "Tokens that both have, as a share of the tokens that either has."
         found.append(("Jaccard", explained, report.jaccard, None))
     if report.mass is not None:

@@ -36,7 +36,7 @@ class Origin:
 
     @property
     def version(self) -> str:
-        """Of vocabkit."""
+        """The version of vocabkit."""
         return version("vocabkit")
 
     @property

@@ -21,7 +21,7 @@ from vocabkit.transfer.check import Proof
 from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
 
 _TICKS = 5
-"""Ticks per axis, about."""
+"""Approximate number of ticks on an axis."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_validation(path: Path) -> dict[str, Result]:
 
 
 def _without_gaps(content: Any) -> Any:
-    """`content` without estimates that have a null, which stands for a number that was not finite."""
+    """Drop estimates with a null, which is how numbers that are not finite are written."""
     if not isinstance(content, dict):
         return content
     estimate = {"value", "low", "high"}

@@ -1,7 +1,7 @@
 """Export an adapter for one LLM in the format of another program.
 
-What stock programs hold is a two-layer projector. An MLP is one. A transferred adapter with a linear head folds into
-one, exactly. For any other transferred adapter a projector is fitted on patch features, approximately.
+Other programs expect a two-layer projector. An MLP is one. A transferred adapter with a linear head folds into one,
+exactly. For any other transferred adapter, a projector is fitted on patch features, which is an approximation.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class ExportOptions:
     vision: str | None = None
     """For llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id."""
     keep_cls: bool = False
-    """For llava: whether class tokens become visual tokens. False means what the adapter records, or else no."""
+    """For llava: whether class tokens become visual tokens. If False, they do only if the adapter records it."""
     image_aspect_ratio: AspectRatio | None = None
-    """For llava: what becomes of pictures that are not square, if the adapter does not record it. For mmproj: pad, to
-    accept that llama.cpp pads pictures although the adapter was trained on others."""
+    """For llava: how pictures become square, if the adapter does not record it. For mmproj: pad, to accept that
+    llama.cpp pads pictures although the adapter was trained on others."""
     features: str | Path | None = None
     """Folder of patch features to distil on; None to fold."""
     data: tuple[str | Path, ...] = ()
@@ -92,7 +92,7 @@ def export(
     *,
     progress: Progress = no_progress,
 ) -> Exported:
-    """Write `adapter` as `form` to `out`. All that can be checked is checked before the work.
+    """Write `adapter` as `form` to `out`. Everything that can be checked is checked before the work.
 
     Args:
         adapter: a transferred adapter or an MLP, in memory or as a folder, `.pt` file or hub id.
@@ -206,13 +206,13 @@ def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) 
 
 
 def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
-    """The configuration of the projector that is going to be written, as far as it is known before the work."""
+    """Return the configuration of the projector that will be written, as far as it is known before the work."""
     if isinstance(adapter, MLPProjector):
         if features is not None:
             raise VocabkitError("an MLP projector needs no distillation; leave `features` out")
         return adapter.config
     if adapter.embeddings is None:
-        raise VocabkitError("the adapter was not transferred: it has no LLM's embedding rows; `vocabkit transfer` it")
+        raise VocabkitError("the adapter was not transferred: it has no embedding rows; run `vocabkit transfer` first")
     if features is not None:
         check_distillable(adapter, features)
         config = folded_config(adapter.config)

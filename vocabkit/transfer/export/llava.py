@@ -319,7 +319,7 @@ def build_processor(
     pads: bool,
     sizes: Sizes | None = None,
 ) -> LlavaProcessor | LlavaNextProcessor:
-    """The processor that puts an image token into the text for each visual token of the model.
+    """Return the processor that puts an image token into the text for each visual token of the model.
 
     Args:
         keep_cls: whether class tokens become visual tokens.

@@ -2,8 +2,8 @@
 
 Keys and tensor names are those that llama.cpp's clip.cpp reads for LLaVA (projector type `mlp`): `mm.0` and `mm.2` are
 linear_1 and linear_2. Its graph drops the class token, and applies the norm after the last layer to whatever layer it
-takes, so that norm is left out. Its GELU is the tanh approximation. docs/serving.md tells how it treats the class token
-of a CLIP.
+takes, so that norm is left out. Its GELU is the tanh approximation. docs/serving.md describes what it does with the
+class token of a CLIP.
 """
 
 from __future__ import annotations

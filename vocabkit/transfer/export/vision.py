@@ -22,7 +22,7 @@ _UNDER_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 def check_features(
     name: str, config: AdapterConfig | MLPConfig, *, keep_cls: bool, aspect_ratio: AspectRatio | None
 ) -> None:
-    """Raise VocabkitError if an export can't give the features that the adapter's config records.
+    """Raise VocabkitError if an export can't compute the features that the adapter's config records.
 
     Args:
         name: what the export is called in the message.
