@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,25 @@ def test_light_name_resolves(name: str) -> None:
 def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'alignn'"):
         vocabkit.alignn  # noqa: B018
+
+
+def test_wrong_type_raises_type_error_with_what_was_expected(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from vocabkit.interpret.interpret import interpret
+    from vocabkit.transfer.transfer import as_target
+
+    rows: Any = torch.zeros(2, 3)
+    adapter, picture = "data/smollm2-scenes.pt", "photo.jpg"
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: vocabkit.mix([1.0], rows, rows, head="linear"), "`hidden` is list; expected a tensor"),  # type: ignore[arg-type]
+        (lambda: vocabkit.infer(adapter, picture, tmp_path), "`inputs` is str; expected a list"),
+        (lambda: interpret(adapter, picture), "`pictures` is str; expected a list"),
+        (lambda: vocabkit.transfer(adapter, 5), "`target` is int; expected a path"),  # type: ignore[arg-type]
+        (lambda: as_target(None), "`target` is NoneType; expected a path"),  # type: ignore[arg-type]
+    ]
+    for call, says in wrong:
+        with pytest.raises(TypeError, match=says):
+            call()
 
 
 def test_import_loads_no_library() -> None:

@@ -227,7 +227,7 @@ def test_top_tokens_of_real_pictures_name_their_objects(tmp_path: Path) -> None:
 def test_captions_equal_greedy_generation(
     world: InferWorld, encoder: VisionEncoder, tmp_path: Path, template: str
 ) -> None:
-    question = f"Image: {PLACEHOLDER}\nThis is"
+    question = PLACEHOLDER if template == "plain" else f"Image: {PLACEHOLDER}\nThis is"
     words = ("--captions", "--llm", world.small.two, "--template", template, "--question", question)
     files = [world.pictures / f"{number}.png" for number in range(3)]
     infer(tmp_path, world.transferred, *files, *words, "--max-new-tokens", "6")
@@ -248,6 +248,8 @@ def test_captions_without_a_fitting_llm_raise(world: InferWorld, tmp_path: Path)
     assert "other ids than two has" in error_of(vocabkit_here(tmp_path, *words, "--llm", world.small.one))
     words = (*words, "--llm", world.small.two)
     assert "needs <image> exactly once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
+    ignored = error_of(vocabkit_here(tmp_path, *words, "--question", "What is in <image>?"))
+    assert ignored == "--question: plain shows the picture alone; set --template to completion or chat"
     assert "choose plain, completion or chat" in error_of(vocabkit_here(tmp_path, *words, "--template", "x"))
 
 

@@ -62,7 +62,7 @@ class InferOptions:
     captions: bool = False
     """Have the LLM caption the pictures."""
     question: str = PLACEHOLDER
-    """The prompt for a caption, with one placeholder for the picture; the plain template drops all other text."""
+    """The prompt for a caption, with one placeholder for the picture; not for the plain template."""
     template: str = "plain"
     """plain, completion or chat."""
     max_new_tokens: int = 64
@@ -208,6 +208,8 @@ def open_inputs(
 
     Raises VocabkitError: an input that is none of these, damaged records, or two pictures with the same key.
     """
+    if isinstance(inputs, str | Path):
+        raise TypeError(f"`inputs` is {type(inputs).__name__}; expected a list of images, folders, files or datasets")
     folder = None if images is None else Path(images)
     found = [_pictures(str(source), folder, split, image_column) for source in inputs]
     once = each_once(chain.from_iterable(found), "give them in two runs")
@@ -612,6 +614,8 @@ def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor | 
     assert llm is not None
     if wanted.question.count(PLACEHOLDER) != 1:
         raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
+    if template == "plain" and wanted.question != PLACEHOLDER:
+        raise VocabkitError("`question`: plain shows the picture alone; set `template` to completion or chat")
 
     def caption(visual: Tensor | Sequence[Tensor]) -> list[str]:
         turns = [Turn(wanted.question, "")]

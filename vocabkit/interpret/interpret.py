@@ -92,6 +92,8 @@ def interpret(
     Raises VocabkitError: something is not found, parts do not fit together, or no picture is usable.
     """
     wanted = InterpretOptions(**options)
+    if isinstance(pictures, str | Path):
+        raise TypeError(f"`pictures` is {type(pictures).__name__}; expected a list of images or LLaVA files")
     if wanted.top < 1:
         raise VocabkitError(f"`top` {wanted.top}: must be at least 1")
     series = _series(adapter, wanted.checkpoints)

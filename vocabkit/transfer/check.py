@@ -18,7 +18,7 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.transfer import Target, open_target, trained_tensors
+from vocabkit.transfer.transfer import Target, as_target, trained_tensors
 from vocabkit.vision.feature_files import read_features
 
 EXACT = 1e-9
@@ -71,7 +71,7 @@ class Proof:
 def check_transfer(
     result: LangBridgeAdapter | str | Path,
     original: LangBridgeAdapter | str | Path,
-    target: Target | str,
+    target: Target | str | Path,
     *,
     features: Tensor | str | Path | None = None,
     patches: int = 64,
@@ -100,8 +100,7 @@ def check_transfer(
     width = original.config.vision_width
     if isinstance(features, str | Path):
         features = read_features(Path(features), config=original.config, limit=_REAL_PATCHES)
-    if isinstance(target, str):
-        target = open_target(target)
+    target = as_target(target)
     ids, problems = _expected_ids(result, original, target)
     if problems:
         return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale)

@@ -82,6 +82,15 @@ def open_target(
     return Target(vocabulary, table, found.how)
 
 
+def as_target(target: Target | str | Path) -> Target:
+    """Return `target`, opened if it is the argument of `open_target` or a path. Raises TypeError for another type."""
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, str | Path):
+        return open_target(str(target))
+    raise TypeError(f"`target` is {type(target).__name__}; expected a path, a catalog model, a hub id or a Target")
+
+
 def _weights(argument: str, found: Resolved) -> str | Path:
     """Where the embedding table of `argument` is."""
     name = without_name(argument)
@@ -177,7 +186,7 @@ class Preflight:
 
 def transfer(
     adapter: LangBridgeAdapter | str | Path,
-    target: Target | str,
+    target: Target | str | Path,
     *,
     missing: Missing = "error",
     scale: float | Literal["rms"] = 1.0,
@@ -214,8 +223,7 @@ def transfer(
         adapter = LangBridgeAdapter.from_pretrained(adapter)
     if isinstance(features, str | Path):
         features = read_features(Path(features), config=adapter.config, limit=RMS_PATCHES)
-    if isinstance(target, str):
-        target = open_target(target)
+    target = as_target(target)
     before = adapter.config.transfer
     if before is not None and not before.trained:
         warnings.warn(

@@ -32,13 +32,21 @@ def check(
     bias: Tensor | None,
     temperature: float,
 ) -> None:
-    """Raise VocabkitError on an unknown head, a wrong temperature, or tensors that do not fit each other."""
+    """Check the arguments of `mix`.
+
+    Raises:
+        VocabkitError: an unknown head, a wrong temperature, or tensors that do not fit each other.
+        TypeError: something other than tensors.
+    """
     if head not in ("linear", "softmax"):
         raise VocabkitError(f"head {quote(str(head))} is unknown; choose linear or softmax")
     if not temperature > 0 or (head == "linear" and temperature != 1.0):
         raise VocabkitError(f"temperature {temperature}: must be positive, and 1 for a linear head")
     given = {"hidden": hidden, "weight": weight, "embeddings": embeddings, "bias": bias}
     tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"`{name}` is {type(tensor).__name__}; expected a tensor of torch")
     fits = (
         hidden.ndim >= 1
         and weight.ndim == 2

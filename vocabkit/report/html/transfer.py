@@ -101,7 +101,7 @@ def _without_gaps(content: Any) -> Any:
 def _measured(name: str, result: Result) -> Measured:
     found = result.validation
     losses = {line: found.caption_loss[line].value for line in (BLIND, NATIVE) if line in found.caption_loss}
-    ends = {"no better than blind": 0.0, "all of it": 1.0}
+    ends = {"no better than blind": 0.0, "as good": 1.0}
     asked = [name for name in RIGHT if any(getattr(answers, name) is not None for answers in result.answers.values())]
     return Measured(
         name=name,

@@ -5,7 +5,7 @@
   const state = document.getElementById("state");
   const data = await pageData().catch(() => null);
   if (!data) {
-    state.textContent = "This browser can't unpack the data; one of 2023 or later can.";
+    state.textContent = "This browser can't decompress the data; use one from 2023 or later.";
     return;
   }
   state.hidden = true;

@@ -6,7 +6,7 @@
   const [found, body, more, download] = ["found", "rows", "more", "download"].map((id) => document.getElementById(id));
   const data = await pageData().catch(() => null);
   if (!data) {
-    found.textContent = "This browser can't unpack the table; one of 2023 or later can.";
+    found.textContent = "This browser can't decompress the table; use one from 2023 or later.";
     return;
   }
   const folded = data.tokens.map((token) => token.toLowerCase());
@@ -51,7 +51,7 @@
     showMore();
   }
 
-  /** Where a row stands by its id in the chosen tokenizer; rows without one come last. */
+  /** The sort position of a row by its id in the chosen tokenizer; rows without an id come last. */
   function place(row) {
     const id = ids[Number(order.value)][row];
     return id < 0 ? Infinity : id;
