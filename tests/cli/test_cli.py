@@ -245,7 +245,8 @@ def test_check_takes_a_recorded_path_only_with_its_fingerprint(small: Path) -> N
     shutil.copytree(small / "right", small / "left")
     shutil.rmtree(small / "right")
     assert error_of(vocabkit_here(small, "check", "y.arrow")).endswith(
-        "'left', 'right' are not in the catalog; add --tokenizer 'left'=SOURCE --tokenizer 'right'=SOURCE"
+        "'left', 'right' are not in the catalog; left was 'left', which has changed since; "
+        "add --tokenizer 'left'=left --tokenizer 'right'=SOURCE"
     )
 
 
