@@ -423,3 +423,11 @@ few_values = st.text("ab1 ä\u0308<x>", min_size=1, max_size=8).map(str.encode) 
 def assert_cut_as_by_the_whole(vocabulary: Vocabulary, values: list[bytes]) -> None:
     found = Segmenter(vocabulary).ids_of_each(values)
     assert found == Segmenter(vocabulary).ids_of_each([*values, *[b"a"] * 200])[: len(values)]
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "((a+))+", "(((a*)b))*", "((?:a|b+)c){2,}"])
+def test_pattern_with_repeat_of_repeat_raises(pattern: str, tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    vocabulary = read_json_tokenizer(tmp_path, bpe_json(["a"]) | {"pre_tokenizer": split})
+    with pytest.raises(VocabkitError, match="repeats a repeat"):
+        to_tokenizers(vocabulary)

@@ -82,13 +82,18 @@ def check_sound(content: Mapping[str, Any]) -> None:
 
 
 _CLASS_OR_ESCAPE = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\.", re.DOTALL)
-_NESTED_REPEAT = re.compile(r"\([^()]*[+*][^()]*\)(?:[+*]|\{\d+,\})")
+_GROUP = re.compile(r"\(([^()]*)\)([+*]|\{\d+,\})?")
+_REPEAT = re.compile(r"[+*]|\{\d+,\}")
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raises ValueError: a repeat of a repeat, such as `(a+)+`, whose matching backtracks exponentially."""
-    if _NESTED_REPEAT.search(_CLASS_OR_ESCAPE.sub("x", pattern)):
-        raise ValueError(f"pattern {pattern!r} repeats a repeat, which can take exponential time")
+    """Raises ValueError: a repeat of a repeat, such as `((a+))+`, whose matching backtracks exponentially."""
+    left = _CLASS_OR_ESCAPE.sub("x", pattern)
+    while group := _GROUP.search(left):  # the innermost first; what is left of a group is whether it repeats
+        repeats = _REPEAT.search(group[1])
+        if repeats and group[2]:
+            raise ValueError(f"pattern {pattern!r} repeats a repeat, which can take exponential time")
+        left = left[: group.start()] + ("x+" if repeats or group[2] else "x") + left[group.end() :]
 
 
 def _check_merges(model: Mapping[str, Any]) -> None:
