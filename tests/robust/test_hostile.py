@@ -40,6 +40,7 @@ OPENS = {
         "snapshot-sound.arrow": "the file that the other snapshots differ from in one thing",
         "snapshot-extra-column.arrow": "a snapshot may hold more columns",
         "snapshot-bomb.arrow": "4 MB of zeros pack well, and are a token",
+        "decoder-that-explodes.json": "a million characters are fewer than a real vocabulary has",
         # read as the field's libraries read it
         "key-twice.json": "the last value of a key counts, as for `tokenizers`",
         "model-twice.json": "the last value of a key counts, as for `tokenizers`",

@@ -172,6 +172,12 @@ def test_replacement_that_fills_memory_is_refused(tmp_path: Path) -> None:
         read(written(tmp_path, fallback(["a" * 20], SPACES | {"pattern": {"String": "a"}, "content": "b" * 2_000_000})))
 
 
+def test_replacements_that_fill_memory_together_are_refused(tmp_path: Path) -> None:
+    doubling = SPACES | {"pattern": {"String": "a"}, "content": "aa"}
+    with pytest.raises(VocabkitError, match="puts 2 characters into"):
+        read(written(tmp_path, fallback(["a"], *[doubling] * 64)))
+
+
 ESCAPING = {"type": "Sequence", "normalizers": [
     {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}  # fmt: skip
 

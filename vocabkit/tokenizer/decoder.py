@@ -20,8 +20,8 @@ from vocabkit.tokenizer.vocabulary import Kind
 
 Step = Mapping[str, Any]
 """One component, as in tokenizer.json."""
-MAX_GROWTH = 1 << 24
-"""Maximum characters that a replacement may add to the pieces: a bound on memory."""
+MAX_GROWTH = 1 << 22
+"""Maximum characters that all replacements together may add to the pieces: a bound on memory."""
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
     (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
@@ -41,6 +41,8 @@ class Decoded:
     """Byte-fallback pieces. Those of ASCII are text to later steps, as in `tokenizers`."""
     broken: dict[int, bytes] = field(default_factory=dict)
     """Byte-fallback piece beyond ASCII, part of a character -> its byte. Later steps don't find it."""
+    growth: int = 0
+    """Characters that replacements have added, at most."""
     is_fused: bool = False
     """Whether the text is one part, so that later steps act on its ends only."""
     unreached: set[int] = field(default_factory=set)
@@ -145,12 +147,12 @@ def _replace(step: Step, decoded: Decoded) -> None:
         replace = decoders.Replace(Regex(expression), new)
     except Exception as error:  # the bare Exception of tokenizers
         raise VocabkitError(f"its decoder replaces {quote(str(expression))}: {quote(str(error), 120)}") from error
-    _check_growth(decoded, sum(map(len, decoded.pieces)), new)
+    _check_growth(decoded, sum(map(len, decoded.pieces)) if len(new) > 1 else 0, new)
     decoded.pieces = [replace.decode([piece]) for piece in decoded.pieces]
 
 
 def _replace_text(decoded: Decoded, old: str, new: str) -> None:
-    _check_growth(decoded, sum(piece.count(old) for piece in decoded.pieces) if len(new) > _SHORT else 0, new)
+    _check_growth(decoded, sum(piece.count(old) for piece in decoded.pieces) if len(new) > len(old) else 0, new)
     if decoded.tokens is not None and len(old) == 1 and old.isascii():
         values = decoded.tokens.to_pylist()
         decoded.tokens = binary_array([value.replace(old.encode(), new.encode()) for value in values])
@@ -160,12 +162,9 @@ def _replace_text(decoded: Decoded, old: str, new: str) -> None:
         decoded.pieces = [piece.replace(old, new) for piece in decoded.pieces]
 
 
-_SHORT = 16
-"""Characters of a replacement that needs no check: no file is that much longer than itself."""
-
-
 def _check_growth(decoded: Decoded, count: int, new: str) -> None:
-    if count * len(new) > MAX_GROWTH:
+    decoded.growth += count * len(new)
+    if decoded.growth > MAX_GROWTH:
         raise VocabkitError(f"its decoder puts {len(new)} characters into {len(decoded.pieces)} pieces, {count} times")
 
 
