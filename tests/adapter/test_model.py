@@ -193,3 +193,9 @@ def test_features_are_converted_to_the_dtype_of_the_weights(dtype: torch.dtype) 
     ):
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
+
+
+def test_repr_fits_on_a_line() -> None:
+    assert repr(langbridge("softmax")).startswith(f"LangBridgeAdapter(softmax head over {ROWS} rows, ")
+    assert repr(projector()).startswith(f"MLPProjector({VISION} to {WIDTH}, ")
+    assert "\n" not in repr(langbridge("linear")) + repr(projector())

@@ -86,4 +86,4 @@ def test_best_scale_at_the_edge_of_the_grid_raises(world: World, adapter: LangBr
 
 
 def test_weights_without_their_llm_raise(world: World, tmp_path: Path) -> None:
-    assert "no --weights" in error_of(vocabkit_here(tmp_path, *words(world, "--weights", "elsewhere")))
+    assert "leave out --weights" in error_of(vocabkit_here(tmp_path, *words(world, "--weights", "elsewhere")))

@@ -337,7 +337,7 @@ def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: W
             "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together",
         ),
         (["--rival-llm", "ONE"], "must be given together"),
-        (["--rival", "SOURCE", "--rival-llm", "ONE"], "not an MLP projector; give as --rival an MLP that was trained"),
+        (["--rival", "SOURCE", "--rival-llm", "ONE"], "not an MLP projector; --rival takes an MLP that was trained"),
         (["--rival", "MLP", "--rival-llm", "ONE"], "--rival needs an --adapter with a shared vocabulary"),
         (
             ["--rival", "MLP", "--rival-llm", "TWO", "--adapter", "a=NATIVE"],

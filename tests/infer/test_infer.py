@@ -291,7 +291,7 @@ def test_tokens_top_and_captions_of_tiles(world: InferWorld, tmp_path: Path) -> 
         assert_close(torch.tensor(row["coefficient"]), adapter.top_coefficients(features, 2)[0], rtol=1e-3, atol=1e-5)
         ids = encode_question(llm.tokenizer, [Turn(PLACEHOLDER, "")], "plain", len(found))
         assert [row["caption"]] == write_answers(llm, [ids], found[None], template="plain", max_new_tokens=64)
-    assert "12 were there, 0 computed" in infer(tmp_path, *words, "--batch", "5").stdout
+    assert "12 were already there, 0 computed" in infer(tmp_path, *words, "--batch", "5").stdout
 
 
 def test_commands_without_tiles_refuse_an_adapter_of_them(world: InferWorld, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_reachable_needs_rules_for_cutting_text() -> None:
 @pytest.mark.parametrize("count", [0, 1, 51])
 def test_fewer_than_two_and_more_than_fifty_tokenizers_raise(count: int) -> None:
     vocabularies = [text_vocabulary(f"t{i}", b"x") for i in range(count)]
-    assert f"{count} tokenizers given; align takes 2 to 50" in refusal(align, vocabularies)
+    assert f"{count} tokenizer{'' if count == 1 else 's'} given; align takes 2 to 50" in refusal(align, vocabularies)
 
 
 def test_two_tokenizers_of_one_name_raise() -> None:

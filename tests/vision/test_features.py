@@ -97,7 +97,8 @@ def test_cache_records_its_encoder(model: Path, tmp_path: Path) -> None:
     cache_features(encoder, painted(tmp_path / "images", 1), tmp_path / "out")
     features = open_features(tmp_path / "out")
     assert features.encoder == {
-        "name": str(model), "layer": -1, "keep_cls": True, "pool": (2, 2), "grid": (2, 2), "tokens": 5,
+        "name": str(model), "layer": -1, "keep_cls": True, "pool": (2, 2), "image_aspect_ratio": "square",
+        "grid": (2, 2), "tokens": 5,
         "width": VISION, "precision": "float32", "dtype": "float16", "fingerprint": encoder.info["fingerprint"],
     }  # fmt: skip
     assert (features.tokens, features.width) == (5, VISION)

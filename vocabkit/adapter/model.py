@@ -57,6 +57,11 @@ class LangBridgeAdapter(Pretrained):
         self.register_buffer("embeddings", None if width is None else torch.empty(config.rows, width))
         self.register_buffer("image_newline", _newline(config))
 
+    def __repr__(self) -> str:
+        config, moved = self.config, self.config.transfer
+        llm = config.llm if moved is None else f"{config.llm}, moved to {moved.target}"
+        return f"LangBridgeAdapter({config.head} head over {config.rows:,} rows, {llm})"
+
     @property
     def llm(self) -> str:
         """The LLM that visual tokens are for: the target of the transfer, else the LLM of the training."""
@@ -173,6 +178,9 @@ class MLPProjector(Pretrained):
         self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
         self.linear_2 = nn.Linear(config.hidden_width, config.llm_width)
         self.register_buffer("image_newline", _newline(config))
+
+    def __repr__(self) -> str:
+        return f"MLPProjector({self.config.vision_width:,} to {self.config.llm_width:,}, {self.config.llm})"
 
     @property
     def llm(self) -> str:

@@ -54,7 +54,7 @@ def align(
     count = len(names)
     required = count if at_least is None else at_least
     if not 2 <= count <= MAX_TOKENIZERS:
-        raise VocabkitError(f"{count} tokenizers given; align takes 2 to {MAX_TOKENIZERS}")
+        raise VocabkitError(f"{count} tokenizer{'' if count == 1 else 's'} given; align takes 2 to {MAX_TOKENIZERS}")
     if len(set(names)) < count:
         twice = sorted(name for name in set(names) if names.count(name) > 1)
         raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.image_processing_utils import select_best_resolution
 
 from vocabkit.errors import VocabkitError
 
@@ -41,6 +40,8 @@ class Layout:
     @classmethod
     def of(cls, size: tuple[int, int], sizes: Sizes, tile: int, grid: tuple[int, int]) -> Layout:
         """Lay out a picture of `size` (height, width), with tiles of `tile` x `tile` pixels."""
+        from transformers.image_processing_utils import select_best_resolution  # takes seconds, and few use tiles
+
         height, width = size
         best = select_best_resolution(size, [list(each) for each in sizes])
         down, across = best[0] // tile, best[1] // tile
