@@ -161,7 +161,11 @@ def page_origin(sources: Mapping[str, str]) -> Origin:
     """Return what the footer of a page shows: the command, and fingerprints of its inputs by name."""
     from vocabkit.report.html.page import Origin
 
-    return Origin(shlex.join(["vocabkit", *sys.argv[1:]]), sources)
+    words = sys.argv[1:]
+    if "--html" in words:  # a page is the same wherever it is written
+        at = words.index("--html")
+        del words[at : at + 2]
+    return Origin(shlex.join(["vocabkit", *words]), sources)
 
 
 def write_page(path: Path, page: str) -> None:

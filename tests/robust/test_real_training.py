@@ -32,7 +32,7 @@ def test_lora_overfits_four_pictures_below_the_best_blind_loss(sources: Path, tm
         llm = "{llm}"
         adapter = "{ADAPTER}"
         train_llm = "lora"
-        steps = 16
+        steps = 24
         batch = {PICTURES}
         learning_rate = 4e-3
         """
@@ -46,4 +46,4 @@ def test_lora_overfits_four_pictures_below_the_best_blind_loss(sources: Path, tm
     blind_at_best = PICTURES * math.log(PICTURES) / tokens  # each caption as likely as the others
     losses = curve(tmp_path / "tuned")
     assert losses[0] > 2
-    assert losses[-1] < blind_at_best / 2
+    assert losses[-8:].median() < blind_at_best / 2  # dropout makes single steps uneven
