@@ -608,6 +608,13 @@ def test_bracketed_pieces_that_no_merge_makes_are_special(tmp_path: Path) -> Non
     assert special == [b"<pad>", b"</s>"], "a merge makes <s>, and <t> has no role"
 
 
+def test_vocab_json_with_an_id_out_of_range_raises(tmp_path: Path) -> None:
+    write_json(tmp_path / "vocab.json", {"Ġ": 0, "</s>": 10**15})
+    (tmp_path / "merges.txt").touch()
+    with pytest.raises(VocabkitError, match="id '1000000000000000' with 2 tokens"):
+        read(tmp_path)
+
+
 def test_vocab_json_that_is_not_byte_level_raises(tmp_path: Path) -> None:
     write_json(tmp_path / "vocab.json", {"<unk>": 0, "wörld": 1, "a</w>": 2})
     with pytest.raises(VocabkitError, match="not those of a byte-level BPE"):

@@ -18,9 +18,8 @@ from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json, optional_json
 from vocabkit.tokenizer.rules import Rules, sentencepiece_rules
 from vocabkit.tokenizer.special_tokens import (
+    added_ids,
     declared_ids,
-    library_ids,
-    moved_note,
     read_declarations,
     reserved_ids,
     roles,
@@ -68,10 +67,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
     declared_roles = {} if is_shifted else dict(zip(("unk", "bos", "eos", "pad"), model.special_ids, strict=True))
     own = len(pieces)
     ids_of = {piece: i for i, piece in enumerate(pieces)}
-    listed: list[tuple[int | None, str]] = [(token.id, token.content) for token in declared.added]
-    known = ids_of.keys() | {content for _, content in listed}
-    listed += [(None, spelling) for spelling in declared.named if spelling not in known]
-    ids = library_ids([content for _, content in listed], ids_of, own)
+    ids, notes = added_ids([(token.id, token.content) for token in declared.added], declared, ids_of, own)
     spellings: list[str | None] = list(pieces)
     spellings += [content for content, token_id in ids.items() if token_id >= own]
 
@@ -103,7 +99,7 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
         roles=roles(named, kinds, declared_roles | declared_ids(named, declared)),
         embedding_rows=declared.rows,
         width=declared.width,
-        notes=(*moved_note(listed, ids), *((_DENORMALISES,) if model.denormalises else ())),
+        notes=(*notes, *((_DENORMALISES,) if model.denormalises else ())),
         segmentation=None if is_shifted else partial(_rules, path),
     )
 

@@ -317,13 +317,19 @@ def library_ids(contents: Iterable[str], pieces: Mapping[str, int], size: int) -
     return ids
 
 
-def moved_note(listed: Iterable[tuple[int | None, str]], ids: Mapping[str, int]) -> tuple[str, ...]:
-    """A note on added tokens whose id in the file is not the one they get, and on those that only configs name.
+def added_ids(
+    listed: Iterable[tuple[int, str]], declared: Declarations, pieces: Mapping[str, int], size: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return ids of the added tokens of a tokenizer, and of those that only `declared` names, as `library_ids` gives
+    them; and notes on tokens whose id in the file is another, and on those that no file has.
 
     Args:
-        listed: id in the file, None if it has none, and content.
+        listed: id in the file, and content.
     """
-    told = list(listed)
+    told: list[tuple[int | None, str]] = list(listed)
+    known = {content for _, content in told}
+    told += [(None, spelling) for spelling in declared.named if spelling not in known and spelling not in pieces]
+    ids = library_ids([content for _, content in told], pieces, size)
     notes = []
     if moved := [(content, at) for at, content in told if at is not None and ids[content] != at]:
         content, at = moved[0]
@@ -336,7 +342,7 @@ def moved_note(listed: Iterable[tuple[int | None, str]], ids: Mapping[str, int])
             f"lacks {len(new)} special tokens that its config names, such as {quote(new[0])}: transformers adds them, "
             f"here with id {ids[new[0]]}"
         )
-    return tuple(notes)
+    return ids, tuple(notes)
 
 
 def declared_ids(named: Mapping[int, str], declared: Declarations) -> dict[str, int]:

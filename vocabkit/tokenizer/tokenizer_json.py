@@ -25,10 +25,9 @@ from vocabkit.tokenizer.library import refusing_failures, text_steps
 from vocabkit.tokenizer.special_tokens import (
     Added,
     Declarations,
+    added_ids,
     declarations,
     declared_ids,
-    library_ids,
-    moved_note,
     read_declarations,
     reserved_ids,
     roles,
@@ -183,16 +182,15 @@ def _add_tokens(
         if token.special is not None:  # the config, which comes last, decides
             listed[token.content] = dataclasses.replace(known, special=token.special)
     listed.pop("", None)  # the library ignores it
-    told: list[tuple[int | None, str]] = [(token.id, token.content) for token in listed.values()]
-    told += [(None, spelling) for spelling in declared.named if spelling not in listed and spelling not in pieces]
-    ids = library_ids([content for _, content in told], pieces, len(file.model.vocab))
+    told = [(token.id, token.content) for token in listed.values()]
+    ids, notes = added_ids(told, declared, pieces, len(file.model.vocab))
     added: dict[int, _Added] = {}
     for content, token_id in ids.items():
         token = listed.get(content, Added(token_id, content, special=True, normalized=False))
         added[token_id] = _Added(content, bool(token.special), token.normalized, is_piece=content in pieces)
         spellings.extend([None] * (token_id + 1 - len(spellings)))
         spellings[token_id] = content
-    return added, moved_note(told, ids)
+    return added, notes
 
 
 def _normal_forms(where: str, file: File, text: Mapping[int, _Added]) -> dict[int, str]:

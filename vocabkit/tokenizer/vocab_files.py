@@ -102,9 +102,9 @@ def _vocabulary(
 def _unmerged(vocab: dict[str, int], merges: Path) -> dict[str, str]:
     """Role -> spelling, for the pieces with a role that no merge makes."""
     made = {left + right for left, right in _pairs(merges)}
-    ids = {i: piece for piece, i in vocab.items() if len(piece) > 2 and piece[0] in "<[" and piece not in made}
-    kinds = np.full(max(vocab.values(), default=0) + 1, Kind.SPECIAL, np.uint8)
-    return {role: ids[i] for role, i in roles_of(ids, kinds).items()}
+    pieces = [piece for piece in vocab if len(piece) > 2 and piece[0] in "<[" and piece not in made]
+    kinds = np.full(len(pieces), Kind.SPECIAL, np.uint8)
+    return {role: pieces[i] for role, i in roles_of(dict(enumerate(pieces)), kinds).items()}
 
 
 def _pairs(merges: Path) -> list[tuple[str, str]]:
