@@ -412,7 +412,7 @@ def import_(
     image_aspect_ratio: Annotated[
         Aspect | None,
         typer.Option(
-            help="Of weights: what was seen of pictures that are not square. [default: as config.json says]",
+            help="For weights: what was seen of pictures that are not square. [default: as config.json says]",
             show_default=False,
         ),
     ] = None,
