@@ -31,6 +31,7 @@ os.environ |= {
 import argparse
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -235,6 +236,19 @@ def data_folder() -> Path:
 
     return Path(next(iter(vocabkit_data.__path__)))
 
+
+PRELOADED = (
+    "accelerate",
+    "gguf",
+    "pandas",
+    "peft",
+    "tokenizers",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.llava.processing_llava",
+    "transformers.models.llava_next.modeling_llava_next",
+)
+"""What many cases import, once for all of them: each is a fork of one process."""
 
 # ---- running them ------------------------------------------------------------------------------------------------
 
@@ -479,6 +493,8 @@ def main() -> int:
         recorded: dict[str, Any] = (
             {"catalog vocabularies": fingerprints()} if wanted.search("catalog vocabularies") else {}
         )
+        for module in PRELOADED:
+            importlib.import_module(module)
         with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
             for name, found in pool.imap(run, tasks):
                 print(f"{name}: exit {found['exit']}", file=sys.stderr)
