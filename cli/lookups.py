@@ -56,7 +56,8 @@ def show(
     say(f"{file}: {len(shared):,} rows, {shared.fingerprint}")
     for info in shared.tokenizers:
         say(f"  {info.name}: {shared.mask_for(info.name).sum():,} rows, of {info.size:,} ids, from {info.source}")
-    say(f"  tokens of at least {chosen.at_least} tokenizers, in order of {chosen.order}")
+    what = "words" if shared.of_words else "tokens"
+    say(f"  {what} of at least {chosen.at_least} tokenizers, in order of {chosen.order}")
     if chosen.unreachable:
         say(f"  {counted(chosen.unreachable, 'token')} left out that encode never produces")
     if shared.roles:
@@ -64,7 +65,7 @@ def show(
     if search is not None or token is not None or rows is not None:
         say(f"{counted(len(found), 'row')} found")
     for row in listed:
-        ids = "  ".join(f"{name} {'-' if i is None else i}" for name, i in row.ids.items())
+        ids = "  ".join(f"{name} {_ids(found) or '-'}" for name, found in row.ids.items())
         what = f"role {row.role}" if row.role else show_token(row.token)
         count = "" if row.count is None else f"  count {row.count:,}"
         say(f"{row.row:>8}  {what}  {ids}{count}")
@@ -156,4 +157,10 @@ def _print_csv(rows: list[Row], names: list[str]) -> None:
     writer.writerow(["row", "token", "role", "count", *names])
     for row in rows:
         text = row.token.decode("utf-8", "backslashreplace")
-        writer.writerow([row.row, text, row.role or "", "" if row.count is None else row.count, *row.ids.values()])
+        ids = map(_ids, row.ids.values())
+        writer.writerow([row.row, text, row.role or "", "" if row.count is None else row.count, *ids])
+
+
+def _ids(found: int | list[int] | None) -> str:
+    """The ids of a row in one tokenizer; empty where it lacks the row."""
+    return "" if found is None else str(found) if isinstance(found, int) else " ".join(map(str, found))

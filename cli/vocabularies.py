@@ -63,6 +63,14 @@ def build_shared(
     rank_by: Annotated[
         list[Path] | None, typer.Option(help=f"Sort rows by frequency in {CORPUS}.", show_default=False)
     ] = None,
+    words: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Make a row of each word, as every tokenizer spells it, instead of each shared token: the words of "
+            f"{CORPUS}.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Keep only this many of the most frequent rows.", show_default=False)
     ] = None,
@@ -75,15 +83,22 @@ def build_shared(
 ) -> None:
     """Build the shared vocabulary of two or more tokenizers.
 
-    The result is one Arrow file: a row for each shared token, a column of ids for each tokenizer (see docs/formats.md).
+    The result is one Arrow file: a row for each shared token or, with --words, for each word; a column of ids for each
+    tokenizer (see docs/formats.md).
     """
     from vocabkit.errors import VocabkitError, quote
     from vocabkit.shared.align import align, unmatched_roles
 
     if union and at_least is not None:
         raise VocabkitError("--union is --at-least 1; give only one of the two")
-    if not rank_by and (top or count_with or text_column):
+    if not rank_by and not words and (top or count_with or text_column):
         raise VocabkitError("--top, --count-with and --text-column need a corpus: add --rank-by FILE")
+    of_tokens = {
+        "--special-roles": special_roles, "--role": role, "--reachable": reachable, "--rank-by": rank_by,
+        "--count-with": count_with,
+    }  # fmt: skip
+    if words and (given := next((name for name, value in of_tokens.items() if value), None)):
+        raise VocabkitError(f"{given} is for rows of tokens; leave it out with --words, whose rows are ranked already")
     found = resolve_all(tokenizers)
     vocabularies = _with_given_roles([each.vocabulary for each in found], role or ())
     special_roles = special_roles or bool(role)
@@ -91,8 +106,17 @@ def build_shared(
         for line in vocabulary.notes:
             note(f"{vocabulary.name}: {line}")
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
-    check_output(path, [*(each.file for each in found), *(rank_by or ())])
-    shared = align(vocabularies, at_least=1 if union else at_least, special_roles=special_roles, reachable=reachable)
+    check_output(path, [*(each.file for each in found), *(rank_by or ()), *(words or ())])
+    at_least = 1 if union else at_least
+    if words:
+        from vocabkit.shared.words import align_words
+
+        with show_progress() as progress:
+            shared = align_words(
+                vocabularies, words, top=top, at_least=at_least, text_column=text_column, progress=progress
+            )
+    else:
+        shared = align(vocabularies, at_least=at_least, special_roles=special_roles, reachable=reachable)
     if rank_by:
         from vocabkit.shared.rank import rank
 
@@ -108,10 +132,15 @@ def build_shared(
         show_json({**shared_as_json(path, shared), **({"unmatched_roles": unmatched} if special_roles else {})})
         return
     required, count = shared.selection.at_least, len(shared.names)
-    what = "shared tokens" if required == count else f"tokens that {required} or more of {count} have"
+    rows = "words" if words else "shared tokens" if required == count else "tokens"
+    what = rows if required == count else f"{rows} that {required} or more of {count} have"
     say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
-        say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
+        if words:
+            lengths = shared.spellings(info.name).lengths
+            say(f"  {info.name}: {(lengths == 1).sum():,} of one token, at most {lengths.max()}")
+        else:
+            say(f"  {info.name}: {shared.mask_for(info.name).sum() / info.size:.1%} of {info.size:,} ids")
     if special_roles:
         say(f"  roles matched: {', '.join(shared.roles) or 'none'}")
     for one, lacking in unmatched.items():
@@ -119,7 +148,8 @@ def build_shared(
     if shared.selection.unreachable is not None:
         say(f"  {shared.selection.unreachable:,} tokens left out that encode never produces")
     if shared.selection.mass_kept is not None:
-        say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus tokens kept")
+        unit = "words" if words else "tokens"
+        say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus {unit} kept")
 
 
 def _with_given_roles(vocabularies: list[Vocabulary], given: Sequence[str]) -> list[Vocabulary]:

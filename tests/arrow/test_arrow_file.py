@@ -205,9 +205,9 @@ def test_rewrite_that_moved_rows_or_columns_raises() -> None:
 
 
 def test_newer_format_raises_with_upgrade_advice() -> None:
-    file = rewritten(small().to_bytes(), {"vocabkit.format": "shared-vocabulary/2"})
+    file = rewritten(small().to_bytes(), {"vocabkit.format": "shared-vocabulary/3"})
     message = refusal(parse_shared, file, "f")
-    assert "shared-vocabulary format '2'; this vocabkit reads format 1" in message
+    assert "shared-vocabulary format '3'; this vocabkit reads format 2" in message
     assert message.endswith("pip install -U vocabkit")
 
 

@@ -270,6 +270,24 @@ def test_origin_changes_no_fingerprint(small: Path, monkeypatch: pytest.MonkeyPa
 # ---- ranking -----------------------------------------------------------------------------------------------------
 
 
+def test_words_are_rows_that_show_lists_and_check_proves(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a banjo and a hamsa\n", "utf-8")
+    built = output_of(tmp_path, "build-shared", "gemma3", "smollm2", "--words", "captions.txt", "--out", "w.arrow")
+    assert re.sub("sha256:[0-9a-f]+", "…", built).splitlines() == [
+        "w.arrow: 4 words, …",
+        "  gemma3: 3 of one token, at most 2",
+        "  smollm2: 2 of one token, at most 3",
+        "  100.00% of 5 corpus words kept",
+    ]
+    shown = output_of(tmp_path, "show", "w.arrow", "--token", " banjo").splitlines()
+    assert shown[3] == "  words of at least 2 tokenizers, in order of count"
+    assert shown[-1] == "       2  ' banjo'  gemma3 200388  smollm2 5517 12780  count 1"
+    assert output_of(tmp_path, "show", "w.arrow", "--csv").splitlines()[3] == "2, banjo,,1,200388,5517 12780"
+    row = json_of(tmp_path, "show", "w.arrow", "--token", " banjo")["listed"][0]
+    assert row["ids"] == {"gemma3": [200388], "smollm2": [5517, 12780]}
+    assert output_of(tmp_path, "check", "w.arrow") == "w.arrow: all 4 rows are right in gemma3, smollm2\n"
+
+
 def test_rank_by_orders_by_count_and_top_keeps_the_first(small: Path) -> None:
     (small / "captions.txt").write_text("ab\nb\nab\nc\n")
     value = json_of(

@@ -58,9 +58,16 @@ def documented_fingerprint(table: pa.Table, **records: Any) -> str:
     columns = [(name, column.to_pylist()) for name, column in zip(table.column_names, table.columns, strict=True)]
     tokens = [token or b"" for name, values in columns if name == "token" for token in values]
     counts = [count for name, values in columns if name == "count" for count in values]
-    ids = [token_id for name, values in columns if name.startswith("id:") for token_id in values]
+    of_words = any(pa.types.is_list(field.type) for field in table.schema)
+    ids: list[int | None] = []
+    for name, values in columns:
+        if name.startswith("id:") and of_words:
+            ids += [len(spelling or ()) for spelling in values]
+            ids += [token_id for spelling in values for token_id in spelling or ()]
+        elif name.startswith("id:"):
+            ids += values
     parts = [
-        b"vocabkit shared vocabulary 1\n",
+        b"vocabkit shared vocabulary 2\n" if of_words else b"vocabkit shared vocabulary 1\n",
         json.dumps(records, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(),
         *(struct.pack("<i", len(token)) for token in tokens),
         *tokens,

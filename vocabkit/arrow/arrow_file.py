@@ -68,12 +68,13 @@ def table_bytes(table: pa.Table, metadata: Mapping[str, str], compression: str |
 
 
 def read_table(
-    path: Path, format_name: str, columns: Sequence[str] | None = None, *, check: bool = True
+    path: Path, format_name: str, columns: Sequence[str] | None = None, *, newest: int = 1, check: bool = True
 ) -> tuple[pa.Table, dict[str, str]]:
     """Open a file of `write_table`, memory-mapped: its table, and its metadata without prefix.
 
     Args:
         columns: the only ones to decode; those that the file lacks are left out.
+        newest: version of the format, which may be any up to this one.
         check: False for files that vocabkit ships, which its tests prove right.
 
     Raises:
@@ -82,7 +83,7 @@ def read_table(
     with reading(path), path.open("rb") as file:
         is_empty = os.fstat(file.fileno()).st_size == 0  # an empty file can't be mapped
         content = b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return parse_table(content, str(path), format_name, columns, check=check)
+    return parse_table(content, str(path), format_name, columns, newest=newest, check=check)
 
 
 def parse_table(
@@ -91,6 +92,7 @@ def parse_table(
     format_name: str,
     columns: Sequence[str] | None = None,
     *,
+    newest: int = 1,
     check: bool = True,
 ) -> tuple[pa.Table, dict[str, str]]:
     """Open a file's bytes, as `read_table` does a file, without copying them. Errors call them `where`."""
@@ -109,7 +111,7 @@ def parse_table(
         if check:
             _refuse_bomb(where, stream)
         schema = pa.ipc.open_stream(stream).schema
-        metadata = _our_metadata(where, schema, format_name)
+        metadata = _our_metadata(where, schema, format_name, newest)
         wanted = None if columns is None else [schema.get_field_index(c) for c in columns if c in schema.names]
         table = pa.ipc.open_stream(stream, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
         if check:
@@ -162,16 +164,16 @@ def _digest(content: memoryview, places: Sequence[int]) -> bytes:
     return b"file-sha256:" + digest.hexdigest().encode()
 
 
-def _our_metadata(where: str, schema: pa.Schema, format_name: str) -> dict[str, str]:
+def _our_metadata(where: str, schema: pa.Schema, format_name: str, newest: int) -> dict[str, str]:
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     name, _, version = ours.get("format", "").partition("/")
     if name != format_name:
         found = f"a vocabkit {quote(name)}" if name else "an Arrow file of another program"
         raise VocabkitError(f"{where}: {found}, expected a vocabkit {format_name}")
-    if version != "1":
+    if version not in map(str, range(1, newest + 1)):
         raise VocabkitError(
-            f"{where}: {format_name} format {quote(version)}; this vocabkit reads format 1. "
+            f"{where}: {format_name} format {quote(version)}; this vocabkit reads format {newest}. "
             "Upgrade: pip install -U vocabkit"
         )
     return ours

@@ -51,15 +51,7 @@ def align(
     """
     vocabularies = load_tokenizers(tokenizers)
     names = [vocabulary.name for vocabulary in vocabularies]
-    count = len(names)
-    required = count if at_least is None else at_least
-    if not 2 <= count <= MAX_TOKENIZERS:
-        raise VocabkitError(f"{count} tokenizer{'' if count == 1 else 's'} given; align takes 2 to {MAX_TOKENIZERS}")
-    if len(set(names)) < count:
-        twice = sorted(name for name in set(names) if names.count(name) > 1)
-        raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")
-    if not 1 <= required <= count:
-        raise VocabkitError(f"`at_least` is {required} for {count} tokenizers; choose 1 to {count}")
+    required = check_tokenizers(names, at_least)
     infos = [TokenizerInfo.of(vocabulary) for vocabulary in vocabularies]
     tokens, ids = _match(vocabularies, required)
     never = _never_produced(vocabularies, ids) if reachable else np.zeros(len(tokens), bool)
@@ -78,6 +70,20 @@ def align(
         selection=Selection(required, f"id:{names[0]}", unreachable=int(never.sum()) if reachable else None),
         roles={role: len(tokens) - len(roles) + i for i, role in enumerate(roles)},
     )
+
+
+def check_tokenizers(names: Sequence[str], at_least: int | None) -> int:
+    """Return how many of these tokenizers must have a row: `at_least`, or all. Raises VocabkitError: as `align`."""
+    count = len(names)
+    required = count if at_least is None else at_least
+    if not 2 <= count <= MAX_TOKENIZERS:
+        raise VocabkitError(f"{count} tokenizer{'' if count == 1 else 's'} given; align takes 2 to {MAX_TOKENIZERS}")
+    if len(set(names)) < count:
+        twice = sorted(name for name in set(names) if names.count(name) > 1)
+        raise VocabkitError(f"{', '.join(twice)} given twice; give each tokenizer a name of its own: NAME=TOKENIZER")
+    if not 1 <= required <= count:
+        raise VocabkitError(f"`at_least` is {required} for {count} tokenizers; choose 1 to {count}")
+    return required
 
 
 def unmatched_roles(tokenizers: Sequence[Vocabulary], shared: SharedVocabulary) -> dict[str, list[str]]:

@@ -104,15 +104,20 @@ def rank(
     order = np.argsort(-counts[texts], kind="stable")[:top]
     kept = np.concatenate([texts[order], np.flatnonzero(is_role)])
     total = int(by_id.sum())
-    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in map(Path, paths))
     selection = dataclasses.replace(
         shared.selection,
         order="count",
-        corpus=f"{names}{f' ({text_column})' if text_column is not None else ''}, counted with {counter.name}",
+        corpus=f"{corpus_name(paths, text_column)}, counted with {counter.name}",
         corpus_tokens=total,
         mass_kept=float(counts[kept].sum() / total),
     )
     return shared.with_counts(counts).select(kept, selection)
+
+
+def corpus_name(paths: Sequence[str | Path], text_column: str | None) -> str:
+    """What a shared vocabulary records of a corpus: the names of its files, and the column if one was given."""
+    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in map(Path, paths))
+    return names if text_column is None else f"{names} ({text_column})"
 
 
 # ---- cutting each distinct piece only once -----------------------------------------------------------------------

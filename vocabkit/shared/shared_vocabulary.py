@@ -1,6 +1,7 @@
-"""SharedVocabulary: one Arrow table of shared tokens and their ids in each tokenizer, and searches in it.
+"""SharedVocabulary: one Arrow table of shared words or tokens and their ids in each tokenizer, and searches in it.
 
-Row number = index in V_shared = row of an adapter's head.
+Row number = index in V_shared = row of an adapter's head. Each tokenizer spells a row by a list of ids. Where all lists
+have one id, the rows are tokens, and their columns hold plain ids.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -26,6 +27,7 @@ from vocabkit.arrow.arrow_file import (
     fill_null,
     json_field,
     number_array,
+    numbers,
     one_chunk,
     parse_table,
     read_table,
@@ -36,12 +38,16 @@ from vocabkit.arrow.arrow_file import (
     write_table,
 )
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     import pandas
 
 FORMAT = "shared-vocabulary"
+VERSION, VERSION_OF_WORDS = 1, 2
+"""Of the format: programs that know only the first can't read lists of ids."""
+_LISTS = pa.list_(pa.int32())
 _LEADING_COLUMNS = {"token": pa.binary(), "text": pa.string(), "count": pa.int64()}
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -100,11 +106,51 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
+class Spellings:
+    """How one tokenizer spells rows: row r as `ids[offsets[r]:offsets[r + 1]]`; no ids where it lacks the row."""
+
+    ids: np.ndarray
+    """(I,) int32."""
+    offsets: np.ndarray
+    """(R + 1,) int64, from 0 to I."""
+
+    @classmethod
+    def of(cls, lists: Iterable[Sequence[int] | None]) -> Spellings:
+        """The ids of each row; None or nothing where it is lacking."""
+        rows = [row or () for row in lists]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
+        return cls(np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets)
+
+    @classmethod
+    def of_one_each(cls, ids: np.ndarray) -> Spellings:
+        """(R,) int32 with -1 where a row is lacking."""
+        return cls(ids[ids >= 0], np.concatenate([[0], np.cumsum(ids >= 0, dtype=np.int64)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(R,) int64: number of ids of each row."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> Spellings:
+        """The spellings of `rows`, (S,) integers."""
+        return Spellings.of(self.lists(rows))
+
+    def lists(self, rows: Iterable[int] | None = None) -> list[list[int]]:
+        """The ids of each row, or of each of `rows`."""
+        bounds, ids = self.offsets.tolist(), self.ids.tolist()
+        return [ids[bounds[row] : bounds[row + 1]] for row in (range(len(self)) if rows is None else rows)]
+
+
+@dataclass(frozen=True, eq=False)
 class SharedVocabulary:
-    """R tokens shared by K tokenizers. Immutable; made by `align`, `rank` or `open_shared`."""
+    """R words or tokens shared by K tokenizers. Immutable; made by `align`, `align_words`, `rank` or `open_shared`."""
 
     table: pa.Table
-    """(R rows) columns `token` binary, `text` string or null, `count` int64 or null, `id:<name>` int32 or null."""
+    """(R rows) columns `token` binary, `text` string or null, `count` int64 or null; for each tokenizer `id:<name>`,
+    int32 or null or, if the rows are words, a list of int32 or null."""
     tokenizers: tuple[TokenizerInfo, ...]
     selection: Selection
     roles: Mapping[str, int]
@@ -131,6 +177,11 @@ class SharedVocabulary:
     @cached_property
     def _rows(self) -> dict[bytes, int]:
         return {token: row for row, token in enumerate(self.tokens.to_pylist()) if token}
+
+    @property
+    def of_words(self) -> bool:
+        """Whether rows are words, each spelled by a list of ids, and not tokens of one id."""
+        return bool(pa.types.is_list(self.table.schema.field(len(_LEADING_COLUMNS)).type))
 
     def to_arrow(self) -> pa.Table:
         """The table itself: `token`, `text`, `count` and one `id:<name>` per tokenizer."""
@@ -164,11 +215,20 @@ class SharedVocabulary:
         counts = one_chunk(self.table["count"])
         return None if counts.null_count else fill_null(counts, np.int64)
 
-    def ids_for(self, name: str) -> np.ndarray:
-        """(R,) int32: the id of each row in tokenizer `name`. A new array, as `torch.from_numpy` takes it.
+    def spellings(self, name: str) -> Spellings:
+        """How tokenizer `name` spells the rows: as `ids_with_gaps` for tokens, lists of ids for words."""
+        if not self.of_words:
+            return Spellings.of_one_each(self.ids_with_gaps(name))
+        column = self._id_column(name)
+        ids = fill_null(column.flatten(), np.int32)  # without what lies under nulls
+        lengths = np.where(validity(column), np.diff(numbers(column.offsets, np.int32)), 0)
+        return Spellings(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    def spellings_for(self, name: str) -> Spellings:
+        """`spellings` of a tokenizer that has all rows.
 
         Raises VocabkitError: `name` is not in the file, or lacks some rows (a union map); `mask_for` tells which,
-        `only_with` leaves them out, `ids_with_gaps` marks them.
+        `only_with` leaves them out.
         """
         missing = self._id_column(name).null_count
         if missing:
@@ -176,11 +236,22 @@ class SharedVocabulary:
                 f"{name} lacks {missing} of {len(self)} rows of this union; "
                 f"take only_with({name!r}) or mask_for({name!r}) first"
             )
+        return self.spellings(name)
+
+    def ids_for(self, name: str) -> np.ndarray:
+        """(R,) int32: the id of each row in tokenizer `name`. A new array, as `torch.from_numpy` takes it.
+
+        Raises VocabkitError: as `spellings_for`; or rows are words.
+        """
+        self.spellings_for(name)
         return self.ids_with_gaps(name)
 
     def ids_with_gaps(self, name: str) -> np.ndarray:
         """(R,) int32: as `ids_for`, with -1 where tokenizer `name` lacks the token of the row."""
-        return fill_null(self._id_column(name), np.int32)
+        column = self._id_column(name)
+        if self.of_words:
+            raise VocabkitError(f"these rows are words, which have several ids: take spellings({name!r})")
+        return fill_null(column, np.int32)
 
     def mask_for(self, name: str) -> np.ndarray:
         """(R,) bool: True where tokenizer `name` has the token of the row."""
@@ -213,7 +284,7 @@ class SharedVocabulary:
         roles = {role: where[row] for role, row in self.roles.items() if row in where}
         has_text = validity(one_chunk(self.table["text"]))[index]
         counts = fill_null(one_chunk(self.table["count"]), np.int64)[index]
-        ids = {name: self.ids_with_gaps(name)[index] for name in self.names}
+        ids = {name: column.take(index) for name, column in self._ids().items()}
         table = shared_table(take(self.tokens, index), has_text, counts, ids)
         record = selection or self._selection_of(index)
         return SharedVocabulary(table, self.tokenizers, record, MappingProxyType(roles))
@@ -226,6 +297,13 @@ class SharedVocabulary:
         table = self.table.set_column(position, "count", nullable(counts.astype(np.int64)))
         return dataclasses.replace(self, table=table)
 
+    def spell(self, vocabulary: Vocabulary) -> Spellings:
+        """How `vocabulary` spells the rows: tokens as by `look_up`, words as its encode cuts them in running text.
+
+        Raises VocabkitError: for words, its source doesn't say how it cuts text.
+        """
+        return Spellings.of_one_each(self.look_up(vocabulary)) if not self.of_words else spell(self.tokens, vocabulary)
+
     def look_up(self, vocabulary: Vocabulary) -> np.ndarray:
         """(R,) int32: the id of each row in `vocabulary`, by bytes and roles; -1 where it lacks the token or role."""
         ids = vocabulary.ids_of(self.tokens)
@@ -234,14 +312,14 @@ class SharedVocabulary:
         return ids
 
     def extend(self, vocabulary: Vocabulary) -> SharedVocabulary:
-        """The same rows with one more tokenizer: null where it lacks the token or the role.
+        """The same rows with one more tokenizer: null where it lacks the token or the role, or can't spell the word.
 
-        Raises VocabkitError if a tokenizer of that name is there already.
+        Raises VocabkitError: a tokenizer of that name is there already; or as `spell`.
         """
         if vocabulary.name in self.names:
             raise VocabkitError(f"{vocabulary.name} is already in this shared vocabulary")
         info = TokenizerInfo.of(vocabulary)
-        column = nullable(self.look_up(vocabulary))
+        column = lists(self.spell(vocabulary)) if self.of_words else nullable(self.look_up(vocabulary))
         table = self.table.append_column(f"id:{vocabulary.name}", column)
         return dataclasses.replace(self, table=table, tokenizers=(*self.tokenizers, info))
 
@@ -250,13 +328,17 @@ class SharedVocabulary:
         """sha256 over rows, ids, counts and records of the tokenizers. Does not depend on machine, compression or
         the version of any library.
         """
-        digest = hashlib.sha256(b"vocabkit shared vocabulary 1\n")
+        digest = hashlib.sha256(b"vocabkit shared vocabulary %d\n" % self._version)
         unplaced = tuple(dataclasses.replace(info, origin=None) for info in self.tokenizers)
         records = dataclasses.replace(self, tokenizers=unplaced)._records()
         digest.update(_json({**records, "rows": len(self)}).encode())
         offsets, data = token_buffers(self.tokens)
         counts = fill_null(one_chunk(self.table["count"]), np.int64)
-        ids = [self.ids_with_gaps(name) for name in self.names]
+        ids = [
+            part
+            for column in self._ids().values()
+            for part in ((column.lengths, column.ids) if isinstance(column, Spellings) else (column,))
+        ]
         for part in (np.diff(offsets).astype("<i4"), data, counts.astype("<i8"), *(i.astype("<i4") for i in ids)):
             digest.update(np.ascontiguousarray(part).view(np.uint8).data)
         return "sha256:" + digest.hexdigest()
@@ -268,6 +350,14 @@ class SharedVocabulary:
     def to_bytes(self) -> bytes:
         """The content of the Arrow file, for keeping inside another file; `parse_shared` reads it."""
         return bytes(table_bytes(self._plain_table(), self._metadata(), compression=None))
+
+    @property
+    def _version(self) -> int:
+        return VERSION_OF_WORDS if self.of_words else VERSION
+
+    def _ids(self) -> dict[str, Ids]:
+        """Name of a tokenizer -> its column."""
+        return {name: self.spellings(name) if self.of_words else self.ids_with_gaps(name) for name in self.names}
 
     def _id_column(self, name: str) -> pa.Array:
         if name not in self.names:
@@ -285,7 +375,7 @@ class SharedVocabulary:
         """The table with nothing that depends on its history: what lies under nulls, chunks, offsets."""
         has_text = validity(one_chunk(self.table["text"]))
         counts = fill_null(one_chunk(self.table["count"]), np.int64)
-        return shared_table(self.tokens, has_text, counts, {name: self.ids_with_gaps(name) for name in self.names})
+        return shared_table(self.tokens, has_text, counts, self._ids())
 
     def _records(self) -> dict[str, Any]:
         return {
@@ -296,20 +386,20 @@ class SharedVocabulary:
 
     def _metadata(self) -> dict[str, str]:
         records = {key: _json(value) for key, value in self._records().items()}
-        return {**records, "format": f"{FORMAT}/1", "fingerprint": self.fingerprint}
+        return {**records, "format": f"{FORMAT}/{self._version}", "fingerprint": self.fingerprint}
 
 
 def make_shared(
     *,
     tokens: pa.Array,
-    ids: np.ndarray,
+    ids: np.ndarray | Sequence[Spellings],
     tokenizers: Sequence[TokenizerInfo],
     selection: Selection,
     roles: Mapping[str, int] | None = None,
 ) -> SharedVocabulary:
-    """A SharedVocabulary from its parts: tokens (R,) binary, ids (K, R) int32 with -1 for null."""
+    """A SharedVocabulary from its parts: tokens (R,) binary; ids (K, R) int32 with -1 for null or, for words, lists."""
     no_counts = np.full(len(tokens), -1, np.int64)
-    named = {info.name: column for info, column in zip(tokenizers, ids, strict=True)}
+    named: dict[str, Ids] = {info.name: column for info, column in zip(tokenizers, ids, strict=True)}
     table = shared_table(tokens, text_mask(tokens), no_counts, named)
     return SharedVocabulary(table, tuple(tokenizers), selection, MappingProxyType(dict(roles or {})))
 
@@ -319,19 +409,20 @@ def open_shared(path: str | Path) -> SharedVocabulary:
 
     Raises VocabkitError: missing, damaged, of a newer format, or not a shared vocabulary.
     """
-    return _checked(str(path), *read_table(Path(path), FORMAT))
+    return _checked(str(path), *read_table(Path(path), FORMAT, newest=VERSION_OF_WORDS))
 
 
 def parse_shared(content: bytes | mmap | memoryview, where: str) -> SharedVocabulary:
     """`open_shared` of a file's bytes, as `to_bytes` gives, without copying them. Errors name them `where`."""
-    return _checked(where, *parse_table(content, where, FORMAT))
+    return _checked(where, *parse_table(content, where, FORMAT, newest=VERSION_OF_WORDS))
 
 
 def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> SharedVocabulary:
     tokenizers = json_field(where, metadata, "tokenizers", tuple[TokenizerInfo, ...])
     selection = json_field(where, metadata, "selection", Selection)
     roles = json_field(where, metadata, "roles", dict[str, _Count])
-    columns = [*_LEADING_COLUMNS.items(), *((f"id:{info.name}", pa.int32()) for info in tokenizers)]
+    ids = _LISTS if metadata.get("format") == f"{FORMAT}/{VERSION_OF_WORDS}" else pa.int32()
+    columns = [*_LEADING_COLUMNS.items(), *((f"id:{info.name}", ids) for info in tokenizers)]
     found = [(field.name, field.type) for field in table.schema]
     if found != columns:
         shown = ", ".join(f"{name} {kind}" for name, kind in found)
@@ -346,6 +437,8 @@ def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> Shared
 
 def _contradiction(shared: SharedVocabulary) -> str | None:
     """What can't be in a file that vocabkit wrote, whatever its fingerprint says."""
+    if not shared.names:
+        return "it has no tokenizers"
     if len(set(shared.names)) < len(shared.names):
         return "two of its tokenizers have one name"
     if not 1 <= shared.selection.at_least <= len(shared.names):
@@ -363,7 +456,14 @@ def _contradiction(shared: SharedVocabulary) -> str | None:
     if count.null_count not in (0, len(shared)) or (count.null_count == 0 and (fill_null(count, np.int64) < 0).any()):
         return "column count has nulls or negative numbers"
     for info in shared.tokenizers:
-        ids = shared.ids_with_gaps(info.name)[shared.mask_for(info.name)]
+        has_row = shared.mask_for(info.name)
+        if shared.of_words:
+            found = shared.spellings(info.name)
+            ids = found.ids
+            if not np.array_equal(found.lengths > 0, has_row):
+                return f"column id:{info.name} has words without ids"
+        else:
+            ids = shared.ids_with_gaps(info.name)[has_row]
         if len(ids) and not 0 <= ids.min() <= ids.max() < info.size:
             return f"column id:{info.name} has ids outside 0..{info.size - 1}"
     return None
@@ -384,8 +484,11 @@ def _json(value: Any) -> str:
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
 
+Ids = np.ndarray | Spellings
+"""A column of a tokenizer: (R,) int32 with -1 for null, or lists."""
 
-def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, np.ndarray]) -> pa.Table:
+
+def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids: Mapping[str, Ids]) -> pa.Table:
     """The columns of a shared vocabulary, from numbers with -1 for null."""
     offsets, data = token_buffers(tokens)
     columns = {
@@ -393,12 +496,36 @@ def shared_table(tokens: pa.Array, has_text: np.ndarray, counts: np.ndarray, ids
         "text": text_column(tokens, has_text),
         "count": nullable(counts),
     }
-    return pa.table({**columns, **{f"id:{name}": nullable(column) for name, column in ids.items()}})
+    own = {
+        f"id:{name}": lists(column) if isinstance(column, Spellings) else nullable(column)
+        for name, column in ids.items()
+    }
+    return pa.table({**columns, **own})
 
 
 def nullable(numbers: np.ndarray) -> pa.Array:
     """A copy of `numbers`, int32 or int64, as a column of their type, -1 as null."""
     return number_array(np.maximum(numbers, 0), numbers >= 0)
+
+
+def lists(spellings: Spellings) -> pa.Array:
+    """The spellings as a column of lists, null where there are no ids."""
+    buffers = [bitmap(spellings.lengths > 0), pa.py_buffer(spellings.offsets.astype(np.int32))]
+    children = [number_array(spellings.ids)]
+    return pa.Array.from_buffers(_LISTS, len(spellings), buffers, children=children)
+
+
+def spell(tokens: pa.Array, vocabulary: Vocabulary) -> Spellings:
+    """The ids that encode gives for each of `tokens`, (R,) binary, in running text.
+
+    None where these ids don't join to the same bytes, for instance because the tokenizer lower-cases text, or where one
+    of them has no row in the embedding table.
+
+    Raises VocabkitError: the source of `vocabulary` doesn't say how it cuts text.
+    """
+    found = Segmenter(vocabulary).ids_of_each(tokens.to_pylist())
+    rows = vocabulary.embedding_rows or len(vocabulary)
+    return Spellings.of(ids if ids and max(ids) < rows else None for ids in found)
 
 
 def text_column(tokens: pa.Array, has_text: np.ndarray) -> pa.Array:
@@ -446,8 +573,8 @@ class Row:
     role: str | None
     count: int | None
     """How often it occurs in the corpus that the rows were ranked by."""
-    ids: dict[str, int | None]
-    """Name of a tokenizer -> id; None where it lacks the token."""
+    ids: dict[str, int | list[int] | None]
+    """Name of a tokenizer -> id or, of a word, its ids; None where it lacks the row."""
 
 
 def find_rows(
@@ -481,18 +608,21 @@ def find_rows(
 
 def read_rows(shared: SharedVocabulary, rows: Sequence[int] | np.ndarray) -> list[Row]:
     """These rows, in this order."""
-    numbers = np.asarray(rows, np.int64)
+    index = np.asarray(rows, np.int64)
     role_of = {row: role for role, row in shared.roles.items()}
-    columns = {name: shared.ids_with_gaps(name)[numbers].tolist() for name in shared.names}
-    tokens = shared.tokens.take(numbers).to_pylist()
-    counts = None if shared.counts is None else shared.counts[numbers].tolist()
+    columns = {name: shared.spellings(name).lists(index.tolist()) for name in shared.names}
+    tokens = shared.tokens.take(index).to_pylist()
+    counts = None if shared.counts is None else shared.counts[index].tolist()
     return [
         Row(
             row=row,
             token=tokens[at],
             role=role_of.get(row),
             count=None if counts is None else counts[at],
-            ids={name: None if ids[at] < 0 else ids[at] for name, ids in columns.items()},
+            ids={
+                name: None if not ids[at] else ids[at] if shared.of_words else ids[at][0]
+                for name, ids in columns.items()
+            },
         )
-        for at, row in enumerate(numbers.tolist())
+        for at, row in enumerate(index.tolist())
     ]

@@ -37,9 +37,10 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
     """Check each row of a shared vocabulary against its tokenizers, given by name.
 
     A row is right if its id has the row's bytes (or its role), and if it is null only where the tokenizer has no such
-    token. Any other difference between the tokenizer and the one it was built with is a note.
+    token. The row of a word is right if its ids are what encode gives for it, and join to its bytes. Any other
+    difference between the tokenizer and the one it was built with is a note.
 
-    Raises VocabkitError: a tokenizer is missing.
+    Raises VocabkitError: a tokenizer is missing or, for words, its source doesn't say how it cuts text.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -49,7 +50,7 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
         vocabulary = vocabularies[info.name]
         with suppress(VocabkitError):  # without them, the rows of these roles are wrong
             vocabulary = with_roles(vocabulary, info.given_roles or {})
-        wrong = _described(shared, info.name, vocabulary)
+        wrong = (_described_words if shared.of_words else _described)(shared, info.name, vocabulary)
         problems += wrong
         if vocabulary.fingerprint != info.fingerprint:
             what = "so its rows differ" if wrong else "in which all rows are also right"
@@ -57,21 +58,40 @@ def verify(shared: SharedVocabulary, vocabularies: Mapping[str, Vocabulary]) -> 
                 f"{info.name}: built with another version of this tokenizer ({info.fingerprint[:19]}…, now "
                 f"{vocabulary.fingerprint[:19]}…), {what}"
             )
-        notes += _aliases(shared, info.name, vocabulary)
+        notes += [] if shared.of_words else _aliases(shared, info.name, vocabulary)
     return Verdict((*problems, *_repeated_rows(shared)), tuple(notes))
 
 
 def wrong_rows(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> np.ndarray:
-    """Return rows whose id in column `name` has other bytes, or another role, in `vocabulary`: (W,), ascending.
+    """Return rows whose ids in column `name` have other bytes, or another role, in `vocabulary`: (W,), ascending.
 
-    An alias, another id with the bytes of the row, isn't wrong.
+    Other ids that contribute the bytes of the row, such as an alias, aren't wrong.
     """
+    if shared.of_words:
+        return np.flatnonzero(~_spell_their_words(shared, name, vocabulary))
     recorded = shared.ids_with_gaps(name)
     if _all_are(shared, vocabulary, recorded):
         return np.empty(0, np.int64)
     differing = np.flatnonzero(shared.look_up(vocabulary) != recorded)
     wrong: np.ndarray = differing[~_have_their_bytes(shared, vocabulary, differing, recorded[differing])]
     return wrong
+
+
+def _spell_their_words(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> np.ndarray:
+    """Mark rows whose ids join to the row's bytes: (R,) bool. Rows that the column lacks count as well."""
+    found = shared.spellings(name)
+    known = (found.ids >= 0) & (found.ids < len(vocabulary))
+    safe = np.where(known, found.ids, 0)
+    text = known & (vocabulary.kinds[safe] <= Kind.BYTE)
+    values = [value or b"" for value in take(vocabulary.tokens, safe).to_pylist()]
+    bounds, right = found.offsets.tolist(), text.tolist()
+    return np.array(
+        [
+            start == end or (all(right[start:end]) and b"".join(values[start:end]) == word)
+            for start, end, word in zip(bounds, bounds[1:], shared.tokens.to_pylist(), strict=False)
+        ],
+        bool,
+    )
 
 
 def _have_their_bytes(
@@ -124,6 +144,17 @@ def _described(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> l
     if len(wrong) > MAX_LISTED:
         lines.append(f"{name}: and {len(wrong) - MAX_LISTED} more rows")
     return lines
+
+
+def _described_words(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> list[str]:
+    expected, found = shared.spell(vocabulary).lists(), shared.spellings(name).lists()
+    wrong = [row for row, ids in enumerate(found) if ids != expected[row]]
+    lines = [
+        f"{name}: row {row} is {shared.tokens[row].as_py()!r}, for which encode gives {expected[row] or 'no ids'}, but "
+        f"the file has {found[row] or 'none'}"
+        for row in wrong[:MAX_LISTED]
+    ]
+    return lines + ([f"{name}: and {len(wrong) - MAX_LISTED} more rows"] if len(wrong) > MAX_LISTED else [])
 
 
 def _difference(vocabulary: Vocabulary, expected: int, found: int) -> str:
