@@ -33,8 +33,7 @@ import torch
 from process import cost
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector
 from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError, one_line

@@ -137,17 +137,11 @@ def transfer(
     With --scale captions, the scale is the factor with the lowest caption loss on --data, or 1 if no other factor is
     significantly better.
     """
+    from vocabkit.errors import VocabkitError
     from vocabkit.files.memory import keep_freed_memory, return_freed_memory
+    from vocabkit.report.adapters import calibration_report, preflight_report
 
     by_captions = scale == "captions"
-    (keep_freed_memory if by_captions else return_freed_memory)()
-    from vocabkit.adapter.checkpoint import check_destination
-    from vocabkit.adapter.model import LangBridgeAdapter
-    from vocabkit.data.sources import Columns
-    from vocabkit.errors import VocabkitError
-    from vocabkit.report.adapters import calibration_report, preflight_report
-    from vocabkit.transfer.transfer import transfer as move
-
     if by_captions and (data is None or features is None or weights is not None):
         raise VocabkitError(
             "--scale captions runs the LLM that --to names: add --data and --features, and leave out --weights"
@@ -155,6 +149,14 @@ def transfer(
     factor = 1.0 if by_captions else _factor(scale)
     if factor == "rms" and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features")
+    if out is None and features is None and not _reads_rows(adapter, to, weights, missing, json):
+        return
+    (keep_freed_memory if by_captions else return_freed_memory)()
+    from vocabkit.adapter.checkpoint import check_destination
+    from vocabkit.adapter.model import LangBridgeAdapter
+    from vocabkit.data.sources import Columns
+    from vocabkit.transfer.transfer import transfer as move
+
     if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
         raise VocabkitError(f"{out}: is the adapter to transfer; name another output")
     if out is not None:
@@ -197,6 +199,35 @@ def transfer(
     words += [] if weights is None else ["--weights", weights]
     words += [] if embedding_tensor is None else ["--embedding-tensor", embedding_tensor]
     note(f"prove it: {shlex.join(words)}")
+
+
+def _reads_rows(adapter: str, to: str, weights: str | None, missing: MissingRows, json: bool) -> bool:
+    """Report what the transfer will give, from tokenizers alone; unless the weights are here, which say more."""
+    from importlib.util import find_spec
+
+    from vocabkit.report.adapters import preflight_report
+    from vocabkit.transfer.plan import preview
+
+    found = preview(adapter, to, missing=missing.value, weights=weights)
+    decided = found.rows == found.found + found.composed + found.dropped
+    here = Path(found.embeddings).expanduser().exists()
+    if here and decided and find_spec("torch"):
+        return True
+    if json:
+        show_json({"preflight": found, "written": None})
+        return False
+    show(preflight_report(found))
+    if not decided:
+        note("to write the result, add --out and say what to do about missing tokens: --missing drop or compose")
+    if here:
+        note("nothing is written; to write the result, add --out")
+        return False
+    page = f"https://huggingface.co/{found.embeddings.partition('@')[0]}"
+    note(
+        f"nothing is written. With --out, the embedding table alone is read from {found.embeddings} on the hub (if it "
+        f"is gated, accept its terms at {page} and run `hf auth login`), or from a local copy: --weights FOLDER"
+    )
+    return False
 
 
 def check_adapter(

@@ -15,6 +15,7 @@ from tokenizer_files import FALLBACK, FUSE, SPACES, bpe_json, sequence
 import vocabkit
 
 HEAVY = {"torch", "transformers", "safetensors", "gguf", "accelerate"}
+ADAPTER = Path(__file__).parents[1] / "data/smollm2-scenes.pt"
 COMMANDS = [
     "--help",
     "build-shared smollm2 qwen2",
@@ -27,6 +28,7 @@ COMMANDS = [
     "import map.json qwen2 smollm2",
     "audit spelling smollm2 qwen2",
     "catalog",
+    f"transfer {ADAPTER} --to llama3-8b",
 ]
 RUN = """
 import sys
@@ -91,7 +93,9 @@ def test_alignment_command_imports_no_heavy_package(folder: Path, command: str) 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["transfer adapter.pt --to smollm2", "check moved adapter.pt --to smollm2"])
+@pytest.mark.parametrize(
+    "command", ["transfer adapter.pt --to smollm2 --out moved", "check moved adapter.pt --to smollm2"]
+)
 def test_command_without_torch_names_the_extra_to_install(folder: Path, command: str) -> None:
     program = WITHOUT_TORCH + "from vocabkit_cli.__main__ import run\nrun()"
     command_line = [sys.executable, "-c", program, *command.split()]

@@ -55,14 +55,14 @@ def transfer_file(folder: Path) -> Path:
     from vocabkit.evaluate.validate import Result, Validation
     from vocabkit.report.html.transfer import transfer_page
     from vocabkit.transfer.check import Check, Proof
-    from vocabkit.transfer.transfer import MissingToken, Norms, Preflight
+    from vocabkit.transfer.plan import MissingToken, Norms, Preflight
 
     preflight = Preflight(
         head="softmax", source=NAMES[0], target=NAMES[1], embeddings="a/<b>.safetensors", rows=100, found=80,
-        composed=15, dropped=5, mass_found=0.97, mass_dropped=0.01,
-        examples=tuple(MissingToken(row, HOSTILE[row], (b"<i>", b" x") if row % 2 else ()) for row in range(8)),
+        spelled=15, composed=15, dropped=5, mass_found=0.97, mass_spelled=0.02, mass_dropped=0.01,
+        examples=tuple(MissingToken(row, HOSTILE[row], 0.001, (b"<i>", b" x") if row % 2 else ()) for row in range(8)),
         norms=Norms(1.0, 0.5, 1.2, 3.4), scale=0.5, vision_width=1280, hidden_width=576, width=640, dtype="bfloat16",
-        bytes=8_200_000, folds=False, folding="a softmax is not linear",
+        parameters=4_100_000, bytes=8_200_000, folds=False, folding="a softmax is not linear",
     )  # fmt: skip
     checks = (Check("random features, in float64", 64, 2e-15, 1e-9), Check("random features, as run", 64, 4e-2, 4e-3))
     losses = {"blind": 2.3, "transferred": 1.4, "transferred shuffled": 2.5, "native": 1.3, "<b>mine</b>": 1.9}

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.interpret import nearest as heads
 from vocabkit.interpret.nearest import read_head

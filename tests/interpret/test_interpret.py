@@ -15,8 +15,7 @@ from single_minded import VISION, projecting, saying
 from tables import CountedRows, table
 from vocabularies import text_vocabulary
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 from vocabkit.interpret.interpret import interpret, interpret_features

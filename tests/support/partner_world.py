@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_world import World, make_world, write_llm
 from vision_models import siglip
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import llm_info
 from vocabkit.data.llava import read_llava

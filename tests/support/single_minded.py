@@ -6,8 +6,7 @@ from typing import Any
 
 from small_world import World
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.adapter.partners import llm_info
 from vocabkit.shared.shared_vocabulary import open_shared

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head, MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
@@ -33,6 +34,13 @@ def langbridge(
         shared_vocabulary(), llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, head=head, **options
     )
     return randomised(LangBridgeAdapter(config, shared_vocabulary()), seed).to(dtype)
+
+
+def sparse_adapter(head: Head) -> LangBridgeAdapter:
+    """An adapter over 64 rows of which Mistral lacks some."""
+    shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(20_000, 20_064))
+    config = dataclasses.replace(langbridge(head).config, shared_fingerprint=shared.fingerprint)
+    return LangBridgeAdapter.from_parts(Path("sparse"), config, langbridge(head).state_dict(), shared)
 
 
 def projector(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> MLPProjector:

@@ -10,14 +10,15 @@ from small_adapters import langbridge, normal
 from test_transfer import HEADS, sparse_adapter
 from tiny_llms import random_rows, table_folder, target
 
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.transfer import check
 from vocabkit.transfer.check import check_transfer
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.transfer import Missing, Target, transfer
+from vocabkit.transfer.plan import Missing
+from vocabkit.transfer.transfer import Target, transfer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

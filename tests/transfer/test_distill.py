@@ -14,8 +14,7 @@ from small_adapters import assert_same_state, normal, randomised
 from small_world import World, make_world
 from torch.testing import assert_close
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import open_shared

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 from torch.testing import assert_close
 
-from vocabkit.adapter.config import AdapterConfig, Transfer, why_not_foldable
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head, Transfer, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.align import align

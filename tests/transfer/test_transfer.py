@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_adapters import assert_same_state, langbridge, normal, shared_vocabulary
+from small_adapters import assert_same_state, langbridge, normal, shared_vocabulary, sparse_adapter
 from tiny_llms import random_rows, table_folder, target
 from torch import Tensor
 from torch.testing import assert_close
 from vocabularies import chat_vocabulary, text_vocabulary
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
@@ -27,7 +26,8 @@ from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.check import check_transfer
-from vocabkit.transfer.transfer import Preflight, Target, open_target, transfer, visual_rms
+from vocabkit.transfer.plan import Preflight
+from vocabkit.transfer.transfer import Target, open_target, transfer, visual_rms
 
 HEADS: list[Head] = ["linear", "softmax"]
 
@@ -85,13 +85,6 @@ def test_row_order_does_not_change_visual_tokens(tmp_path: Path, head: Head) -> 
 # ---- targets outside the set that V_shared was built for ---------------------------------------------------------
 
 
-def sparse_adapter(head: Head) -> LangBridgeAdapter:
-    """An adapter over 64 rows of which Mistral lacks some."""
-    shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(20_000, 20_064))
-    config = dataclasses.replace(langbridge(head).config, shared_fingerprint=shared.fingerprint)
-    return LangBridgeAdapter.from_parts(Path("sparse"), config, langbridge(head).state_dict(), shared)
-
-
 def test_missing_tokens_raise_by_default(tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"mistral-v1 lacks \d+ of the 64 tokens.*set `missing` to drop or compose"):
         transfer(sparse_adapter("linear"), target(tmp_path / "llm", "mistral-v1"))
@@ -121,7 +114,7 @@ def test_compose_uses_the_mean_of_the_target_tokens(tmp_path: Path, head: Head) 
     for example in report.examples:
         ids = segmenter.ids(example.token)
         assert ids is not None
-        assert b"".join(example.composed_of) == example.token
+        assert b"".join(example.spelled) == example.token
         assert_close(moved.embeddings[example.row], mistral.embeddings.rows(np.array(ids)).mean(dim=0))
 
 

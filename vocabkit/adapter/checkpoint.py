@@ -31,6 +31,20 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from vocabkit.adapter.description import (
+    ADVICE,
+    CARD,
+    CONFIG,
+    FORMAT,
+    IMPORT,
+    KINDS,
+    SHARED,
+    VERSION,
+    WEIGHTS,
+    kind_of,
+    read_folder_config,
+    read_json,
+)
 from vocabkit.adapter.tensors import (
     check_tensors,
     detach_copy,
@@ -46,31 +60,15 @@ from vocabkit.hub import hub_answers, hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tokenizer.gguf import read_tensor_table
 
-FORMAT, VERSION = "vocabkit-adapter", 1
-CONFIG, WEIGHTS, SHARED, CARD = "config.json", "model.safetensors", "shared_vocabulary.arrow", "README.md"
 FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
 FINGERPRINT = "vocabkit.fingerprint"
 """Key in the metadata of `model.safetensors`. The only key: safetensors writes several in an order that varies."""
 
-KINDS = {
-    "langbridge": "a LangBridge adapter",
-    "transferred": "a transferred adapter",
-    "mlp": "an MLP projector",
-}
-"""`adapter_type` -> what messages call it."""
 _OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
 """Suffixes of files: a folder with such a name would be mistaken for a file."""
 _FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
 """Exports that are single files: what messages call them, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
-_IMPORT = "; for LangBridge's published weights, run `vocabkit import` first"
-_ADVICE = {
-    ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
-    ("transferred", "langbridge"): "give the adapter that it was made from",
-    ("langbridge", "transferred"): "run `vocabkit transfer` first",
-    ("mlp", "transferred"): "it was made for one LLM and can't be moved",
-}
-"""(`adapter_type` found, wanted) -> what to do."""
 _INNER = "adapter."
 """Prefix on disk of the weights of a transferred adapter."""
 
@@ -161,7 +159,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         found = checkpoint.config.get("adapter_type")
         wanted = (kind,) if kind else cls.config_class.KINDS
         if found not in wanted:
-            advice = _ADVICE.get((str(found), wanted[0]), "give another one")
+            advice = ADVICE.get((str(found), wanted[0]), "give another one")
             raise VocabkitError(f"{path}: holds {kind_of(found)}, not {KINDS[wanted[0]]}; {advice}")
         try:
             config = cls.config_class.from_json(checkpoint.config)
@@ -254,24 +252,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _read_folder(path)
     if path.suffix != ".pt":
         missing = "" if path.exists() else "no such file or folder; "
-        advice = _IMPORT if path.exists() else ""
+        advice = IMPORT if path.exists() else ""
         raise VocabkitError(f"{path}: {missing}expected a folder with {CONFIG} or a file named *.pt{advice}")
     return _read_file(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the config in a checkpoint as plain JSON, without its tensors. Raises VocabkitError: not a checkpoint."""
-    return _read_config(path) if path.is_dir() else _config_inside(path, read_torch(path))
+    return read_folder_config(path) if path.is_dir() else _config_inside(path, read_torch(path))
 
 
 def adapter_type(path: Path) -> str:
     """Return the kind of the adapter in a checkpoint, from its config alone. Raises VocabkitError: not a checkpoint."""
     return str(read_config(path).get("adapter_type"))
-
-
-def kind_of(found: object) -> str:
-    """Return what messages call an `adapter_type` that was read from a file."""
-    return KINDS[found] if isinstance(found, str) and found in KINDS else f"an adapter of type {quote(str(found))}"
 
 
 def write_checkpoint(path: str | Path, checkpoint: Checkpoint, card: str) -> None:
@@ -319,8 +312,8 @@ def _read_file(path: Path) -> Checkpoint:
 
 def _config_inside(path: Path, content: Any) -> dict[str, Any]:
     if not (isinstance(content, dict) and isinstance(content.get("config"), str)):
-        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config){_IMPORT}")
-    return _parse_config(path, content["config"])
+        raise VocabkitError(f"{path}: not an adapter of vocabkit (it has no config){IMPORT}")
+    return read_json(path, content["config"])
 
 
 def _write_folder(
@@ -355,7 +348,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _read_folder(folder: Path) -> Checkpoint:
-    config = _read_config(folder)
+    config = read_folder_config(folder)
     weights = folder / WEIGHTS
     with reading(weights), _undamaged(weights):
         tensors = safetensors.torch.load_file(weights)
@@ -363,14 +356,6 @@ def _read_folder(folder: Path) -> Checkpoint:
     _check_unchanged(weights, tensors, _recorded(weights))
     arrow = folder / SHARED
     return Checkpoint(config, tensors, open_shared(arrow) if arrow.exists() else None)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG
-    if not file.exists():
-        raise VocabkitError(f"{folder}: no {CONFIG} here: not an adapter, or its save was interrupted; save it again")
-    with reading(file):
-        return _parse_config(file, file.read_bytes())
 
 
 def _recorded(weights: Path) -> str | None:
@@ -395,23 +380,6 @@ def _check_unchanged(path: Path, tensors: Mapping[str, Tensor], recorded: object
             f"{path}: damaged: its weights are not those that were saved (their fingerprint differs); "
             "take another copy, or download it again"
         )
-
-
-def _parse_config(path: Path, text: str | bytes) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VocabkitError(f"{path}: its config is not JSON ({quote(str(error), 120)})") from error
-    config = config if isinstance(config, dict) else {}
-    name, _, version = str(config.get("format")).partition("/")
-    if name != FORMAT:
-        raise VocabkitError(f"{path}: not an adapter of vocabkit (its config has no format {FORMAT}){_IMPORT}")
-    if version != str(VERSION):
-        raise VocabkitError(
-            f"{path}: {FORMAT} format {quote(version)}; this vocabkit reads format {VERSION}. "
-            "Upgrade: pip install -U vocabkit"
-        )
-    return config
 
 
 def check_destination(path: str | Path, kind: str) -> None:

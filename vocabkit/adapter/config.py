@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from vocabkit.adapter.mixing.products import Head
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
+Head = Literal["linear", "softmax"]
 AspectRatio = Literal["square", "pad", "anyres"]
 """What an encoder sees of a picture that is not square, in LLaVA's words (`image_aspect_ratio`).
 
@@ -155,10 +155,7 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, rows=self.rows)
         _check_tiles(self)
-        if self.head not in ("linear", "softmax"):
-            raise VocabkitError(f"head {quote(str(self.head))} is unknown; choose linear or softmax")
-        if not 0 < self.temperature < math.inf or (self.head == "linear" and self.temperature != 1.0):
-            raise VocabkitError(f"temperature {self.temperature}: must be positive, and 1 for a linear head")
+        check_head(self.head, self.temperature)
 
     @classmethod
     def of(
@@ -312,6 +309,14 @@ _LATER = (
 
 def _record(value: AdapterConfig | MLPConfig | Transfer) -> dict[str, Any]:
     return {key: field for key, field in dataclasses.asdict(value).items() if key not in _LATER or field}
+
+
+def check_head(head: str, temperature: float) -> None:
+    """Raise VocabkitError: an unknown head, or a temperature that it can't have."""
+    if head not in ("linear", "softmax"):
+        raise VocabkitError(f"head {quote(str(head))} is unknown; choose linear or softmax")
+    if not 0 < temperature < math.inf or (head == "linear" and temperature != 1.0):
+        raise VocabkitError(f"temperature {temperature}: must be positive, and 1 for a linear head")
 
 
 def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocabkit.adapter.card import langbridge_card, projector_card, transferred_card
-from vocabkit.adapter.checkpoint import KINDS, Pretrained, kind_of, locate, read_checkpoint
+from vocabkit.adapter.checkpoint import Pretrained, locate, read_checkpoint
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.description import KINDS, kind_of
 from vocabkit.adapter.mixing.mix import coefficients, mix
 from vocabkit.adapter.mixing.top import top_coefficients
 from vocabkit.adapter.partners import check_shared

@@ -25,7 +25,7 @@ from vocabkit.adapter.config import SKETCH, AdapterConfig, AspectRatio, LLMInfo,
 from vocabkit.arrow.arrow_file import token_buffers
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
-from vocabkit.shared.verify import wrong_rows
+from vocabkit.shared.verify import other_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 EXACT = 1e-6
@@ -224,18 +224,6 @@ def llm_ids(shared: SharedVocabulary, llm: Vocabulary, source: str) -> np.ndarra
         )
     _check_ids(shared, llm.name, llm, source)
     return shared.ids_for(llm.name)
-
-
-def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> str | None:
-    """Say how `vocabulary` differs from the tokenizer of column `name`; None if all ids are the same."""
-    wrong = wrong_rows(shared, name, vocabulary)
-    if not len(wrong):
-        return None
-    token = quote(shared.tokens[int(wrong[0])].as_py().decode("utf-8", "backslashreplace"))
-    return (
-        f"its tokenizer has other ids than {name} has in the shared vocabulary for {len(wrong)} of {len(shared)} "
-        f"tokens, the first is {token}"
-    )
 
 
 def _check_ids(shared: SharedVocabulary, name: str, llm: Vocabulary, source: str) -> None:

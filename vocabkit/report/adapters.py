@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vocabkit.evaluate.losses import Estimate
     from vocabkit.evaluate.validate import Result, Validation
     from vocabkit.transfer.check import Proof
-    from vocabkit.transfer.transfer import MissingToken, Preflight
+    from vocabkit.transfer.plan import MissingToken, Preflight
 
 _NAME = 24
 """Columns of the name of an adapter."""
@@ -31,18 +31,16 @@ _FAR = 3
 
 def preflight_report(found: Preflight) -> RenderableType:
     """Transfer summary."""
-    norms = found.norms
     facts = {
         "head": f"{found.head}, {found.rows:,} rows of V_shared, trained with {printable(found.source)}",
-        "embeddings": f"{printable(found.embeddings)}, {found.dtype}",
         "coverage": _coverage(found),
         "corpus mass": _mass(found),
-        "row norms": f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
-        f"RMS of an element {norms.rms:.3g}",
-        **({} if found.visual_rms is None else {"visual tokens": _visual_tokens(found, found.visual_rms)}),
+        **_choices(found),
+        "embeddings": f"{printable(found.embeddings)}, {found.dtype or _unread(found)}",
+        **_lengths(found),
         "scale": f"{found.scale:.6g}",
-        "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {found.width:,}",
-        "size": f"{found.bytes / 1e6:,.1f} MB to write",
+        "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {_number(found.width)}",
+        "size": _size(found),
         "folds": f"{'yes' if found.folds else 'no'}: {found.folding}",
     }
     parts: list[RenderableType] = [
@@ -50,7 +48,8 @@ def preflight_report(found: Preflight) -> RenderableType:
         Listing([(label, words.split()) for label, words in facts.items()]),
     ]
     if found.examples:
-        parts += [Text("Tokens that it lacks", style="bold"), Listing([_missing(token) for token in found.examples])]
+        listed = [_missing(token, dropped=found.dropped > 0 and not found.composed) for token in found.examples]
+        parts += [Text("Tokens that it lacks", style="bold"), Listing(listed)]
     if more := found.rows - found.found - len(found.examples):
         parts.append(Text(f"  and {more:,} more", style="dim"))
     return Group(*parts)
@@ -81,22 +80,72 @@ def _coverage(found: Preflight) -> str:
     return ", ".join(parts)
 
 
-def _visual_tokens(found: Preflight, rms: float) -> str:
-    ratio = rms / found.norms.rms if found.norms.rms else math.inf
-    far = found.head == "linear" and not 1 / _FAR < ratio < _FAR
-    hint = "; far from the embeddings of this LLM: try scale rms" if far else ""
-    return f"RMS of an element {rms:.3g}, {ratio:.3g} times that of the rows{hint}"
-
-
 def _mass(found: Preflight) -> str:
     if found.mass_found is None or found.mass_dropped is None:
         return "unknown: V_shared was not ranked by a corpus"
-    return f"{found.mass_found:.2%} on rows found, {found.mass_dropped:.2%} dropped"
+    dropped = "" if _choices(found) else f", {found.mass_dropped:.2%} dropped"
+    return f"{found.mass_found:.2%} on rows found{dropped}"
 
 
-def _missing(token: MissingToken) -> tuple[str, list[str]]:
-    parts = [show_token(part) for part in token.composed_of]
-    return show_token(token.token), [f"{part} +" for part in parts[:-1]] + parts[-1:] if parts else ["dropped"]
+def _choices(found: Preflight) -> dict[str, str]:
+    """What each way to handle missing tokens would give, where none was chosen."""
+    lacking = found.rows - found.found
+    if lacking == found.composed + found.dropped:
+        return {}
+    composed = f"{found.found + found.spelled:,} rows"
+    if found.mass_found is None or found.mass_spelled is None:
+        dropped = f"{found.found:,} rows"
+    else:
+        dropped = f"{found.found:,} rows, {found.mass_found:.2%} of the corpus"
+        composed += f", {found.mass_found + found.mass_spelled:.2%}"
+    spelled = f"it spells {found.spelled:,} of the {lacking:,} missing tokens in pieces, whose mean stands for them"
+    return {"missing: drop": dropped, "missing: compose": f"{composed}; {spelled}"}
+
+
+def _unread(found: Preflight) -> str:
+    if found.width is None or found.table_rows is None:
+        return "not read"
+    size = 2 * found.width * found.table_rows / 1e9
+    return f"not read: {found.table_rows:,} x {found.width:,}, {size:,.2f} GB in 16 bits"
+
+
+def _lengths(found: Preflight) -> dict[str, str]:
+    """Lengths of embedding rows, and of visual tokens if they were measured."""
+    norms, rms = found.norms, found.visual_rms
+    if norms is None:
+        return {"row norms": "not read: they need the weights"}
+    rows = (
+        f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
+        f"RMS of an element {norms.rms:.3g}"
+    )
+    if rms is None:
+        return {"row norms": rows}
+    ratio = rms / norms.rms if norms.rms else math.inf
+    far = found.head == "linear" and not 1 / _FAR < ratio < _FAR
+    hint = "; far from the embeddings of this LLM: try scale rms" if far else ""
+    return {
+        "row norms": rows,
+        "visual tokens": f"RMS of an element {rms:.3g}, {ratio:.3g} times that of the rows{hint}",
+    }
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _size(found: Preflight) -> str:
+    if found.bytes is not None:
+        return f"{found.bytes / 1e6:,.1f} MB to write"
+    if found.parameters is None:
+        return "unknown without the width of the LLM"
+    return f"{found.parameters / 1e6:,.1f} million numbers, {2 * found.parameters / 1e6:,.1f} MB in 16 bits"
+
+
+def _missing(token: MissingToken, *, dropped: bool) -> tuple[str, list[str]]:
+    parts = [show_token(part) for part in token.spelled]
+    words = ["dropped"] if dropped or not parts else [f"{part} +" for part in parts[:-1]] + parts[-1:]
+    share = [] if token.share is None else [f"{token.share:.3%} of the corpus:"]
+    return show_token(token.token), share + words
 
 
 # ---- validation and comparison ----------------------------------------------------------------------------------

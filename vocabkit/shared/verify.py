@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabkit.arrow.arrow_file import take, token_buffers
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.special_tokens import with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -179,3 +179,15 @@ def _repeated_rows(shared: SharedVocabulary) -> list[str]:
     if len(repeated) > MAX_LISTED:
         lines.append(f"and {len(repeated) - MAX_LISTED} more rows repeat a token")
     return lines
+
+
+def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> str | None:
+    """Say how `vocabulary` differs from the tokenizer of column `name`; None if all ids are the same."""
+    wrong = wrong_rows(shared, name, vocabulary)
+    if not len(wrong):
+        return None
+    token = quote(shared.tokens[int(wrong[0])].as_py().decode("utf-8", "backslashreplace"))
+    return (
+        f"its tokenizer has other ids than {name} has in the shared vocabulary for {len(wrong)} of {len(shared)} "
+        f"tokens, the first is {token}"
+    )

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig, Transfer, why_not_foldable
+from vocabkit.adapter.config import AdapterConfig, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
-from vocabkit.adapter.partners import LLMTable, llm_info, other_ids
+from vocabkit.adapter.partners import LLMTable, llm_info
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
-from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
-from vocabkit.tokenizer.catalog import Resolved, catalog, resolve, without_name
-from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Vocabulary
+from vocabkit.transfer.plan import Missing, Norms, Preflight, plan, preflight, refusal, weights_of
 from vocabkit.vision.feature_files import read_features
 
 
@@ -70,7 +70,8 @@ def open_target(
             catalog's.
     """
     found = resolve(argument)
-    table = open_embeddings(weights or _weights(argument, found), embedding_tensor=embedding_tensor, progress=progress)
+    source = weights or weights_of(argument, found)
+    table = open_embeddings(source, embedding_tensor=embedding_tensor, progress=progress)
     if table.encoder is not None:
         raise VocabkitError(f"{argument}: encoder-only model ({quote(table.encoder)}); pass a causal LLM")
     vocabulary = found.vocabulary
@@ -91,97 +92,10 @@ def as_target(target: Target | str | Path) -> Target:
     raise TypeError(f"`target` is {type(target).__name__}; expected a path, a catalog model, a hub id or a Target")
 
 
-def _weights(argument: str, found: Resolved) -> str | Path:
-    """Where the embedding table of `argument` is."""
-    name = without_name(argument)
-    path = Path(name).expanduser()
-    if path.is_dir() or found.file.suffix == ".gguf":
-        return path
-    if path.exists():
-        raise VocabkitError(f"{path}: a tokenizer without weights; name the model's folder, GGUF or hub id")
-    entry = catalog().get(name.lower())
-    if entry is None:
-        return name
-    if entry.width is None or entry.hub is None:
-        models = [other.name for other in catalog().values() if other.snapshot == entry.snapshot and other.width]
-        choice = f"say which model: {' or '.join(models)}, or " if models else ""
-        raise VocabkitError(
-            f"{quote(name)} names a tokenizer, not a model; {choice}give it: {name}=FOLDER, or a GGUF or hub id"
-        )
-    return entry.hub
-
-
-Missing = Literal["error", "drop", "compose"]
-"""How to handle rows whose token the target lacks. error: refuse. drop: leave them out, which renormalises a softmax
-and takes their share from a linear head. compose: use the mean embedding of the tokens that the target's tokenizer
-cuts their bytes into."""
-
-EXAMPLES = 8
-"""Missing tokens that a report lists."""
 RMS_PATCHES = 4096
 """Patches that the length of visual tokens is measured on. Their mean is stable long before that."""
 _LARGEST_SCALE = 1e6
 """Beyond it, visual tokens overflow float16, in which many LLMs run."""
-
-
-@dataclass(frozen=True)
-class MissingToken:
-    """A row of V_shared whose token the target lacks."""
-
-    row: int
-    token: bytes
-    composed_of: tuple[bytes, ...]
-    """The target's tokens whose mean embedding replaces it; empty if it was dropped."""
-
-
-@dataclass(frozen=True)
-class Norms:
-    """Lengths of embedding rows."""
-
-    rms: float
-    """Root mean square of their elements."""
-    shortest: float
-    """Euclidean norm of the shortest row."""
-    median: float
-    longest: float
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """Transfer summary, known before anything is written."""
-
-    head: str
-    source: str
-    """The LLM that the adapter was trained with."""
-    target: str
-    embeddings: str
-    """Source of the target's embedding rows."""
-    rows: int
-    """Rows of the adapter's V_shared."""
-    found: int
-    """Rows whose token the target has."""
-    composed: int
-    dropped: int
-    mass_found: float | None
-    """Share of the corpus counts on found rows; None if V_shared has no counts."""
-    mass_dropped: float | None
-    examples: tuple[MissingToken, ...]
-    norms: Norms
-    """Lengths of the target's rows."""
-    scale: float
-    vision_width: int
-    hidden_width: int
-    width: int
-    """D of the target LLM."""
-    dtype: str
-    bytes: int
-    """Size of all tensors of the result."""
-    folds: bool
-    """Whether the result is exactly a stock two-layer projector."""
-    folding: str
-    """Why, in words."""
-    visual_rms: float | None = None
-    """Root mean square of the elements of visual tokens, scale included; None without `features`."""
 
 
 def transfer(
@@ -237,6 +151,7 @@ def transfer(
         return result, report
     rms = visual_rms(result, features)
     if scale == "rms":
+        assert report.norms is not None
         factor = report.norms.rms / rms if rms else math.inf
         if not 0 < factor < math.inf:
             raise VocabkitError("the visual tokens of these features are all zero or not finite; give other `features`")
@@ -267,31 +182,18 @@ def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapte
 def _move(
     adapter: LangBridgeAdapter, target: Target, missing: Missing, scale: float
 ) -> tuple[LangBridgeAdapter, Preflight]:
-    name = target.vocabulary.name
-    if adapter.config.newline_width is not None and (
-        name != adapter.config.llm or target.embeddings.width != adapter.config.newline_width
-    ):
-        raise VocabkitError(
-            f"the adapter was trained on tiles of pictures, whose rows end in image_newline, a vector of "
-            f"{adapter.config.llm} that means nothing to {name}; to transfer its projector for the whole "
-            "picture, import it with `image_aspect_ratio` pad"
-        )
-    shared = _with_target(adapter.shared, target.vocabulary)
-    found = shared.mask_for(name)
-    lacking = np.flatnonzero(~found)
-    if len(lacking) and missing == "error":
-        raise VocabkitError(_refusal(shared, lacking, name))
-    composed = _compositions(shared, lacking, target.vocabulary) if missing == "compose" else {}
-    kept = np.flatnonzero(found | np.isin(np.arange(len(shared)), list(composed)))
-    if not len(kept):
-        raise VocabkitError(f"{name} has none of the {len(shared):,} tokens of this adapter")
+    name, width = target.vocabulary.name, target.embeddings.width
+    planned = plan(adapter.config, adapter.shared, target.vocabulary, width)
+    if len(planned.lacking) and missing == "error":
+        raise VocabkitError(refusal(planned, name))
+    shared, kept = planned.shared, planned.kept(missing)
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
-    parts = [composed.get(row) for row in kept.tolist()] if composed else []
+    parts = [planned.pieces.get(row) for row in kept.tolist()] if missing == "compose" and planned.pieces else []
     embeddings, norms = _rows(kept_shared, parts, target)
     _check_scale(embeddings, scale)
     moved = Transfer(
         target=name,
-        target_width=target.embeddings.width,
+        target_width=width,
         source_fingerprint=adapter.shared.fingerprint,
         embeddings=target.embeddings.source,
         missing=missing,
@@ -303,7 +205,16 @@ def _move(
     )
     tensors = {**head_rows(adapter, kept), "embeddings": embeddings}
     result = LangBridgeAdapter.from_parts(Path(name), config, tensors, kept_shared)
-    return result, _preflight(adapter, result, shared, found, composed, target, norms)
+    report = preflight(
+        _as_trained(adapter.config), planned, target.vocabulary,
+        missing=missing, width=width, embeddings=target.embeddings.source, scale=scale,
+    )  # fmt: skip
+    read = {
+        "norms": _norms(norms.numpy(), width),
+        "dtype": str(embeddings.dtype).removeprefix("torch."),
+        "bytes": sum(tensor.nbytes for tensor in result.state_dict().values()),
+    }
+    return result, dataclasses.replace(report, **read)
 
 
 def _check_scale(rows: Tensor, scale: float) -> None:
@@ -339,40 +250,6 @@ def trained_tensors(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in adapter.state_dict().items() if name != "embeddings"}
 
 
-def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
-    """`shared` with a column of the target.
-
-    A tokenizer of the same name may differ in what no row depends on, such as roles or further tokens; then the
-    target's record replaces the one there. Other ids for the rows are an error.
-    """
-    name = vocabulary.name
-    vocabulary = dataclasses.replace(vocabulary, origin=None)  # adapters are published: without paths of this machine
-    if name not in shared.names:
-        return shared.extend(vocabulary)
-    if difference := other_ids(shared, name, vocabulary):
-        raise VocabkitError(f"{name}: {difference}; if it is another tokenizer, give it another name: NAME=TARGET")
-    records = [TokenizerInfo.of(vocabulary) if info.name == name else info for info in shared.tokenizers]
-    return dataclasses.replace(shared, tokenizers=tuple(records))
-
-
-def _refusal(shared: SharedVocabulary, lacking: np.ndarray, name: str) -> str:
-    tokens = [shared.tokens[int(row)].as_py().decode("utf-8", "backslashreplace") for row in lacking[:5]]
-    listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
-    mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
-    return (
-        f"{name} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
-        "set `missing` to drop or compose"
-    )
-
-
-def _compositions(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled."""
-    segmenter = Segmenter(vocabulary)
-    role_rows = set(shared.roles.values())
-    spelled = {row: segmenter.ids(shared.tokens[row].as_py()) for row in lacking.tolist() if row not in role_rows}
-    return {row: ids for row, ids in spelled.items() if ids}
-
-
 def _rows(shared: SharedVocabulary, parts: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
     """(R, D) embedding rows in the table's dtype and their norms (R,). Where `parts[r]` is given, row r is the rounded
     mean of those rows.
@@ -391,62 +268,6 @@ def _rows(shared: SharedVocabulary, parts: list[list[int] | None], target: Targe
     return embeddings, norms
 
 
-def _preflight(
-    adapter: LangBridgeAdapter,
-    result: LangBridgeAdapter,
-    shared: SharedVocabulary,
-    found: np.ndarray,
-    composed: dict[int, list[int]],
-    target: Target,
-    norms: Tensor,
-) -> Preflight:
-    counts = shared.counts
-    dropped = np.setdiff1d(np.flatnonzero(~found), list(composed))
-    lacking = np.flatnonzero(~found)[:EXAMPLES].tolist()
-    vocabulary = target.vocabulary
-    reason = why_not_foldable(adapter.config.head)
-    hidden, width = adapter.config.hidden_width, target.embeddings.width
-    return Preflight(
-        head=adapter.config.head,
-        source=result.config.llm,
-        target=vocabulary.name,
-        embeddings=target.embeddings.source,
-        rows=len(shared),
-        found=int(found.sum()),
-        composed=len(composed),
-        dropped=len(dropped),
-        mass_found=None if counts is None else _share(counts, np.flatnonzero(found)),
-        mass_dropped=None if counts is None else _share(counts, dropped),
-        examples=tuple(
-            MissingToken(
-                row,
-                shared.tokens[row].as_py(),
-                tuple(vocabulary.token(i) or b"" for i in composed.get(row, ())),
-            )
-            for row in lacking
-        ),
-        norms=_norms(norms.numpy(), width),
-        scale=result.scale,
-        vision_width=adapter.config.vision_width,
-        hidden_width=hidden,
-        width=width,
-        dtype=str(target.embeddings.dtype).removeprefix("torch."),
-        bytes=sum(tensor.nbytes for tensor in result.state_dict().values()),
-        folds=reason is None,
-        folding=reason or _folding(hidden, width),
-    )
-
-
-def _folding(hidden: int, width: int) -> str:
-    if hidden > width:
-        return (
-            f"into two layers with {hidden:,} hidden units; a Llava checkpoint and mm_projector hold {width:,}, so "
-            "export mmproj or projector, or distil it"
-        )
-    padded = f" ({hidden:,} hidden units; a Llava checkpoint and mm_projector pad them to {width:,})"
-    return f"into a stock two-layer projector{padded if hidden < width else ''}"
-
-
 def _norms(lengths: np.ndarray, width: int) -> Norms:
     return Norms(
         rms=float(np.sqrt(np.square(lengths, dtype=np.float64).mean() / width)),
@@ -454,7 +275,3 @@ def _norms(lengths: np.ndarray, width: int) -> Norms:
         median=float(np.median(lengths)),
         longest=float(lengths.max()),
     )
-
-
-def _share(counts: np.ndarray, rows: np.ndarray) -> float:
-    return float(counts[rows].sum() / max(counts.sum(), 1))

@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from vocabkit.adapter.mixing.products import HAS_WIDE_PRODUCTS, Head, accumulation_dtype, operand_dtype
+from vocabkit.adapter.config import Head
+from vocabkit.adapter.mixing.products import HAS_WIDE_PRODUCTS, accumulation_dtype, operand_dtype
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 DENSE_LIMIT = 2**22

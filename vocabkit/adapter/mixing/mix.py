@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vocabkit.adapter.config import Head
 from vocabkit.adapter.mixing import choice
-from vocabkit.adapter.mixing.products import Head, accumulation_dtype, check, explain_oom
+from vocabkit.adapter.mixing.products import accumulation_dtype, check, explain_oom
 from vocabkit.adapter.mixing.softmax import streamed_softmax_mix
 from vocabkit.adapter.mixing.top import sum_of_rows, top_coefficients
 from vocabkit.errors import VocabkitError

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.adapter.config import check_head
+from vocabkit.errors import VocabkitError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Head = Literal["linear", "softmax"]
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ALIGNMENT = 64
 """Blocks have a multiple of this many rows, so that the fast GEMM kernels apply."""
@@ -38,10 +38,7 @@ def check(
         VocabkitError: an unknown head, a wrong temperature, or tensors that do not fit each other.
         TypeError: something other than tensors.
     """
-    if head not in ("linear", "softmax"):
-        raise VocabkitError(f"head {quote(str(head))} is unknown; choose linear or softmax")
-    if not temperature > 0 or (head == "linear" and temperature != 1.0):
-        raise VocabkitError(f"temperature {temperature}: must be positive, and 1 for a linear head")
+    check_head(head, temperature)
     given = {"hidden": hidden, "weight": weight, "embeddings": embeddings, "bias": bias}
     tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
     for name, tensor in tensors.items():

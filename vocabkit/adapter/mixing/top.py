@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vocabkit.adapter.config import Head
 from vocabkit.adapter.mixing import choice
 from vocabkit.adapter.mixing.products import (
-    Head,
     Rows,
     accumulation_dtype,
     blocks,

@@ -18,7 +18,8 @@ from vocabkit.evaluate.validate import BLIND, NATIVE, Result
 from vocabkit.files.atomic import reading
 from vocabkit.report.html.page import Origin, render
 from vocabkit.transfer.check import Proof
-from vocabkit.transfer.transfer import Missing, Preflight, Target, transfer
+from vocabkit.transfer.plan import Missing, Preflight
+from vocabkit.transfer.transfer import Target, transfer
 
 _TICKS = 5
 """Approximate number of ticks on an axis."""

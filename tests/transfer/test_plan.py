@@ -1,0 +1,163 @@
+"""A transfer is planned without weights and without torch, and says beforehand what it will give."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import error_of, vocabkit
+from small_adapters import langbridge, projector, sparse_adapter
+from tiny_llms import target
+
+from vocabkit.adapter.description import describe
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.errors import VocabkitError
+from vocabkit.shared.align import align
+from vocabkit.shared.rank import rank
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.plan import Missing, preview
+from vocabkit.transfer.transfer import transfer
+
+LAYOUTS = ("adapter", "adapter.pt")
+READ = {"norms", "dtype", "bytes", "embeddings", "width", "parameters", "table_rows"}
+"""What the tokenizer `mistral-v1` alone does not tell."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("adapter", [langbridge("linear"), langbridge("softmax", temperature=0.5)])
+def test_description_is_config_and_vocabulary_of_the_loaded_adapter(
+    tmp_path: Path, layout: str, adapter: LangBridgeAdapter
+) -> None:
+    adapter.save(tmp_path / layout)
+    found, loaded = describe(tmp_path / layout), LangBridgeAdapter.from_pretrained(tmp_path / layout)
+    assert found.config == loaded.config
+    assert found.shared.fingerprint == loaded.shared.fingerprint
+
+
+def test_transferred_adapter_is_described(tmp_path: Path) -> None:
+    moved, _ = transfer(langbridge(), target(tmp_path / "llm", "llama3"))
+    moved.save(tmp_path / "moved.pt")
+    assert describe(tmp_path / "moved.pt").config == moved.config
+
+
+@pytest.mark.parametrize("missing", ["drop", "compose"])
+def test_preview_says_what_the_transfer_then_gives(tmp_path: Path, missing: Missing) -> None:
+    sparse_adapter("softmax").save(tmp_path / "adapter.pt")
+    llm = target(tmp_path / "llm", "mistral-v1")
+    _, report = transfer(tmp_path / "adapter.pt", llm, missing=missing)
+    told = preview(tmp_path / "adapter.pt", "mistral-v1", missing=missing, weights=tmp_path / "llm")
+    without = dict.fromkeys(READ)
+    assert dataclasses.replace(told, **without) == dataclasses.replace(report, **without)
+    assert (told.norms, told.dtype, told.bytes) == (None, None, None)
+
+
+def test_preview_counts_the_numbers_of_the_result(tmp_path: Path) -> None:
+    adapter = langbridge()
+    adapter.save(tmp_path / "adapter.pt")
+    told = preview(tmp_path / "adapter.pt", "llama3-8b")
+    assert told.parameters == sum(tensor.numel() for tensor in adapter.state_dict().values()) + 64 * 4096
+
+
+def test_preview_without_a_choice_tells_what_each_would_give(tmp_path: Path) -> None:
+    sparse_adapter("linear").save(tmp_path / "adapter")
+    told = preview(tmp_path / "adapter", "llama3-8b", missing="error")
+    dropped = preview(tmp_path / "adapter", "llama3-8b", missing="drop")
+    composed = preview(tmp_path / "adapter", "llama3-8b", missing="compose")
+    assert (told.composed, told.dropped) == (0, 0)
+    assert (told.found, told.spelled) == (dropped.found, composed.composed)
+    assert dropped.dropped == told.rows - told.found
+
+
+def test_missing_tokens_come_with_their_share_the_most_frequent_first(tmp_path: Path) -> None:
+    qwen, llama = resolve("qwen2").vocabulary, resolve("llama3").vocabulary
+    (tmp_path / "captions.txt").write_text("A photo of a cat.\nAn unmistakably orange hovercraft.\n" * 3 + "hovercraft")
+    shared = rank(align([qwen, llama]), qwen, [tmp_path / "captions.txt"], top=64)
+    config = dataclasses.replace(langbridge().config, shared_fingerprint=shared.fingerprint)
+    LangBridgeAdapter.from_parts(Path("ranked"), config, langbridge().state_dict(), shared).save(tmp_path / "adapter")
+    told = preview(tmp_path / "adapter", "smollm2-135m")
+    counts = shared.counts
+    assert counts is not None
+    shares = [example.share for example in told.examples]
+    assert shares == pytest.approx([counts[example.row] / counts.sum() for example in told.examples])
+    assert shares == sorted(shares, key=lambda share: -(share or 0))
+    values = set(resolve("smollm2").vocabulary.tokens.to_pylist())
+    lacking = [row for row, token in enumerate(shared.tokens.to_pylist()) if token not in values]
+    assert shares[0] == pytest.approx(counts[lacking].max() / counts.sum())
+
+
+def test_tiles_of_another_llm_and_a_projector_are_refused(tmp_path: Path) -> None:
+    projector().save(tmp_path / "mlp.pt")
+    with pytest.raises(VocabkitError, match="holds an MLP projector, not a LangBridge adapter; it has no vocabulary"):
+        preview(tmp_path / "mlp.pt", "llama3-8b")
+
+
+class _Runs:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {shlex.quote(os.environ['TOUCHED'])}",)
+
+
+def test_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHED", str(tmp_path / "touched"))
+    torch.save({"config": "{}", "tensors": {}, "shared_vocabulary": _Runs()}, tmp_path / "adapter.pt")
+    with pytest.raises(VocabkitError, match=r"adapter\.pt: damaged, or not an adapter of vocabkit"):
+        describe(tmp_path / "adapter.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"a": torch.zeros(2)}, {"config": "{}", "shared_vocabulary": "text"}, {"config": 3}, torch.zeros(3), [1, 2]],
+)
+def test_other_file_of_torch_save_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "adapter.pt")
+    with pytest.raises(VocabkitError, match=r"adapter\.pt: (damaged, or )?not an adapter"):
+        describe(tmp_path / "adapter.pt")
+
+
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
+    langbridge().save(tmp_path / "adapter.pt")
+    content = (tmp_path / "adapter.pt").read_bytes()
+    (tmp_path / "adapter.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(VocabkitError, match="damaged"):
+        describe(tmp_path / "adapter.pt")
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
+
+
+def test_command_reports_a_catalog_model_without_its_weights(tmp_path: Path) -> None:
+    sparse_adapter("linear").save(tmp_path / "adapter")
+    done = vocabkit(tmp_path, "transfer", "adapter", "--to", "llama3-8b")
+    assert done.returncode == 0, done.stderr
+    assert "not read: 128,256 x 4,096, 1.05 GB in 16 bits" in " ".join(done.stdout.split())
+    assert "nothing is written" in done.stderr
+    assert "--weights FOLDER" in done.stderr
+    told = json.loads(vocabkit(tmp_path, "transfer", "adapter", "--to", "llama3-8b", "--json").stdout)["preflight"]
+    assert (told["width"], told["table_rows"], told["norms"]) == (4096, 128_256, None)
+
+
+def test_missing_tokens_refuse_only_when_something_is_to_be_written(tmp_path: Path) -> None:
+    sparse_adapter("linear").save(tmp_path / "adapter")
+    target(tmp_path / "llm", "mistral-v1")
+    words = ["transfer", "adapter", "--to", "mistral-v1", "--weights", "llm"]
+    report = vocabkit(tmp_path, *words)
+    assert report.returncode == 0, report.stderr
+    assert "missing: compose" in report.stdout
+    assert "--missing drop or compose" in report.stderr
+    refused = vocabkit(tmp_path, *words, "--out", "moved")
+    assert "set --missing to drop or compose" in error_of(refused)
+    assert not (tmp_path / "moved").exists()
+
+
+def test_report_reads_weights_that_are_here(tmp_path: Path) -> None:
+    langbridge().save(tmp_path / "adapter")
+    target(tmp_path / "llm", "llama3")
+    done = vocabkit(tmp_path, "transfer", "adapter", "--to", "llama3", "--weights", "llm")
+    assert "RMS of an element" in done.stdout

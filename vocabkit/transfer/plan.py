@@ -1,0 +1,296 @@
+"""What a transfer will give, told before any weights are read: from the adapter's config, V_shared and the target's
+tokenizer. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vocabkit.adapter.config import AdapterConfig, why_not_foldable
+from vocabkit.adapter.description import describe
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
+from vocabkit.shared.verify import other_ids
+from vocabkit.tokenizer.catalog import Resolved, catalog, resolve, without_name
+from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.tokenizer.vocabulary import Vocabulary
+
+Missing = Literal["error", "drop", "compose"]
+"""How to handle rows whose token the target lacks. error: refuse. drop: leave them out, which renormalises a softmax
+and takes their share from a linear head. compose: use the mean embedding of the tokens that the target's tokenizer
+cuts their bytes into."""
+EXAMPLES = 8
+"""Missing tokens that a report lists."""
+
+
+@dataclass(frozen=True)
+class MissingToken:
+    """A row of V_shared whose token the target lacks."""
+
+    row: int
+    token: bytes
+    share: float | None
+    """Of the corpus counts; None if V_shared has no counts."""
+    spelled: tuple[bytes, ...]
+    """The target's tokens that spell it; empty if none do."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Lengths of embedding rows."""
+
+    rms: float
+    """Root mean square of their elements."""
+    shortest: float
+    """Euclidean norm of the shortest row."""
+    median: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Transfer summary, known before anything is written."""
+
+    head: str
+    source: str
+    """The LLM that the adapter was trained with."""
+    target: str
+    embeddings: str
+    """Where the target's embedding rows were read, or will be."""
+    rows: int
+    """Rows of the adapter's V_shared."""
+    found: int
+    """Rows whose token the target has."""
+    spelled: int
+    """Other rows whose bytes the target's tokens spell: what `compose` keeps."""
+    composed: int
+    dropped: int
+    mass_found: float | None
+    """Share of the corpus counts on found rows; None if V_shared has no counts."""
+    mass_spelled: float | None
+    mass_dropped: float | None
+    examples: tuple[MissingToken, ...]
+    """The missing tokens, the most frequent first; at most `EXAMPLES`."""
+    scale: float
+    vision_width: int
+    hidden_width: int
+    width: int | None
+    """D of the target LLM; None if only its tokenizer is known."""
+    parameters: int | None
+    """Numbers in all tensors of the result; None if the width is unknown."""
+    folds: bool
+    """Whether the result is exactly a stock two-layer projector."""
+    folding: str
+    """Why, in words."""
+    table_rows: int | None = None
+    """Rows of the target's embedding table; None if unknown."""
+    norms: Norms | None = None
+    """Lengths of the target's rows; None if they were not read."""
+    dtype: str | None = None
+    """Of the rows; None if they were not read."""
+    bytes: int | None = None
+    """Size of all tensors of the result; None if the rows were not read."""
+    visual_rms: float | None = None
+    """Root mean square of the elements of visual tokens, scale included; None without features."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which rows a transferred adapter will have, and how each is made."""
+
+    shared: SharedVocabulary
+    """V_shared of the adapter, with a column of the target."""
+    lacking: np.ndarray
+    """Rows, in ascending order, whose token the target lacks."""
+    pieces: dict[int, list[int]]
+    """Those of them that the target's tokens spell, with their ids in order."""
+
+    def kept(self, missing: Missing) -> np.ndarray:
+        """Rows of the result, in ascending order."""
+        out = np.setdiff1d(self.lacking, list(self.pieces)) if missing == "compose" else self.lacking
+        return np.setdiff1d(np.arange(len(self.shared)), out)
+
+
+def plan(config: AdapterConfig, shared: SharedVocabulary, target: Vocabulary, width: int | None) -> Plan:
+    """Look up the rows of an adapter in the tokenizer `target`, which V_shared need not know: by their bytes.
+
+    Args:
+        width: D of the target, if it is known.
+
+    Raises VocabkitError: it has none of them, has other ids for some, or the adapter was trained on tiles.
+    """
+    name = target.name
+    if config.newline_width is not None and (name != config.llm or width not in (None, config.newline_width)):
+        raise VocabkitError(
+            f"the adapter was trained on tiles of pictures, whose rows end in image_newline, a vector of "
+            f"{config.llm} that means nothing to {name}; to transfer its projector for the whole picture, import it "
+            "with `image_aspect_ratio` pad"
+        )
+    shared = _with_target(shared, target)
+    lacking = np.flatnonzero(~shared.mask_for(name))
+    if len(lacking) == len(shared):
+        raise VocabkitError(f"{name} has none of the {len(shared):,} tokens of this adapter")
+    return Plan(shared, lacking, _spelled(shared, lacking, target))
+
+
+def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
+    """`shared` with a column of the target.
+
+    A tokenizer of the same name may differ in what no row depends on, such as roles or further tokens; then the
+    target's record replaces the one there. Other ids for the rows are an error.
+    """
+    name = vocabulary.name
+    vocabulary = dataclasses.replace(vocabulary, origin=None)  # adapters are published: without paths of this machine
+    if name not in shared.names:
+        return shared.extend(vocabulary)
+    if difference := other_ids(shared, name, vocabulary):
+        raise VocabkitError(f"{name}: {difference}; if it is another tokenizer, give it another name: NAME=TARGET")
+    records = [TokenizerInfo.of(vocabulary) if info.name == name else info for info in shared.tokenizers]
+    return dataclasses.replace(shared, tokenizers=tuple(records))
+
+
+def _spelled(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
+    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled."""
+    rows = [row for row in lacking.tolist() if row not in set(shared.roles.values())]
+    try:
+        found = Segmenter(vocabulary).ids_of_each([shared.tokens[row].as_py() for row in rows]) if rows else []
+    except VocabkitError:  # its file does not say how it cuts text
+        return {}
+    return {row: ids for row, ids in zip(rows, found, strict=True) if ids}
+
+
+def refusal(plan: Plan, name: str) -> str:
+    """Say which tokens the target `name` lacks, and what to do."""
+    shared, lacking = plan.shared, plan.lacking
+    tokens = [shared.tokens[int(row)].as_py().decode("utf-8", "backslashreplace") for row in lacking[:5]]
+    listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
+    mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
+    return (
+        f"{name} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
+        "set `missing` to drop or compose"
+    )
+
+
+def preflight(
+    config: AdapterConfig,
+    plan: Plan,
+    target: Vocabulary,
+    *,
+    missing: Missing,
+    width: int | None,
+    embeddings: str,
+    scale: float = 1.0,
+) -> Preflight:
+    """Sum up what the transfer of an adapter will give; `embeddings` says where its rows are, or will be, read."""
+    counts, spelled = plan.shared.counts, np.array(list(plan.pieces), np.int64)
+    found = np.setdiff1d(np.arange(len(plan.shared)), plan.lacking)
+    order = plan.lacking if counts is None else plan.lacking[np.argsort(-counts[plan.lacking], kind="stable")]
+    kept = plan.kept(missing)
+    dropped = np.setdiff1d(plan.lacking, kept) if missing != "error" else plan.lacking[:0]
+    reason, hidden = why_not_foldable(config.head), config.hidden_width
+    return Preflight(
+        head=config.head,
+        source=config.llm,
+        target=target.name,
+        embeddings=embeddings,
+        rows=len(plan.shared),
+        found=len(found),
+        spelled=len(spelled),
+        composed=len(kept) - len(found),
+        dropped=len(dropped),
+        mass_found=None if counts is None else _share(counts, found),
+        mass_spelled=None if counts is None else _share(counts, spelled),
+        mass_dropped=None if counts is None else _share(counts, dropped),
+        examples=tuple(
+            MissingToken(
+                row,
+                plan.shared.tokens[row].as_py(),
+                None if counts is None else _share(counts, np.array([row])),
+                tuple(target.token(i) or b"" for i in plan.pieces.get(row, ())),
+            )
+            for row in order[:EXAMPLES].tolist()
+        ),
+        scale=scale,
+        vision_width=config.vision_width,
+        hidden_width=hidden,
+        width=width,
+        parameters=None if width is None else _parameters(config, len(kept), width),
+        folds=reason is None,
+        folding=reason or _folding(hidden, width),
+        table_rows=target.embedding_rows,
+    )
+
+
+def _parameters(config: AdapterConfig, rows: int, width: int) -> int:
+    trained = dataclasses.replace(config, rows=rows, transfer=None)
+    return sum(math.prod(shape) for shape in trained.shapes().values()) + rows * width
+
+
+def _folding(hidden: int, width: int | None) -> str:
+    if width is not None and hidden > width:
+        return (
+            f"into two layers with {hidden:,} hidden units; a Llava checkpoint and mm_projector hold {width:,}, so "
+            "export mmproj or projector, or distil it"
+        )
+    padded = ""
+    if width is not None and hidden < width:
+        padded = f" ({hidden:,} hidden units; a Llava checkpoint and mm_projector pad them to {width:,})"
+    return f"into a stock two-layer projector{padded}"
+
+
+def _share(counts: np.ndarray, rows: np.ndarray) -> float:
+    return float(counts[rows].sum() / max(counts.sum(), 1))
+
+
+def weights_of(argument: str, found: Resolved) -> str | Path:
+    """Where the embedding table of the LLM `argument`, which was resolved to `found`, is: a local path or a hub id.
+
+    Raises VocabkitError: it names a tokenizer alone.
+    """
+    name = without_name(argument)
+    path = Path(name).expanduser()
+    if path.is_dir() or found.file.suffix == ".gguf":
+        return path
+    if path.exists():
+        raise VocabkitError(f"{path}: a tokenizer without weights; name the model's folder, GGUF or hub id")
+    entry = catalog().get(name.lower())
+    if entry is None:
+        return name
+    if entry.width is None or entry.hub is None:
+        models = [other.name for other in catalog().values() if other.snapshot == entry.snapshot and other.width]
+        choice = f"say which model: {' or '.join(models)}, or " if models else ""
+        raise VocabkitError(
+            f"{quote(name)} names a tokenizer, not a model; {choice}give it: {name}=FOLDER, or a GGUF or hub id"
+        )
+    return entry.hub
+
+
+def preview(
+    adapter: str | Path, target: str, *, missing: Missing = "error", weights: str | Path | None = None
+) -> Preflight:
+    """Sum up what the transfer of the adapter in a checkpoint will give, without reading weights.
+
+    Args:
+        adapter: checkpoint folder, `.pt` file or hub id.
+        target: the LLM, as `open_target` takes it.
+        weights: as there; only named in the result.
+
+    Raises VocabkitError: not found, or as `plan`.
+    """
+    described, found = describe(adapter), resolve(target)
+    vocabulary = found.vocabulary
+    planned = plan(described.config, described.shared, vocabulary, vocabulary.width)
+    return preflight(
+        described.config,
+        planned,
+        vocabulary,
+        missing=missing,
+        width=vocabulary.width,
+        embeddings=str(weights or weights_of(target, found)),
+    )
