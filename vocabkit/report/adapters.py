@@ -33,10 +33,10 @@ def preflight_report(found: Preflight) -> RenderableType:
     """Transfer summary."""
     facts = {
         "head": f"{found.head}, {found.rows:,} rows of V_shared, trained with {printable(found.source)}",
+        "embeddings": f"{printable(found.embeddings)}, {found.dtype or _unread(found)}",
         "coverage": _coverage(found),
         "corpus mass": _mass(found),
         **_choices(found),
-        "embeddings": f"{printable(found.embeddings)}, {found.dtype or _unread(found)}",
         **_lengths(found),
         "scale": f"{found.scale:.6g}",
         "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {_number(found.width)}",
