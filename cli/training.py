@@ -23,6 +23,7 @@ from .options import (
     Split,
     Template,
     TextColumn,
+    Vision,
     check_output,
     grid_size,
     named_values,
@@ -227,7 +228,15 @@ def validate(
         list[str], typer.Argument(metavar="DATA...", help=f"Held-out samples: {DATA}.", show_default=False)
     ],
     llm: Annotated[str, typer.Option(help="The LLM: a model folder, GGUF, catalog model or hub id.")],
-    features: Annotated[Path, typer.Option(help="Folder of their patch features, from `vocabkit features`.")],
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of their patch features, from `vocabkit features`. [default: computed with the adapters' "
+            "vision model]",
+            show_default=False,
+        ),
+    ] = None,
+    vision: Vision = None,
     other_weights: OtherWeights = False,
     adapter: Annotated[
         list[str] | None,
@@ -285,7 +294,7 @@ def validate(
             "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together"
         )
     options = FileOptions(
-        features=features, images=images, columns=Columns(split, image_column, text_column),
+        features=features, vision=vision, images=images, columns=Columns(split, image_column, text_column),
         template=parse_template(template), limit=limit, batch=batch, device=device, other_weights=other_weights,
     )  # fmt: skip
     opponent = None if rival is None or rival_llm is None else (rival, rival_llm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from small_world import World
 
 from vocabkit.adapter.model import load_adapter
 from vocabkit.data.llava import read_llava
-from vocabkit.evaluate.losses import Losses, difference, mean_loss, measure, prepare, retention
+from vocabkit.evaluate.losses import Losses, difference, mean_loss, measure, prepare, retention, shown_by
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM, collate
+from vocabkit.llm.prompts import with_visual_tokens
 from vocabkit.train.train import train
 from vocabkit.vision.features import open_features
 
@@ -34,13 +36,14 @@ def test_losses_do_not_depend_on_the_batch_size(world: World, tmp_path_factory: 
     found = measure(
         llm,
         held,
-        lambda numbers: lvlm.visual_tokens(held.features_of(numbers)),
+        shown_by(lvlm, held),
         batch=5,
         progress=lambda *step: seen.append(step),
     )
     with torch.no_grad():
         images = [features[key].float() for key in held.keys]
-        expected = lvlm(collate(held.prompts, images))
+        prompts = [with_visual_tokens(prompt, repeat(features.tokens)) for prompt in held.prompts]
+        expected = lvlm(collate(prompts, images))
     assert found.nats == pytest.approx(expected.double().numpy(), rel=1e-4)
     assert found.tokens.tolist() == [len(f" {sample.turns[0].answer}") for sample in kept]
     assert found.mean == pytest.approx(found.nats.sum() / found.tokens.sum())

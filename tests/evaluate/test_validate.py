@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from command_line import Done, error_of, vocabkit_here
 from rich.console import Console
 from small_world import World, write_data
 
+from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
@@ -32,8 +35,10 @@ from vocabkit.evaluate.validate import (
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.report.adapters import validation_report
+from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.train.train import train
 from vocabkit.transfer.transfer import open_target, transfer
+from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import open_features
 
 
@@ -287,13 +292,13 @@ def test_random_vocabulary_permutes_embedding_rows_only(world: World, trained: d
     llm, adapter = load_llm(world.one), load_adapter(trained["source"])
     assert isinstance(adapter, LangBridgeAdapter)
     held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
-    numbers = torch.arange(3)
-    tokens = random_vocabulary(LVLM(llm, adapter), held, seed=0)(numbers)
+    tokens = torch.stack(list(random_vocabulary(LVLM(llm, adapter), held, seed=0)(torch.arange(3))))
+    features = torch.stack([held.features[key].float() for key in held.keys[:3]])
     rows = llm.rows(adapter.shared)
     permuted = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
-    expected = adapter.coefficients(held.features_of(numbers)) @ permuted
+    expected = adapter.coefficients(features) @ permuted
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(tokens, adapter(held.features_of(numbers), rows))
+    assert not torch.allclose(tokens, adapter(features, rows))
 
 
 def test_features_move_to_the_device_of_the_rows(
@@ -303,7 +308,7 @@ def test_features_move_to_the_device_of_the_rows(
     held, _ = prepare(llm, list(read_llava(world.data)), open_features(world.features), "completion")
     lvlm = LVLM(llm, load_adapter(trained["source"])).to("meta")
     monkeypatch.setattr(LangBridgeAdapter, "forward", lambda self, features, rows: features)
-    assert random_vocabulary(lvlm, held, seed=0)(torch.arange(3)).device.type == "meta"
+    assert {tokens.device.type for tokens in random_vocabulary(lvlm, held, seed=0)(torch.arange(3))} == {"meta"}
 
 
 def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: World, trained: dict[str, Path]) -> None:
@@ -315,8 +320,63 @@ def test_loss_equals_that_of_the_visual_tokens_for_each_kind_of_adapter(world: W
     found = validate(llm, samples, features, both, EvaluateOptions(template="completion")).caption_loss
     assert found["transferred"].value == pytest.approx(found["as it is"].value, rel=1e-5)
     held, _ = prepare(llm, samples, features, "completion")
-    own = measure(llm, held, lambda numbers: moved(held.features_of(numbers)))
+    own = measure(llm, held, lambda numbers: held.visual_tokens(moved, numbers, None))
     assert found["transferred"].value == pytest.approx(own.mean, rel=1e-5)
+
+
+# ---- pictures without features -----------------------------------------------------------------------------------
+
+
+def validation_of_pictures(folder: Path, world: World, adapter: Path, *more: str) -> dict[str, Any]:
+    """A validation with LLM one of the pictures themselves."""
+    done = vocabkit_here(
+        folder, "validate", world.data, "--llm", world.one, "--adapter", f"x={adapter}", "--template", "completion",
+        "--device", "cpu", "--json", *more,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["data"]
+    return found
+
+
+def test_pictures_give_the_losses_of_their_features(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(world.data.parent, tmp_path / "there")
+    here = dataclasses.replace(world, data=tmp_path / "there" / "data.json")
+    (tmp_path / "there" / "5.png").write_bytes(b"broken")
+    (tmp_path / "there" / "features").rename(tmp_path / "unused")
+    computed = validation_of_pictures(tmp_path, here, trained["source"])["validation"]
+    assert (computed["samples"], computed["left_out"], computed["visual_tokens"]) == (11, 1, 16)
+    samples = [sample for sample in read_llava(here.data) if sample.id != "5"]
+    adapters = {"x": load_adapter(trained["source"])}
+    cached = validate(
+        load_llm(world.one), samples, open_features(world.features), adapters, EvaluateOptions(template="completion")
+    )
+    for name, loss in cached.caption_loss.items():
+        assert computed["caption_loss"][name]["value"] == pytest.approx(loss.value, rel=1e-3)  # float16 in the cache
+
+
+def test_softmax_adapter_of_tiles_is_measured_and_asked(world: World, tmp_path: Path) -> None:
+    shared, vision = open_shared(world.shared), open_vision(str(world.vision))
+    config = AdapterConfig.of(
+        shared, head="softmax", vision_width=vision.width, hidden_width=16, llm="one", vision_model=str(world.vision),
+        vision_aspect_ratio="anyres", vision_grid_pinpoints=((28, 56), (56, 28)), newline_width=24,
+    )  # fmt: skip
+    adapter = LangBridgeAdapter(config, shared)
+    assert adapter.image_newline is not None
+    torch.nn.init.normal_(adapter.image_newline)
+    adapter.save(tmp_path / "tiles")
+    found = validation_of_pictures(tmp_path, world, tmp_path / "tiles", "--answers", "--limit", "8", "--batch", "3")
+    assert list(found["validation"]["caption_loss"]) == ["blind", "x", "x shuffled", "x random vocabulary"]
+    assert found["answers"]["x"]["yes_no"]["questions"] == 16
+    assert found["validation"]["visual_tokens"] == 16 + 16 + 4  # whole, in one tile, a newline for each of its rows
+
+
+def test_without_features_or_adapter_raises(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
+    plain = ("validate", world.data, "--llm", world.one)
+    assert "give --features, or an --adapter with whose vision" in error_of(vocabkit_here(tmp_path, *plain))
+    both = ("--features", world.features, "--vision", world.vision)
+    assert "--vision computes the pictures that --features has already" in error_of(
+        vocabkit_here(tmp_path, *plain, *both)
+    )
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------

@@ -271,6 +271,7 @@ def adapter_of_tiles(world: InferWorld, file: Path) -> LangBridgeAdapter:
 def test_tokens_top_and_captions_of_tiles(world: InferWorld, tmp_path: Path) -> None:
     adapter = adapter_of_tiles(world, tmp_path / "tiles.pt")
     words = ("tiles.pt", world.pictures, "--llm", world.small.one, "--visual-tokens", "--top", "2", "--captions")
+    words = (*words, "--max-new-tokens", "3")
     infer(tmp_path, *words, "--batch", "5")
     llm = load_llm(world.small.one)
     rows = llm.rows(adapter.shared)
@@ -290,7 +291,7 @@ def test_tokens_top_and_captions_of_tiles(world: InferWorld, tmp_path: Path) -> 
         assert len(found) == tiles.layout.tokens
         assert_close(torch.tensor(row["coefficient"]), adapter.top_coefficients(features, 2)[0], rtol=1e-3, atol=1e-5)
         ids = encode_question(llm.tokenizer, [Turn(PLACEHOLDER, "")], "plain", len(found))
-        assert [row["caption"]] == write_answers(llm, [ids], found[None], template="plain", max_new_tokens=64)
+        assert [row["caption"]] == write_answers(llm, [ids], found[None], template="plain", max_new_tokens=3)
     assert "12 were already there, 0 computed" in infer(tmp_path, *words, "--batch", "5").stdout
 
 
@@ -300,11 +301,11 @@ def test_commands_without_tiles_refuse_an_adapter_of_them(world: InferWorld, tmp
     recipe = world.small.write_recipe(tmp_path / "recipe.toml", adapter="tiles.pt", shared=None, steps=1)
     held = ("--features", str(world.small.features), "--adapter", "tiles=tiles.pt")
     for says, words in {
-        "which only infer and export compute; import its projector with --image-aspect-ratio pad": (
+        "which only infer, validate and export compute; import its projector with --image-aspect-ratio pad": (
             "interpret", "tiles.pt", str(world.pictures / "5.png"), *one
         ),
         "which train does not compute; import its projector": ("train", str(recipe), "--out", "trained"),
-        "gives features of whole pictures, but the adapter was trained on tiles": (
+        "which only infer, export, and validate without --features compute; import its projector": (
             "validate", str(world.small.data), *one, *held
         ),
     }.items():  # fmt: skip

@@ -18,6 +18,7 @@ from vocabkit.adapter.model import MLPProjector
 from vocabkit.data.samples import Picture, Sample, Turn
 from vocabkit.data.scenes import Scene, with_article
 from vocabkit.llm.load import LLM, load_llm
+from vocabkit.vision.tiles import Layout
 
 IDS, END, TOKENS = 257, 256, 2
 """Of the small world's LLM one; visual tokens of an image."""
@@ -29,6 +30,7 @@ class Shown(dict[str, Tensor]):
     def __init__(self, count: int) -> None:
         super().__init__({str(number): one_hot(number, count).expand(TOKENS, -1) for number in range(count)})
         self.tokens, self.width, self.folder = TOKENS, count, Path("shown")
+        self.layouts: dict[str, Layout] = {}
 
 
 class Stage(NamedTuple):

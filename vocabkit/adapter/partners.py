@@ -97,7 +97,7 @@ def check_encoder(config: AdapterConfig | MLPConfig, info: EncoderInfo, source: 
     if config.vision_aspect_ratio == "anyres" and info.get("image_aspect_ratio") != "anyres":
         raise VocabkitError(
             f"{source}: gives features of whole pictures, but the adapter was trained on tiles of them "
-            f"(image_aspect_ratio anyres), which only infer and export compute; {WHOLE}"
+            f"(image_aspect_ratio anyres), which only infer, export, and validate without `features` compute; {WHOLE}"
         )
     for name, (wanted, found) in known.items():
         if wanted != found:

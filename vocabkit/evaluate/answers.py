@@ -23,6 +23,7 @@ from vocabkit.evaluate.losses import (
     Estimate,
     EvaluateOptions,
     HeldOut,
+    Images,
     bootstrap,
     measure,
     shown_by,
@@ -30,7 +31,6 @@ from vocabkit.evaluate.losses import (
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import Template, encode_question, encode_sample
-from vocabkit.vision.features import Features
 
 CHOICES = 10
 """Names to choose from."""
@@ -72,7 +72,7 @@ RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
 def ask(
     llm: LLM,
     samples: Sequence[Sample],
-    features: Features,
+    features: Images,
     adapter: Adapter,
     options: EvaluateOptions = EvaluateOptions(),
 ) -> Answers:
@@ -107,7 +107,7 @@ class _Seen(NamedTuple):
 
 def _scene_of(sample: Sample) -> Scene | None:
     """What a record of `vocabkit scenes` says about its picture; None for other samples."""
-    if not sample.extra.get("objects"):
+    if not sample.extra.get("objects") or len(sample.images) != 1 or sample.problem is not None:
         return None
     try:
         scene = msgspec.convert({field.name: sample.extra.get(field.name) for field in fields(Scene)}, Scene)
@@ -118,7 +118,7 @@ def _scene_of(sample: Sample) -> Scene | None:
 
 
 class _Asker:
-    def __init__(self, llm: LLM, lvlm: LVLM, features: Features, template: Template, batch: int) -> None:
+    def __init__(self, llm: LLM, lvlm: LVLM, features: Images, template: Template, batch: int) -> None:
         self._llm, self._lvlm, self._features = llm, lvlm, features
         self._template, self._batch = template, batch
 
@@ -128,10 +128,14 @@ class _Asker:
         texts = []
         for start in range(0, len(samples), self._batch):
             part = samples[start : start + self._batch]
-            asked = [encode_question(self._llm.tokenizer, s.turns, self._template, self._features.tokens) for s in part]
-            shown = torch.stack([self._features[p.key].float() for s in part for p in s.images])
-            visual = self._lvlm.visual_tokens(shown.to(self._llm.model.device))
-            texts += write_answers(self._llm, asked, visual, template=self._template, max_new_tokens=LONGEST)
+            held = HeldOut((), [picture.key for s in part for picture in s.images], self._features)
+            visual = list(shown_by(self._lvlm, held)(torch.arange(len(part))))
+            asked = [
+                encode_question(self._llm.tokenizer, s.turns, self._template, len(tokens))
+                for s, tokens in zip(part, visual, strict=True)
+            ]
+            joined = torch.cat(visual)[None]  # (1, ΣN, D)
+            texts += write_answers(self._llm, asked, joined, template=self._template, max_new_tokens=LONGEST)
         return texts
 
     def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> np.ndarray:
@@ -158,9 +162,8 @@ class _Asker:
     def _nats(self, samples: Sequence[tuple[Sample, tuple[Turn, ...]]], template: Template) -> np.ndarray:
         if not samples:
             return np.zeros(0)
-        tokens = self._features.tokens
         tokenizer = self._llm.tokenizer
-        prompts = [encode_sample(tokenizer, turns, template, tokens, longest=LONGEST_PROMPT) for _, turns in samples]
+        prompts = [encode_sample(tokenizer, turns, template, 1, longest=LONGEST_PROMPT) for _, turns in samples]
         held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
         return measure(self._llm, held, shown_by(self._lvlm, held), batch=self._batch).nats
 

@@ -71,6 +71,7 @@ def calibrate_file(
     Raises:
         VocabkitError: anything that can't be found or does not fit.
     """
+    assert options.features is not None
     place, features = open_device(options.device), open_features(Path(options.features))
     check_encoder(transferred.config, features.encoder, features.folder)
     loaded = load_llm(llm)
@@ -119,5 +120,5 @@ def calibrate(
     return Calibration(llm.vocabulary.name, len(kept), best if gain.low > 0 else own, losses, best, gain)
 
 
-def _times(visual: VisualTokens, factor: float, numbers: Tensor) -> Tensor:
-    return visual(numbers) * factor
+def _times(visual: VisualTokens, factor: float, numbers: Tensor) -> list[Tensor]:
+    return [tokens * factor for tokens in visual(numbers)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,16 +15,20 @@ from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, caption_loss, collate
-from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_sample
+from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_sample, with_visual_tokens
+from vocabkit.vision.computed import ComputedFeatures
 from vocabkit.vision.features import Features
+from vocabkit.vision.tiles import visual_tokens
 
 LONGEST_PROMPT = 2048
-"""Maximum tokens of a sample, visual tokens included."""
+"""Maximum tokens of a sample, of which each image counts as one."""
 RESAMPLES = 2000
 """Resamples of the bootstrap."""
 
-VisualTokens = Callable[[Tensor], Tensor]
-"""Function from image numbers (I,) to the visual tokens of these images (I, N, D)."""
+Images = Features | ComputedFeatures
+"""Source of patch features: the cache, or an encoder that computes them from pictures."""
+VisualTokens = Callable[[Tensor], Iterable[Tensor]]
+"""Function from image numbers (I,) to the visual tokens (N, D) of each of these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +50,32 @@ class HeldOut:
     """Samples ready for one LLM."""
 
     prompts: Sequence[Prompt]
+    """With one place for each image."""
     keys: Sequence[str]
     """Keys of all images, in the order of the prompts."""
-    features: Features
+    features: Images
 
     @cached_property
     def first_images(self) -> np.ndarray:
         """(S + 1,) the number of the first image of each prompt, and of all images."""
-        counts = [prompt.ids.count(IMAGE_ID) // self.features.tokens for prompt in self.prompts]
-        return np.concatenate([[0], np.cumsum(counts)])
+        return np.concatenate([[0], np.cumsum([prompt.ids.count(IMAGE_ID) for prompt in self.prompts])])
 
-    def features_of(self, numbers: Tensor) -> Tensor:
-        """(I,) numbers of images -> (I, N, Dv), float32."""
-        found = [self.features[self.keys[number]].float() for number in numbers.tolist()]
-        shape = (0, self.features.tokens, self.features.width)
-        return torch.stack(found) if found else torch.empty(shape)
+    @cached_property
+    def counts(self) -> list[int]:
+        """The number of visual tokens of each image."""
+        layouts = map(self.features.layouts.get, self.keys)
+        return [self.features.tokens if layout is None else layout.tokens for layout in layouts]
+
+    def visual_tokens(
+        self, connector: Callable[[Tensor], Tensor], numbers: Tensor, newline: Tensor | None
+    ) -> list[Tensor]:
+        """The visual tokens (N, D) that `connector`, (L, Dv) -> (L, D), gives of the images with these numbers (I,)."""
+        keys = [self.keys[number] for number in numbers.tolist()]
+        features = [self.features[key].float() for key in keys]
+        return visual_tokens(connector, features, [self.features.layouts.get(key) for key in keys], newline)
 
 
-def prepare(
-    llm: LLM, samples: Sequence[Sample], features: Features, template: Template
-) -> tuple[HeldOut, list[Sample]]:
+def prepare(llm: LLM, samples: Sequence[Sample], features: Images, template: Template) -> tuple[HeldOut, list[Sample]]:
     """Turn samples with images into prompts for `llm`.
 
     Returns:
@@ -84,9 +94,7 @@ def prepare(
             reason = f"{sample.id}: {sample.problem}"
             continue
         try:
-            prompts.append(
-                encode_sample(llm.tokenizer, sample.turns, template, features.tokens, longest=LONGEST_PROMPT)
-            )
+            prompts.append(encode_sample(llm.tokenizer, sample.turns, template, 1, longest=LONGEST_PROMPT))
         except VocabkitError as error:
             reason = str(error)
             continue
@@ -99,7 +107,9 @@ def prepare(
 
 def shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:
     """The visual tokens that an adapter gives."""
-    return lambda numbers: lvlm.visual_tokens(held.features_of(numbers).to(lvlm.llm.device))
+    return lambda numbers: held.visual_tokens(
+        lambda features: lvlm.visual_tokens(features.to(lvlm.llm.device)), numbers, lvlm.connector.image_newline
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +157,12 @@ def measure(
     nats, tokens = [], []
     for start in range(0, len(held.prompts), batch):
         prompts = held.prompts[start : start + batch]
-        made = collate(list(prompts), []).to(llm.model.device)
-        shown = visual(torch.arange(int(first[start]), int(first[start + len(prompts)])))
-        nats += caption_loss(llm.model, made, shown.to(llm.model.device)).double().tolist()
+        numbers = torch.arange(int(first[start]), int(first[start + len(prompts)]))
+        shown = [tokens.to(llm.model.device) for tokens in visual(numbers)]
+        counts = iter([len(tokens) for tokens in shown])
+        placed = [with_visual_tokens(prompt, counts) for prompt in prompts]
+        made = collate(placed, []).to(llm.model.device)
+        nats += caption_loss(llm.model, made, torch.cat(shown)[None]).double().tolist()
         tokens += [sum(label != IGNORED for label in prompt.labels[1:]) for prompt in prompts]
         progress(what, start + len(prompts), len(held.prompts))
     return Losses(np.array(nats), np.array(tokens))

@@ -27,6 +27,7 @@ from vocabkit.evaluate.losses import (
     Estimate,
     EvaluateOptions,
     HeldOut,
+    Images,
     Losses,
     VisualTokens,
     difference,
@@ -41,6 +42,8 @@ from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.transfer.transfer import open_target
+from vocabkit.vision.computed import ComputedFeatures
+from vocabkit.vision.encoder import VisionEncoder, encoder_of
 from vocabkit.vision.features import Features, open_features
 
 NATIVE, MLP = "native", "mlp"
@@ -51,8 +54,11 @@ NATIVE, MLP = "native", "mlp"
 class FileOptions(EvaluateOptions):
     """Where held-out samples and their features are, and how they are measured."""
 
-    features: str | Path
-    """Folder of their patch features."""
+    features: str | Path | None = None
+    """Folder of their patch features; None to compute them, of whole pictures or tiles, with the encoder that the
+    adapters were trained with."""
+    vision: str | Path | None = None
+    """That encoder, as for `open_vision`, if it has moved or the adapters do not name it."""
     images: str | Path | None = None
     """Folder of the images in files; by default that of each file."""
     columns: Columns = Columns()
@@ -71,8 +77,8 @@ class Validation:
     samples: int
     left_out: int
     """Samples without features, or that could not be used."""
-    visual_tokens: int
-    """Visual tokens per image. Losses are comparable only at the same number."""
+    visual_tokens: float
+    """Visual tokens per image, on average. Losses are comparable only at the same number."""
     template: str
     caption_loss: Mapping[str, Estimate]
     """Nats per answer token by condition: `blind` (the mean embedding), each adapter, followed by `NAME shuffled` (the
@@ -123,17 +129,21 @@ def validate_files(
     Raises:
         VocabkitError: anything that can't be found or does not fit.
     """
-    place, features = open_device(options.device), open_features(Path(options.features))
+    place = open_device(options.device)
     connectors: dict[str, Adapter] = {name: load_adapter(path).to(place) for name, path in adapters.items()}
+    given = _open_images(options, connectors, place)
     loaded = load_llm(llm)
     loaded.model.to(place)
     opponent = None if rival is None else _rival(*rival, connectors, loaded)
     images = None if options.images is None else Path(options.images)
-    names = [Path(source).stem for source in data]
-    names = [name if names.count(name) == 1 else source for name, source in zip(names, data, strict=True)]
+    stems = [Path(name).stem for name in data]
+    labels = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, data, strict=True)]
     results = {}
-    for label, source in zip(names, data, strict=True):
-        samples = list(islice(samples_of(source, images, options.columns), options.limit))
+    for label, name in zip(labels, data, strict=True):
+        samples = list(islice(samples_of(name, images, options.columns), options.limit))
+        features = (
+            given if isinstance(given, Features) else ComputedFeatures(given, (p for s in samples for p in s.images))
+        )
 
         def of_file(what: str, done: int, total: int | None, label: str = label) -> None:
             progress(f"{label}: {what}", done, total)
@@ -150,7 +160,7 @@ def validate_files(
 def validate(
     llm: LLM,
     samples: Sequence[Sample],
-    features: Features,
+    features: Images,
     adapters: Mapping[str, Adapter],
     options: EvaluateOptions = EvaluateOptions(),
     *,
@@ -169,6 +179,7 @@ def validate(
     """
     seed = options.seed
     held, kept = prepare(llm, samples, features, options.template)
+    mean = sum(held.counts) / len(held.counts)
     losses: dict[str, Losses] = {
         name: measure(llm, held, visual, batch=options.batch, what=name, progress=progress)
         for name, visual in conditions(llm, held, adapters, rival, seed, options.other_weights).items()
@@ -185,7 +196,7 @@ def validate(
         llm=llm.vocabulary.name,
         samples=len(kept),
         left_out=len(samples) - len(kept),
-        visual_tokens=features.tokens,
+        visual_tokens=int(mean) if mean.is_integer() else round(mean, 1),
         template=options.template,
         caption_loss={name: mean_loss(found, seed=seed) for name, found in losses.items()},
         retention=shares(NATIVE),
@@ -193,6 +204,20 @@ def validate(
         gain={name: difference(losses[BLIND], losses[name], seed=seed) for name in adapters},
         gain_of_picture={name: difference(other, losses[name], seed=seed) for name, other in shuffled.items()},
     )
+
+
+def _open_images(
+    options: FileOptions, connectors: Mapping[str, Adapter], device: torch.device
+) -> Features | VisionEncoder:
+    """Cached features, or the encoder that computes them."""
+    if options.features is not None:
+        if options.vision is not None:
+            raise VocabkitError("`vision` computes the pictures that `features` has already; leave one of them out")
+        return open_features(Path(options.features))
+    if not connectors:
+        raise VocabkitError("give `features`, or an `adapter` with whose vision encoder they can be computed")
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    return encoder_of(next(iter(connectors.values())), options.vision, tiles=True, device=device, dtype=dtype)
 
 
 def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM) -> Rival:
@@ -272,13 +297,7 @@ def conditions(
                 f"have width {rival.source_rows.shape[1]}; name the LLM that it was trained with"
             )
         for name, fit in (("ridge", ridge), ("procrustes", procrustes)):
-            carry = fit(rival.source_rows, rival.target_rows)
-            add(
-                name,
-                lambda numbers, carry=carry: carry(  # type: ignore[misc]
-                    rival.mlp(held.features_of(numbers).to(rival.mlp.linear_1.weight))
-                ),
-            )
+            add(name, carried(rival.mlp, fit(rival.source_rows, rival.target_rows), held))
     return found
 
 
@@ -296,7 +315,7 @@ def mean_embedding(llm: LLM) -> Tensor:
 def blind_tokens(llm: LLM, held: HeldOut) -> VisualTokens:
     """The mean embedding for every image."""
     mean = mean_embedding(llm)
-    return lambda numbers: mean.expand(len(numbers), held.features.tokens, -1)
+    return lambda numbers: [mean.expand(held.counts[number], -1) for number in numbers.tolist()]
 
 
 def random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
@@ -304,10 +323,19 @@ def random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
     adapter, rows = lvlm.connector, lvlm.rows()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
 
-    def show(numbers: Tensor) -> Tensor:  # permuted anew each time: a permuted copy would be a second table in memory
-        features = held.features_of(numbers).to(rows.device, lvlm.connector_dtype)
-        visual: Tensor = adapter(features, rows[order])
+    def mix(features: Tensor) -> Tensor:  # permuted anew each time: a permuted copy would be a second table in memory
+        visual: Tensor = adapter(features.to(rows.device, lvlm.connector_dtype), rows[order])
         return visual
+
+    return lambda numbers: held.visual_tokens(mix, numbers, adapter.image_newline)
+
+
+def carried(mlp: MLPProjector, carry: SpaceMap, held: HeldOut) -> VisualTokens:
+    """The visual tokens of an MLP projector, mapped to another LLM."""
+
+    def show(numbers: Tensor) -> list[Tensor]:
+        tokens = held.visual_tokens(lambda features: mlp(features.to(mlp.linear_1.weight)), numbers, mlp.image_newline)
+        return [carry(each) for each in tokens]
 
     return show
 

@@ -40,7 +40,7 @@ from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import encode_question, parse_template
 from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
-from vocabkit.vision.tiles import Tiles
+from vocabkit.vision.tiles import Tiles, visual_tokens
 
 _IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 _AHEAD = 3
@@ -569,8 +569,7 @@ def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Ca
     mixer = connector if isinstance(connector, LangBridgeAdapter) else None
     _check_top(mixer, k)
     caption = _make_captioner(models, wanted) if wanted.captions else None
-    newline = connector.image_newline
-    assert newline is not None
+    rows = () if mixer is None else (models.rows,)
 
     @torch.inference_mode()
     def step(pictures: Sequence[Tiles]) -> Pending:
@@ -578,18 +577,18 @@ def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Ca
         with watch.models("vision encoder"):
             shown = models.encoder(torch.cat([picture.pixels for picture in pictures])).to(models.dtype)
             parts = shown.split([len(picture.pixels) for picture in pictures])  # (T, P, Dv) each
-            features = torch.cat([each.remaining(part) for each, part in zip(layouts, parts, strict=True)])  # (L, Dv)
-        counts = [each.patches for each in layouts]
+            features = [each.remaining(part) for each, part in zip(layouts, parts, strict=True)]  # (L, Dv) each
         tensors: dict[str, Tensor] = {}
         visual: list[Tensor] = []
         with watch.models("adapter"):
             if wanted.writes_visual_tokens or caption:
-                rows = () if mixer is None else (models.rows,)
-                tokens = connector(features, *rows).split(counts)  # (L, Dv) -> (L, D)
-                visual = [each.with_newlines(part, newline) for each, part in zip(layouts, tokens, strict=True)]
+                visual = visual_tokens(
+                    lambda patches: connector(patches, *rows), features, layouts, connector.image_newline
+                )
             if k is not None and mixer is not None:
-                coefficients, top = mixer.top_coefficients(features, k)  # (L, K)
-                tensors |= {"coefficient": coefficients.float(), "row": top.int(), "patches": torch.tensor(counts)}
+                coefficients, top = mixer.top_coefficients(torch.cat(features), k)  # (L, K)
+                counts = torch.tensor([each.patches for each in layouts])
+                tensors |= {"coefficient": coefficients.float(), "row": top.int(), "patches": counts}
         captions = None
         if caption is not None:
             with watch.models("LLM"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from vocabkit.data.samples import PLACEHOLDER, Turn
 from vocabkit.errors import VocabkitError, quote
@@ -67,6 +69,12 @@ def encode_sample(
     if all(label == IGNORED for label in prompt.labels[:longest]):
         raise VocabkitError(f"no answer in its first {longest} tokens")
     return Prompt(prompt.ids[:longest], prompt.labels[:longest])
+
+
+def with_visual_tokens(prompt: Prompt, counts: Iterator[int]) -> Prompt:
+    """Give each image of a prompt, encoded with one place, the next of `counts` as its number of visual tokens."""
+    repeats = [next(counts) if i == IMAGE_ID else 1 for i in prompt.ids]
+    return Prompt(*(np.repeat(row, repeats).tolist() for row in (prompt.ids, prompt.labels)))
 
 
 def encode_question(tokenizer: Any, turns: Sequence[Turn], template: Template, image_tokens: int) -> list[int]:

@@ -182,9 +182,8 @@ def validation_report(name: str, result: Result) -> RenderableType:
         for shown, loss in found.caption_loss.items()
     ]
     heads = ("nats/token", "95% interval", "retention", "of MLP's gain")
-    title = (
-        f"{printable(found.llm)} on {printable(name)}: {found.samples:,} samples, {found.visual_tokens} visual tokens"
-    )
+    sizes = f"{found.samples:,} samples, {found.visual_tokens:,g} visual tokens"
+    title = f"{printable(found.llm)} on {printable(name)}: {sizes}"
     parts: list[RenderableType] = [Text(title, style="bold"), Columns(heads, [Section("caption loss, shown", rows)])]
     if found.left_out:
         parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))

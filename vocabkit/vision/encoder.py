@@ -263,8 +263,8 @@ def encoder_of(
     ratio = image_aspect_ratio or config.vision_aspect_ratio or "square"
     if ratio == "anyres" and not tiles:
         raise VocabkitError(
-            f"the adapter was trained on tiles of pictures (image_aspect_ratio anyres), which only infer and export "
-            f"compute; {WHOLE}"
+            f"the adapter was trained on tiles of pictures (image_aspect_ratio anyres), which only infer, "
+            f"validate and export compute; {WHOLE}"
         )
     try:
         encoder = open_vision(

@@ -30,6 +30,7 @@ from vocabkit.vision.feature_files import (
     read_index,
     read_shard,
 )
+from vocabkit.vision.tiles import Layout
 
 _NAMED = 5
 """Broken pictures that a report names."""
@@ -78,6 +79,8 @@ class Features:
         """N."""
         self.width = index.encoder["width"]
         """Dv."""
+        self.layouts: dict[str, Layout] = {}
+        """Empty: no picture is in tiles."""
         self._shards: dict[int, Tensor] = {}
 
     @property

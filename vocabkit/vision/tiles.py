@@ -10,7 +10,7 @@ Sizes: T tiles with the whole picture as the first, P patches each, L patches th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +96,28 @@ class Tiles:
     pixels: Tensor
     """(T, 3, H, W)."""
     layout: Layout
+
+
+def visual_tokens(
+    connector: Callable[[Tensor], Tensor],
+    features: Sequence[Tensor],
+    layouts: Sequence[Layout | None],
+    newline: Tensor | None,
+) -> list[Tensor]:
+    """Return the visual tokens (N, D) of each picture, whose numbers may differ.
+
+    Args:
+        connector: (L, Dv) -> (L, D).
+        features: (L, Dv) of each picture.
+        layouts: None for a picture that is not in tiles, whose N is L.
+        newline: (D,) image_newline, for those in tiles.
+    """
+    parts = connector(torch.cat(list(features))).split([len(each) for each in features])
+    found = []
+    for part, layout in zip(parts, layouts, strict=True):
+        assert layout is None or newline is not None
+        found.append(part if layout is None or newline is None else layout.with_newlines(part, newline))
+    return found
 
 
 def check_sizes(sizes: Sizes, tile: int) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import vocabkit_here
 from PIL import Image
 from safetensors import safe_open
 from small_models import HIDDEN, WIDTH, llm
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 from vision_models import PIXELS, VISION, clip, seeded, siglip
@@ -21,6 +23,7 @@ from vision_models import PIXELS, VISION, clip, seeded, siglip
 from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import MLPProjector, load_adapter
 from vocabkit.errors import VocabkitError
+from vocabkit.evaluate.validate import other_images
 from vocabkit.infer import infer
 from vocabkit.llm.load import quiet_transformers
 from vocabkit.transfer.export.export import ExportOptions, export
@@ -99,6 +102,49 @@ def test_visual_tokens_of_the_exported_checkpoint_equal_those_of_inference(
     assert len({len(tokens) for tokens in ours.values()}) > 4
     for name, tokens in ours.items():
         assert_close(tokens, served[name], rtol=1e-4, atol=1e-4)
+
+
+def test_losses_of_validate_equal_those_of_the_exported_checkpoint(here: Path, tmp_path: Path) -> None:
+    names = ["60x40.png", "90x20.png", "28x28.png", "13x97.png"]
+    asked, answers = "Image: {}\nIt shows", [f" noise{number * 'x'}" for number in range(len(names))]
+    records = [
+        {
+            "image": name,
+            "conversations": [{"from": "human", "value": asked.format("<image>")}, {"from": "gpt", "value": a[1:]}],
+        }
+        for name, a in zip(names, answers, strict=True)
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    done = vocabkit_here(
+        tmp_path, "validate", "data.json", "--images", here / "pictures", "--llm", f"small={here / 'llm'}", "--adapter",
+        f"x={here / 'adapter.pt'}", "--template", "completion", "--batch", "3", "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["data"]["validation"]
+    with quiet_transformers():
+        model: Any = LlavaNextForConditionalGeneration.from_pretrained(here / "llava").eval()
+        processor: Any = AutoProcessor.from_pretrained(here / "llava")
+
+    def loss(pictures: list[str]) -> float:
+        nats, tokens, seen = 0.0, 0, []
+        for name, answer in zip(pictures, answers, strict=True):
+            image = Image.open(here / "pictures" / name)
+            inputs = processor(text=asked.format("<image>") + answer, images=image, return_tensors="pt")
+            with torch.no_grad():
+                logits = model(**inputs).logits[0, -len(answer) - 1 : -1]  # a token is a byte
+            logits = logits[:, : model.config.image_token_id]  # the LLM alone can't say <image>
+            nats += float(cross_entropy(logits, inputs["input_ids"][0, -len(answer) :], reduction="sum"))
+            tokens += len(answer)
+            seen.append(int((inputs["input_ids"] == model.config.image_token_id).sum()))
+        assert found["visual_tokens"] == pytest.approx(sum(seen) / len(seen), abs=0.05)
+        return nats / tokens
+
+    others = other_images(names, 0)
+    assert others is not None
+    losses = {name: each["value"] for name, each in found["caption_loss"].items()}
+    assert losses["x"] == pytest.approx(loss(names), rel=1e-5)
+    assert losses["x shuffled"] == pytest.approx(loss([names[i] for i in others.tolist()]), rel=1e-5)
+    assert losses["x"] != pytest.approx(losses["x shuffled"], rel=1e-4)
 
 
 def test_checkpoint_generates(here: Path) -> None:
