@@ -63,8 +63,8 @@ class _Panels(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel, in the order of registration."""
         width = max(map(len, self.commands))
-        for panel in dict.fromkeys(panel for panel, _, _ in _COMMANDS):
-            names = [name for each, name, _ in _COMMANDS if each == panel]
+        for panel in dict.fromkeys(panel for panel, *_ in _COMMANDS):
+            names = [name for each, name, *_ in _COMMANDS if each == panel]
             with formatter.section(panel):
                 limit = formatter.width - 6 - width
                 formatter.write_dl([(f"{n:{width}}", self.commands[n].get_short_help_str(limit)) for n in names])
@@ -73,37 +73,37 @@ class _Panels(TyperGroup):
 app = typer.Typer(
     cls=_Panels,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Reuse a vision-language adapter with another LLM, through the vocabulary that both share.",
 )
 app.callback()(_options)
-_COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
-    ("Vocabularies", "build-shared", vocabularies.build_shared),
-    ("Vocabularies", "overlap", vocabularies.overlap),
-    ("Vocabularies", "explain", vocabularies.explain),
-    ("Vocabularies", "show", lookups.show),
-    ("Vocabularies", "diff", lookups.diff),
-    ("Vocabularies", "map", lookups.map_ids),
-    ("Vocabularies", "audit", vocabularies.audit),
-    ("Vocabularies", "check", vocabularies.check),
-    ("Vocabularies", "import", vocabularies.import_),
-    ("Vocabularies", "catalog", vocabularies.catalog),
-    ("Adapters", "transfer", adapters.transfer),
-    ("Adapters", "export", adapters.export),
-    ("Pictures", "infer", pictures.infer),
-    ("Pictures", "interpret", pictures.interpret),
-    ("Training", "scenes", training.scenes),
-    ("Training", "features", training.features),
-    ("Training", "train", training.train),
-    ("Training", "validate", training.validate),
-    ("Training", "compare", training.compare),
-    ("Installation", "doctor", doctor),
+_COMMANDS: tuple[tuple[str, str, Callable[..., None], str], ...] = (
+    ("Vocabularies", "build-shared", vocabularies.build_shared, "qwen2 llama3 --out shared.arrow"),
+    ("Vocabularies", "overlap", vocabularies.overlap, "qwen2 llama3 gemma3 --html overlap.html"),
+    ("Vocabularies", "explain", vocabularies.explain, "' windmill' qwen2 llama3"),
+    ("Vocabularies", "show", lookups.show, "shared.arrow --search mill"),
+    ("Vocabularies", "diff", lookups.diff, "Qwen/Qwen2-7B Qwen/Qwen2-7B-Instruct"),
+    ("Vocabularies", "map", lookups.map_ids, "qwen2 llama3 --out map.json"),
+    ("Vocabularies", "audit", vocabularies.audit, "spelling qwen2 llama3"),
+    ("Vocabularies", "check", vocabularies.check, "moved adapter.pt --to llama3-8b"),
+    ("Vocabularies", "import", vocabularies.import_, "projector.bin --shared map.arrow --llm qwen2 --out adapter"),
+    ("Vocabularies", "catalog", vocabularies.catalog, "llama3.2"),
+    ("Adapters", "transfer", adapters.transfer, "adapter.pt --to llama3-8b --out moved"),
+    ("Adapters", "export", adapters.export, "moved --as llava --llm LLM --vision CLIP --out llava"),
+    ("Pictures", "infer", pictures.infer, "moved photos/ --captions --llm LLM --out captions"),
+    ("Pictures", "interpret", pictures.interpret, "adapter.pt photo.jpg --llm LLM --html words.html"),
+    ("Training", "scenes", training.scenes, "scenes --train 6000 --held-out 300"),
+    ("Training", "features", training.features, "data.json --vision CLIP --out features"),
+    ("Training", "train", training.train, "recipe.toml --out trained --set steps=100"),
+    ("Training", "validate", training.validate, "data.json --llm LLM --features features --adapter moved=moved"),
+    ("Training", "compare", training.compare, "mlp=mlp.json moved=moved.json"),
+    ("Installation", "doctor", doctor, "--json"),
 )
-"""Panel of the help, name, function."""
-for _panel, _name, _function in _COMMANDS:
-    app.command(_name, rich_help_panel=_panel)(_function)
+"""Panel of the help, name, function, and the words of an example."""
+for _panel, _name, _function, _example in _COMMANDS:
+    app.command(_name, rich_help_panel=_panel, epilog=f"Example: vocabkit {_name} {_example}")(_function)
 
 
 def main() -> None:
@@ -150,7 +150,19 @@ def _usage(error: TyperException) -> str:
 @functools.cache
 def _command() -> Any:
     """Build the command line as a click group, once: that takes longer than most commands."""
-    return typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
+    for command in group.commands.values():
+        for parameter in command.params:
+            kind = parameter.type.name.partition(" ")[0]
+            if parameter.metavar is None and parameter.param_type_name == "argument":
+                parameter.metavar = parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
+            elif parameter.metavar is None and kind in _METAVARS:
+                parameter.metavar = _METAVARS[kind]
+    return group
+
+
+_METAVARS = {"path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
+"""What stands for the value of an option in the help, by type."""
 
 
 def _with_options(message: str, words: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from command_line import error_of, vocabkit_here
+from command_line import error_of, vocabkit, vocabkit_here
 from index_map_files import COUNTS, LLAMA_MAP, QWEN_MAP, written
 from tokenizer_files import added_token, bpe_json, write_json
 
@@ -83,8 +83,27 @@ def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str)
     text = output_of(tmp_path, command, "--help")
     assert text.startswith(f"Usage: vocabkit {command} ")
     assert max(map(len, text.splitlines())) <= 80
-    for row in re.split(r"^  (?=\S)", text.split("Options:\n")[1], flags=re.MULTILINE)[1:]:
-        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}\w.*\s", row, re.DOTALL), row
+    options, example = text.split("Options:\n")[1].split("\n\n")
+    for row in re.split(r"^  (?=\S)", options, flags=re.MULTILINE)[1:]:
+        row = row.removeprefix("-h, ")
+        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}\w.*\s*", row, re.DOTALL), row
+    words = example.split()
+    assert words[:3] == ["Example:", "vocabkit", command]
+    assert all(f"  {word} " in options for word in words if word.startswith("--"))
+
+
+def test_short_option_shows_the_help_too(tmp_path: Path) -> None:
+    assert output_of(tmp_path, "transfer", "-h") == output_of(tmp_path, "transfer", "--help")
+
+
+def test_no_summary_is_cut_short(tmp_path: Path) -> None:
+    assert not re.search(r"^  .*(\.\.\.|…)$", output_of(tmp_path, "--help"), re.MULTILINE)
+
+
+def test_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    for typed, expected in (("vocabkit tr", {"transfer", "train"}), ("vocabkit transfer --mis", {"--missing"})):
+        asked = {"_VOCABKIT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        assert set(vocabkit(tmp_path, **asked).stdout.split()) == expected
 
 
 # ---- build-shared, check -----------------------------------------------------------------------------------------
