@@ -312,6 +312,15 @@ def test_commands_without_tiles_refuse_an_adapter_of_them(world: InferWorld, tmp
         assert says in error_of(vocabkit_here(tmp_path, *words))
 
 
+def test_newline_of_one_llm_is_shown_to_no_other(world: InferWorld, tmp_path: Path) -> None:
+    """Not even if the adapter fits both: its V_shared has a column of each, and a table may be as wide."""
+    adapter_of_tiles(world, tmp_path / "tiles.pt")
+    message = error_of(
+        vocabkit_here(tmp_path, "infer", "tiles.pt", world.pictures, "--llm", world.small.two, "--out", "out")
+    )
+    assert "image_newline, a vector of one that means nothing to two; to use its projector for the whole" in message
+
+
 # ---- inputs ------------------------------------------------------------------------------------------------------
 
 

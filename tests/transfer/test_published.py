@@ -407,6 +407,12 @@ def test_vision_model_of_tiles_is_recorded(tmp_path: Path, shared: SharedVocabul
     assert config.vision_fingerprint == open_vision(str(vision)).info["fingerprint"]
 
 
+def test_newline_without_its_numbers_raises_under_its_own_key(tmp_path: Path, shared: SharedVocabulary) -> None:
+    folder = with_newline(tmp_path)
+    written(folder, published("mm_projector.") | {"base_model.model.model.image_newline": torch.empty(0)})
+    assert "'base_model.model.model.image_newline' is empty: saved under DeepSpeed ZeRO-3" in refusal(folder, shared)
+
+
 def test_sizes_of_transformers_are_heights_and_widths(tmp_path: Path, shared: SharedVocabulary) -> None:
     config = import_published(with_newline(tmp_path, model_type="llava_next"), shared, "qwen2").config
     assert config.vision_grid_pinpoints == ((336, 672), (672, 672), (1008, 336))

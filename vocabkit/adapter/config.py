@@ -175,6 +175,15 @@ class AdapterConfig:
             **({} if self.newline_width is None else {"image_newline": (self.newline_width,)}),
         }
 
+    def check_newline(self, llm: str, width: int | None) -> None:
+        """Raise VocabkitError if there is an image_newline, of another LLM than `llm`, or of another width if known."""
+        if self.newline_width is not None and (llm != self.llm or width not in (None, self.newline_width)):
+            raise VocabkitError(
+                f"the adapter was trained on tiles of pictures, whose rows end in image_newline, a vector of "
+                f"{self.llm} that means nothing to {llm}; to use its projector for the whole picture, import it with "
+                "`image_aspect_ratio` pad"
+            )
+
     @property
     def output_llm(self) -> str:
         """The LLM that visual tokens are for: the target of a transfer, else the LLM of the training."""

@@ -179,8 +179,9 @@ def check_llm(
         The relative difference of the embedding rows; 0 if they are equal up to rounding, or can't be compared.
     """
     name, source = config.output_llm, llm.source
-    if shared is not None and config.output_width is None:
+    if isinstance(config, AdapterConfig) and shared is not None and config.output_width is None:
         llm_ids(shared, llm.vocabulary, source)
+        config.check_newline(llm.vocabulary.name, llm.width)
         if llm.vocabulary.name != name:
             return 0.0
     elif shared is not None:

@@ -109,7 +109,8 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callabl
         write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
     weights = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(weights, lr=0.0, weight_decay=recipe.weight_decay)
-    model, optimizer = accelerator.prepare(objective, adamw)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # no successor of broadcast_buffers yet
+        model, optimizer = accelerator.prepare(objective, adamw)
     if saved is not None:
         state.restore(saved, model, adamw)
     reasons: dict[str, None] = {}  # in order, each once

@@ -126,12 +126,7 @@ def plan(config: AdapterConfig, shared: SharedVocabulary, target: Vocabulary, wi
     Raises VocabkitError: it has none of them, has other ids for some, or the adapter was trained on tiles.
     """
     name = target.name
-    if config.newline_width is not None and (name != config.llm or width not in (None, config.newline_width)):
-        raise VocabkitError(
-            f"the adapter was trained on tiles of pictures, whose rows end in image_newline, a vector of "
-            f"{config.llm} that means nothing to {name}; to transfer its projector for the whole picture, import it "
-            "with `image_aspect_ratio` pad"
-        )
+    config.check_newline(name, width)
     shared = _with_target(shared, target)
     lacking = np.flatnonzero(~shared.mask_for(name))
     if len(lacking) == len(shared):

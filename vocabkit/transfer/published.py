@@ -11,7 +11,7 @@ import ast
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,11 +204,11 @@ def _grid_pinpoints(weights: Path) -> tuple[tuple[int, int], ...]:
 def _read_newline(weights: Path) -> Tensor:
     """The vector that ends rows of tiles. Raises VocabkitError: there is none, or in another form."""
     content = _contents(weights)
-    found = [content[key] for key in content if isinstance(key, str) and _NEWLINE.fullmatch(own_name(key))]
-    if len(found) != 1:
-        raise VocabkitError(f"{weights}: has {len(found) or 'no'} image_newline, which tiles (anyres) need; {_WHOLE}")
-    check_tensors(weights, {"image_newline": found[0]})
-    newline: Tensor = found[0]
+    keys = [key for key in content if isinstance(key, str) and _NEWLINE.fullmatch(own_name(key))]
+    if len(keys) != 1:
+        raise VocabkitError(f"{weights}: has {len(keys) or 'no'} image_newline, which tiles (anyres) need; {_WHOLE}")
+    _check_usable(weights, content, keys)
+    newline: Tensor = content[keys[0]]
     if newline.ndim != 1:
         raise VocabkitError(f"{weights}: image_newline is {tuple(newline.shape)}, expected one vector")
     return newline
@@ -230,15 +230,20 @@ def _read_layers(path: Path) -> dict[str, Tensor]:
         raise VocabkitError(
             f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but LangBridge's are 0, 2 and 3"
         )
-    for key in keys.values():
-        tensor = content[key]
-        if isinstance(tensor, Tensor) and (why := why_unusable(key, tensor.shape, str(tensor.dtype), content.keys())):
-            raise VocabkitError(f"{path}: {quote(key)} {why}")
-    check_tensors(path, {key: content[key] for key in keys.values()})
+    _check_usable(path, content, keys.values())
     lacking = [f"mm_projector.{k}.{part}" for k in LAYERS for part in ("weight", "bias") if (k, part) not in keys]
     if lacking:
         raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
     return {f"{LAYERS[layer]}.{part}": content[key] for (layer, part), key in keys.items()}
+
+
+def _check_usable(path: Path, content: Mapping[Any, Any], keys: Collection[str]) -> None:
+    """Raise VocabkitError unless the tensors under `keys` are plain weights."""
+    for key in keys:
+        tensor = content[key]
+        if isinstance(tensor, Tensor) and (why := why_unusable(key, tensor.shape, str(tensor.dtype), content.keys())):
+            raise VocabkitError(f"{path}: {quote(key)} {why}")
+    check_tensors(path, {key: content[key] for key in keys})
 
 
 def _projector_keys(path: Path, content: Mapping[Any, Any]) -> dict[tuple[str, str], str]:
