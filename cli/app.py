@@ -136,8 +136,16 @@ def main() -> None:
     except OSError as error:  # stdout is on a full disk: flushing it at exit would fail again
         problem = one_line(f"{error.filename or 'output'}: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    print(f"error: {problem}", file=sys.stderr)
+    _show_error(problem)
     sys.exit(2)
+
+
+def _show_error(problem: str) -> None:
+    """Print an error on stderr; with --json, also as JSON on stdout, which then has nothing else."""
+    if "--json" in sys.argv:
+        show_json({"error": problem})
+    red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\x1b[31merror:\x1b[0m {problem}" if red else f"error: {problem}", file=sys.stderr)
 
 
 def _usage(error: TyperException) -> str:

@@ -35,7 +35,15 @@ def test_only_a_terminal_gets_colour_codes(tmp_path: Path, words: list[str]) -> 
     assert [line for line in piped.splitlines() if line.strip() and line.split()[0] not in shown] == []
 
 
-def in_terminal(folder: Path, words: Sequence[str], stream: str = "stdout") -> str:
+def test_error_is_red_in_a_terminal_and_json_where_json_is_asked_for(tmp_path: Path) -> None:
+    words = ["explain", "x", "qwen2", "lama3"]
+    assert in_terminal(tmp_path, words, "stderr", code=2).endswith("did you mean llama3 or llama3.3 or llama3.2?\r\n")
+    assert "\x1b[31merror:\x1b[0m 'lama3' not found" in in_terminal(tmp_path, words, "stderr", code=2)
+    asked = vocabkit_here(tmp_path, *words, "--json")
+    assert json.loads(asked.stdout) == {"error": error_of(asked)}
+
+
+def in_terminal(folder: Path, words: Sequence[str], stream: str = "stdout", code: int = 0) -> str:
     """Return what a command writes to a stream that is a terminal."""
     ours, its = pty.openpty()
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: its}
@@ -47,7 +55,7 @@ def in_terminal(folder: Path, words: Sequence[str], stream: str = "stdout") -> s
         while block := os.read(ours, 65536):
             shown += block
     os.close(ours)
-    assert process.wait(TIMEOUT) == 0
+    assert process.wait(TIMEOUT) == code
     return shown.decode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -84,11 +85,14 @@ def vocabkit_here(folder: Path, *words: str | Path, **environment: str) -> Done:
 
 
 def error_of(done: Done) -> str:
-    """Return the one-line error of a refused command; assert exit code 2, empty stdout and no traceback."""
+    """Return the one-line error of a refused command; assert exit code 2, no traceback, and nothing on stdout but, with
+    --json, the error.
+    """
     assert done.returncode == 2, done
-    assert done.stdout == ""
     *notes, problem = done.stderr.splitlines()
     assert problem.startswith("error: ")
     assert not any(line.startswith(("error", "Traceback", " ")) for line in notes)
     assert problem.isprintable()
-    return problem.removeprefix("error: ")
+    problem = problem.removeprefix("error: ")
+    assert not done.stdout or json.loads(done.stdout) == {"error": problem}
+    return problem
