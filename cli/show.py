@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -95,7 +96,10 @@ def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Show a bar for each step that the yielded callback reports: on stderr, and only on a terminal."""
+    """Show on stderr how far each reported step is: a bar on a terminal, else a line every half minute."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -112,7 +116,7 @@ def show_progress() -> Iterator[Progress]:
             return Text(f"{_short(task.completed)}/{total}{rate}")
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def move(what: str, done: int, total: int | None) -> None:
@@ -121,6 +125,24 @@ def show_progress() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield move
+
+
+def _lines(seconds: float = 30.0) -> Progress:
+    """Report each step by a line every so many seconds."""
+    first: dict[str, tuple[float, int]] = {}
+    shown: dict[str, float] = {}
+
+    def move(what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        began, before = first.setdefault(what, (now, done))  # a resumed step does not begin at 0
+        if now - shown.setdefault(what, now) < seconds:
+            return
+        shown[what] = now
+        rate = (done - before) / (now - began)
+        left = f", about {(total - done) / rate / 60:,.0f} min left" if total and rate else ""
+        note(f"{what}: {_short(done)}/{'?' if total is None else _short(total)}, {_short(rate)}/s{left}")
+
+    return move
 
 
 def _short(number: float) -> str:

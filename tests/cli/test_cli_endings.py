@@ -13,11 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import PROGRAM, TIMEOUT, error_of, vocabkit, vocabkit_here
 
 from vocabkit.tokenizer.catalog import snapshot_path
+from vocabkit_cli.show import show_progress
 
 BUILD = ["build-shared", "smollm2", "mistral-v3"]
 SHOWING = [["catalog"], ["catalog", "--json"]]
@@ -66,6 +68,17 @@ def test_progress_shows_a_name_with_markup_literally(tmp_path: Path) -> None:
     shown = in_terminal(tmp_path, words, stream="stderr")
     assert f"counting with {name} " in shown
     assert "135/135" in shown  # bytes
+
+
+def test_long_step_without_a_terminal_says_now_and_then_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter([0.0, 10.0, 30.0, 40.0])
+    monkeypatch.setattr("vocabkit_cli.show.time", SimpleNamespace(monotonic=lambda: next(times)))
+    with show_progress() as progress:
+        for done in (100, 200, 400, 500):  # resumed at 100
+            progress("pictures", done, 1000)
+    assert capsys.readouterr().err == "pictures: 400/1,000, 10/s, about 1 min left\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], *SHOWING, [*BUILD, "--out", "x.arrow"]], ids=" ".join)
