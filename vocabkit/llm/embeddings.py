@@ -277,7 +277,7 @@ def _scale(model: LanguageModel, key: str, factor: object, rounded: bool) -> Sca
 
 
 def _counts(value: object) -> bool:
-    return value not in _HARMLESS
+    return value is True or value not in _HARMLESS  # True == 1, but a switch that is on multiplies by something
 
 
 _SQRT_WIDTH = {
