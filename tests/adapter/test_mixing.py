@@ -12,6 +12,7 @@ from vocabkit.adapter.mixing import choice, products
 from vocabkit.adapter.mixing import softmax as streamed
 from vocabkit.adapter.mixing.choice import Choice, choose
 from vocabkit.adapter.mixing.mix import coefficients, mix
+from vocabkit.adapter.mixing.top import top_coefficients
 from vocabkit.errors import VocabkitError
 
 SHAPES = [(1, 977, 5, 3), (7, 977, 5, 33), (3, 1, 4, 2), (50, 16, 40, 24), (0, 12, 5, 3)]
@@ -186,11 +187,43 @@ def test_float32_head_trains_with_bfloat16_embeddings(path: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])
-def test_autocast_has_no_effect(head: Any) -> None:
+def test_autocast_has_no_effect(path: str, head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if head == "linear":
+        want(monkeypatch, {"dense": "unfused", "streamed": "fused"}[path])
     hidden, weight, embeddings, bias = operands(8, 300, 6, 4).to(torch.float32)
-    plain = mix(hidden, weight, embeddings, bias=bias, head=head)
+
+    def computed() -> list[Tensor]:
+        return [
+            mix(hidden, weight, embeddings, bias=bias, head=head),
+            coefficients(hidden, weight, bias=bias, head=head),
+            top_coefficients(hidden, weight, 3, bias=bias, head=head)[0],
+        ]
+
+    plain = computed()
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(mix(hidden, weight, embeddings, bias=bias, head=head), plain, rtol=0, atol=0)
+        assert all(torch.equal(one, two) for one, two in zip(computed(), plain, strict=True))
+
+
+@pytest.mark.parametrize("operand", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_weights_of_a_patch_add_up_to_one(
+    dtype: torch.dtype, operand: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where products take them in bfloat16, as on a GPU."""
+    small_blocks(monkeypatch, 100)
+    monkeypatch.setattr(streamed, "operand_dtype", lambda *_: operand)
+    o = operands(9, 977, 5, 3).to(dtype)
+    mixed, _ = streamed.softmax_mix(o.hidden, o.weight, torch.ones(977, 3, dtype=dtype), o.bias, 0.7, False)
+    torch.testing.assert_close(mixed, torch.ones(9, 3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, 100)
+    o = operands(9, 977, 5, 3).to(dtype)
+    found, exact = softmax(o), reference(o, "softmax")
+    spacing = torch.finfo(dtype).eps * 2.0 ** exact.abs().log2().floor()
+    assert ((found.double() - exact).abs() <= 0.51 * spacing).all()
 
 
 @pytest.mark.parametrize("head", ["linear", "softmax"])

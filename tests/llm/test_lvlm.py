@@ -146,6 +146,17 @@ def test_llm_without_logits_to_keep_gives_the_same_loss(world: World, llm: LLM, 
     assert_close(caption_loss(Plain(), batch, visual), caption_loss(llm.model, batch, visual))
 
 
+def test_losses_of_a_half_precision_llm_are_summed_in_float32() -> None:
+    model, visual = small("all it has read").bfloat16(), torch.randn(len(ALIKE), TOKENS, WIDTH)
+    for n, each in enumerate(ALIKE):
+        batch = collate([each], [])
+        found = caption_loss(model, batch, visual[n : n + 1])
+        logits = model(inputs_embeds=embed(model, batch.ids, visual[n : n + 1])).logits.double()
+        expected = -logits[0, :-1].log_softmax(dim=-1).gather(1, batch.labels[0, 1:, None].clamp_min(0))
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(expected[batch.labels[0, 1:] != IGNORED].sum().item(), rel=1e-6)
+
+
 def test_padding_side_does_not_change_the_loss(world: World, llm: LLM, prompts: list[Prompt]) -> None:
     lvlm = LVLM(llm, adapter(world))
     left, right = (lvlm(collate(prompts, features(5), left=side)) for side in (True, False))
@@ -211,6 +222,48 @@ def test_common_prefix_gives_losses_and_gradients_of_single_sequences(family: st
     assert_close(found, torch.cat(alone))
     gradients = [torch.autograd.grad(losses.sum(), visual)[0] for losses in (found, torch.cat(alone))]
     assert_close(*gradients)
+
+
+def assert_losses_of_single_sequences(model: Any, prompts: list[Prompt], *, left: bool = False) -> None:
+    """The losses of a batch are those of its sequences alone."""
+    visual = torch.randn(len(prompts), TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
+    found = caption_loss(model, collate(prompts, [], left=left), visual)
+    alone = [caption_loss(model, collate([each], []), visual[n : n + 1]) for n, each in enumerate(prompts)]
+    assert_close(found, torch.cat(alone))
+
+
+def test_answers_in_the_common_prefix_count() -> None:
+    model = small("all it has read")
+    answered = [Prompt(each.ids, [*each.labels[:10], *START[10:14], *each.labels[14:]]) for each in ALIKE]
+    assert_losses_of_single_sequences(model, answered)
+    first = [Prompt(each.ids, [IGNORED, START[1], *each.labels[2:]]) for each in ALIKE]
+    assert_losses_of_single_sequences(model, first)
+
+
+def test_padding_on_the_left_is_not_a_common_prefix_of_real_ids_0() -> None:
+    zeros = Prompt([0] * 20 + ALIKE[0].ids, [IGNORED] * 20 + ALIKE[0].labels)
+    assert_losses_of_single_sequences(small("all it has read"), [zeros, ALIKE[0]], left=True)
+
+
+def test_common_prefix_is_read_once_by_an_llm_without_logits_to_keep() -> None:
+    inner = small("all it has read")
+
+    class Plain(nn.Module):
+        """An LLM with a cache that always computes all logits."""
+
+        config, model, get_input_embeddings = inner.config, inner.model, inner.get_input_embeddings
+
+        def forward(
+            self, inputs_embeds: Tensor, attention_mask: Any = None, past_key_values: Any = None, **more: Any
+        ) -> Any:
+            return inner(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **more
+            )
+
+    plain, batch, visual = Plain(), collate(ALIKE, []), torch.randn(len(ALIKE), TOKENS, WIDTH)
+    assert_close(caption_loss(plain, batch, visual), caption_loss(inner, batch, visual))
+    rest = batch.ids[:, len(START) :].numel()
+    assert positions_read(plain, lambda: caption_loss(plain, batch, visual)) == len(START) + rest
 
 
 @pytest.mark.parametrize("family", ["all it has read", "a window shorter than the start"])

@@ -67,6 +67,11 @@ def test_all_roles_of_special_token_are_shown() -> None:
     assert "(roles bos, eos)" in explain(b"<s>", [text, special]).reason
 
 
+def test_token_of_another_type_raises(three: list[Vocabulary]) -> None:
+    with pytest.raises(TypeError, match="`token` is int; expected bytes or str"):
+        explain(279, three)  # type: ignore[arg-type]
+
+
 def test_special_token_is_named_even_if_nobody_has_text() -> None:
     special = small([b"a", b"<s>"], [Kind.TEXT, Kind.UNUSED], name="special")
     assert explain(b"<s>", [special, small([b"b"])]).reason == (

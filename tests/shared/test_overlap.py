@@ -68,6 +68,11 @@ def test_classes_add_up_to_tokens(three: list[Vocabulary]) -> None:
     assert [row for row in found.by_length if any(row.distinct)] == [Row("1", (3, 3, 1), 1), Row("2", (1, 1, 2), 0)]
 
 
+def test_tokens_that_a_tokenizer_lacks_are_not_of_the_kind_of_its_last_id() -> None:
+    found = overlap([small([b"a", b"b"], name="a"), small([b"a", b"\xff"], [TEXT, BYTE], name="b")])
+    assert found.by_kind == (Row("text", (2, 1), 1), Row("byte", (0, 1), 0))
+
+
 def test_what_one_tokenizer_lacks_is_what_all_others_have(three: list[Vocabulary]) -> None:
     lacks = [summary.lacks for summary in overlap(three).tokenizers]
     assert [lacking.count for lacking in lacks] == [1, 1, 2]

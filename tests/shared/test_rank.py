@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tokenizer_files import (
     unigram_json,
 )
 from tokenizers import Tokenizer
+from vocabularies import text_vocabulary
 
 from vocabkit.errors import VocabkitError
 from vocabkit.shared import rank as ranking
@@ -253,13 +255,21 @@ def test_special_roles_stay_after_ranked_rows(tmp_path: Path, smollm: Vocabulary
     assert ranked.counts[2:].sum() == 0
 
 
-def test_rows_of_union_that_counter_lacks_count_nothing(tmp_path: Path, smollm: Vocabulary, llama: Vocabulary) -> None:
-    (tmp_path / "a.txt").write_text("the cat")
-    union = rank(align([smollm, llama], at_least=1), smollm, [tmp_path / "a.txt"])
-    counts = union.counts
-    assert counts is not None
-    assert counts[~union.mask_for("smollm2")].sum() == 0
+def test_rows_of_union_that_counter_lacks_count_nothing(tmp_path: Path) -> None:
+    counter = dataclasses.replace(read_json_tokenizer(tmp_path, bpe_json(["a", "b"], added=[])), name="counter")
+    (tmp_path / "a.txt").write_text("a\nb\nb\n")
+    union = rank(align([counter, text_vocabulary("other", b"b", b"c")], at_least=1), counter, [tmp_path / "a.txt"])
+    assert union.tokens.to_pylist() == [b"b", b"a", b"c"]
+    assert union.counts is not None
+    assert union.counts.tolist() == [2, 1, 0]  # the counter's last id, b, is in the corpus; c has no id at all
     assert union.selection.mass_kept == 1
+
+
+def test_progress_counts_the_bytes_of_the_corpus(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:
+    seen: list[tuple[str, int, int]] = []
+    (tmp_path / "a.txt").write_text("the cat\n" * 9)
+    rank(shared, smollm, [tmp_path / "a.txt"], progress=lambda *counted: seen.append(counted))
+    assert seen[-1] == ("counting with smollm2", 72, 72)
 
 
 def test_invalid_top_raises(tmp_path: Path, smollm: Vocabulary, shared: SharedVocabulary) -> None:

@@ -392,6 +392,15 @@ def test_to_pandas_has_integers_and_gaps() -> None:
     ].to_pylist()
 
 
+def test_to_pandas_without_pandas_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert "pip install pandas" in refusal(union().to_pandas)
+
+
+def test_no_rows_at_all_can_be_selected() -> None:
+    assert len(union().select([])) == 0
+
+
 def test_repr_is_one_short_line() -> None:
     assert repr(align(two())) == f"SharedVocabulary(a, b: {len(align(two()))} rows)"
 

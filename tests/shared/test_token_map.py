@@ -58,6 +58,9 @@ def test_own_map_is_audited(tmp_path: Path, source: Vocabulary) -> None:
     pairs = read_translation(tmp_path / "map.json", source)
     assert pairs.tolist() == [[i, i] for i in range(7)]
     assert audit(pairs, source, source).wrong == 0
+    rows = [{"id": "x", "match": "token", "target_ids": [1]}, {"id": 5, "match": "token", "target_ids": [2]}]
+    (tmp_path / "other.json").write_text(json.dumps({"map": rows}), "utf-8")
+    assert read_translation(tmp_path / "other.json", source).tolist() == [[5, 2]]
     content = {"source": "a", "target": "b", "map": [{"id": 0, "match": MATCHES[0]}]}
     (tmp_path / "broken.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(VocabkitError, match="not a token map as `vocabkit map` writes it"):

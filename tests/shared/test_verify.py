@@ -114,6 +114,48 @@ def test_many_wrong_rows_are_counted_and_first_ten_listed() -> None:
     assert repeated[-1] == "and 19 more rows repeat a token"
 
 
+# ---- columns without gaps, whose tokens are compared all at once -------------------------------------------------
+
+FULL = tokenizer("full", tokens=(b"x", b"y", b"y", b"x", b"<s>", b"<eos>", b"<pad>", b"z"),
+                 kinds=np.array([*KINDS[:3], Kind.SPECIAL, *KINDS[4:], Kind.SPECIAL, Kind.TEXT], np.uint8),
+                 roles={"bos": 4, "eos": 5, "pad": 6})  # fmt: skip
+TWIN = dataclasses.replace(FULL, name="twin")
+
+
+def verdict_on(*ids: int | None) -> Verdict:
+    """What verify says if one of two equal tokenizers has these ids for x, y, z, bos, eos and pad."""
+    made = align([FULL, TWIN], special_roles=True)
+    assert made.table["id:full"].to_pylist() == [0, 1, 7, 4, 5, 6]
+    position = made.table.column_names.index("id:full")
+    table = made.table.set_column(position, "id:full", pa.array(ids, pa.int32()))
+    return verify(dataclasses.replace(made, table=table), {"full": FULL, "twin": TWIN})
+
+
+def test_full_column_with_an_alias_passes_with_a_note() -> None:
+    verdict = verdict_on(0, 2, 7, 4, 5, 6)
+    assert verdict.passed
+    assert len(verdict.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        ((7, 1, 7, 4, 5, 6), ["row 0 is b'x', which is id 0, but the file has id 7 (text b'z')"]),
+        ((0, 1, 8, 4, 5, 6), ["row 2 is b'z', which is id 7, but the file has id 8, beyond the tokenizer's 8 ids"]),
+        ((3, 1, 7, 4, 5, 6), ["row 0 is b'x', which is id 0, but the file has id 3 (special b'x')"]),
+        ((0, 1, 7, 5, 4, 6), [
+            "row 3 is role bos, which is id 4, but the file has id 5 (special b'<eos>')",
+            "row 4 is role eos, which is id 5, but the file has id 4 (special b'<s>')",
+        ]),
+        ((0, 1, 7, 4, 5, 7), ["row 5 is role pad, which is id 6, but the file has id 7 (text b'z')"]),
+        ((0, 1, None, 4, 5, 6), ["row 2 is b'z', which is id 7, but the file has none"]),
+    ],
+    ids=["last id", "id of the size", "special of the same bytes", "swapped", "last id for a role", "last id left out"],
+)  # fmt: skip
+def test_wrong_id_in_a_full_column_is_named(ids: tuple[int | None, ...], says: list[str]) -> None:
+    assert verdict_on(*ids).problems == tuple(f"full: {each}" for each in says)
+
+
 def test_missing_tokenizer_raises() -> None:
     assert refusal(verify, shared(), {"a": A}) == "tokenizer b of this shared vocabulary is not given"
 

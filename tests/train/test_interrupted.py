@@ -182,6 +182,30 @@ def test_damaged_state_raises(world: World, tmp_path: Path) -> None:
         train(world.recipe(steps=1), tmp_path)
 
 
+def test_state_without_one_of_the_tensors_raises(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe(checkpoint_every=3)
+    stopped_after(4, recipe, tmp_path)
+    whole = torch.load(tmp_path / "state.pt", weights_only=False)
+    for name in whole["model"]:
+        fewer = {key: tensor for key, tensor in whole["model"].items() if key != name}
+        torch.save({**whole, "model": fewer}, tmp_path / "state.pt")
+        with pytest.raises(VocabkitError, match=r"state.pt: its tensors are not those of this training"):
+            train(recipe, tmp_path)
+
+
+def test_each_step_draws_its_own_dropout_and_a_resumed_run_the_same(world: World, tmp_path: Path) -> None:
+    def drawn(out: str, **changes: Any) -> list[float]:
+        found: list[float] = []
+        recipe = world.recipe(checkpoint_every=3, **changes)
+        train(recipe, tmp_path / out, on_step=lambda _: found.append(torch.rand(()).item()))
+        return found
+
+    stopped_after(4, world.recipe(checkpoint_every=3), tmp_path / "stopped")
+    whole, resumed, other = drawn("whole"), drawn("stopped"), drawn("other", seed=1)
+    assert len({*whole, *other}) == len(whole) + len(other) == 16
+    assert resumed == whole[3:]
+
+
 def test_training_stopped_before_its_first_save_restarts_with_any_recipe(world: World, tmp_path: Path) -> None:
     stopped_after(2, world.recipe(), tmp_path / "out")
     train(world.recipe(seed=1), tmp_path / "out")

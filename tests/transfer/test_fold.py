@@ -99,6 +99,18 @@ def test_half_precision_fold_loses_only_the_final_rounding() -> None:
     assert relative_error(fold(module, torch.float32)(features.float()), exact(module, features)) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_fold_is_the_exact_one_rounded(dtype: torch.dtype) -> None:
+    module = transferred(rows=BLOCK + 1, dtype=dtype, scale=0.3)
+    exact = {name: tensor.double() for name, tensor in module.state_dict().items()}
+    mixed = 0.3 * exact["head.weight"].T @ exact["embeddings"]
+    bias = 0.3 * exact["head.bias"] @ exact["embeddings"] + exact["linear_2.bias"] @ mixed
+    found = fold(module).state_dict()
+    for name, wanted in (("linear_2.weight", mixed.T @ exact["linear_2.weight"]), ("linear_2.bias", bias)):
+        half_a_step = torch.finfo(dtype).eps * 2.0 ** wanted.abs().log2().floor() / 2
+        assert ((found[name].double() - wanted).abs() <= half_a_step + 5e-6 * wanted.abs().max()).all()
+
+
 def test_fold_has_the_dtype_of_the_embeddings_by_default() -> None:
     module = transferred(dtype=torch.bfloat16)
     for layer in (module.linear_1, module.linear_2, module.head):

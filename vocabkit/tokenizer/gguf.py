@@ -185,7 +185,7 @@ def _rules(path: Path) -> Rules:
         "bpe" if model == "llama" else "unigram",
         np.where(in_model, -scores if model == "llama" else scores, np.nan).astype(np.float32),
         unk=unk if isinstance(unk, int) and 0 <= unk < len(pieces) else None,
-        prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)),
+        prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", model == "llama")),  # as in llama.cpp
         byte_fallback=bool((types == _BYTE).any()),
         charsmap=_base64(charsmap) if charsmap is not None else None,
         collapse_spaces=bool(metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)),
