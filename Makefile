@@ -27,22 +27,22 @@ demo: $(VENV)/.installed
 
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 
-# The specification: every behaviour, on small inputs. Five minutes.
+# The specification: every behaviour, on small inputs.
 test: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python $(PYTEST) --ignore tests/browser --ignore tests/robust
+	$(BIN)/python $(PYTEST) --ignore tests/browser -m "not robust"
 
 # The alignment half without torch and transformers, in an environment of its own. Only the tests that could differ there:
 # imports, commands and what they read, write and print; `make test` has the rest.
 test-light: .sources/.complete
 	$(MAKE) VENV=.venv-light EXTRAS=dev .venv-light/.installed-dev
 	! .venv-light/bin/python -c 'import torch' 2>/dev/null
-	.venv-light/bin/python $(PYTEST) $(LIGHT)
-LIGHT := tests/test_imports.py tests/cli tests/arrow tests/files tests/report tests/shared tests/tokenizer/test_catalog.py
+	.venv-light/bin/python $(PYTEST) -m "not robust" $(LIGHT)
+LIGHT := tests/test_imports.py tests/test_public_face.py tests/cli tests/report
 
 # Every real tokenizer and whole models; killed commands, full disks, hostile and fuzzed files, real terminals, bounded
-# memory. Seven minutes.
+# memory; several processes.
 test-robust: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python $(PYTEST) tests/robust
+	$(BIN)/python $(PYTEST) --ignore tests/browser -m robust
 
 # HTML reports in a real browser: Debian's chromium, driven by Playwright.
 test-browser: $(VENV)/.installed-dev .sources/.complete

@@ -41,6 +41,13 @@ NEED_TORCH = [
 collect_ignore = [] if importlib.util.find_spec("torch") else NEED_TORCH
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of tests/robust is `robust`."""
+    for item in items:
+        if Path(__file__).parent / "robust" in item.path.parents:
+            item.add_marker("robust")
+
+
 @pytest.fixture(scope="session")
 def sources() -> Path:
     """Folder with the publishers' packages that tests/sources.txt lists."""

@@ -22,6 +22,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
+@pytest.mark.robust
 @pytest.mark.usefixtures("sources")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_walk_shows_the_files_entered(tmp_path: Path, command: str) -> None:

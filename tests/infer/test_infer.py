@@ -418,6 +418,7 @@ infer({adapter!r}, ["pictures"], "out", top=3, visual_tokens=True, batch=2, prog
 """
 
 
+@pytest.mark.robust
 @pytest.mark.usefixtures("small_shards")
 def test_killed_run_resumes_to_the_same_bytes(world: InferWorld, copies: Path) -> None:
     words = (world.transferred, "pictures", "--top", "3", "--visual-tokens", "--batch", "2")

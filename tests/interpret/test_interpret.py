@@ -79,6 +79,7 @@ def test_transferred_adapter_reads_in_words_of_its_target(world: World, tmp_path
         interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
 
 
+@pytest.mark.robust
 def test_shipped_adapter_names_objects_in_words_of_an_unseen_llm(shipped: Interpretation) -> None:
     assert shipped.vocabularies["gemma3"] > 200_000
     for entry in shipped.development:

@@ -71,6 +71,7 @@ def test_page_names_pictures_that_are_left_out(world: World, tmp_path: Path) -> 
     assert "<div>&lt;i&gt;.png: no such file</div>" in page
 
 
+@pytest.mark.robust
 def test_page_of_ten_scenes_in_two_llms_is_below_two_megabytes(shipped: Interpretation) -> None:
     page = interpretation_page(shipped, [picture_uri(image) for image in shipped.images], Origin("vocabkit", {}))
     assert page.count("data:image/jpeg") == 10

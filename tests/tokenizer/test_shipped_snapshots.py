@@ -36,6 +36,7 @@ def test_catalog_uses_every_snapshot_that_is_shipped() -> None:
     assert sorted(path.stem for path in DATA.glob("*.arrow")) == SNAPSHOTS
 
 
+@pytest.mark.robust
 @pytest.mark.parametrize("name", SNAPSHOTS)
 def test_snapshot_made_again_from_its_source_is_same_to_byte(name: str, sources: Path, tmp_path: Path) -> None:
     entry = catalog()[name]

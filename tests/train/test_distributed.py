@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from results import curve, metrics, weights
 from small_world import World
 from torch.testing import assert_close
@@ -59,6 +60,7 @@ def test_two_processes_have_the_loss_curve_of_one(world: World, tmp_path: Path) 
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.robust
 def test_sharded_training_gives_the_same_result(world: World, tmp_path: Path) -> None:
     start = train(world.recipe(steps=1), tmp_path / "start")
     changes = {"train_llm": "full", "adapter": str(start.adapter), "micro_batch": 1, "checkpoint_every": 3}

@@ -45,6 +45,7 @@ def assert_same_end(one: Path, two: Path) -> None:
     assert same_bits(weights(one), weights(two))
 
 
+@pytest.mark.robust
 @pytest.mark.parametrize("kill_at", [4, 9], ids=["words", "captions"])
 def test_killed_training_resumes_to_the_same_result(world: World, tmp_path: Path, kill_at: int) -> None:
     changes = {**WORDS, "steps": 40, "checkpoint_every": 3}

@@ -311,6 +311,7 @@ cache_features(open_vision({model!r}), pictures, Path({out!r}), batch_size=1, pr
 """
 
 
+@pytest.mark.robust
 @pytest.mark.usefixtures("small_shards")
 def test_killed_run_resumes(encoder: VisionEncoder, model: Path, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 10), tmp_path / "out"
