@@ -104,7 +104,11 @@ def test_other_encoder_raises(recorded: dict[str, Any], changed: dict[str, Any],
 
 
 def test_unrecorded_encoder_settings_are_not_compared() -> None:
-    check_encoder(CONFIG, EncoderInfo(**{**ENCODER, "layer": 5, "keep_cls": True}), "vit")  # type: ignore[typeddict-item]
+    other = EncoderInfo(**{**ENCODER, "layer": 5, "keep_cls": True})  # type: ignore[typeddict-item]
+    with warnings.catch_warnings(action="error"):
+        check_encoder(CONFIG, other, "vit")
+    with pytest.raises(VocabkitError, match="layer 5, but the adapter was trained with layer 4"):
+        check_encoder(dataclasses.replace(CONFIG, vision_layer=4), other, "vit")
 
 
 def test_encoder_without_a_recorded_fingerprint_is_told() -> None:

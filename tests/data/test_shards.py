@@ -36,6 +36,8 @@ def test_index_comes_last_and_failed_writes_leave_nothing(tmp_path: Path) -> Non
 def test_equal_settings_pass_whatever_their_type(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path, "features", {"pool": (2, 2), "layer": -2})
     folder.check({"pool": [2, 2], "layer": -2, "name": "moved"})
+    with pytest.raises(VocabkitError, match=r"with pool \[2, 3\], not \[2, 2\]"):
+        folder.check({"pool": [2, 3], "layer": -2, "name": "moved"})
 
 
 @pytest.mark.parametrize(

@@ -254,10 +254,13 @@ def test_common_prefix_is_read_once_by_an_llm_without_logits_to_keep() -> None:
         config, model, get_input_embeddings = inner.config, inner.model, inner.get_input_embeddings
 
         def forward(
-            self, inputs_embeds: Tensor, attention_mask: Any = None, past_key_values: Any = None, **more: Any
+            self, inputs_embeds: Tensor, use_cache: bool, past_key_values: Any = None, attention_mask: Any = None
         ) -> Any:
             return inner(
-                inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **more
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                past_key_values=past_key_values,
+                attention_mask=attention_mask,
             )
 
     plain, batch, visual = Plain(), collate(ALIKE, []), torch.randn(len(ALIKE), TOKENS, WIDTH)

@@ -25,7 +25,7 @@ from tokenizer_files import (
 from tokenizers import Tokenizer
 
 from vocabkit.tokenizer.read import read
-from vocabkit.tokenizer.segmentation import to_tokenizers
+from vocabkit.tokenizer.segmentation import load_rules, to_tokenizers
 from vocabkit.tokenizer.vocabulary import Kind
 
 TEXTS = ["a b", " a", "a  b", "a ", "  a", "", "ab", "c"]
@@ -100,16 +100,16 @@ def test_gguf_without_types_of_tokens_has_text_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        bpe_json(["a", "[UNK]"], unk_token="[UNK]"),
-        unigram_json(["a", "[UNK]"], unk_id=1),
-        wordpiece_json(["a", "[UNK]"]),
-        {**bpe_json([], None), "model": {"vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}},
+        bpe_json(["a", "<other>"], unk_token="<other>"),
+        unigram_json(["a", "<other>"], unk_id=1),
+        wordpiece_json(["a", "<other>"]),
+        {**bpe_json([], None), "model": {"type": "WordLevel", "vocab": {"a": 0, "<other>": 1}, "unk_token": "<other>"}},
     ],
     ids=["BPE", "Unigram", "WordPiece", "WordLevel"],
 )
 def test_unknown_token_that_only_the_model_names_is_special(tmp_path: Path, content: dict[str, Any]) -> None:
-    if "type" not in content["model"]:
-        content["model"]["type"] = "WordLevel"
+    if content["model"].get("type") == "WordPiece":
+        content["model"]["unk_token"] = "<other>"
     library = Tokenizer.from_str(json.dumps(content))
     assert library.encode("z").ids == [1]
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -124,6 +124,9 @@ def test_model_without_type_or_options_is_that_of_the_library(tmp_path: Path, mo
     del content["model"]["type"]
     content["model"] |= {} if model == "Unigram" else {"merges": [["▁", "a"]]}
     library = Tokenizer.from_str(json.dumps(content))
-    tokenizer = to_tokenizers(read_json_tokenizer(tmp_path, content))
+    vocabulary = read_json_tokenizer(tmp_path, content)
+    rules, tokenizer = load_rules(vocabulary), to_tokenizers(vocabulary)
+    assert rules is not None
+    assert rules.model == model.lower()
     for text in ("a", "ab", "b a", " a"):
         assert tokenizer.encode(text).tokens == library.encode(text).tokens

@@ -155,5 +155,6 @@ def test_missing_recipe_raises(tmp_path: Path) -> None:
 
 def test_recipes_in_the_docs_are_valid() -> None:
     recipes = list((Path(__file__).parents[2] / "docs" / "examples").glob("recipes/*.toml"))
+    assert {path.stem for path in recipes} >= {"langbridge-stage1", "langbridge-stage2", "scenes"}
     for path in recipes:
-        read_recipe(path)
+        assert read_recipe(path).data
