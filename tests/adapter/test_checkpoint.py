@@ -544,6 +544,7 @@ def test_compressed_pt_file_raises(file: Path, tmp_path: Path) -> None:
         (lambda c: c.pop("shared_vocabulary"), "shared vocabulary is missing"),
         (lambda c: c.update(shared_vocabulary="text"), "not a tensor of bytes"),
         (lambda c: c.update(shared_vocabulary=torch.ones(9)), "not a tensor of bytes"),
+        (lambda c: c.update(shared_vocabulary=c["shared_vocabulary"][None]), "not a tensor of bytes"),
         (lambda c: c.update(shared_vocabulary=torch.ones(9, dtype=torch.uint8)), "not an Arrow file"),
         (lambda c: c.update(shared_vocabulary=c["shared_vocabulary"][:-99].clone()), "shared_vocabulary.arrow inside"),
         (lambda c: c["shared_vocabulary"][999].bitwise_xor_(1), "damaged"),

@@ -217,6 +217,28 @@ def test_weights_of_a_patch_add_up_to_one(
     torch.testing.assert_close(mixed, torch.ones(9, 3), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [(), ("embeddings",), ("hidden", "weight", "bias")])
+def test_gradients_of_products_in_half_precision_are_close(
+    frozen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where coefficients and their gradients have buffers of their own."""
+    small_blocks(monkeypatch, 100)
+    monkeypatch.setattr(streamed, "operand_dtype", lambda dtype, *_: dtype)
+    rough = operands(8, 300, 6, 4).to(torch.bfloat16)
+    exact = Operands(*(tensor.double() for tensor in rough))
+    up = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    for o in (rough, exact):
+        for name, tensor in o._asdict().items():
+            tensor.requires_grad_(name not in frozen)
+    mixed = streamed.streamed_softmax_mix(*rough, 1.0, kernels=False)
+    mixed.backward(up)
+    reference(exact, "softmax").backward(up.double())
+    for name, found, expected in zip(rough._fields, rough, exact, strict=True):
+        assert (found.grad is None) == (name in frozen)
+        if found.grad is not None and expected.grad is not None:
+            assert relative_error(found.grad, expected.grad) < 2e-2, name
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch, 100)

@@ -34,6 +34,16 @@ def test_operators_pass_opcheck(dtype: torch.dtype, with_bias: bool) -> None:
         torch.library.opcheck(streamed.softmax_mix_backward, arguments)
 
 
+def test_only_wanted_gradients_are_returned() -> None:
+    h, w, e, b = operands(grad=False)
+    mixed, log_total = streamed.softmax_mix(h, w, e, b, 0.7, False)
+    arguments = (mixed, h, w, e, b, mixed, log_total, 0.7, False)
+    every = streamed.softmax_mix_backward(*arguments, [True] * 4)
+    for at in range(4):
+        (found,) = streamed.softmax_mix_backward(*arguments, [number == at for number in range(4)])
+        assert torch.equal(found, every[at])
+
+
 def test_compiled_graph_holds_one_operator_each_way() -> None:
     hidden, weight, embeddings, bias = operands(600, 8000)
     graphs: list[torch.fx.GraphModule] = []

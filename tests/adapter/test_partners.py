@@ -16,13 +16,16 @@ from vocabularies import text_vocabulary
 
 from vocabkit.adapter.config import SAMPLE, AdapterConfig, LLMInfo, MLPConfig, Transfer
 from vocabkit.adapter.partners import (
+    SKETCH,
     EncoderInfo,
     LLMTable,
+    _sketch,
     check_encoder,
     check_llm,
     check_shared,
     llm_ids,
     llm_info,
+    unknown_encoder,
 )
 from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.shared.align import align
@@ -117,7 +120,20 @@ def test_encoder_without_a_recorded_fingerprint_is_told() -> None:
         check_encoder(config, ENCODER, "vit")
 
 
+def test_encoder_that_cannot_be_compared_is_told_beside_the_recorded_one() -> None:
+    for recorded, says in (("vit", "encoder, of which"), ("org/clip", "encoder, 'org/clip', of which")):
+        with pytest.warns(VocabkitWarning, match=says):
+            unknown_encoder(dataclasses.replace(CONFIG, vision_model=recorded), "vit")
+
+
 # ---- the LLM -----------------------------------------------------------------------------------------------------
+
+
+def test_sketch_of_rows_is_the_one_that_published_adapters_record() -> None:
+    """A sum of signed rows per column; the signs must stay, or no adapter would know its LLM any more."""
+    found = _sketch(torch.arange(1.0, 2 * SKETCH + 2)[None])
+    assert found[:6].tolist() == [-769, -260, -256, -264, 266, -256]
+    assert found.sum() == -931
 
 
 @FOR_TWO

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.embeddings import open_embeddings, scale_of
+from vocabkit.llm.embeddings import _SQRT_WIDTH_IF_SET, open_embeddings, scale_of
 from vocabkit.llm.language_model import LanguageModel
 
 IDS = torch.tensor([5, 0, 66, 31, 5, 12, 65, 1])
@@ -189,6 +189,12 @@ def test_unknown_family_with_a_multiplier_raises(values: dict[str, float]) -> No
 )  # fmt: skip
 def test_unknown_family_without_a_multiplier_is_plain(values: dict[str, object]) -> None:
     assert scale_of(LanguageModel("config.json", "newcomer", values, None, tied=False), WIDTH) is None
+
+
+def test_family_that_multiplies_if_told_to_must_be_told() -> None:
+    for family in _SQRT_WIDTH_IF_SET:
+        with pytest.raises(VocabkitError, match="doesn't say `scale_embedding`, which a model of type"):
+            scale_of(LanguageModel("config.json", family, {}, None, tied=False), WIDTH)
 
 
 def test_unknown_gemma_raises() -> None:

@@ -142,6 +142,11 @@ def test_part_of_a_split_model_without_table_raises(tmp_path: Path) -> None:
         open_embeddings(file)
 
 
+def test_rows_of_float32_are_not_rounded(tmp_path: Path) -> None:
+    rows = np.ones((ROWS, WIDTH), np.float32)
+    assert open_embeddings(write_gguf(tmp_path / "model.gguf", rows, Kind.F32)).rounding == 0
+
+
 @pytest.mark.parametrize(
     "kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q5_1, Kind.Q5_0, Kind.Q4_1, Kind.Q4_0], ids=lambda kind: kind.name
 )

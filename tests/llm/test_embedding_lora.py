@@ -108,7 +108,9 @@ HALF = [
 def test_rows_are_those_of_the_merged_model(how: str, family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     base = llm(tmp_path / "base", family, dtype)
     trained = lora(base, tmp_path / "lora", CONFIGS[how]())
-    rows = open_embeddings(tmp_path / "lora").rows(IDS)
+    opened = open_embeddings(tmp_path / "lora")
+    rows = opened.rows(IDS)
+    assert opened.source.endswith(" with lora") == (how in CHANGED)
     if family == "llama" or (
         "lm_head" not in how and "both" not in how
     ):  # peft merges what is on a tied head into both

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tokenizer_files import bpe_json, write_json
 
@@ -46,6 +47,7 @@ def test_target_that_does_not_say_how_it_cuts_is_named(tmp_path: Path, source: V
     target = read(tmp_path / "bare.tiktoken")
     found = token_map(source, target)
     assert found.counts() == {"token": 3, "role": 0, "pieces": 0, "none": 4}
+    assert found.to_arrow().schema.types == [pa.int32(), pa.string(), pa.list_(pa.int32())]
     assert found.note == (
         "bare.tiktoken of bare does not say how text is cut, so 4 ids have no pieces; give its tokenizer.json for them"
     )
