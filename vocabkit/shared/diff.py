@@ -96,7 +96,7 @@ def _padded(vocabulary: Vocabulary, size: int) -> list[bytes | None]:
 
 def _padded_kinds(vocabulary: Vocabulary, size: int) -> np.ndarray:
     kinds = np.full(size, -1, np.int16)
-    kinds[: len(vocabulary)] = np.where(validity(vocabulary.tokens), vocabulary.kinds, -1)
+    kinds[: len(vocabulary)] = np.where(validity(vocabulary.tokens), vocabulary.kinds.astype(np.int16), -1)
     return kinds
 
 
