@@ -315,6 +315,11 @@ OLD = "meta-llama/Meta-Llama-3-8B"
 """A repository whose vocabulary the catalog has."""
 
 
+PIECES = [("<unk>", 2), ("▁a", 1), ("b", 1)]
+OWN_IDS = {"b": 0, "<unk>": 1, "▁a": 2}
+"""The ids of the pieces, in a vocab.json beside the SentencePiece model."""
+
+
 def repositories() -> dict[str, dict[str, bytes] | tuple[int, dict[str, str]]]:
     """What the hub of these tests holds."""
     weights = {"model.safetensors": b"weights", "pytorch_model.bin": b"weights", "model.gguf": b"GGUF"}
@@ -327,6 +332,7 @@ def repositories() -> dict[str, dict[str, bytes] | tuple[int, dict[str, str]]]:
         "org/whole": {**tokenizer, **weights},
         "org/bare": {"tokenizer.json": tokenizer["tokenizer.json"]},
         "org/tekken": {"tekken.json": msgspec.json.encode(tekken_json([b"a", b"b"])), **weights},
+        "org/marian": {"source.spm": sentencepiece_model(PIECES), "vocab.json": msgspec.json.encode(OWN_IDS)},
         "org/meta": {"original/tokenizer.model": rank_file([b"a", b"b"]), **weights},
         "org/weights-only": weights,
         "org/damaged": {"tokenizer.json": b'{"model": '},
@@ -374,6 +380,14 @@ def test_repository_without_tokenizer_json_is_asked_for_other_formats(hub: HubSe
         "org/weights-only: no tokenizer in this hub repository (looked for tokenizer.json, "
     )
     assert hub.files_asked("org/weights-only") == list(FOLDER_FILES)
+
+
+def test_ids_of_a_sentencepiece_model_are_downloaded_with_it(hub: HubServer, tmp_path: Path) -> None:
+    (found,) = resolve_in_child(["org/marian"], tmp_path / "home", HF_ENDPOINT=hub.url)
+    (tmp_path / "source.spm").write_bytes(sentencepiece_model(PIECES))
+    without = read(tmp_path).fingerprint
+    (tmp_path / "vocab.json").write_bytes(msgspec.json.encode(OWN_IDS))
+    assert found["fingerprint"] == read(tmp_path).fingerprint != without
 
 
 def test_cache_is_used_without_network(hub: HubServer, tmp_path: Path) -> None:

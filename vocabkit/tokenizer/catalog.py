@@ -30,7 +30,7 @@ from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.tokenizer import snapshot
 from vocabkit.tokenizer import tiktoken as tiktoken_bpe
 from vocabkit.tokenizer.lora import is_lora, lora_base
-from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, holds_tokenizer, read, tokenizer_file
+from vocabkit.tokenizer.read import FOLDER_FILES, files_beside, holds_tokenizer, read, tokenizer_file
 from vocabkit.tokenizer.rules import Rules
 from vocabkit.tokenizer.segmentation import load_rules
 from vocabkit.tokenizer.snapshot import Provenance
@@ -332,9 +332,8 @@ def _from_hub(name: str, *, cached: bool = False) -> Resolved:
             path = repository.file(file)
             if path is None:
                 continue
-            if file != "tekken.json":
-                for name_beside in BESIDE:
-                    repository.file(name_beside)
+            for name_beside in files_beside(file):
+                repository.file(name_beside)
             commit = path.parents[file.count("/")].name  # as huggingface_hub lays out its cache
             how = f"Hugging Face hub, {owner_and_name}/{file} at {commit[:7]}"
             owner, own_name = owner_and_name.split("/")

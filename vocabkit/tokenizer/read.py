@@ -19,7 +19,7 @@ BESIDE = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json", "config.json",
     "merges.txt",
 )  # fmt: skip
-"""Files that are also read if beside one of these, except a tekken.json."""
+"""Files that are also read if beside one of these (see `files_beside`)."""
 _RANKS = "*.tiktoken"
 """More names of rank files, in folders only."""
 
@@ -74,6 +74,13 @@ def read(path: str | Path, name: str | None = None) -> Vocabulary:
         f"{path}: not a tokenizer file; vocabkit reads tokenizer.json, vocab.json with merges.txt, vocab.txt, "
         "tekken.json, tiktoken ranks, SentencePiece .model, GGUF and its own snapshots"
     )
+
+
+def files_beside(file: str) -> tuple[str, ...]:
+    """Names of the files that are also read if they are beside `file`, one of `FOLDER_FILES`."""
+    if file == "tekken.json":
+        return ()
+    return (*BESIDE, "vocab.json") if file.endswith((".model", ".spm")) else BESIDE
 
 
 def tokenizer_file(folder: Path) -> Path:
