@@ -224,6 +224,11 @@ def test_at_least_out_of_range_raises(at_least: int) -> None:
     )
 
 
+def test_at_least_of_another_type_raises() -> None:
+    with pytest.raises(TypeError, match="`at_least` is str; expected a whole number"):
+        align([text_vocabulary("a", b"x"), text_vocabulary("b", b"x")], at_least="2")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("special_roles", [False, True])
 def test_tokenizers_that_share_no_text_raise(special_roles: bool) -> None:
     a, b = chat_vocabulary("a", b"x", b""), chat_vocabulary("b", b"y", b"")

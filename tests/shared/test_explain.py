@@ -115,6 +115,12 @@ def test_hints_name_only_existing_tokens() -> None:
         assert explain(typed, [special, small([b"b"])]).hints == ()
 
 
+def test_one_tokenizer_has_the_token_or_needs_several() -> None:
+    one = small([b"the"], name="one")
+    assert explain("the", [one]).reason == "one has one token of exactly these bytes"
+    assert explain("then", [one]).reason.startswith("one has no token for it")
+
+
 # ---- what people type --------------------------------------------------------------------------------------------
 
 

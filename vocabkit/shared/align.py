@@ -76,6 +76,8 @@ def check_tokenizers(names: Sequence[str], at_least: int | None) -> int:
     """Return how many of these tokenizers must have a row: `at_least`, or all. Raises VocabkitError: as `align`."""
     count = len(names)
     required = count if at_least is None else at_least
+    if not isinstance(required, int):
+        raise TypeError(f"`at_least` is {type(required).__name__}; expected a whole number")
     if not 2 <= count <= MAX_TOKENIZERS:
         raise VocabkitError(f"{count} tokenizer{'' if count == 1 else 's'} given; align takes 2 to {MAX_TOKENIZERS}")
     if len(set(names)) < count:

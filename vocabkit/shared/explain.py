@@ -61,7 +61,7 @@ class Hint:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a token is shared by all tokenizers, or not."""
+    """Why a token is shared by all tokenizers, or not; of one tokenizer, whether it has the token."""
 
     token: bytes
     findings: tuple[Finding, ...]
@@ -176,6 +176,10 @@ def in_brackets(lookalike: Lookalike) -> str:
 
 def _reason(findings: Sequence[Finding], vocabularies: Sequence[Vocabulary]) -> str:
     missing = [finding for finding in findings if finding.id is None]
+    if len(findings) == 1:
+        return (
+            _why(missing[0], vocabularies[0]) if missing else f"{findings[0].name} has one token of exactly these bytes"
+        )
     if not missing:
         return "shared: one token in each tokenizer contributes exactly these bytes"
     if len(missing) == len(findings) and not any(finding.lookalikes for finding in findings):
