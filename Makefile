@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light test-robust test-browser golden ecosystem release check docs snapshots benchmark clean
+.PHONY: demo test test-light test-robust test-browser golden mutants ecosystem release check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 WORDS := 'The words harp, barn: a harp and a barn. The words kettle, windmill: a kettle and a windmill. The words <image>:'
@@ -53,6 +53,10 @@ test-browser: $(VENV)/.installed-dev .sources/.complete
 golden: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python tests/golden/record.py --compare tests/golden/expected.json
 
+# Whether tests notice small changes of the core: 400 of its mutants drawn at random, or those of FILE. Resumes. Hours.
+mutants: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/python tests/mutants/run.py $(FILE)
+
 # Exported checkpoints in the programs that read them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
 ecosystem: .venv-ecosystem/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
@@ -83,7 +87,7 @@ benchmark: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python benchmarks/build_shared.py
 
 clean:
-	rm -rf .venv .venv-light .venv-ecosystem .sources demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-light .venv-ecosystem .sources .mutants demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vocabkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

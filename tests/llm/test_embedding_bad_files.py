@@ -69,6 +69,11 @@ def test_header_that_does_not_fit_the_file_raises(header: Any, tmp_path: Path) -
     assert "safetensors" in refusal(file)
 
 
+def test_shortest_file_holds_no_table(tmp_path: Path) -> None:
+    file = raw_safetensors(tmp_path, {}, b"") / "model.safetensors"
+    assert "not a safetensors file" not in refusal(file)
+
+
 @pytest.mark.parametrize("length", [0, 10**6, 2**63])
 def test_wrong_header_length_raises(length: int, tmp_path: Path) -> None:
     file = raw_safetensors(tmp_path, {NAME: ENTRY}, bytes(16), length) / "model.safetensors"

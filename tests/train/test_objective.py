@@ -53,3 +53,13 @@ def test_batched_losses_and_gradients_equal_those_of_single_images(world: World,
     assert (none, zero) == (0, 0)
     assert_close(both, (caption, words))
     assert_close(at_once, [one + two for one, two in zip(first, second, strict=True)], rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_llm_has_no_dropout_while_the_adapter_trains(world: World) -> None:
+    lvlm = LVLM(load_llm(world.one), connector(world, moved=False))
+    objective = Objective(lvlm, open_features(world.features))
+    lvlm.llm.requires_grad_(False)
+    assert (objective.train().lvlm.connector.training, lvlm.llm.training) == (True, False)
+    lvlm.llm.requires_grad_(True)
+    assert objective.train().lvlm.llm.training
+    assert not objective.eval().lvlm.llm.training

@@ -96,6 +96,18 @@ def test_rarely_varying_feature_does_not_dominate(world: World, many: Features, 
         assert change.norm() < 10 * projector(shown).norm()
 
 
+def test_features_of_any_size_are_imitated(world: World, many: Features, tmp_path: Path) -> None:
+    sizes = torch.linspace(0.2, 4.0, many.width)
+    writer = FeatureWriter(tmp_path, FeatureInfo(**many.encoder))
+    writer.add(
+        {f"{n}.png": (many[f"{n}.png"] * sizes + 1).half() for n in range(60)},
+        {f"{n}.png": f"{n}.png" for n in range(60)},
+    )
+    writer.finish()
+    _, report = distil(moved(world, "linear", size=0.2, hidden=48), open_features(tmp_path), steps=30)
+    assert report.relative_error < 0.1
+
+
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_any_number_of_steps_works(world: World, features: Features, steps: int) -> None:
     assert distil(moved(world), features, steps=steps)[0].linear_2.weight.isfinite().all()
