@@ -23,8 +23,8 @@ from vocabkit.adapter.partners import (
     check_encoder,
     check_llm,
     check_shared,
-    llm_ids,
     llm_info,
+    llm_spellings,
     unknown_encoder,
 )
 from vocabkit.errors import VocabkitError, VocabkitWarning
@@ -169,8 +169,8 @@ def test_llm_without_a_column_raises() -> None:
 
 
 def test_llm_ids_are_those_of_its_column() -> None:
-    assert llm_ids(SHARED, ONE, "one").tolist() == SHARED.ids_for("one").tolist()
-    assert llm_ids(SHARED, TWO, "two").tolist() == SHARED.ids_for("two").tolist()
+    assert llm_spellings(SHARED, ONE, "one").ids.tolist() == SHARED.ids_for("one").tolist()
+    assert llm_spellings(SHARED, TWO, "two").ids.tolist() == SHARED.ids_for("two").tolist()
 
 
 @FOR_TWO

@@ -24,7 +24,7 @@ from torch import Tensor
 from vocabkit.adapter.config import SKETCH, AdapterConfig, AspectRatio, LLMInfo, MLPConfig, sampled_ids
 from vocabkit.arrow.arrow_file import token_buffers
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
-from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 from vocabkit.shared.verify import other_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
@@ -72,7 +72,7 @@ def check_shared(config: AdapterConfig, shared: SharedVocabulary | None) -> None
         )
     if len(shared) != config.rows:
         raise VocabkitError(f"the head has {config.rows} rows, but the shared vocabulary has {len(shared)}")
-    shared.ids_for(config.llm)  # raises if the column is missing or has gaps
+    shared.spellings_for(config.llm)  # raises if the column is missing or has gaps
     if config.output_llm not in shared.names:
         raise VocabkitError(f"the shared vocabulary has no column of the target {config.output_llm}")
 
@@ -180,7 +180,7 @@ def check_llm(
     """
     name, source = config.output_llm, llm.source
     if isinstance(config, AdapterConfig) and shared is not None and config.output_width is None:
-        llm_ids(shared, llm.vocabulary, source)
+        llm_spellings(shared, llm.vocabulary, source)
         config.check_newline(llm.vocabulary.name, llm.width)
         if llm.vocabulary.name != name:
             return 0.0
@@ -213,8 +213,8 @@ def check_llm(
     return difference
 
 
-def llm_ids(shared: SharedVocabulary, llm: Vocabulary, source: str) -> np.ndarray:
-    """Return (V,) int32: the LLM's id for each row of `shared`, from the column with the name of `llm`.
+def llm_spellings(shared: SharedVocabulary, llm: Vocabulary, source: str) -> Spellings:
+    """Return the LLM's ids for each row of `shared`, from the column with the name of `llm`.
 
     Raises VocabkitError: no such column, a column with gaps, or with ids of another tokenizer.
     """
@@ -224,7 +224,7 @@ def llm_ids(shared: SharedVocabulary, llm: Vocabulary, source: str) -> np.ndarra
             "LLM as there: NAME=SOURCE"
         )
     _check_ids(shared, llm.name, llm, source)
-    return shared.ids_for(llm.name)
+    return shared.spellings_for(llm.name)
 
 
 def _check_ids(shared: SharedVocabulary, name: str, llm: Vocabulary, source: str) -> None:
@@ -263,13 +263,15 @@ def _difference(own: LLMInfo, llm: LLMTable) -> float:
 
 def _difference_of_rows(shared: SharedVocabulary, name: str, rows: Tensor, llm: LLMTable) -> float:
     """The same for the rows (V, D) inside a transferred adapter, whatever their multiplier."""
-    ids = shared.ids_with_gaps(name)
-    known = np.flatnonzero(ids >= 0)
-    known = known[np.argsort(ids[known], kind="stable")][sampled_ids(len(known))]
-    if int(ids[known].max(initial=-1)) >= llm.height:
+    spellings = shared.spellings(name)
+    known = np.flatnonzero(spellings.lengths == 1)
+    ids = spellings.ids[spellings.offsets[known]]
+    order = np.argsort(ids, kind="stable")[sampled_ids(len(ids))]
+    known, ids = known[order], ids[order]
+    if int(ids.max(initial=-1)) >= llm.height:
         return 1.0
     own = rows[torch.from_numpy(known)].double().cpu().numpy()
-    found = llm.read(ids[known]).double().cpu().numpy()
+    found = llm.read(ids).double().cpu().numpy()
     factor = float((own * found).sum() / max((found * found).sum(), np.finfo(np.float64).tiny))
     allowed = max(torch.finfo(torch.bfloat16).eps / 2, llm.rounding)
     difference = _relative(own - factor * found, own)

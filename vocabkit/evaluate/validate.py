@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.model import Adapter, MLPProjector, load_adapter
-from vocabkit.adapter.partners import check_encoder, check_llm, llm_ids
+from vocabkit.adapter.partners import check_encoder, check_llm, llm_spellings
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, quote
@@ -230,7 +230,7 @@ def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM
         raise VocabkitError("`rival` needs an `adapter` with a shared vocabulary, to fit the maps on its rows")
     found = open_target(llm)
     shared = shared.only_with(found.vocabulary.name, target.vocabulary.name)
-    rows = found.embeddings.rows(llm_ids(shared, found.vocabulary, llm), tokens=found.vocabulary)
+    rows, _ = found.embeddings.composed(llm_spellings(shared, found.vocabulary, llm), tokens=found.vocabulary)
     check_llm(mlp.config, None, found.table(llm))
     return Rival(mlp, rows.float(), target.rows(shared).float().cpu())
 

@@ -284,8 +284,8 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
         return _Reader(own, 0)
     target = open_target(llm)
     check_llm(connector.config, connector.shared, target.table(llm), other_weights=wanted.other_weights)
-    ids = connector.shared.ids_for(target.vocabulary.name)
-    rows = target.embeddings.rows(ids, tokens=target.vocabulary)
+    spellings = connector.shared.spellings_for(target.vocabulary.name)
+    rows, _ = target.embeddings.composed(spellings, tokens=target.vocabulary)
     return _Reader(target.vocabulary.name, target.embeddings.width, rows)
 
 

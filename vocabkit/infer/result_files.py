@@ -6,7 +6,7 @@
 - `caption` string, if captions were asked for.
 - for the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
   `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where it lacks the
-  token; `token` binary, a dictionary of the bytes.
+  token, or for words a list of int32; `token` binary, a dictionary of the bytes.
 
 `NNNNN.safetensors`, if visual tokens were asked for, holds the tensor `visual_tokens` (M, N, D) of the M pictures in
 the same order and, under `vocabkit` in its metadata, JSON with their keys as `images` and the `settings`.
@@ -90,7 +90,7 @@ class ResultFolder:
         """Pictures of a shard: a power of two, so that batches fill it."""
         self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard})
         self._tokens = None if shared is None else shared.tokens
-        self._ids = None if shared is None or llm is None else shared.ids_with_gaps(llm)
+        self._ids = None if shared is None or llm is None else shared.ids_column(llm)
 
     def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
         """Return which of `images` are broken, and why, as shard `number` records it; None if there is no such shard.
@@ -142,13 +142,12 @@ class ResultFolder:
     def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray, counts: Tensor | None) -> dict[str, pa.Array]:
         assert self._tokens is not None
         assert self._ids is not None
-        ids = self._ids[rows.ravel()]
         used, places = np.unique(rows.ravel(), return_inverse=True)
         tokens = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), self._tokens.take(pa.array(used)))
         columns = {
             "coefficient": pa.array(coefficients.ravel()),
             "row": pa.array(rows.ravel()),
-            "token_id": pa.array(ids, mask=ids < 0),
+            "token_id": self._ids.take(pa.array(rows.ravel())),
             "token": tokens,
         }
         nested = {name: _nested(values, rows.shape) for name, values in columns.items()}

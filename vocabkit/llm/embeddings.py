@@ -27,6 +27,7 @@ from vocabkit.hub import hub_id
 from vocabkit.llm.language_model import LanguageModel, from_gguf, read_config
 from vocabkit.llm.lora_rows import changed_rows
 from vocabkit.llm.weight_files import WEIGHTS, StoredRows, open_weights, weights_file
+from vocabkit.shared.shared_vocabulary import Spellings
 from vocabkit.tokenizer.catalog import catalog, without_name
 from vocabkit.tokenizer.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -56,6 +57,18 @@ def open_embeddings(
             may scale its embeddings in an unknown way.
     """
     return _table(*_open(source, embedding_tensor, progress), dtype)
+
+
+def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
+    """(I, D) embeddings of the ids that spell rows of V_shared -> (V, D): the mean of each row's own, rounded once.
+
+    A row of one id, a token, is its embedding as it is.
+    """
+    if len(spellings.ids) == len(spellings):
+        return embeddings
+    lengths = torch.from_numpy(spellings.lengths).to(embeddings.device)
+    mean = torch.segment_reduce(embeddings.double(), "mean", lengths=lengths, axis=0)
+    return mean.to(embeddings.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +120,15 @@ class EmbeddingTable:
             VocabkitError: an id that is negative, beyond the rows or not a token, or whose row is NaN or infinite.
         """
         return self.rows_and_norms(ids, tokens=tokens)[0]
+
+    def composed(self, spellings: Spellings, *, tokens: Vocabulary | None = None) -> tuple[Tensor, Tensor]:
+        """Return (V, D) in `dtype`, the rows of V_shared that are spelled so (see `compose`), and their norms (V,).
+
+        Raises VocabkitError: as `rows`.
+        """
+        embeddings, norms = self.rows_and_norms(spellings.ids, tokens=tokens)
+        rows = compose(embeddings, spellings)
+        return rows, norms if rows is embeddings else rows.float().norm(dim=1)
 
     def rows_and_norms(
         self, ids: np.ndarray | Tensor | Sequence[int], *, tokens: Vocabulary | None = None

@@ -26,13 +26,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from vocabkit.adapter.partners import LLMTable, llm_ids
+from vocabkit.adapter.partners import LLMTable, llm_spellings
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.hub import Repository, why_unreachable
-from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.llm.embeddings import compose, open_embeddings
 from vocabkit.llm.lora_rows import trained_rows, unties_output
 from vocabkit.llm.weight_files import open_gguf
-from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
 from vocabkit.tokenizer.lora import LORA_CONFIG, is_lora, lora_base
 from vocabkit.tokenizer.read import holds_tokenizer
@@ -66,19 +66,19 @@ class LLM:
 
         return LLMTable(self.source, self.vocabulary, len(weight), self.width, read, self.rounding)
 
-    def ids(self, shared: SharedVocabulary) -> Tensor:
-        """Return (V,) int64 on the model's device: its ids of the rows of `shared`.
-
-        Raises VocabkitError: see `llm_ids`.
-        """
-        ids = llm_ids(shared, self.vocabulary, self.source)
-        return torch.from_numpy(ids.astype("int64")).to(self.model.device)
-
-    @torch.no_grad()
     def rows(self, shared: SharedVocabulary) -> Tensor:
-        """Return (V, D): its embeddings of the rows of `shared`. Raises VocabkitError: see `llm_ids`."""
-        rows: Tensor = self.model.get_input_embeddings()(self.ids(shared))
-        return rows
+        """Return (V, D): its embeddings of the rows of `shared`, with gradients if they are trained.
+
+        Raises VocabkitError: see `llm_spellings`.
+        """
+        return composed_rows(self.model, llm_spellings(shared, self.vocabulary, self.source))
+
+
+def composed_rows(model: Any, spellings: Spellings) -> Tensor:
+    """Return (V, D): a model's embeddings of rows that are spelled so, with gradients if they are trained."""
+    table = model.get_input_embeddings()
+    ids = torch.from_numpy(spellings.ids.astype("int64")).to(table.weight.device)
+    return compose(table(ids), spellings)
 
 
 def load_llm(llm: str | Path, dtype: torch.dtype = torch.float32) -> LLM:

@@ -17,9 +17,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter
-from vocabkit.adapter.partners import check_llm
+from vocabkit.adapter.partners import check_llm, llm_spellings
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.load import LLM
+from vocabkit.llm.load import LLM, composed_rows
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template
 
 LEAST_SAVED = 0.1
@@ -71,10 +71,8 @@ def collate(prompts: Sequence[Prompt], images: Sequence[Tensor], *, width: int =
 class LVLM(nn.Module):
     """Vision features -> adapter -> LLM."""
 
-    shared_ids: Tensor | None
-    """(V,) the LLM's ids of the V_shared of a LangBridgeAdapter."""
     embeddings: Tensor | None
-    """(V, D) its embeddings of them, if they are frozen."""
+    """(V, D) the LLM's embeddings of the V_shared of an adapter that was not transferred, if they are frozen."""
 
     def __init__(self, llm: LLM, connector: Adapter, *, other_weights: bool = False) -> None:
         """Join `llm` and an adapter. A LangBridgeAdapter that was not transferred gets the LLM's rows (Eq. 4).
@@ -86,12 +84,11 @@ class LVLM(nn.Module):
         self.connector = connector
         own = getattr(connector, "embeddings", None)
         check_llm(connector.config, connector.shared, llm.table(), rows=own, other_weights=other_weights)
-        ids = rows = None
+        self._spellings = rows = None
         if isinstance(connector, LangBridgeAdapter) and connector.embeddings is None:
-            ids = llm.ids(connector.shared)
+            self._spellings = llm_spellings(connector.shared, llm.vocabulary, llm.source)
             if not llm.model.get_input_embeddings().weight.requires_grad:
-                rows = llm.model.get_input_embeddings()(ids)
-        self.register_buffer("shared_ids", ids, persistent=False)
+                rows = composed_rows(llm.model, self._spellings)
         self.register_buffer("embeddings", rows, persistent=False)
 
     def visual_tokens(self, features: Tensor) -> Tensor:
@@ -110,8 +107,8 @@ class LVLM(nn.Module):
         for rows in (self.connector.embeddings, self.embeddings):
             if rows is not None:
                 return rows
-        found: Tensor = self.llm.get_input_embeddings()(self.shared_ids)
-        return found
+        assert self._spellings is not None
+        return composed_rows(self.llm, self._spellings)
 
     @property
     def connector_dtype(self) -> torch.dtype:

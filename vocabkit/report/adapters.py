@@ -75,6 +75,7 @@ def proof_report(proof: Proof) -> RenderableType:
 
 def _coverage(found: Preflight) -> str:
     parts = [f"{found.found:,} of {found.rows:,} rows ({found.found / found.rows:.1%})"]
+    parts += [f"{found.of_several:,} of them words of several tokens"] if found.of_several else []
     parts += [f"{found.composed:,} composed"] if found.composed else []
     parts += [f"{found.dropped:,} dropped"] if found.dropped else []
     return ", ".join(parts)

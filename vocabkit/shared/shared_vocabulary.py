@@ -219,7 +219,7 @@ class SharedVocabulary:
         """How tokenizer `name` spells the rows: as `ids_with_gaps` for tokens, lists of ids for words."""
         if not self.of_words:
             return Spellings.of_one_each(self.ids_with_gaps(name))
-        column = self._id_column(name)
+        column = self.ids_column(name)
         ids = fill_null(column.flatten(), np.int32)  # without what lies under nulls
         lengths = np.where(validity(column), np.diff(numbers(column.offsets, np.int32)), 0)
         return Spellings(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
@@ -230,7 +230,7 @@ class SharedVocabulary:
         Raises VocabkitError: `name` is not in the file, or lacks some rows (a union map); `mask_for` tells which,
         `only_with` leaves them out.
         """
-        missing = self._id_column(name).null_count
+        missing = self.ids_column(name).null_count
         if missing:
             raise VocabkitError(
                 f"{name} lacks {missing} of {len(self)} rows of this union; "
@@ -248,14 +248,14 @@ class SharedVocabulary:
 
     def ids_with_gaps(self, name: str) -> np.ndarray:
         """(R,) int32: as `ids_for`, with -1 where tokenizer `name` lacks the token of the row."""
-        column = self._id_column(name)
+        column = self.ids_column(name)
         if self.of_words:
             raise VocabkitError(f"these rows are words, which have several ids: take spellings({name!r})")
         return fill_null(column, np.int32)
 
     def mask_for(self, name: str) -> np.ndarray:
         """(R,) bool: True where tokenizer `name` has the token of the row."""
-        return validity(self._id_column(name))
+        return validity(self.ids_column(name))
 
     def only_with(self, *names: str) -> SharedVocabulary:
         """The rows that every one of `names` has."""
@@ -359,7 +359,11 @@ class SharedVocabulary:
         """Name of a tokenizer -> its column."""
         return {name: self.spellings(name) if self.of_words else self.ids_with_gaps(name) for name in self.names}
 
-    def _id_column(self, name: str) -> pa.Array:
+    def ids_column(self, name: str) -> pa.Array:
+        """(R,) int32 or, for words, lists of int32: the column of tokenizer `name`, null where it lacks the row.
+
+        Raises VocabkitError: `name` is not in the file.
+        """
         if name not in self.names:
             raise VocabkitError(f"{name} is not in this shared vocabulary; it holds {', '.join(self.names)}")
         return one_chunk(self.table[f"id:{name}"])

@@ -13,8 +13,11 @@ from torch.utils.data import Dataset
 
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.errors import VocabkitError
+from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import Batch, collate
 from vocabkit.llm.prompts import Prompt, Template, encode_sample
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.words import WordFinder
 from vocabkit.train.word_loss import CaptionWords
 from vocabkit.vision.encoder import VisionEncoder
 from vocabkit.vision.features import Features
@@ -49,7 +52,7 @@ class CaptionData(Dataset[Item]):
         template: Template,
         *,
         longest: int,
-        words: CaptionWords | None,
+        words: SampleWords | None,
         plan: Sequence[np.ndarray],
     ) -> None:
         """Prepare micro-batches by `plan`.
@@ -73,7 +76,7 @@ class CaptionData(Dataset[Item]):
             prompts.append(prompt)
             images += found
             if self._words is not None:
-                words += [self._words.weights(answer_ids(self._tokenizer, sample))] * len(found)
+                words += [self._words.weights(sample)] * len(found)
         return Item(collate(prompts, images, width=self._images.width), words, skipped)
 
     def _usable(self, wanted: int, skipped: list[str]) -> tuple[Sample, Prompt, list[Tensor]]:
@@ -97,14 +100,34 @@ def image_tensor(images: Images, picture: Picture) -> Tensor:
     return images[picture.key] if isinstance(images, Features) else images.pixels_of(picture)
 
 
-def answer_ids(tokenizer: Any, sample: Sample) -> list[int]:
-    """Return the token ids of all answers, each encoded as after a space."""
-    return [i for turn in sample.turns for i in tokenizer.encode(f" {turn.answer}", add_special_tokens=False)]
+class SampleWords:
+    """The rows of V_shared in the answers of samples: their words or, if its rows are tokens, the LLM's tokens."""
 
+    def __init__(self, samples: Sequence[Sample], shared: SharedVocabulary, llm: LLM) -> None:
+        """Count how rare each row is in the answers of `samples`.
 
-def count_words(samples: Sequence[Sample], tokenizer: Any, ids: Sequence[int]) -> CaptionWords:
-    """Count how rare each row of V_shared is in the captions of `samples`."""
-    return CaptionWords((answer_ids(tokenizer, sample) for sample in samples), ids)
+        Args:
+            llm: it need not be the one that an adapter was trained with.
+        """
+        self._tokenizer = llm.tokenizer
+        self._finder, self._row_of = None, {}
+        if shared.of_words:
+            self._finder = WordFinder(shared)
+        else:
+            self._row_of = {token: row for row, token in enumerate(shared.look_up(llm.vocabulary).tolist())}
+        self._words = CaptionWords(map(self._rows, samples))
+
+    def weights(self, sample: Sample) -> dict[int, float]:
+        """As `CaptionWords.weights`, of all answers of `sample`."""
+        return self._words.weights(self._rows(sample))
+
+    def _rows(self, sample: Sample) -> list[int]:
+        answers = [turn.answer for turn in sample.turns]
+        if self._finder is not None:
+            return [row for answer in answers for row in self._finder.rows(answer)]
+        # each encoded as after a space
+        tokens = [i for answer in answers for i in self._tokenizer.encode(f" {answer}", add_special_tokens=False)]
+        return [self._row_of[token] for token in tokens if token in self._row_of]
 
 
 def plan(

@@ -31,7 +31,7 @@ from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import without_name
-from vocabkit.train.dataset import CaptionData, Images, count_words, plan
+from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import Recipe
@@ -260,7 +260,7 @@ def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
     config = AdapterConfig.of(shared, head=recipe.connector, temperature=recipe.temperature, **known)
     adapter = LangBridgeAdapter(config, shared)
     if recipe.start_from_embeddings:
-        adapter.initialise_from_embeddings(llm.rows(shared))
+        adapter.initialise_from_embeddings(llm.rows(shared).detach())
     return adapter
 
 
@@ -294,9 +294,7 @@ def _plan_phases(
     """
     words, pictured = None, [sample for sample in samples if sample.images]
     if recipe.steps_on_words or recipe.word_weight:
-        # ids of this LLM, which need not be the one that the adapter was trained with
-        ids = head_of(lvlm).shared.look_up(llm.vocabulary)
-        words = count_words(pictured, llm.tokenizer, ids.tolist())
+        words = SampleWords(pictured, head_of(lvlm).shared, llm)
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
     first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
     second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)

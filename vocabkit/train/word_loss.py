@@ -33,29 +33,27 @@ RARITY = 0.25
 class CaptionWords:
     """The rows of V_shared in a caption, and their weights."""
 
-    def __init__(self, captions: Iterable[Sequence[int]], ids: Sequence[int]) -> None:
+    def __init__(self, captions: Iterable[Iterable[int]]) -> None:
         """Count in how many captions each row occurs.
 
         Args:
-            captions: the token ids of each caption of the training data.
-            ids: (V,) the LLM's id of each row of V_shared.
+            captions: the rows of V_shared in each caption of the training data.
         """
-        self._row_of = {token: row for row, token in enumerate(ids)}
         self._found: dict[int, int] = {}
         self._captions = 0
-        for caption in captions:
+        for rows in captions:
             self._captions += 1
-            for row in self._rows(caption):
+            for row in set(rows):
                 self._found[row] = self._found.get(row, 0) + 1
 
-    def weights(self, caption: Sequence[int]) -> dict[int, float]:
-        """Return row -> weight. Weights sum to 1; empty if `caption` has no rows, or only rows of every caption."""
-        rarity = {row: math.log(self._captions / self._found.get(row, 1)) ** RARITY for row in self._rows(caption)}
+    def weights(self, rows: Iterable[int]) -> dict[int, float]:
+        """Return row -> weight of a caption with these rows.
+
+        Weights sum to 1; empty if it has no rows, or only rows of every caption.
+        """
+        rarity = {row: math.log(self._captions / self._found.get(row, 1)) ** RARITY for row in set(rows)}
         total = sum(rarity.values())
         return {row: value / total for row, value in rarity.items() if value > 0} if total > 0 else {}
-
-    def _rows(self, caption: Sequence[int]) -> set[int]:
-        return {self._row_of[token] for token in caption if token in self._row_of}
 
 
 def word_loss(

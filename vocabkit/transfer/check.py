@@ -152,9 +152,12 @@ def _expected_ids(
     values = vocabulary.tokens.to_pylist()
     id_of = {values[i]: i for i in np.flatnonzero(vocabulary.alignable).tolist()}
     role_of = {row: role for role, row in original.shared.roles.items()}
-    segmenter = Segmenter(vocabulary) if moved.missing == "compose" else None
+    tokens = original.shared.tokens.to_pylist()
+    segmenter = Segmenter(vocabulary) if moved.missing == "compose" or original.shared.of_words else None
     ids: list[list[int]] = []
-    for row, token in enumerate(original.shared.tokens.to_pylist()):
+    if original.shared.of_words and segmenter is not None:
+        ids, tokens = [parts or [] for parts in segmenter.ids_of_each(tokens)], []
+    for row, token in enumerate(tokens):
         found = vocabulary.roles.get(role_of[row]) if row in role_of else id_of.get(token)
         if found is not None:
             ids.append([found])

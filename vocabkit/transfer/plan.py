@@ -66,7 +66,7 @@ class Preflight:
     rows: int
     """Rows of the adapter's V_shared."""
     found: int
-    """Rows whose token the target has."""
+    """Rows whose token the target has or, of words, that it spells."""
     spelled: int
     """Other rows whose bytes the target's tokens spell: what `compose` keeps."""
     composed: int
@@ -98,6 +98,9 @@ class Preflight:
     """Size of all tensors of the result; None if the rows were not read."""
     visual_rms: float | None = None
     """Root mean square of the elements of visual tokens, scale included; None without features."""
+    of_several: int | None = None
+    """Words found that the target spells with several tokens, whose mean embedding is their row; None if rows are
+    tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +154,9 @@ def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVoca
 
 
 def _spelled(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled."""
+    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled; words are already."""
+    if shared.of_words:
+        return {}
     rows = [row for row in lacking.tolist() if row not in set(shared.roles.values())]
     try:
         found = Segmenter(vocabulary).ids_of_each([shared.tokens[row].as_py() for row in rows]) if rows else []
@@ -219,6 +224,7 @@ def preflight(
         folds=reason is None,
         folding=reason or _folding(hidden, width),
         table_rows=target.embedding_rows,
+        of_several=int((plan.shared.spellings(target.name).lengths > 1).sum()) if plan.shared.of_words else None,
     )
 
 

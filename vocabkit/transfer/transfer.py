@@ -23,7 +23,7 @@ from vocabkit.adapter.partners import LLMTable, llm_info
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
-from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.shared_vocabulary import Spellings
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.plan import Missing, Norms, Preflight, plan, preflight, refusal, weights_of
@@ -188,8 +188,11 @@ def _move(
         raise VocabkitError(refusal(planned, name))
     shared, kept = planned.shared, planned.kept(missing)
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
-    parts = [planned.pieces.get(row) for row in kept.tolist()] if missing == "compose" and planned.pieces else []
-    embeddings, norms = _rows(kept_shared, parts, target)
+    spellings = kept_shared.spellings(name)
+    if missing == "compose" and planned.pieces:
+        own = spellings.lists()
+        spellings = Spellings.of(planned.pieces.get(row, own[at]) for at, row in enumerate(kept.tolist()))
+    embeddings, norms = target.embeddings.composed(spellings, tokens=target.vocabulary)
     _check_scale(embeddings, scale)
     moved = Transfer(
         target=name,
@@ -248,24 +251,6 @@ def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]
 def trained_tensors(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
     """The tensors of `adapter` without the embedding rows of an earlier transfer."""
     return {name: tensor for name, tensor in adapter.state_dict().items() if name != "embeddings"}
-
-
-def _rows(shared: SharedVocabulary, parts: list[list[int] | None], target: Target) -> tuple[Tensor, Tensor]:
-    """(R, D) embedding rows in the table's dtype and their norms (R,). Where `parts[r]` is given, row r is the rounded
-    mean of those rows.
-    """
-    vocabulary, table = target.vocabulary, target.embeddings
-    if not parts:
-        return table.rows_and_norms(shared.ids_for(vocabulary.name), tokens=vocabulary)
-    own = torch.from_numpy(shared.mask_for(vocabulary.name))
-    embeddings, norms = torch.empty(len(shared), table.width, dtype=table.dtype), torch.empty(len(shared))
-    ids = shared.only_with(vocabulary.name).ids_for(vocabulary.name)
-    embeddings[own], norms[own] = table.rows_and_norms(ids, tokens=vocabulary)
-    for row in (~own).nonzero().flatten().tolist():
-        spelled = table.rows(np.array(parts[row], np.int32), tokens=vocabulary)  # (P, D)
-        embeddings[row] = spelled.double().mean(dim=0).to(table.dtype)
-        norms[row] = embeddings[row].float().norm()
-    return embeddings, norms
 
 
 def _norms(lengths: np.ndarray, width: int) -> Norms:

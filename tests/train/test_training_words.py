@@ -1,0 +1,123 @@
+"""An adapter over words, from training to captions, with LLMs that spell every word byte by byte."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from small_world import World, make_world
+
+from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+from vocabkit.arrow.arrow_file import read_table
+from vocabkit.data.llava import read_llava
+from vocabkit.evaluate.losses import prepare
+from vocabkit.evaluate.validate import FileOptions, validate_files
+from vocabkit.infer.infer import infer
+from vocabkit.interpret.interpret import interpret
+from vocabkit.llm.load import load_llm
+from vocabkit.llm.lvlm import LVLM
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.shared.words import align_words
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.train.train import train
+from vocabkit.transfer.check import check_transfer
+from vocabkit.transfer.transfer import transfer
+from vocabkit.vision.features import open_features
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The small world with the words of its captions as rows."""
+    small = make_world(tmp_path_factory.mktemp("words") / "world")
+    shared = small.shared.with_name("words.arrow")
+    align_words([resolve(small.one).vocabulary, resolve(small.two).vocabulary], [small.data]).save(shared)
+    return dataclasses.replace(small, shared=shared)
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter trained on the words alone."""
+    recipe = world.recipe(connector="softmax", word_steps=60, word_batch=12, word_learning_rate=0.02, steps=1)
+    return train(recipe, tmp_path_factory.mktemp("trained") / "out").adapter
+
+
+@pytest.fixture(scope="module")
+def moved(world: World, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, moved to the other LLM."""
+    folder = tmp_path_factory.mktemp("moved") / "two"
+    result, _ = transfer(trained, world.two)
+    result.save_pretrained(folder)
+    return folder
+
+
+def test_rows_are_words_of_captions(world: World) -> None:
+    assert list(open_shared(world.shared)) == [b" a", b" thing", b" blue", b" green", b" red", b" white"]
+
+
+def test_head_learns_which_word_a_picture_shows(world: World, trained: Path) -> None:
+    adapter = load_adapter(trained)
+    assert isinstance(adapter, LangBridgeAdapter)
+    features = open_features(world.features)
+    for sample in read_llava(world.data):
+        colour = sample.turns[0].answer.split()[1]
+        mass = adapter.coefficients(features[sample.images[0].key].float()).mean(dim=0)[2:]
+        assert adapter.shared[2 + int(mass.argmax())] == f" {colour}".encode()
+
+
+def test_moved_adapter_is_proven_and_reads_captions(world: World, trained: Path, moved: Path) -> None:
+    assert check_transfer(moved, trained, world.two).passed
+    found = validate_files([str(world.data)], world.two, {"moved": str(moved)}, FileOptions(features=world.features))
+    assert set(found["data"].validation.gain) == {"moved"}
+
+
+def test_adapter_before_transfer_gives_llm_the_same_visual_tokens_as_after(
+    world: World, trained: Path, moved: Path
+) -> None:
+    llm = load_llm(world.two)
+    samples = list(read_llava(world.data))
+    held, _ = prepare(llm, samples, open_features(world.features), "completion")
+    features = held.features_of(torch.arange(len(samples)))
+    before, after = LVLM(llm, load_adapter(trained)), LVLM(llm, load_adapter(moved))
+    assert torch.equal(before.visual_tokens(features), after.visual_tokens(features))
+
+
+def test_embeddings_that_are_trained_carry_gradients_through_words(world: World, trained: Path) -> None:
+    llm = load_llm(world.one)
+    llm.model.requires_grad_(True)
+    lvlm = LVLM(llm, load_adapter(trained))
+    features = open_features(world.features)
+    visual = lvlm.visual_tokens(torch.stack([features[sample.images[0].key] for sample in read_llava(world.data)]))
+    visual.sum().backward()
+    gradient = llm.model.get_input_embeddings().weight.grad
+    used = sorted(set(lvlm.connector.shared.spellings("one").ids.tolist()))
+    assert gradient.any(dim=1).nonzero().flatten().tolist() == used
+
+
+def test_infer_lists_ids_of_each_word(world: World, moved: Path, tmp_path: Path) -> None:
+    infer(moved, [world.data], tmp_path / "seen", top=2, captions=True, llm=world.two, max_new_tokens=2)
+    table, _ = read_table(tmp_path / "seen/00000.arrow", "inference")
+    first = table.to_pylist()[0]
+    shared = load_adapter(moved).shared
+    for row, token, ids in zip(first["row"][0], first["token"][0], first["token_id"][0], strict=True):
+        assert token == shared[row]
+        assert ids == shared.spellings("two").lists()[row]
+    assert pa.types.is_list(table.schema.field("token_id").type.value_type.value_type)
+
+
+@pytest.mark.parametrize("llm", ["one", "two"])
+def test_interpret_reads_pictures_in_words(world: World, trained: Path, llm: str) -> None:
+    found = interpret(trained, [world.data], llms=[getattr(world, llm)], top=2, limit=4)
+    assert set(found.rows[llm].values()) <= set(open_shared(world.shared))
+    assert found.development[0].named_by_head is not None
+
+
+def test_start_from_embeddings_and_stage_2_take_words(world: World, trained: Path, tmp_path: Path) -> None:
+    recipe = world.recipe(connector="softmax", start_from_embeddings=True, steps=1)
+    assert train(recipe, tmp_path / "start").steps == 1
+    recipe = world.recipe(
+        connector=None, hidden_width=None, shared=None, adapter=str(trained), llm=world.two, word_weight=0.1, steps=1
+    )
+    assert train(recipe, tmp_path / "more").word_loss is not None
