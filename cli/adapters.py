@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -51,6 +51,21 @@ class Form(enum.StrEnum):
     mm_projector = "mm_projector"
 
 
+class VisualTokens(enum.StrEnum):
+    """How visual tokens are made of coefficients."""
+
+    mix = "mix"
+    spelled = "spelled"
+
+
+class Order(enum.StrEnum):
+    """See `vocabkit.adapter.config.Spelled`."""
+
+    share = "share"
+    place = "place"
+
+
+SPELLED = "With --visual-tokens spelled"
 BY_CAPTIONS, DISTILLATION = "With --scale captions", "Distillation, with --features"
 """Panels of options."""
 ADAPTER = "folder, .pt file or hub id"
@@ -105,6 +120,34 @@ def transfer(
         str,
         typer.Option(help="Factor on the visual tokens: none, a number, rms (needs --features), or captions."),
     ] = "none",
+    visual_tokens: Annotated[
+        VisualTokens | None,
+        typer.Option(
+            help="`mix` weighs embeddings for each patch; `spelled` gives the image's words in order, as plain tokens. "
+            "[default: as before; mix at first]",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Least mean coefficient of a word. [default: 0.03]", rich_help_panel=SPELLED, show_default=False
+        ),
+    ] = None,
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            help="The largest `share` first, or by `place` in the image. [default: share]",
+            rich_help_panel=SPELLED,
+            show_default=False,
+        ),
+    ] = None,
+    positions: Annotated[
+        int | None,
+        typer.Option(
+            help="Visual tokens per image. [default: one per patch]", rich_help_panel=SPELLED, show_default=False
+        ),
+    ] = None,
     features: Features = None,
     data: Annotated[
         str | None,
@@ -137,6 +180,7 @@ def transfer(
     With --scale captions, the scale is the factor with the lowest caption loss on --data, or 1 if no other factor is
     significantly better.
     """
+    from vocabkit.adapter.config import Spelled
     from vocabkit.errors import VocabkitError
     from vocabkit.files.memory import keep_freed_memory, return_freed_memory
     from vocabkit.report.adapters import calibration_report, preflight_report
@@ -146,6 +190,13 @@ def transfer(
         raise VocabkitError(
             "--scale captions runs the LLM that --to names: add --data and --features, and leave out --weights"
         )
+    chosen = {"threshold": threshold, "order": order and order.value, "positions": positions}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if given and visual_tokens is not VisualTokens.spelled:
+        raise VocabkitError(f"--{next(iter(given))} is for words in order: add --visual-tokens spelled")
+    made: Spelled | Literal["mix"] | None = None
+    if visual_tokens is not None:
+        made = "mix" if visual_tokens is VisualTokens.mix else dataclasses.replace(Spelled(), **given)
     factor = 1.0 if by_captions else _factor(scale)
     if factor == "rms" and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features")
@@ -164,8 +215,9 @@ def transfer(
     loaded = LangBridgeAdapter.from_pretrained(adapter)
     target = _open_target(to, weights, embedding_tensor)
     result, report = move(
-        loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features
-    )
+        loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features,
+        visual_tokens=made,
+    )  # fmt: skip
     found: Calibration | None = None
     if by_captions:
         from vocabkit.evaluate.calibrate import calibrate_file

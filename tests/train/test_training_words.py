@@ -8,12 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_world import World, make_world
 
+from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.arrow.arrow_file import read_table
 from vocabkit.data.llava import read_llava
-from vocabkit.evaluate.losses import prepare
+from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.validate import FileOptions, validate_files
 from vocabkit.infer.infer import infer
 from vocabkit.interpret.interpret import interpret
@@ -77,9 +79,8 @@ def test_adapter_before_transfer_gives_llm_the_same_visual_tokens_as_after(
     world: World, trained: Path, moved: Path
 ) -> None:
     llm = load_llm(world.two)
-    samples = list(read_llava(world.data))
-    held, _ = prepare(llm, samples, open_features(world.features), "completion")
-    features = held.features_of(torch.arange(len(samples)))
+    cached = open_features(world.features)
+    features = torch.stack([cached[sample.images[0].key].float() for sample in read_llava(world.data)])
     before, after = LVLM(llm, load_adapter(trained)), LVLM(llm, load_adapter(moved))
     assert torch.equal(before.visual_tokens(features), after.visual_tokens(features))
 
@@ -121,3 +122,63 @@ def test_start_from_embeddings_and_stage_2_take_words(world: World, trained: Pat
         connector=None, hidden_width=None, shared=None, adapter=str(trained), llm=world.two, word_weight=0.1, steps=1
     )
     assert train(recipe, tmp_path / "more").word_loss is not None
+
+
+# ---- spelled out -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spelled(world: World, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter moved to the other LLM, its words spelled out in twelve positions."""
+    folder = tmp_path_factory.mktemp("spelled") / "two"
+    result, _ = transfer(trained, world.two, visual_tokens=Spelled(threshold=0.1, positions=12))
+    result.save_pretrained(folder)
+    return folder
+
+
+def test_llm_reads_spelled_words_as_it_reads_text(world: World, spelled: Path) -> None:
+    llm, connector = load_llm(world.two), load_adapter(spelled)
+    sample = next(read_llava(world.data))
+    features = open_features(world.features)[sample.images[0].key].float()
+    visual = LVLM(llm, connector).visual_tokens(features[None])[0]
+    table = llm.model.get_input_embeddings().weight
+    ids = [(table == token).all(dim=1).nonzero().flatten()[0].item() for token in visual]
+    text = llm.tokenizer.decode(ids)
+    colour = sample.turns[0].answer.split()[1]
+    assert len(ids) == 12
+    assert text.startswith(f" {colour}")
+
+
+def test_validate_counts_positions_and_refuses_different_numbers(world: World, moved: Path, spelled: Path) -> None:
+    options = FileOptions(features=world.features)
+    found = validate_files([str(world.data)], world.two, {"spelled": str(spelled)}, options, answers=True)["data"]
+    assert found.validation.visual_tokens == 12
+    assert "spelled random vocabulary" in found.validation.caption_loss
+    adapters = {"spelled": str(spelled), "moved": str(moved)}
+    with pytest.raises(VocabkitError, match=r"\(spelled 12, moved \d+\): validate them apart"):
+        validate_files([str(world.data)], world.two, adapters, options)
+
+
+def test_infer_writes_spelled_visual_tokens_and_captions(world: World, spelled: Path, tmp_path: Path) -> None:
+    options = {"captions": True, "visual_tokens": True, "llm": world.two, "max_new_tokens": 2}
+    infer(spelled, [world.data], tmp_path / "seen", **options)
+    tensors = load_file(tmp_path / "seen/00000.safetensors")["visual_tokens"]
+    assert tensors.shape == (12, 12, 32)
+    rows = set(map(tuple, load_adapter(spelled).embeddings.tolist()))
+    assert set(map(tuple, tensors.flatten(0, 1).tolist())) <= rows
+
+
+def test_interpret_reads_mix_of_each_patch(world: World, moved: Path, spelled: Path) -> None:
+    mixed, hard = (interpret(path, [world.data], llms=[world.two], top=2, limit=2) for path in (moved, spelled))
+    for one, two in zip(mixed.readings, hard.readings, strict=True):
+        assert (one.nearest == two.nearest).all()
+
+
+def test_stage_2_trains_llm_on_spelled_tokens_but_not_the_adapter(world: World, spelled: Path, tmp_path: Path) -> None:
+    changes = {"connector": None, "hidden_width": None, "shared": None, "llm": world.two, "adapter": str(spelled)}
+    recipe = world.recipe(**changes, steps=1, train_llm="full", train_adapter=False)
+    assert train(recipe, tmp_path / "llm").caption_loss is not None
+    with pytest.raises(VocabkitError, match="spelled out have no gradient"):
+        train(world.recipe(**changes, steps=1), tmp_path / "adapter")
+    words_alone = world.recipe(**changes, word_steps=1, word_weight=0.0, steps=None, epochs=0)
+    assert train(words_alone, tmp_path / "words").word_loss is not None

@@ -134,6 +134,27 @@ def test_json_holds_the_report_and_the_proof(
     assert proof["checks"][0]["error"] < proof["checks"][0]["limit"]
 
 
+def test_spelled_visual_tokens_are_reported_recorded_and_proven(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--visual-tokens", "spelled", "--threshold", "0.1", "--order", "place", "--positions", "5")
+    assert run(monkeypatch, "transfer", "softmax.pt", *TO_LLAMA, *settings, "--out", "moved") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "spelled out: words of a share from 0.1, in the order of their places, in 5 positions" in shown
+    config = json.loads((here / "moved/config.json").read_text())
+    assert config["spelled"] == {"threshold": 0.1, "order": "place", "positions": 5}
+    assert "in the order of their places" in (here / "moved/README.md").read_text()
+    assert run(monkeypatch, "check", "moved", "softmax.pt", *TO_LLAMA) == 0
+
+
+@pytest.mark.parametrize("words", [("--order", "place"), ("--visual-tokens", "mix", "--positions", "4")])
+def test_settings_of_spelled_words_alone_are_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, "transfer", "softmax.pt", *TO_LLAMA, *words) == 2
+    assert "is for words in order: add --visual-tokens spelled" in capsys.readouterr().err
+
+
 def test_rms_scale_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--scale", "rms", "--features", "features.safetensors", "--out", "moved")
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *options) == 0

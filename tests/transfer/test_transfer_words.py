@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,21 +11,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_adapters import HIDDEN, VISION, normal, randomised
+from small_adapters import HIDDEN, VISION, langbridge, normal, randomised
 from test_transfer import HEADS, by_hand
 from tiny_llms import target
 from torch.testing import assert_close
 
-from vocabkit.adapter.config import AdapterConfig
-from vocabkit.adapter.mixing.products import Head
+from vocabkit.adapter.config import AdapterConfig, Head, Spelled
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
-from vocabkit.llm.embeddings import compose
-from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
+from vocabkit.adapter.spelled import compose
+from vocabkit.arrow.arrow_file import binary_array
+from vocabkit.errors import VocabkitError, VocabkitWarning
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, spell
 from vocabkit.shared.words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.check import check_transfer
+from vocabkit.transfer.export.export import Form, export
 from vocabkit.transfer.fold import fold
-from vocabkit.transfer.transfer import transfer
+from vocabkit.transfer.transfer import Target, transfer
 
 WORDS = ("a", "and", "banjo", "hamsa", "sauropod's", "t-shirt", "red", "żółć")
 
@@ -104,3 +107,129 @@ def test_composed_rows_are_means_rounded_once_and_carry_gradients(lists: list[li
     expected = torch.stack([table[ids].double().mean(dim=0) for ids in lists]).to(table.dtype)
     assert torch.equal(rows, expected)
     assert_close(torch.autograd.grad(rows.sum(), table), torch.autograd.grad(expected.sum(), table))
+
+
+# ---- spelled out -------------------------------------------------------------------------------------------------
+
+
+def pieces_of(llm: Target, words: list[str]) -> torch.Tensor:
+    """The embeddings of the tokens of these words in running text."""
+    tokens = binary_array([f" {word}".encode() for word in words])
+    return llm.embeddings.rows(spell(tokens, llm.vocabulary).ids)
+
+
+def seeing(*shares: dict[str, float]) -> LangBridgeAdapter:
+    """An adapter that sees these words in the patches whose features are 1 at place 0, 1, ..., and 0 elsewhere."""
+    adapter = over_words()
+    with torch.no_grad():
+        for linear in (adapter.linear_1, adapter.linear_2, adapter.head):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        for patch, seen in enumerate(shares):
+            adapter.linear_1.weight[patch, patch] = 10  # GELU leaves it as it is
+            adapter.linear_2.weight[patch, patch] = 0.1
+            logits = torch.tensor([seen.get(word, 1e-9) for word in WORDS]).log()
+            adapter.head.weight[:, patch] = logits
+    return adapter
+
+
+PATCHES = torch.eye(3, VISION)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Spelled(), ["red", "hamsa"]),
+        (Spelled(threshold=0.2), ["red", "hamsa"]),
+        (Spelled(threshold=0.01), ["red", "hamsa", "t-shirt"]),
+        (Spelled(threshold=0.01, order="place"), ["hamsa", "red", "t-shirt"]),
+        (Spelled(threshold=0.9), ["red"]),
+    ],
+    ids=["default", "high", "low", "place", "none reaches it"],
+)
+def test_words_above_threshold_are_spelled_in_order_and_again_until_positions_are_full(
+    tmp_path: Path, settings: Spelled, expected: list[str]
+) -> None:
+    adapter = seeing({"hamsa": 1.0}, {"red": 1.0}, {"red": 0.95, "t-shirt": 0.05})
+    llm = target(tmp_path / "llm", "llama3")
+    settings = replace(settings, positions=9)
+    moved, report = transfer(adapter, llm, visual_tokens=settings)
+    shown = pieces_of(llm, expected)
+    assert torch.equal(moved(PATCHES), shown.repeat(9, 1)[:9])
+    assert report.visual_tokens == settings
+    assert moved.config.transfer is not None
+    assert moved.config.transfer.pieces == len(moved.embeddings) == len(words().spell(llm.vocabulary).ids)
+
+
+def test_positions_are_as_many_as_patches_by_default_and_images_are_independent(tmp_path: Path) -> None:
+    llm = target(tmp_path / "llm", "gemma3")
+    moved, _ = transfer(over_words(), llm, visual_tokens=Spelled())
+    features = normal(2, 5, VISION) * 3
+    both = moved(features)
+    assert both.shape == (2, 5, 6)
+    assert torch.equal(both[1], moved(features[1]))
+    table = set(map(tuple, moved.embeddings.tolist()))
+    assert set(map(tuple, both.flatten(0, 1).tolist())) <= table
+
+
+@pytest.mark.parametrize("settings", [Spelled(), Spelled(threshold=0.2, order="place", positions=20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_check_proves_spelled_visual_tokens(tmp_path: Path, dtype: torch.dtype, settings: Spelled) -> None:
+    adapter, llm = over_words(dtype=dtype), target(tmp_path / "llm", "gemma3", dtype=dtype)
+    moved, _ = transfer(adapter, llm, visual_tokens=settings, scale=0.5)
+    moved.save_pretrained(tmp_path / "moved")
+    loaded = load_adapter(tmp_path / "moved")
+    assert loaded.config == moved.config
+    proof = check_transfer(loaded, adapter, llm, features=normal(30, VISION))
+    assert proof.passed, proof
+    assert [check.name for check in proof.checks] == ["random features, in float64", "real features, in float64"]
+    loaded.embeddings[1] += 1
+    assert not check_transfer(loaded, adapter, llm).passed
+
+
+def test_setting_stays_when_adapter_moves_on_and_can_be_changed(tmp_path: Path) -> None:
+    llama, gemma = target(tmp_path / "llama", "llama3"), target(tmp_path / "gemma", "gemma3")
+    adapter = over_words()
+    spelled, _ = transfer(adapter, llama, visual_tokens=Spelled(order="place"))
+    with pytest.warns(VocabkitWarning, match="was transferred to llama3 before"):
+        on, _ = transfer(spelled, gemma)
+    with pytest.warns(VocabkitWarning, match="was transferred to llama3 before"):
+        back, _ = transfer(spelled, gemma, visual_tokens="mix")
+    assert on.config.spelled == Spelled(order="place")
+    assert back.config.spelled is None
+    assert torch.equal(back.embeddings, transfer(adapter, gemma)[0].embeddings)
+    assert torch.equal(on.rows, back.embeddings)
+
+
+def test_tokens_are_words_of_one_id_and_can_be_spelled_as_well(tmp_path: Path) -> None:
+    adapter, llama = langbridge("softmax"), target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(adapter, llama, visual_tokens=Spelled(positions=4))
+    features = normal(9, 7)
+    largest = adapter.coefficients(features).mean(dim=0).argmax()
+    assert moved.config.transfer is not None
+    assert moved.config.transfer.pieces is None
+    assert torch.equal(moved(features)[0], moved.embeddings[largest])
+    assert check_transfer(moved, adapter, llama).passed
+
+
+def test_head_without_shares_and_composed_tokens_are_refused(tmp_path: Path) -> None:
+    llama = target(tmp_path / "llm", "llama3")
+    with pytest.raises(VocabkitError, match="linear head's coefficients are no shares"):
+        transfer(over_words("linear"), llama, visual_tokens=Spelled())
+    with pytest.raises(VocabkitError, match="compose makes mixes of tokens"):
+        transfer(langbridge("softmax"), llama, missing="compose", visual_tokens=Spelled())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("threshold", 1.0), ("threshold", -0.1), ("order", "size"), ("positions", 0)]
+)
+def test_invalid_settings_raise(field: str, value: float | str) -> None:
+    with pytest.raises(VocabkitError, match=f"`{field}`"):
+        Spelled(**{field: value})
+
+
+@pytest.mark.parametrize("form", ["projector", "mm_projector"])
+def test_export_refuses_spelled_visual_tokens_by_name(tmp_path: Path, form: Form) -> None:
+    moved, _ = transfer(over_words(), target(tmp_path / "llm", "llama3"), visual_tokens=Spelled())
+    with pytest.raises(VocabkitError, match=f"visual tokens are spelled out, but {form} holds a projector"):
+        export(moved, form, tmp_path / {"projector": "out", "mm_projector": "mm_projector.bin"}[form])

@@ -72,6 +72,7 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
                 moved.missing, "none"
             ),
             "Scale of the visual tokens": f"{moved.scale:g}",
+            **({} if moved.spelled is None else {"Visual tokens": moved.spelled.in_words()}),
             "Shared vocabulary of the training": _code(moved.source_fingerprint),
         },
         "## Use\n\n"

@@ -86,6 +86,32 @@ def _decoded(text: str, dtype: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Spelled:
+    """Visual tokens that are an image's words in order, spelled out as tokens (see `vocabkit.adapter.spelled`)."""
+
+    threshold: float = 0.03
+    """Least mean coefficient of a word, over the patches of an image. Words below it are mostly wrong."""
+    order: Literal["share", "place"] = "share"
+    """share: the words with the largest mean coefficients first; place: by the patch where each is largest."""
+    positions: int | None = None
+    """P, visual tokens per image; None for as many as patches."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise VocabkitError(f"`threshold` {self.threshold}: must be a share, from 0 to less than 1")
+        if self.order not in ("share", "place"):
+            raise VocabkitError(f"`order` {quote(str(self.order))} is unknown; choose share or place")
+        if self.positions is not None and self.positions < 1:
+            raise VocabkitError(f"`positions` {self.positions}: must be at least 1")
+
+    def in_words(self) -> str:
+        """Return what reports and cards say of it."""
+        order = "largest share first" if self.order == "share" else "in the order of their places"
+        positions = "one position per patch" if self.positions is None else f"{self.positions} positions"
+        return f"spelled out: words of a share from {self.threshold:g}, {order}, in {positions}"
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Target LLM of a transferred LangBridgeAdapter, and how it was transferred."""
 
@@ -105,6 +131,11 @@ class Transfer:
     """The target itself, or what it was tuned to since; None in adapters of earlier versions."""
     trained: bool = False
     """Whether the adapter was trained further with the target."""
+    spelled: Spelled | None = None
+    """How visual tokens are spelled out; None if they are mixes of embeddings, Eq. 6."""
+    pieces: int | None = None
+    """Embeddings kept of the target, if visual tokens are spelled out: of the ids that spell the rows, row after row.
+    None where each row has one."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
@@ -156,6 +187,9 @@ class AdapterConfig:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, rows=self.rows)
         _check_tiles(self)
         check_head(self.head, self.temperature)
+        if self.spelled is not None and (self.head != "softmax" or self.newline_width is not None):
+            what = "a linear head's coefficients are no shares of words" if self.head == "linear" else "tiles are mixed"
+            raise VocabkitError(f"visual tokens can't be spelled out: {what}; choose mix")
 
     @classmethod
     def of(
@@ -166,12 +200,12 @@ class AdapterConfig:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor by name."""
-        h = self.hidden_width
+        h, moved = self.hidden_width, self.transfer
         return {
             **_linear("linear_1", self.vision_width, h),
             **_linear("linear_2", h, h),
             **_linear("head", h, self.rows),
-            **({} if self.transfer is None else {"embeddings": (self.rows, self.transfer.target_width)}),
+            **({} if moved is None else {"embeddings": (moved.pieces or self.rows, moved.target_width)}),
             **({} if self.newline_width is None else {"image_newline": (self.newline_width,)}),
         }
 
@@ -193,6 +227,15 @@ class AdapterConfig:
     def output_width(self) -> int | None:
         """D of the visual tokens; None before a transfer, when the adapter takes the rows of any LLM."""
         return None if self.transfer is None else self.transfer.target_width
+
+    @property
+    def spelled(self) -> Spelled | None:
+        """How visual tokens are spelled out; None if they are mixes of embeddings."""
+        return None if self.transfer is None else self.transfer.spelled
+
+    def visual_tokens(self, patches: int) -> int:
+        """Return how many visual tokens an image of so many patches has."""
+        return patches if self.spelled is None else self.spelled.positions or patches
 
     @property
     def output_info(self) -> LLMInfo | None:
@@ -275,6 +318,10 @@ class MLPConfig:
             **({} if self.newline_width is None else {"image_newline": (self.newline_width,)}),
         }
 
+    def visual_tokens(self, patches: int) -> int:
+        """Return how many visual tokens an image of so many patches has: as many."""
+        return patches
+
     @property
     def newline_width(self) -> int | None:
         """D of `image_newline`; None without tiles."""
@@ -311,7 +358,8 @@ class MLPConfig:
 
 
 _LATER = (
-    "llm_info", "newline_width", "trained", "vision_aspect_ratio", "vision_fingerprint", "vision_grid_pinpoints",
+    "llm_info", "newline_width", "pieces", "spelled", "trained", "vision_aspect_ratio", "vision_fingerprint",
+    "vision_grid_pinpoints",
 )  # fmt: skip
 """Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""
 

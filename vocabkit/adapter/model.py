@@ -5,9 +5,11 @@ Sizes: Dv width of the vision encoder, H hidden width, V rows of V_shared, D wid
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard
 from torch import Tensor, nn
@@ -18,10 +20,12 @@ from vocabkit.adapter.checkpoint import Pretrained, locate, read_checkpoint
 from vocabkit.adapter.config import AdapterConfig, MLPConfig
 from vocabkit.adapter.description import KINDS, kind_of
 from vocabkit.adapter.mixing.mix import coefficients, mix
+from vocabkit.adapter.mixing.products import accumulation_dtype
 from vocabkit.adapter.mixing.top import top_coefficients
 from vocabkit.adapter.partners import check_shared
+from vocabkit.adapter.spelled import compose, spell_out, words_in_order
 from vocabkit.errors import VocabkitError
-from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 
 INITIAL_SCALE = 0.1
 """Standard deviation of a softmax head's weight after `initialise_from_embeddings`."""
@@ -38,7 +42,8 @@ class LangBridgeAdapter(Pretrained):
     config: AdapterConfig
     shared: SharedVocabulary
     embeddings: Tensor | None
-    """(V, D) the target's embedding rows for `shared`, in the target's dtype; None if not transferred."""
+    """(V, D) the target's embedding rows for `shared`, in the target's dtype; None if not transferred. Where visual
+    tokens are spelled out, (I, D): the embeddings of all ids that spell the rows."""
     image_newline: Tensor | None
     """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
 
@@ -55,7 +60,7 @@ class LangBridgeAdapter(Pretrained):
         self.linear_2 = nn.Linear(config.hidden_width, config.hidden_width)
         self.head = nn.Linear(config.hidden_width, config.rows)
         width = config.output_width
-        self.register_buffer("embeddings", None if width is None else torch.empty(config.rows, width))
+        self.register_buffer("embeddings", None if width is None else torch.empty(config.shapes()["embeddings"]))
         self.register_buffer("image_newline", _newline(config))
 
     def __repr__(self) -> str:
@@ -82,7 +87,8 @@ class LangBridgeAdapter(Pretrained):
         """Visual tokens (..., D) in the dtype of the embeddings: scale * P E[V_shared].
 
         Args:
-            features: (..., Dv) patch features, converted to the dtype of the weights.
+            features: (..., Dv) patch features, converted to the dtype of the weights. To be spelled out, (..., N, Dv)
+                of all patches of each image, which gives (..., P, D).
             embeddings: (V, D): row r is the LLM's embedding of row r of `shared` (Eq. 4 with the LLM of training,
                 Eq. 6 with another). By default those of the target.
 
@@ -93,7 +99,12 @@ class LangBridgeAdapter(Pretrained):
             raise VocabkitError(
                 "the adapter was not transferred: pass the LLM's embedding rows of its shared vocabulary"
             )
-        tokens = mix(
+        tokens = self.mixed(features, rows) if self.config.spelled is None else rows[self.spell(features)]
+        return tokens if self.scale == 1.0 else tokens * self.scale
+
+    def mixed(self, features: Tensor, rows: Tensor) -> Tensor:
+        """(..., Dv) patch features and (V, D) embeddings -> (..., D), Eq. 4, without the scale."""
+        return mix(
             self.hidden(features),
             self.head.weight,
             rows,
@@ -101,7 +112,32 @@ class LangBridgeAdapter(Pretrained):
             bias=self.head.bias,
             temperature=self.config.temperature,
         )
-        return tokens if self.scale == 1.0 else tokens * self.scale
+
+    @property
+    def rows(self) -> Tensor | None:
+        """(V, D) the target's embeddings, also where visual tokens are spelled out; None if not transferred."""
+        if self.embeddings is None or self.config.spelled is None:
+            return self.embeddings
+        return compose(self.embeddings, self._spellings)
+
+    @torch.no_grad()
+    def spell(self, features: Tensor) -> Tensor:
+        """(..., N, Dv) -> (..., P) int64: which of the target's ids that spell the rows stands at each position.
+
+        Without gradients: only word loss trains an adapter whose visual tokens are spelled out.
+        """
+        spelled = self.config.spelled
+        assert spelled is not None
+        positions = self.config.visual_tokens(features.shape[-2])
+        images = features.reshape(-1, *features.shape[-2:])  # one at a time: (N, V) coefficients are large
+        coefficients = (self.coefficients(image) for image in images)
+        chosen = [words_in_order(p.to(accumulation_dtype(p.dtype)), spelled) for p in coefficients]
+        places = np.array([spell_out(rows, self._spellings, positions) for rows in chosen], np.int64)
+        return torch.from_numpy(places).view(*features.shape[:-2], positions).to(features.device)
+
+    @cached_property
+    def _spellings(self) -> Spellings:
+        return self.shared.spellings_for(self.llm)
 
     def hidden(self, features: Tensor) -> Tensor:
         """(..., Dv) -> (..., H), Eq. 2."""

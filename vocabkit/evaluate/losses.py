@@ -54,6 +54,8 @@ class HeldOut:
     keys: Sequence[str]
     """Keys of all images, in the order of the prompts."""
     features: Images
+    tokens: int | None = None
+    """Visual tokens of a picture that is not in tiles; None for one per patch."""
 
     @cached_property
     def first_images(self) -> np.ndarray:
@@ -64,7 +66,8 @@ class HeldOut:
     def counts(self) -> list[int]:
         """The number of visual tokens of each image."""
         layouts = map(self.features.layouts.get, self.keys)
-        return [self.features.tokens if layout is None else layout.tokens for layout in layouts]
+        whole = self.features.tokens if self.tokens is None else self.tokens
+        return [whole if layout is None else layout.tokens for layout in layouts]
 
     def visual_tokens(
         self, connector: Callable[[Tensor], Tensor], numbers: Tensor, newline: Tensor | None

@@ -9,7 +9,7 @@ the common dimensions).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -179,6 +179,7 @@ def validate(
     """
     seed = options.seed
     held, kept = prepare(llm, samples, features, options.template)
+    held = replace(held, tokens=_same_number(adapters, rival, features.tokens))
     mean = sum(held.counts) / len(held.counts)
     losses: dict[str, Losses] = {
         name: measure(llm, held, visual, batch=options.batch, what=name, progress=progress)
@@ -218,6 +219,16 @@ def _open_images(
         raise VocabkitError("give `features`, or an `adapter` with whose vision encoder they can be computed")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return encoder_of(next(iter(connectors.values())), options.vision, tiles=True, device=device, dtype=dtype)
+
+
+def _same_number(adapters: Mapping[str, Adapter], rival: Rival | None, patches: int) -> int:
+    """Visual tokens that all adapters give of so many patches. Raises VocabkitError: they differ."""
+    numbers = {name: adapter.config.visual_tokens(patches) for name, adapter in adapters.items()}
+    numbers |= {} if rival is None else {"the rival": patches}
+    if len(set(numbers.values())) > 1:
+        shown = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise VocabkitError(f"losses compare only at the same number of visual tokens ({shown}): validate them apart")
+    return next(iter(numbers.values()), patches)
 
 
 def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM) -> Rival:

@@ -172,7 +172,8 @@ def infer(
         dtype=dtype,
     )
     settings = _settings(wanted, connector, reader, encoder, dtype)
-    values = encoder.largest * (reader.width if wanted.writes_visual_tokens else 0)
+    shown = connector.config.visual_tokens(encoder.largest)
+    values = shown * (reader.width if wanted.writes_visual_tokens else 0)
     folder = ResultFolder(
         Path(out),
         settings,

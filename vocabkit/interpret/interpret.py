@@ -337,6 +337,10 @@ def _moved_as(first: LangBridgeAdapter, adapter: LangBridgeAdapter, target: Targ
 def _visual_tokens(connector: Adapter, features: Tensor) -> Tensor:
     """(I, N, Dv) -> (I, N, D) float32."""
     dtype = next(connector.parameters()).dtype
+    if isinstance(connector, LangBridgeAdapter) and connector.config.spelled is not None:
+        rows = connector.rows  # one visual token per patch, although the LLM is shown words in order
+        assert rows is not None
+        return torch.stack([connector.mixed(image.to(dtype), rows).float() for image in features])
     return torch.stack([connector(image.to(dtype)).float() for image in features])
 
 

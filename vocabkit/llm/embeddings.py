@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.spelled import compose
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import hub_id
@@ -57,18 +58,6 @@ def open_embeddings(
             may scale its embeddings in an unknown way.
     """
     return _table(*_open(source, embedding_tensor, progress), dtype)
-
-
-def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
-    """(I, D) embeddings of the ids that spell rows of V_shared -> (V, D): the mean of each row's own, rounded once.
-
-    A row of one id, a token, is its embedding as it is.
-    """
-    if len(spellings.ids) == len(spellings):
-        return embeddings
-    lengths = torch.from_numpy(spellings.lengths).to(embeddings.device)
-    mean = torch.segment_reduce(embeddings.double(), "mean", lengths=lengths, axis=0)
-    return mean.to(embeddings.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from vocabkit.adapter.partners import LLMTable, llm_spellings
+from vocabkit.adapter.spelled import compose
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.hub import Repository, why_unreachable
-from vocabkit.llm.embeddings import compose, open_embeddings
+from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.llm.lora_rows import trained_rows, unties_output
 from vocabkit.llm.weight_files import open_gguf
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings

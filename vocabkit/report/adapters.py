@@ -39,6 +39,7 @@ def preflight_report(found: Preflight) -> RenderableType:
         **_choices(found),
         **_lengths(found),
         "scale": f"{found.scale:.6g}",
+        **({} if found.visual_tokens is None else {"made": found.visual_tokens.in_words()}),
         "widths": f"features {found.vision_width:,}, hidden {found.hidden_width:,}, LLM {_number(found.width)}",
         "size": _size(found),
         "folds": f"{'yes' if found.folds else 'no'}: {found.folding}",

@@ -52,6 +52,7 @@ class CaptionData(Dataset[Item]):
         template: Template,
         *,
         longest: int,
+        visual_tokens: int,
         words: SampleWords | None,
         plan: Sequence[np.ndarray],
     ) -> None:
@@ -59,11 +60,13 @@ class CaptionData(Dataset[Item]):
 
         Args:
             longest: maximum token ids of a sample; the rest is cut off.
+            visual_tokens: of an image.
             words: for the word loss.
             plan: sample numbers of each micro-batch.
         """
         self._samples, self._images, self._plan = samples, images, plan
         self._tokenizer, self._template, self._longest, self._words = tokenizer, template, longest, words
+        self._visual_tokens = visual_tokens
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -86,7 +89,7 @@ class CaptionData(Dataset[Item]):
             try:
                 images = [image_tensor(self._images, picture) for picture in sample.images]
                 prompt = encode_sample(
-                    self._tokenizer, sample.turns, self._template, self._images.tokens, longest=self._longest
+                    self._tokenizer, sample.turns, self._template, self._visual_tokens, longest=self._longest
                 )
             except VocabkitError as error:
                 skipped.append(f"{sample.id}: {error}")

@@ -97,6 +97,12 @@ def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callabl
     torch.manual_seed(recipe.seed)
     connector = _open_connector(recipe, images, llm)
     llm = dataclasses.replace(llm, model=_trainable(llm.model, recipe))
+    spelled = isinstance(connector, LangBridgeAdapter) and connector.config.spelled is not None
+    if spelled and recipe.train_adapter and (recipe.steps or recipe.epochs):
+        raise VocabkitError(
+            "visual tokens that are spelled out have no gradient for the caption loss: set train_adapter to false, or "
+            "transfer the adapter with `visual_tokens` mix, train it, and spell them out afterwards"
+        )
     lvlm = LVLM(llm, connector, other_weights=recipe.other_weights)
     connector.config = dataclasses.replace(
         with_llm(connector.config, llm.vocabulary.name, llm_info(llm.table())),
@@ -314,8 +320,8 @@ def _plan_phases(
             micro=micro or share,
         )
         data = CaptionData(
-            chosen, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens,
-            words=words if phase.words else None, plan=batches,
+            chosen, images, llm.tokenizer, recipe.template, longest=recipe.max_tokens, plan=batches,
+            visual_tokens=lvlm.connector.config.visual_tokens(images.tokens), words=words if phase.words else None,
         )  # fmt: skip
         found.append((phase, data))
     return found

@@ -6,6 +6,7 @@ bytes, and shares no code with `transfer`, `mix` or `fold`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.config import why_not_foldable
+from vocabkit.adapter.config import Spelled, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
@@ -79,7 +80,8 @@ def check_transfer(
 ) -> Proof:
     """Compare `result` with the visual tokens that Eq. 5-6 give in float64.
 
-    A linear head is also folded, in float64, and the projector is compared as well.
+    A linear head is also folded, in float64, and the projector is compared as well. Visual tokens that are spelled out
+    are compared in float64 only, with all features as one image: rounding may swap words of nearly equal shares.
 
     Args:
         result: the transferred adapter, in memory or as a folder, `.pt` file or hub id.
@@ -117,10 +119,12 @@ def check_transfer(
     checks = []
     for name, values in inputs.items():
         values = values.to(original.linear_1.weight.dtype)
-        reference = _reference(original, values.double(), ids, target, result.scale)
-        rounded = _reference(original, values.double(), ids, target, result.scale, rounding=coarse)
-        limit = TOLERANCE[coarse] + _ROUNDINGS * _error(rounded, reference)
+        reference = _reference(result, original, values.double(), ids, target)
         checks.append(Check(f"{name}, in float64", len(values), _error(exact(values.double()), reference), EXACT))
+        if result.config.spelled is not None:
+            continue
+        rounded = _reference(result, original, values.double(), ids, target, rounding=coarse)
+        limit = TOLERANCE[coarse] + _ROUNDINGS * _error(rounded, reference)
         checks.append(Check(f"{name}, as run", len(values), _error(result(values), reference), limit))
         if folded is not None:
             error = _error(folded(values.double()), reference)
@@ -188,9 +192,13 @@ def _differences(
             found.append(f"{name} differs from the adapter's")
     if len(found) == len(trained):
         found = ["all of its weights differ from the adapter's: it was made from another one, or trained since"]
-    for start in range(0, len(kept), _BLOCK):
-        rows = kept[start : start + _BLOCK]
-        parts = [ids[row] for row in rows]
+    every = [(row, ids[row]) for row in kept]
+    if result.config.spelled is not None:
+        every = [(row, [token]) for row, spelling in every for token in spelling]
+    if len(every) != len(result.embeddings):
+        return [*found, f"{len(result.embeddings)} embeddings, but {len(every)} tokens spell the rows"]
+    for start in range(0, len(every), _BLOCK):
+        rows, parts = zip(*every[start : start + _BLOCK], strict=True)
         expected = _mean_rows(parts, target)
         mean = torch.tensor([len(each) > 1 for each in parts])
         limits = torch.where(mean, TOLERANCE[target.embeddings.dtype], 0.0).double()
@@ -205,14 +213,15 @@ def _differences(
 
 
 def _reference(
+    result: LangBridgeAdapter,
     original: LangBridgeAdapter,
     features: Tensor,
     ids: list[list[int]],
     target: Target,
-    scale: float,
     rounding: torch.dtype = torch.float64,
 ) -> Tensor:
-    """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows.
+    """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows; or, as `result` says, (P, D):
+    the words with the largest mean coefficients, spelled out.
 
     Args:
         rounding: dtype that the hidden layer and the coefficients are rounded to, to measure how much that matters.
@@ -227,14 +236,28 @@ def _reference(
     if original.config.head == "softmax":
         scores = torch.softmax(scores / original.config.temperature, dim=1)
     p = scores.to(rounding).double()  # (N, R)
+    if result.config.spelled is not None:
+        spelled = _spelled(p, [ids[row] for row in kept.tolist()], result.config.spelled)
+        return result.scale * target.embeddings.rows(spelled).double()
     tokens = torch.zeros(len(features), target.embeddings.width, dtype=torch.float64)
     for start in range(0, len(kept), _BLOCK):
         parts = [ids[row] for row in kept[start : start + _BLOCK].tolist()]
         tokens += p[:, start : start + _BLOCK] @ _mean_rows(parts, target)  # (N, B) @ (B, D) -> (N, D)
-    return scale * tokens
+    return result.scale * tokens
 
 
-def _mean_rows(parts: list[list[int]], target: Target) -> Tensor:
+def _spelled(p: Tensor, ids: list[list[int]], settings: Spelled) -> list[int]:
+    """The ids at each position, for coefficients (N, R) of one image and the ids of each row."""
+    shares, columns = p.mean(dim=0).tolist(), p.T.tolist()
+    rows = sorted(range(len(shares)), key=lambda row: -shares[row])
+    rows = [row for row in rows if shares[row] >= settings.threshold] or rows[:1]
+    if settings.order == "place":
+        rows.sort(key=lambda row: columns[row].index(max(columns[row])))
+    spelled = [token for row in rows for token in ids[row]]
+    return [spelled[at % len(spelled)] for at in range(settings.positions or len(p))]
+
+
+def _mean_rows(parts: Sequence[list[int]], target: Target) -> Tensor:
     """(B, D) float64: the mean of the target's rows for each list of ids, rounded to the dtype of the target."""
     sizes = torch.tensor([len(each) for each in parts])
     table = target.embeddings

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from vocabkit.adapter.config import AdapterConfig, why_not_foldable
+from vocabkit.adapter.config import AdapterConfig, Spelled, why_not_foldable
 from vocabkit.adapter.description import describe
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
@@ -98,6 +98,8 @@ class Preflight:
     """Size of all tensors of the result; None if the rows were not read."""
     visual_rms: float | None = None
     """Root mean square of the elements of visual tokens, scale included; None without features."""
+    visual_tokens: Spelled | None = None
+    """How visual tokens are spelled out; None if they are mixes."""
     of_several: int | None = None
     """Words found that the target spells with several tokens, whose mean embedding is their row; None if rows are
     tokens."""

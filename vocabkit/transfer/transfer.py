@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig, Transfer
+from vocabkit.adapter.config import AdapterConfig, Spelled, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import LLMTable, llm_info
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
@@ -105,6 +105,7 @@ def transfer(
     missing: Missing = "error",
     scale: float | Literal["rms"] = 1.0,
     features: Tensor | str | Path | None = None,
+    visual_tokens: Spelled | Literal["mix"] | None = None,
 ) -> tuple[LangBridgeAdapter, Preflight]:
     """Put `adapter` onto the embedding rows of `target`: visual token = scale * P E_target[V_shared] (Eq. 6).
 
@@ -121,6 +122,8 @@ def transfer(
             rows, on `features`.
         features: real patch features (N, Dv), or a folder or file for `read_features`: the length of their visual
             tokens is reported.
+        visual_tokens: how they are made of coefficients: mixed (Eq. 6) or spelled out. By default as before this
+            transfer, which is mixed for an adapter as it was trained.
 
     Returns:
         The transferred adapter and the summary of the transfer.
@@ -146,7 +149,10 @@ def transfer(
             VocabkitWarning,
             stacklevel=2,
         )
-    result, report = _move(adapter, target, missing, adapter.scale * (1.0 if scale == "rms" else scale))
+    spelled = adapter.config.spelled if visual_tokens is None else None if visual_tokens == "mix" else visual_tokens
+    if spelled is not None and missing == "compose" and not adapter.shared.of_words:
+        raise VocabkitError("`missing` compose makes mixes of tokens, which can't be spelled out; set it to drop")
+    result, report = _move(adapter, target, missing, adapter.scale * (1.0 if scale == "rms" else scale), spelled)
     if features is None:
         return result, report
     rms = visual_rms(result, features)
@@ -180,7 +186,7 @@ def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapte
 
 
 def _move(
-    adapter: LangBridgeAdapter, target: Target, missing: Missing, scale: float
+    adapter: LangBridgeAdapter, target: Target, missing: Missing, scale: float, spelled: Spelled | None
 ) -> tuple[LangBridgeAdapter, Preflight]:
     name, width = target.vocabulary.name, target.embeddings.width
     planned = plan(adapter.config, adapter.shared, target.vocabulary, width)
@@ -192,7 +198,10 @@ def _move(
     if missing == "compose" and planned.pieces:
         own = spellings.lists()
         spellings = Spellings.of(planned.pieces.get(row, own[at]) for at, row in enumerate(kept.tolist()))
-    embeddings, norms = target.embeddings.composed(spellings, tokens=target.vocabulary)
+    if spelled is None:
+        embeddings, norms = target.embeddings.composed(spellings, tokens=target.vocabulary)
+    else:
+        embeddings, norms = target.embeddings.rows_and_norms(spellings.ids, tokens=target.vocabulary)
     _check_scale(embeddings, scale)
     moved = Transfer(
         target=name,
@@ -202,6 +211,8 @@ def _move(
         missing=missing,
         scale=scale,
         llm_info=llm_info(target.table()),
+        spelled=spelled,
+        pieces=len(embeddings) if len(embeddings) != len(kept) else None,
     )
     config = dataclasses.replace(
         _as_trained(adapter.config), rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
@@ -213,6 +224,7 @@ def _move(
         missing=missing, width=width, embeddings=target.embeddings.source, scale=scale,
     )  # fmt: skip
     read = {
+        "visual_tokens": spelled,
         "norms": _norms(norms.numpy(), width),
         "dtype": str(embeddings.dtype).removeprefix("torch."),
         "bytes": sum(tensor.nbytes for tensor in result.state_dict().values()),

@@ -107,11 +107,13 @@ def visual_tokens(
     """Return the visual tokens (N, D) of each picture, whose numbers may differ.
 
     Args:
-        connector: (L, Dv) -> (L, D).
+        connector: (L, Dv) -> (L, D) and, without tiles, (I, L, Dv) -> (I, N, D).
         features: (L, Dv) of each picture.
-        layouts: None for a picture that is not in tiles, whose N is L.
+        layouts: None for a picture that is not in tiles, whose N is L, or what the connector makes of it.
         newline: (D,) image_newline, for those in tiles.
     """
+    if all(layout is None for layout in layouts):
+        return list(connector(torch.stack(list(features))))
     parts = connector(torch.cat(list(features))).split([len(each) for each in features])
     found = []
     for part, layout in zip(parts, layouts, strict=True):

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.answers import RIGHT
@@ -64,7 +65,8 @@ def preflight_of(
         return None
     assert moved.config.transfer is not None
     missing = msgspec.convert(moved.config.transfer.missing, Missing)
-    return transfer(original, target, missing=missing, scale=moved.scale / original.scale)[1]
+    made: Spelled | Literal["mix"] = moved.config.spelled or "mix"
+    return transfer(original, target, missing=missing, scale=moved.scale / original.scale, visual_tokens=made)[1]
 
 
 def read_validation(path: Path) -> dict[str, Result]:

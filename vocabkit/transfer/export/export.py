@@ -111,7 +111,7 @@ def export(
             _check_recorded_width(read_adapter_config(path))
         adapter = load_adapter(path)
     features = None if options.features is None else open_features(Path(options.features))
-    config = _projector_config(adapter, features)
+    config = _projector_config(adapter, features, form)
     if form in (*_WHOLE_MODELS, "mm_projector"):
         check_padding(config.hidden_width, config.llm_width)
     layer = -2 if config.vision_layer is None else config.vision_layer
@@ -205,7 +205,7 @@ def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) 
         )
 
 
-def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
+def _projector_config(adapter: Adapter, features: Features | None, form: Form) -> MLPConfig:
     """Return the configuration of the projector that will be written, as far as it is known before the work."""
     if isinstance(adapter, MLPProjector):
         if features is not None:
@@ -213,6 +213,11 @@ def _projector_config(adapter: Adapter, features: Features | None) -> MLPConfig:
         return adapter.config
     if adapter.embeddings is None:
         raise VocabkitError("the adapter was not transferred: it has no embedding rows; run `vocabkit transfer` first")
+    if adapter.config.spelled is not None:
+        raise VocabkitError(
+            f"its visual tokens are spelled out, but {form} holds a projector, which gives a mix for each patch; run "
+            "the adapter with vocabkit, or transfer it again with `visual_tokens` mix"
+        )
     if features is not None:
         check_distillable(adapter, features)
         config = folded_config(adapter.config)

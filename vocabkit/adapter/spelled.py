@@ -1,0 +1,50 @@
+"""Spelled visual tokens: an image's words in order, as the tokens that an LLM spells them by, instead of their mix.
+
+Eq. 6 made hard. The coefficients of all patches, averaged, say which words an image is about, and the LLM reads the
+same embeddings as for text.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabkit.adapter.config import Spelled
+from vocabkit.shared.shared_vocabulary import Spellings
+
+
+def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
+    """(I, D) embeddings of the ids that spell rows of V_shared -> (V, D): the mean of each row's own, rounded once.
+
+    A row of one id, a token, is its embedding as it is.
+    """
+    if len(spellings.ids) == len(spellings):
+        return embeddings
+    lengths = torch.from_numpy(spellings.lengths).to(embeddings.device)
+    mean = torch.segment_reduce(embeddings.double(), "mean", lengths=lengths, axis=0)
+    return mean.to(embeddings.dtype)
+
+
+def words_in_order(p: Tensor, settings: Spelled) -> list[int]:
+    """(N, V) coefficients of an image's patches, shares of 1 -> rows, at least one: those whose mean is not below the
+    threshold, largest first or, in order `place`, by the patch where each is largest.
+    """
+    shares, rows = p.mean(dim=0).sort(descending=True, stable=True)
+    chosen = rows[: max(1, int((shares >= settings.threshold).sum()))]
+    found: list[int] = chosen.tolist()
+    if settings.order == "place":
+        places = p[:, chosen].cpu().numpy().argmax(axis=0)  # the first of equals, which torch does not promise
+        found = [found[at] for at in np.argsort(places, kind="stable")]
+    return found
+
+
+def spell_out(rows: list[int], spellings: Spellings, positions: int) -> np.ndarray:
+    """(P,) int64, indices into `spellings.ids`: the ids of `rows`, one row after the other, again from the first where
+    they end before `positions`, and cut off there.
+    """
+    bounds = spellings.offsets.tolist()
+    places = [place for row in rows for place in range(bounds[row], bounds[row + 1])]
+    return np.fromiter(islice(cycle(places), positions), np.int64, positions)
