@@ -78,6 +78,7 @@ def test_procrustes_is_optimal_among_rotations_and_scales() -> None:
 
 @pytest.mark.parametrize("fit", [ridge, procrustes])
 def test_tokens_keep_their_shape_and_dtype(fit: object) -> None:
-    fitted = fit(normal(50, 4), normal(50, 6))  # type: ignore[operator]
+    fitted = fit(normal(50, 4).float(), normal(50, 6).float())  # type: ignore[operator]
+    assert fitted.weight.dtype == torch.float64
     assert fitted(torch.zeros(2, 3, 4, dtype=torch.bfloat16)).shape == (2, 3, 6)
     assert fitted(torch.zeros(2, 3, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -24,6 +24,7 @@ from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.losses import Estimate, EvaluateOptions, measure, prepare
 from vocabkit.evaluate.validate import (
+    FileOptions,
     Result,
     Validation,
     derangement,
@@ -31,6 +32,7 @@ from vocabkit.evaluate.validate import (
     other_images,
     random_vocabulary,
     validate,
+    validate_files,
 )
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
@@ -449,3 +451,12 @@ def test_unusable_samples_raise(world: World, tmp_path: Path) -> None:
     samples = list(read_llava(tmp_path / "data.json"))
     with pytest.raises(VocabkitError, match=r"none of 12 samples can be used \(no features of x11.png\)"):
         validate(load_llm(world.one), samples, open_features(world.features), {}, EvaluateOptions(template="plain"))
+
+
+def test_progress_names_the_file_and_the_condition(world: World, trained: dict[str, Path]) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    options = FileOptions(features=str(world.features), template="completion", limit=2, device="cpu")
+    adapters = {"x": str(trained["transferred"])}
+    validate_files([str(world.data)], world.two, adapters, options, progress=lambda *step: seen.append(step))
+    conditions = ("blind", "x", "x shuffled", "x random vocabulary")
+    assert seen == [(f"data: {condition}", 2, 2) for condition in conditions]

@@ -100,7 +100,9 @@ def main() -> None:
     found = [(file, mutant) for file in files for mutant in mutants(file.read_text())]
     found.sort(key=lambda pair: draw(f"{pair[0]} {pair[1].name}", options.seed))
     sample = sorted(found[: options.sample], key=lambda pair: ROOMS.index(pair[0].parts[1]))
-    show([judge(file, mutant, options) for file, mutant in sample])
+    verdicts = [judge(file, mutant, options) for file, mutant in sample]
+    gc.unfreeze()
+    show(verdicts)
 
 
 def digest(*paths: Path) -> str:
