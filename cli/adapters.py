@@ -19,9 +19,11 @@ from .options import (
     Device,
     ImageColumn,
     OtherWeights,
+    Overwrite,
     Split,
     TextColumn,
     aspect_ratio,
+    check_new,
     check_page,
     page_origin,
     write_page,
@@ -111,6 +113,7 @@ def transfer(
     out: Annotated[
         Path | None, typer.Option(help="Folder or *.pt to write. [default: report only]", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
     weights: Weights = None,
     embedding_tensor: EmbeddingTensor = None,
     missing: Annotated[
@@ -212,6 +215,7 @@ def transfer(
         raise VocabkitError(f"{out}: is the adapter to transfer; name another output")
     if out is not None:
         check_destination(out, "transferred")
+        check_new(out, overwrite)
     loaded = LangBridgeAdapter.from_pretrained(adapter)
     target = _open_target(to, weights, embedding_tensor)
     result, report = move(
@@ -290,6 +294,7 @@ def check_adapter(
     embedding_tensor: str | None,
     features: Path | None,
     html: Path | None,
+    overwrite: bool,
     validation: Path | None,
     json: bool,
 ) -> None:
@@ -301,7 +306,9 @@ def check_adapter(
 
     if validation is not None and html is None:
         raise VocabkitError("--validation is shown on a page: add --html FILE")
-    check_page(html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None])
+    check_page(
+        html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None], overwrite
+    )
     measured = None
     if validation is not None:  # before the work
         from vocabkit.report.html.transfer import read_validation
@@ -334,6 +341,7 @@ def import_adapter(
     shared: Path,
     llm: str,
     out: Path,
+    overwrite: bool,
     vision: str | None,
     layer: int | None,
     aspect: Aspect | None,
@@ -345,6 +353,7 @@ def import_adapter(
     from vocabkit.transfer.published import import_published
 
     check_destination(out, "langbridge")
+    check_new(out, overwrite)
     adapter = import_published(
         weights, open_shared(shared), llm, vision=vision, layer=layer, image_aspect_ratio=aspect_ratio(aspect)
     )
@@ -375,6 +384,7 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder or file to write.")],
+    overwrite: Overwrite = False,
     llm: Annotated[
         str | None,
         typer.Option(
@@ -434,9 +444,11 @@ def export(
         from vocabkit.files.memory import keep_freed_memory
 
         keep_freed_memory()
-    from vocabkit.transfer.export.export import ExportOptions
+    from vocabkit.transfer.export.export import ExportOptions, check_place
     from vocabkit.transfer.export.export import export as write
 
+    check_place(out, form.value)
+    check_new(out, overwrite)
     options = ExportOptions(
         llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls,
         image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,

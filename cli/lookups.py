@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import TOKENIZER, AsJson, check_output, resolve_one
+from .options import TOKENIZER, AsJson, Overwrite, check_output, resolve_one
 from .show import counted, note, say, shared_as_json, show_json
 
 if TYPE_CHECKING:
@@ -113,19 +113,20 @@ def map_ids(
     source: Annotated[str, typer.Argument(help=f"The tokenizer whose ids are mapped: {TOKENIZER}.")],
     target: Annotated[str, typer.Argument(help="The tokenizer that they are mapped to.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write: .json, .csv, .parquet, or .npy (one id for each, or -1).")],
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Map every id of one tokenizer to its equivalent in another.
 
     The equivalent is the token of the same bytes, or the special token of the same role; failing that, the target's own
     tokens for these bytes; or nothing. For speculative decoding, distillation and embedding transplants across
-    vocabularies. Example: vocabkit map qwen2.5 gemma3 --out map.parquet
+    vocabularies.
     """
     from vocabkit.shared.token_map import check_format, token_map
 
     check_format(out)
     resolved = resolve_one(source), resolve_one(target)
-    check_output(out, [each.file for each in resolved])
+    check_output(out, [each.file for each in resolved], overwrite)
     found = token_map(resolved[0].vocabulary, resolved[1].vocabulary)
     found.save(out)
     if found.note:

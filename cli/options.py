@@ -106,8 +106,13 @@ def arrow_file(name: str) -> Path:
     return Path(name.replace("/", "-")[:100] + ".arrow")
 
 
-def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Raise VocabkitError, before the work, if `path` can't be written, is an input, or isn't vocabkit's to replace."""
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result of an earlier run.")]
+
+
+def check_output(path: Path, inputs: Iterable[Path], overwrite: bool) -> None:
+    """Raise VocabkitError, before the work: `path` can't be written, is an input, or holds what must not be replaced,
+    a file of the user's, or an earlier result without --overwrite.
+    """
     from vocabkit.errors import VocabkitError
     from vocabkit.files.atomic import check_replaceable, check_writable
 
@@ -115,6 +120,16 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
         raise VocabkitError(f"{path}: is an input of this command; name another output")
     check_replaceable(path)
+    check_new(path, overwrite)
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raise VocabkitError if `path` holds an earlier result, a file or an adapter, that is not to be replaced."""
+    from vocabkit.errors import VocabkitError
+
+    taken = (path.is_file() and path.stat().st_size > 0) or (path / "config.json").exists()
+    if taken and not overwrite:
+        raise VocabkitError(f"{path}: exists; add --overwrite to replace it, or name another output")
 
 
 def named_values(arguments: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -149,12 +164,12 @@ Html = Annotated[
 ]
 
 
-def check_page(path: Path | None, inputs: Iterable[Path]) -> None:
+def check_page(path: Path | None, inputs: Iterable[Path], overwrite: bool) -> None:
     """Check --html before the work: as `check_output`, and that the packages for pages are installed."""
     if path is not None:
         import vocabkit.report.html.page  # noqa: F401
 
-        check_output(path, inputs)
+        check_output(path, inputs, overwrite)
 
 
 def page_origin(sources: Mapping[str, str]) -> Origin:
@@ -165,6 +180,7 @@ def page_origin(sources: Mapping[str, str]) -> Origin:
     if "--html" in words:  # a page is the same wherever it is written
         at = words.index("--html")
         del words[at : at + 2]
+    words = [word for word in words if word != "--overwrite"]
     return Origin(shlex.join(["vocabkit", *words]), sources)
 
 

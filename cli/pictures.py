@@ -16,6 +16,7 @@ from .options import (
     ImageColumn,
     Images,
     OtherWeights,
+    Overwrite,
     Pool,
     Split,
     Template,
@@ -168,6 +169,7 @@ def interpret(
     images: Images = None,
     limit: Annotated[int, typer.Option(help="Images from the start of each LLaVA file.", min=1)] = 10,
     html: Html = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Show the words that images become, patch by patch.
@@ -179,7 +181,7 @@ def interpret(
     from vocabkit.files.memory import keep_freed_memory
     from vocabkit.interpret import interpret as library
 
-    check_page(html, pictures)
+    check_page(html, pictures, overwrite)
     keep_freed_memory()
     with show_progress() as progress:
         found = library.interpret(

@@ -20,6 +20,7 @@ from .options import (
     ImageColumn,
     Images,
     OtherWeights,
+    Overwrite,
     Split,
     Template,
     TextColumn,
@@ -272,6 +273,7 @@ def validate(
         typer.Option("--answers", help="Also ask what is shown, and how many; for pictures of `vocabkit scenes`."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.", show_default=False)] = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Measure the caption loss of adapters on held-out data.
@@ -288,7 +290,7 @@ def validate(
 
     keep_freed_memory()
     if out is not None:
-        check_output(out, map(Path, data))
+        check_output(out, map(Path, data), overwrite)
     if (rival is None) != (rival_llm is None):
         raise VocabkitError(
             "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together"

@@ -16,6 +16,7 @@ from .options import (
     Aspect,
     CorpusColumn,
     Html,
+    Overwrite,
     Tokenizers,
     arrow_file,
     check_output,
@@ -40,6 +41,7 @@ def build_shared(
         Path | None,
         typer.Option(help="Output file. [default: the names, as in qwen2-llama3.arrow]", show_default=False),
     ] = None,
+    overwrite: Overwrite = False,
     at_least: Annotated[
         int | None,
         typer.Option(help="Keep tokens that at least this many tokenizers have. [default: all]", show_default=False),
@@ -106,7 +108,7 @@ def build_shared(
         for line in vocabulary.notes:
             note(f"{vocabulary.name}: {line}")
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
-    check_output(path, [*(each.file for each in found), *(rank_by or ()), *(words or ())])
+    check_output(path, [*(each.file for each in found), *(rank_by or ()), *(words or ())], overwrite)
     at_least = 1 if union else at_least
     if words:
         from vocabkit.shared.words import align_words
@@ -193,6 +195,7 @@ def check(
     embedding_tensor: EmbeddingTensor = None,
     features: Features = None,
     html: Html = None,
+    overwrite: Overwrite = False,
     validation: Annotated[
         Path | None, typer.Option(help="For --html: results of `validate --out`.", show_default=False)
     ] = None,
@@ -222,7 +225,7 @@ def check(
     else:
         from .adapters import check_adapter
 
-        check_adapter(file, original, to, weights, embedding_tensor, features, html, validation, json)
+        check_adapter(file, original, to, weights, embedding_tensor, features, html, overwrite, validation, json)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -295,6 +298,7 @@ def overlap(
     text_column: CorpusColumn = None,
     examples: Annotated[int, typer.Option(min=0, help="Tokens to list as examples of each finding.")] = 6,
     html: Html = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Report what tokenizers have in common.
@@ -308,7 +312,7 @@ def overlap(
     if text_column and not corpus:
         raise VocabkitError("--text-column needs a corpus: add --corpus FILE")
     found = resolve_all(tokenizers)
-    check_page(html, [*(each.file for each in found), *(corpus or ())])
+    check_page(html, [*(each.file for each in found), *(corpus or ())], overwrite)
     vocabularies = [each.vocabulary for each in found]
     counts = None
     if corpus:
@@ -449,6 +453,7 @@ def import_(
     out: Annotated[
         Path | None, typer.Option(help="Output file. [default: MAP.arrow, or adapter.pt]", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Import a published index map, or LangBridge's weights.
@@ -466,7 +471,7 @@ def import_(
             raise VocabkitError(f"{source}: is a map; leave out {given[0]}, which is for weights")
         if not tokenizers:
             raise VocabkitError(f"{source}: is a map; name the tokenizer whose ids it holds, then others")
-        _import_map(source, tokenizers, sister, counts, out, json=json)
+        _import_map(source, tokenizers, sister, counts, out, overwrite=overwrite, json=json)
         return
     of_map = {"the tokenizers": tokenizers, "--sister": sister, "--counts": counts}
     if what := next((name for name, value in of_map.items() if value), None):
@@ -475,7 +480,7 @@ def import_(
         raise VocabkitError(f"{source}: is not a map (JSON); for weights, give --shared and --llm")
     from .adapters import import_adapter
 
-    import_adapter(source, shared, llm, out or Path("adapter.pt"), vision, layer, image_aspect_ratio, json)
+    import_adapter(source, shared, llm, out or Path("adapter.pt"), overwrite, vision, layer, image_aspect_ratio, json)
 
 
 def _is_json(path: Path, *, otherwise: bool) -> bool:
@@ -496,6 +501,7 @@ def _import_map(
     counts: Path | None,
     out: Path | None,
     *,
+    overwrite: bool,
     json: bool,
 ) -> None:
     from vocabkit.shared.maps import import_map
@@ -503,7 +509,8 @@ def _import_map(
     sisters = {name: Path(path) for name, path in named_values(sister, "--sister").items()}
     found = resolve_all(tokenizers)
     path = out or arrow_file(file.stem)
-    check_output(path, [file, *sisters.values(), *([counts] if counts else []), *(each.file for each in found)])
+    inputs = [file, *sisters.values(), *([counts] if counts else []), *(each.file for each in found)]
+    check_output(path, inputs, overwrite)
     first, *rest = (each.vocabulary for each in found)
     shared = import_map(file, first, rest, sisters, counts=counts)
     shared.save(path)

@@ -123,13 +123,32 @@ def test_build_shared_writes_a_file_and_reports_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["qwen2.5-llama3.arrow"]
 
 
-def test_build_shared_is_reproducible_and_replaces_the_old_file(tmp_path: Path) -> None:
-    output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
-    first = (tmp_path / "a.arrow").read_bytes()
-    output_of(tmp_path, "build-shared", "smollm2", "mistral-v1", "--out", "a.arrow")
-    assert (tmp_path / "a.arrow").read_bytes() != first
-    output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", "a.arrow")
-    assert (tmp_path / "a.arrow").read_bytes() == first
+def test_build_shared_is_reproducible(tmp_path: Path) -> None:
+    for name in ("a.arrow", "b.arrow"):
+        output_of(tmp_path, "build-shared", "smollm2", "qwen2", "--out", name)
+    assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build-shared", "left", "right", "--out", "x.arrow"],
+        ["map", "left", "right", "--out", "x.csv"],
+        ["overlap", "left", "right", "--html", "x.html"],
+    ],
+)
+def test_earlier_result_is_replaced_only_if_asked(small: Path, words: list[str]) -> None:
+    if "--html" in words:
+        pytest.importorskip("jinja2")
+    result = small / words[-1]
+    output_of(small, *words)
+    first = result.read_bytes()
+    write_json(small / "right/tokenizer.json", bpe_json(["Ġa", "a", "d"]))
+    refused = error_of(vocabkit_here(small, *words))
+    assert refused == f"{words[-1]}: exists; add --overwrite to replace it, or name another output"
+    assert result.read_bytes() == first
+    output_of(small, *words, "--overwrite")
+    assert result.read_bytes() != first
 
 
 @pytest.mark.parametrize(
@@ -181,7 +200,7 @@ def test_at_least_and_union_keep_tokens_missing_from_some_tokenizers(
 
 def test_special_roles_add_a_row_per_common_role(tmp_path: Path) -> None:
     plain = json_of(tmp_path, "build-shared", "qwen2", "llama3")
-    asked = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
+    asked = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles", "--out", "asked.arrow")
     assert plain["roles"] == {}
     assert set(asked["roles"]) == set(resolve("qwen2").vocabulary.roles) & set(resolve("llama3").vocabulary.roles)
     assert asked["rows"] == plain["rows"] + len(asked["roles"])
@@ -189,7 +208,7 @@ def test_special_roles_add_a_row_per_common_role(tmp_path: Path) -> None:
 
 def test_special_roles_say_which_matched_and_who_lacks_the_others(tmp_path: Path) -> None:
     text = output_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
-    value = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles")
+    value = json_of(tmp_path, "build-shared", "qwen2", "llama3", "--special-roles", "--overwrite")
     assert f"roles matched: {', '.join(value['roles'])}\n" in text
     assert value["unmatched_roles"]["header_start"] == ["qwen2"]
     assert "role header_start not matched, missing in qwen2\n" in text
@@ -254,7 +273,7 @@ def test_check_finds_catalog_names_and_recorded_paths(small: Path, tmp_path_fact
     output_of(small, "build-shared", "qwen2", "smollm2", "--out", "x.arrow")
     assert "x.arrow: all " in output_of(small, "check", "x.arrow")
     for left in ("left", str(small / "left")):
-        output_of(small, "build-shared", f"one={left}", "right", "--out", "y.arrow")
+        output_of(small, "build-shared", f"one={left}", "right", "--out", "y.arrow", "--overwrite")
         assert "y.arrow: all " in output_of(small, "check", "y.arrow")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     assert "all " in output_of(elsewhere, "check", str(small / "y.arrow"))  # from the folder of the file
@@ -397,7 +416,7 @@ def test_import_map_with_its_counts_reports_the_share_of_the_corpus(tmp_path: Pa
     words = ("import", "qwen.json", "qwen2", "llama3", "--counts", "counts.json")
     share = sum(list(COUNTS.values())[:3]) / sum(COUNTS.values())
     assert f"\n  {share:.2%} of {sum(COUNTS.values()):,} corpus tokens kept\n" in output_of(tmp_path, *words)
-    assert json_of(tmp_path, *words)["selection"]["mass_kept"] == share
+    assert json_of(tmp_path, *words, "--overwrite")["selection"]["mass_kept"] == share
     refused = vocabkit_here(tmp_path, "import", "weights.bin", "--counts", "counts.json")
     assert "leave out --counts, which are for maps" in error_of(refused)
 

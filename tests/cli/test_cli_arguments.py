@@ -99,7 +99,7 @@ def test_duplicate_name_is_refused_with_advice(here: Path) -> None:
 def test_names_in_a_file_are_never_opened_as_paths_or_repositories(here: Path) -> None:
     for name in ("left", "/dev/zero", "some/repository"):
         shutil.copytree(here / "left", here / "gone")
-        vocabkit_here(here, "build-shared", f"{name}=gone", "right", "--out", "x.arrow")
+        vocabkit_here(here, "build-shared", f"{name}=gone", "right", "--out", "x.arrow", "--overwrite")
         shutil.rmtree(here / "gone")
         message = refused(here, "check", "x.arrow", "--tokenizer", "right=right")
         missing = f"'{name}' is not in the catalog or where it was found"
@@ -145,7 +145,7 @@ def test_at_least_out_of_range_is_refused(here: Path, number: str) -> None:
         (["--rank-by", "captions.txt", "--top", "3"], "choose 1 to 2"),
         (["--words", "captions.txt", "--rank-by", "captions.txt"], "--rank-by is for rows of tokens; leave it out"),
         (["--words", "captions.txt", "--reachable"], "--reachable is for rows of tokens; leave it out"),
-        (["--words", "captions.txt", "--top", "3"], "choose 1 to 1"),
+        (["--words", "captions.txt", "--top", "3"], "can spell none of the 2 words"),
         (["--words", "nothing.txt"], "no such file"),
         (["--rank-by", "captions.txt", "--count-with", "middle"], "name one of left, right"),
         (["--rank-by", "captions.txt", "--text-column", "text"], "plain text has no field"),
@@ -196,7 +196,7 @@ def test_bad_input_of_other_commands_is_refused_with_advice(here: Path, words: l
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["\x1b[31mred"], r"No such command '\x1b[31mred'"),
-        (["build-shared"], "Missing argument 'tokenizers'"),
+        (["build-shared"], "Missing argument 'TOKENIZERS...'"),
         (["build-shared", "left", "right", "--nonsense"], "No such option: --nonsense"),
         (["build-shared", "left", "right", "--out"], "requires an argument"),
         (["build-shared", "left", "right", "--top", "0"], "0 is not in the range x>=1"),

@@ -189,7 +189,7 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     with small_disk(tmp_path, "256k") as disk:
         old = b"ARROW1, vocabkit.format"  # as of an earlier run
         (disk / "x.arrow").write_bytes(old)
-        message = error_of(vocabkit_here(tmp_path, *BUILD, "--out", disk / "x.arrow"))
+        message = error_of(vocabkit_here(tmp_path, *BUILD, "--out", disk / "x.arrow", "--overwrite"))
         assert "x.arrow: can't write here (No space left on device); nothing was changed" in message
         assert (disk / "x.arrow").read_bytes() == old
         assert [path.name for path in disk.iterdir()] == ["x.arrow"]

@@ -96,11 +96,11 @@ def _cases() -> Iterator[Case]:
 
     def twice(name: str, words: str, one: str = "1", two: str = "2", **options: Any) -> Case:
         """A command on two inputs, the second of which gives the previous result."""
-        words += " --out {out}"
+        words += " --out {out} --overwrite"
         return case(name, words.replace("#", one), words.replace("#", two), **options)
 
     def page(name: str, words: str, one: str = "1", two: str = "2") -> Case:
-        words += " --html {out}"
+        words += " --html {out} --overwrite"
         return case(name, words.replace("#", one), words.replace("#", two), out="out.html")
 
     run = "world/data.json --llm two=world/two --features features --limit 4"

@@ -84,6 +84,11 @@ class Exported:
     """How well a projector was fitted; None if it is exact."""
 
 
+def check_place(out: str | Path, form: Form) -> None:
+    """Raise VocabkitError if an export in this form can't be written to `out` (see `check_destination`)."""
+    check_destination(out, {"projector": "mlp", "llava-next": "llava"}.get(form, form))
+
+
 def export(
     adapter: Adapter | str | Path,
     form: Form,
@@ -104,7 +109,7 @@ def export(
     """
     out = Path(out)
     _check_options(form, options)
-    check_destination(out, {"projector": "mlp", "llava-next": "llava"}.get(form, form))
+    check_place(out, form)
     if not isinstance(adapter, LangBridgeAdapter | MLPProjector):
         path = locate(adapter)
         if form in (*_WHOLE_MODELS, "mm_projector") and options.features is None:
