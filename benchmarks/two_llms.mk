@@ -17,7 +17,7 @@ NEW = $(VOCABKIT) train $(RECIPE) $(SETTINGS) --set shared=$(OUT)/shared.arrow -
 CAPTIONS := --set batch=16 --set learning_rate=5e-4
 STAGE2 = $(VOCABKIT) train $(RECIPE) $(SETTINGS) --set word_steps=0 --set steps=60 --set batch=16 \
   --set learning_rate=2e-4 --set train_llm=lora --out $(@D)
-VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) --out $@
+VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) --overwrite --out $@
 
 all: smollm2 gemma3 rivals answers smollm2-stage2 gemma3-stage2 development
 smollm2: $(OUT)/smollm2.json
@@ -40,7 +40,7 @@ $(OUT)/features/index.json: $(OUT)/scenes/train.json
 	$(VOCABKIT) features $(OUT)/scenes/*.json --vision efficientnet-lite0 --pool 3x3 --out $(OUT)/features
 
 $(OUT)/shared.arrow: $(OUT)/scenes/train.json
-	$(VOCABKIT) build-shared smollm2 gemma3 --rank-by $< --top 8192 --out $@
+	$(VOCABKIT) build-shared smollm2 gemma3 --rank-by $< --top 8192 --overwrite --out $@
 
 DATA := $(OUT)/features/index.json $(OUT)/shared.arrow
 
@@ -69,10 +69,10 @@ $(OUT)/%-answers.json: LIMIT = 60
 # ---- the move, both ways
 
 $(OUT)/moved-to-gemma3/adapter.json: $(OUT)/smollm2-words/done
-	$(VOCABKIT) transfer $(<D)/adapter --to $(GEMMA) --out $(@D) && touch $@
+	$(VOCABKIT) transfer $(<D)/adapter --to $(GEMMA) --overwrite --out $(@D) && touch $@
 
 $(OUT)/moved-to-smollm2/adapter.json: $(OUT)/gemma3-words/done
-	$(VOCABKIT) transfer $(<D)/adapter --to $(SMOL) --out $(@D) && touch $@
+	$(VOCABKIT) transfer $(<D)/adapter --to $(SMOL) --overwrite --out $(@D) && touch $@
 
 # ---- what pictures become in words, over the checkpoints of the word loss
 
