@@ -34,7 +34,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         folders = [str(_hub_layout(name, work / name)) for name in ("qwen2.5", "llama3")]
-        vocabkit = [sys.executable, "-m", "vocabkit_cli", "build-shared", "--out", str(work / "shared.arrow")]
+        vocabkit = [
+            sys.executable,
+            "-m",
+            "vocabkit_cli",
+            "build-shared",
+            "--overwrite",
+            "--out",
+            str(work / "shared.arrow"),
+        ]
         bare_typer = [sys.executable, "-c", "pass; import typer"]
         costs = _best(
             {

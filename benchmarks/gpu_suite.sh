@@ -42,7 +42,7 @@ if [ -n "$CUDA" ] && [ -f "$SMOLLM2" ] && [ -f "$GEMMA3" ]; then
     data=$WORK/scenes/rendering.json
     vocabkit scenes "$WORK/scenes" --train 300 --held-out 60 --only rendering
     vocabkit features "$data" --vision efficientnet-lite0 --pool 4x4 --out "$WORK/features"
-    vocabkit transfer data/smollm2-scenes.pt --to "gemma3=$GEMMA3" --missing drop --out "$WORK/gemma3.pt"
+    vocabkit transfer data/smollm2-scenes.pt --to "gemma3=$GEMMA3" --missing drop --overwrite --out "$WORK/gemma3.pt"
     for device in cpu "$CUDA"; do
         validate=(-m vocabkit_cli validate "$data" --features "$WORK/features" --template completion --device "$device")
         part 50 "${validate[@]}" --llm "smollm2=$SMOLLM2" --adapter native=data/smollm2-scenes.pt \

@@ -59,7 +59,7 @@ def grow_tokenizers(work: Path) -> None:
     """`build-shared` of ever more tokenizers, in at least two of them."""
     names = tokenizers(work, max(TOKENIZERS))
     sizes = [sum(map(tokens_of, names[:count])) for count in TOKENIZERS]
-    shared = [*VOCABKIT, "build-shared", "--at-least", "2", "--out", str(work / "shared.arrow")]
+    shared = [*VOCABKIT, "build-shared", "--at-least", "2", "--overwrite", "--out", str(work / "shared.arrow")]
     costs = [cost([*shared, *names[:count]]) for count in TOKENIZERS]
     table("tokenizers at once", "tokens of all", [f"{count:,}" for count in TOKENIZERS], sizes, costs, nothing())
 
@@ -69,7 +69,7 @@ def grow_vocabulary(work: Path) -> None:
     costs = []
     for size in VOCABULARY:
         pair = [str(synthetic_tokenizer(work / f"{name}{size}", size, seed)) for seed, name in enumerate("ab")]
-        costs.append(cost([*VOCABKIT, "build-shared", *pair, "--out", str(work / "shared.arrow")]))
+        costs.append(cost([*VOCABKIT, "build-shared", *pair, "--overwrite", "--out", str(work / "shared.arrow")]))
     table("tokens of each of two", "tokens", [f"{size:,}" for size in VOCABULARY], VOCABULARY, costs, nothing())
 
 
