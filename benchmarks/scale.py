@@ -77,7 +77,7 @@ def grow_corpus(work: Path, gigabytes: float) -> None:
     """`build-shared --rank-by` over captions from a pipe."""
     pipe, sizes, costs = work / "captions.txt", [int(share * gigabytes * 1e9) for share in CORPUS], []
     os.mkfifo(pipe)
-    shared = [*VOCABKIT, "build-shared", "qwen2.5", "smollm2", "--out", str(work / "shared.arrow")]
+    shared = [*VOCABKIT, "build-shared", "qwen2.5", "smollm2", "--overwrite", "--out", str(work / "shared.arrow")]
     unranked = cost(shared)
     for size in sizes:
         writer = subprocess.Popen([sys.executable, __file__, "--write", str(pipe), str(size)])
@@ -97,7 +97,9 @@ def grow_adapter(work: Path) -> None:
     for rows in ROWS:
         adapter, out = work / f"{rows}.pt", work / f"moved-{rows}"
         make_adapter(adapter, pair, rows)
-        costs.append(cost([*VOCABKIT, "transfer", str(adapter), "--to", f"b={pair[1]}", "--out", str(out)]))
+        costs.append(
+            cost([*VOCABKIT, "transfer", str(adapter), "--to", f"b={pair[1]}", "--overwrite", "--out", str(out)])
+        )
         size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
         print(f"{rows:,} rows: {size:,.0f} MB written, {costs[-1].megabytes:,.0f} MB of memory", flush=True)
         for file in (adapter, *out.iterdir()):

@@ -91,7 +91,7 @@ def measure(work: Path, model: Path, rows: int) -> None:
 
     out = work / "out"
     command = [sys.executable, "-m", "vocabkit_cli", "transfer", str(adapter_file), "--to", f"llama3={model}"]
-    command += ["--weights", str(model), "--out", str(out)]
+    command += ["--weights", str(model), "--overwrite", "--out", str(out)]
     tokenizer = work / "llama3.arrow"
     if not tokenizer.exists():
         subprocess.run([sys.executable, "data/build.py", "llama3", str(tokenizer)], check=True)
