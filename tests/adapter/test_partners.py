@@ -217,6 +217,16 @@ def test_rounded_copy_is_the_same_llm(recorded: torch.dtype, given: torch.dtype)
         check_llm(config, None, table(TWO, (rows + 0.01 * rows_of(5)).to(given)))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_the_recorded_dtype_may_not_differ_by_a_rounding(dtype: torch.dtype) -> None:
+    rows = rows_of(4, dtype=dtype)
+    config = dataclasses.replace(PROJECTOR, llm_info=llm_info(table(TWO, rows)))
+    changed = rows.clone()
+    changed[::10] *= 1 + torch.finfo(dtype).eps
+    with pytest.raises(VocabkitError, match="other embedding rows"):
+        check_llm(config, None, table(TWO, changed))
+
+
 def test_quantised_copy_is_the_same_llm_as_far_as_its_rounding_goes() -> None:
     quantised = ROWS_TWO.float() + 0.08 * rows_of(3).float()
     assert check_llm(PROJECTOR, None, table(TWO, quantised, rounding=0.17)) == 0

@@ -19,6 +19,7 @@ from tokenizer_files import (
     gguf_tokenizer,
     protobuf,
     read_json_tokenizer,
+    sentencepiece_model,
     unigram_json,
     wordpiece_json,
 )
@@ -130,3 +131,12 @@ def test_model_without_type_or_options_is_that_of_the_library(tmp_path: Path, mo
     assert rules.model == model.lower()
     for text in ("a", "ab", "b a", " a"):
         assert tokenizer.encode(text).tokens == library.encode(text).tokens
+
+
+def test_sentencepiece_model_that_rewrites_decoded_text_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model(PIECES))
+    assert read(path).notes == ()
+    path.write_bytes(sentencepiece_model(PIECES) + protobuf((5, protobuf((2, b"rules")))))
+    (note,) = read(path).notes
+    assert "denormaliser" in note
