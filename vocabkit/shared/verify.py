@@ -189,5 +189,5 @@ def other_ids(shared: SharedVocabulary, name: str, vocabulary: Vocabulary) -> st
     token = quote(shared.tokens[int(wrong[0])].as_py().decode("utf-8", "backslashreplace"))
     return (
         f"its tokenizer has other ids than {name} has in the shared vocabulary for {len(wrong)} of {len(shared)} "
-        f"{'words' if shared.of_words else 'tokens'}, the first is {token}"
+        f"tokens, the first is {token}"
     )
