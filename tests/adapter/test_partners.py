@@ -227,6 +227,15 @@ def test_rows_of_the_recorded_dtype_may_not_differ_by_a_rounding(dtype: torch.dt
         check_llm(config, None, table(TWO, changed))
 
 
+@pytest.mark.parametrize("recorded", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float16])
+def test_rounded_copy_loaded_in_float32_is_the_same_llm(recorded: torch.dtype, given: torch.dtype) -> None:
+    rows = rows_of(4, dtype=torch.float32)
+    config = dataclasses.replace(PROJECTOR, llm_info=llm_info(table(TWO, rows.to(recorded).float())))
+    assert check_llm(config, None, table(TWO, rows.to(given).float())) == 0
+    assert check_llm(config, None, table(TWO, rows.to(given))) == 0
+
+
 def test_quantised_copy_is_the_same_llm_as_far_as_its_rounding_goes() -> None:
     quantised = ROWS_TWO.float() + 0.08 * rows_of(3).float()
     assert check_llm(PROJECTOR, None, table(TWO, quantised, rounding=0.17)) == 0

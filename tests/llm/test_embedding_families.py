@@ -175,7 +175,7 @@ def test_families_with_own_embedding_modules_are_listed(family: str) -> None:
 @pytest.mark.parametrize(
     "values",
     [{"embedding_multiplier": 12.0}, {"scale_emb": 3}, {"embed_scale": 0.5}, {"mup_embedding_multiplier": 10},
-     {"scale_embedding": True}, {"mup_enabled": True}],
+     {"scale_embedding": True}, {"mup_enabled": True}, {"embeddings_scaling": 1.5}],
 )  # fmt: skip
 def test_unknown_family_with_a_multiplier_raises(values: dict[str, float]) -> None:
     with pytest.raises(VocabkitError, match=r"'newcomer' is not known and its '\w+' may multiply"):

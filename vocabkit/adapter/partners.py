@@ -144,7 +144,7 @@ def llm_info(llm: LLMTable) -> LLMInfo:
     """Return what `llm` is recognised by. Reads `SAMPLE` rows."""
     ids = min(len(llm.vocabulary), llm.height)
     sample = sampled_ids(ids)
-    rows = llm.read(sample)
+    rows = _narrow(llm.read(sample))
     return LLMInfo(
         _text_fingerprint(llm.vocabulary, ids),
         ids,
@@ -250,7 +250,7 @@ def _difference(own: LLMInfo, llm: LLMTable) -> float:
     """The relative difference between the sampled rows of `llm` and the recorded ones; 0 if rounding explains it."""
     if llm.width != own.table[1] or llm.height < own.ids:
         return 1.0  # not a row in common
-    rows = llm.read(own.sample)
+    rows = _narrow(llm.read(own.sample))
     recorded = getattr(torch, own.dtype)
     allowed = max(EXACT, own.rounding, llm.rounding)
     if rows.dtype != recorded and rows.dtype.itemsize == 2:  # both may be roundings of a third
@@ -276,6 +276,12 @@ def _difference_of_rows(shared: SharedVocabulary, name: str, rows: Tensor, llm: 
     allowed = max(torch.finfo(torch.bfloat16).eps / 2, llm.rounding)
     difference = _relative(own - factor * found, own)
     return difference if not difference <= allowed else 0.0
+
+
+def _narrow(rows: Tensor) -> Tensor:
+    """The rows in the narrowest dtype that holds them: a model loaded in float32 has rows as rounded as its file's."""
+    narrow = (rows.to(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32))
+    return next((found for found in narrow if torch.equal(found.to(rows.dtype), rows)), rows)
 
 
 def _relative(difference: np.ndarray, of: np.ndarray) -> float:

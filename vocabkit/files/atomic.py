@@ -130,7 +130,8 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def claiming(folder: Path) -> Iterator[None]:
-    """Lock `folder` against other processes that claim it. A killed process releases its lock.
+    """Lock `folder` against other processes that claim it, and remove it if nothing was written. A killed process
+    releases its lock.
 
     Raises VocabkitError: another process has claimed it.
     """
@@ -144,7 +145,11 @@ def claiming(folder: Path) -> Iterator[None]:
                     raise VocabkitError(
                         f"{folder}: another process is writing its results here; wait for it, or choose another folder"
                     ) from error
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
     finally:
         if lock is not None:
             os.close(lock)

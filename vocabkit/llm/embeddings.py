@@ -317,5 +317,5 @@ _OTHERWISE = {
     "muse_spark_text", "t5gemma2", "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder",
 }  # fmt: skip
 """Families that do more than multiply: a norm, or a row that is a parameter of its own."""
-_SUSPICIOUS = re.compile(r"emb\w*(scale|mult)|scal\w*_emb|mult\w*_emb|mup_enabled")
+_SUSPICIOUS = re.compile(r"emb\w*(scal|mult)|scal\w*_emb|mult\w*_emb|mup_enabled")
 _HARMLESS = (None, False, 0, 1)
