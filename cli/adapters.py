@@ -261,10 +261,14 @@ def _reads_rows(adapter: str, to: str, weights: str | None, missing: MissingRows
     """Report what the transfer will give, from tokenizers alone; unless the weights are here, which say more."""
     from importlib.util import find_spec
 
+    from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import preflight_report
     from vocabkit.transfer.plan import preview
 
-    found = preview(adapter, to, missing=missing.value, weights=weights)
+    try:
+        found = preview(adapter, to, missing=missing.value, weights=weights)
+    except VocabkitError as error:
+        raise VocabkitError(f"{error}{_apart(to, weights)}") from error
     decided = found.rows == found.found + found.composed + found.dropped
     here = Path(found.embeddings).expanduser().exists()
     if here and decided and find_spec("torch"):

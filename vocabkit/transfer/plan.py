@@ -15,6 +15,7 @@ import numpy as np
 from vocabkit.adapter.config import AdapterConfig, Spelled, why_not_foldable
 from vocabkit.adapter.description import describe
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.hub import hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
 from vocabkit.shared.verify import other_ids
 from vocabkit.tokenizer.catalog import Resolved, catalog, resolve, without_name
@@ -286,6 +287,8 @@ def preview(
 
     Raises VocabkitError: not found, or as `plan`.
     """
+    if weights is not None and not Path(weights).expanduser().exists() and hub_id(str(weights)) is None:
+        raise VocabkitError(f"{weights}: no such file or folder, and no hub id (owner/name)")
     described, found = describe(adapter), resolve(target)
     vocabulary = found.vocabulary
     planned = plan(described.config, described.shared, vocabulary, vocabulary.width)
