@@ -19,7 +19,7 @@ ADAPTER = Path(__file__).parents[1] / "data/smollm2-scenes.pt"
 COMMANDS = [
     "--help",
     "build-shared smollm2 qwen2",
-    "build-shared smollm2 qwen2 --rank-by captions.txt --top 3 --special-roles",
+    "build-shared smollm2 qwen2 --rank-by captions.txt --top 3 --special-roles --out ranked.arrow",
     "build-shared a=bytes.json b=pieces.json --at-least 1 --special-roles",
     "check shared.arrow",
     "overlap smollm2 qwen2",

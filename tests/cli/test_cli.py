@@ -86,7 +86,9 @@ def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str)
     options, example = text.split("Options:\n")[1].split("\n\n")
     for row in re.split(r"^  (?=\S)", options, flags=re.MULTILINE)[1:]:
         row = row.removeprefix("-h, ")
-        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}\w.*\s*", row, re.DOTALL), row
+        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}[\w`].*\s*", row, re.DOTALL), (
+            row
+        )
     words = example.split()
     assert words[:3] == ["Example:", "vocabkit", command]
     assert all(f"  {word} " in options for word in words if word.startswith("--"))
