@@ -31,7 +31,7 @@ COMMANDS = {
     "overlap of three": "overlap qwen2.5 llama3 smollm2",
     "explain": "explain 年 qwen2 llama3",
     "catalog": "catalog",
-    "transfer": "transfer adapter --to two=world/two --out moved",
+    "transfer": "transfer adapter --to two=world/two --overwrite --out moved",
     "check-transfer": "check moved adapter --to two=world/two",
     "interpret": "interpret adapter world/data.json --llm one=world/one --llm two=world/two --limit 2",
     "validate": "validate world/data.json --llm two=world/two --features world/features --template completion "

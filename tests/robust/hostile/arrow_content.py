@@ -254,7 +254,7 @@ def shared_vocabularies() -> Iterator[tuple[str, bytes]]:
     yield "shared-sound.arrow", shared(SHARED, {})
     yield "shared-packed.arrow", shared(SHARED, {}, "zstd")
     records: dict[str, dict[str, Any]] = {
-        "newer": {"format": "shared-vocabulary/2"},
+        "newer": {"format": "shared-vocabulary/3"},
         "version-escapes": {"format": "shared-vocabulary/" + ESCAPE},
         "fingerprint": {"fingerprint": "sha256:0"},
         "no-tokenizers": {"tokenizers": []},
