@@ -262,9 +262,9 @@ run()
 
 
 def test_concurrent_builds_of_one_file_leave_one_complete_file(tmp_path: Path) -> None:
-    quiet = subprocess.DEVNULL
+    quiet, build = subprocess.DEVNULL, [PROGRAM, *BUILD, "--overwrite", "--out", "x.arrow"]
     processes = [
-        subprocess.Popen([PROGRAM, *BUILD, *option, "--overwrite", "--out", "x.arrow"], cwd=tmp_path, stdout=quiet, stderr=quiet)
+        subprocess.Popen([*build, *option], cwd=tmp_path, stdout=quiet, stderr=quiet)
         for option in ([], ["--union"], [], ["--union"])
     ]
     assert [process.wait(TIMEOUT) for process in processes] == [0, 0, 0, 0]
