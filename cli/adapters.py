@@ -203,7 +203,13 @@ def transfer(
     factor = 1.0 if by_captions else _factor(scale)
     if factor == "rms" and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features")
-    if out is None and features is None and not _reads_rows(adapter, to, weights, missing, json):
+    if (
+        out is None
+        and features is None
+        and not _reads_rows(
+            adapter, to, json=json, missing=missing.value, scale=factor, visual_tokens=made, weights=weights
+        )
+    ):
         return
     (keep_freed_memory if by_captions else return_freed_memory)()
     from vocabkit.adapter.checkpoint import check_destination
@@ -257,7 +263,7 @@ def transfer(
     note(f"prove it: {shlex.join(words)}")
 
 
-def _reads_rows(adapter: str, to: str, weights: str | None, missing: MissingRows, json: bool) -> bool:
+def _reads_rows(adapter: str, to: str, *, json: bool, **chosen: Any) -> bool:
     """Report what the transfer will give, from tokenizers alone; unless the weights are here, which say more."""
     from importlib.util import find_spec
 
@@ -266,18 +272,17 @@ def _reads_rows(adapter: str, to: str, weights: str | None, missing: MissingRows
     from vocabkit.transfer.plan import preview
 
     try:
-        found = preview(adapter, to, missing=missing.value, weights=weights)
+        found = preview(adapter, to, **chosen)
     except VocabkitError as error:
-        raise VocabkitError(f"{error}{_apart(to, weights)}") from error
-    decided = found.rows == found.found + found.composed + found.dropped
+        raise VocabkitError(f"{error}{_apart(to, chosen['weights'])}") from error
     here = Path(found.embeddings).expanduser().exists()
-    if here and decided and find_spec("torch"):
+    if here and not found.undecided and find_spec("torch"):
         return True
     if json:
         show_json({"preflight": found, "written": None})
         return False
     show(preflight_report(found))
-    if not decided:
+    if found.undecided:
         note("to write the result, add --out and say what to do about missing tokens: --missing drop or compose")
     if here:
         note("nothing is written; to write the result, add --out")

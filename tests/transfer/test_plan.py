@@ -14,6 +14,7 @@ from command_line import error_of, vocabkit
 from small_adapters import langbridge, projector, sparse_adapter
 from tiny_llms import target
 
+from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.description import describe
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
@@ -88,6 +89,15 @@ def test_missing_tokens_come_with_their_share_the_most_frequent_first(tmp_path: 
     values = set(resolve("smollm2").vocabulary.tokens.to_pylist())
     lacking = [row for row, token in enumerate(shared.tokens.to_pylist()) if token not in values]
     assert shares[0] == pytest.approx(counts[lacking].max() / counts.sum())
+
+
+def test_preview_has_the_scale_and_the_way_that_tokens_are_made(tmp_path: Path) -> None:
+    moved, _ = transfer(langbridge("softmax"), target(tmp_path / "llm", "llama3"), scale=0.5)
+    moved.save(tmp_path / "moved")
+    told = preview(tmp_path / "moved", "llama3-8b", scale=4.0, visual_tokens=Spelled(positions=2))
+    assert (told.scale, told.visual_tokens) == (2.0, Spelled(positions=2))
+    with pytest.raises(VocabkitError, match=r"`scale` is 0\.0: choose rms or a number"):
+        preview(tmp_path / "moved", "llama3-8b", scale=0.0)
 
 
 def test_tiles_of_another_llm_and_a_projector_are_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _mass(found: Preflight) -> str:
 def _choices(found: Preflight) -> dict[str, str]:
     """What each way to handle missing tokens would give, where none was chosen."""
     lacking = found.rows - found.found
-    if lacking == found.composed + found.dropped:
+    if not found.undecided:
         return {}
     composed = f"{found.found + found.spelled:,} rows"
     if found.mass_found is None or found.mass_spelled is None:

@@ -105,6 +105,11 @@ class Preflight:
     """Words found that the target spells with several tokens, whose mean embedding is their row; None if rows are
     tokens."""
 
+    @property
+    def undecided(self) -> int:
+        """Missing rows of which nobody has said how to handle them."""
+        return self.rows - self.found - self.composed - self.dropped
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -180,6 +185,29 @@ def refusal(plan: Plan, name: str) -> str:
     )
 
 
+_LARGEST_SCALE = 1e6
+"""Beyond it, visual tokens overflow float16, in which many LLMs run."""
+
+
+def check_factor(scale: float) -> None:
+    """Raise VocabkitError if no visual tokens should be scaled by `scale`."""
+    if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
+        raise VocabkitError(f"`scale` is {scale}: choose rms or a number from 1e-6 to 1e6")
+
+
+def as_trained(config: AdapterConfig) -> AdapterConfig:
+    """The config with the LLM that the adapter was trained with last."""
+    before = config.transfer
+    if before is None or not before.trained:
+        return config
+    return dataclasses.replace(config, llm=before.target, llm_info=before.llm_info)
+
+
+def how_made(config: AdapterConfig, visual_tokens: Spelled | Literal["mix"] | None) -> Spelled | None:
+    """How a transferred adapter's visual tokens are spelled out; None if they are mixed. By default as before."""
+    return config.spelled if visual_tokens is None else None if visual_tokens == "mix" else visual_tokens
+
+
 def preflight(
     config: AdapterConfig,
     plan: Plan,
@@ -188,7 +216,8 @@ def preflight(
     missing: Missing,
     width: int | None,
     embeddings: str,
-    scale: float = 1.0,
+    scale: float,
+    visual_tokens: Spelled | None,
 ) -> Preflight:
     """Sum up what the transfer of an adapter will give; `embeddings` says where its rows are, or will be, read."""
     counts, spelled = plan.shared.counts, np.array(list(plan.pieces), np.int64)
@@ -199,7 +228,7 @@ def preflight(
     reason, hidden = why_not_foldable(config.head), config.hidden_width
     return Preflight(
         head=config.head,
-        source=config.llm,
+        source=as_trained(config).llm,
         target=target.name,
         embeddings=embeddings,
         rows=len(plan.shared),
@@ -220,6 +249,7 @@ def preflight(
             for row in order[:EXAMPLES].tolist()
         ),
         scale=scale,
+        visual_tokens=visual_tokens,
         vision_width=config.vision_width,
         hidden_width=hidden,
         width=width,
@@ -276,17 +306,26 @@ def weights_of(argument: str, found: Resolved) -> str | Path:
 
 
 def preview(
-    adapter: str | Path, target: str, *, missing: Missing = "error", weights: str | Path | None = None
+    adapter: str | Path,
+    target: str,
+    *,
+    missing: Missing = "error",
+    scale: float = 1.0,
+    visual_tokens: Spelled | Literal["mix"] | None = None,
+    weights: str | Path | None = None,
 ) -> Preflight:
     """Sum up what the transfer of the adapter in a checkpoint will give, without reading weights.
 
     Args:
         adapter: checkpoint folder, `.pt` file or hub id.
         target: the LLM, as `open_target` takes it.
-        weights: as there; only named in the result.
+        scale: factor on the visual tokens, beside the adapter's own.
+        visual_tokens: how they are made of coefficients; by default as before.
+        weights: as for `open_target`; only named in the result.
 
     Raises VocabkitError: not found, or as `plan`.
     """
+    check_factor(scale)
     if weights is not None and not Path(weights).expanduser().exists() and hub_id(str(weights)) is None:
         raise VocabkitError(f"{weights}: no such file or folder, and no hub id (owner/name)")
     described, found = describe(adapter), resolve(target)
@@ -299,4 +338,6 @@ def preview(
         missing=missing,
         width=vocabulary.width,
         embeddings=str(weights or weights_of(target, found)),
+        scale=scale * (1.0 if described.config.transfer is None else described.config.transfer.scale),
+        visual_tokens=how_made(described.config, visual_tokens),
     )

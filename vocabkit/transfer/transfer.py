@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig, Spelled, Transfer
+from vocabkit.adapter.config import Spelled, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import LLMTable, llm_info
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
@@ -26,7 +26,18 @@ from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
 from vocabkit.shared.shared_vocabulary import Spellings
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Vocabulary
-from vocabkit.transfer.plan import Missing, Norms, Preflight, plan, preflight, refusal, weights_of
+from vocabkit.transfer.plan import (
+    Missing,
+    Norms,
+    Preflight,
+    as_trained,
+    check_factor,
+    how_made,
+    plan,
+    preflight,
+    refusal,
+    weights_of,
+)
 from vocabkit.vision.feature_files import read_features
 
 
@@ -94,8 +105,6 @@ def as_target(target: Target | str | Path) -> Target:
 
 RMS_PATCHES = 4096
 """Patches that the length of visual tokens is measured on. Their mean is stable long before that."""
-_LARGEST_SCALE = 1e6
-"""Beyond it, visual tokens overflow float16, in which many LLMs run."""
 
 
 def transfer(
@@ -134,8 +143,8 @@ def transfer(
     """
     if scale == "rms" and features is None:
         raise VocabkitError("`scale` rms measures visual tokens: give `features`")
-    if scale != "rms" and not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
-        raise VocabkitError(f"`scale` is {scale}: choose rms or a number from 1e-6 to 1e6")
+    if scale != "rms":
+        check_factor(scale)
     if not isinstance(adapter, LangBridgeAdapter):
         adapter = LangBridgeAdapter.from_pretrained(adapter)
     if isinstance(features, str | Path):
@@ -149,7 +158,7 @@ def transfer(
             VocabkitWarning,
             stacklevel=2,
         )
-    spelled = adapter.config.spelled if visual_tokens is None else None if visual_tokens == "mix" else visual_tokens
+    spelled = how_made(adapter.config, visual_tokens)
     if spelled is not None and missing == "compose" and not adapter.shared.of_words:
         raise VocabkitError("`missing` compose makes mixes of tokens, which can't be spelled out; set it to drop")
     result, report = _move(adapter, target, missing, adapter.scale * (1.0 if scale == "rms" else scale), spelled)
@@ -215,16 +224,15 @@ def _move(
         pieces=len(embeddings) if len(embeddings) != len(kept) else None,
     )
     config = dataclasses.replace(
-        _as_trained(adapter.config), rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
+        as_trained(adapter.config), rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
     )
     tensors = {**head_rows(adapter, kept), "embeddings": embeddings}
     result = LangBridgeAdapter.from_parts(Path(name), config, tensors, kept_shared)
     report = preflight(
-        _as_trained(adapter.config), planned, target.vocabulary,
-        missing=missing, width=width, embeddings=target.embeddings.source, scale=scale,
+        adapter.config, planned, target.vocabulary,
+        missing=missing, width=width, embeddings=target.embeddings.source, scale=scale, visual_tokens=spelled,
     )  # fmt: skip
     read = {
-        "visual_tokens": spelled,
         "norms": _norms(norms.numpy(), width),
         "dtype": str(embeddings.dtype).removeprefix("torch."),
         "bytes": sum(tensor.nbytes for tensor in result.state_dict().values()),
@@ -241,14 +249,6 @@ def _check_scale(rows: Tensor, scale: float) -> None:
             f"`scale` {scale:g} makes visual tokens of {largest * scale:.3g}, but the embedding rows are "
             f"{str(rows.dtype).removeprefix('torch.')}, which ends at {limit:,.0f}; choose a smaller one"
         )
-
-
-def _as_trained(config: AdapterConfig) -> AdapterConfig:
-    """The config with the LLM that the adapter was trained with last."""
-    before = config.transfer
-    if before is None or not before.trained:
-        return config
-    return dataclasses.replace(config, llm=before.target, llm_info=before.llm_info)
 
 
 def head_rows(adapter: LangBridgeAdapter, kept: np.ndarray) -> dict[str, Tensor]:
