@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import huggingface_hub
-import msgspec
 import safetensors.torch
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -32,7 +31,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vocabkit.adapter.description import (
-    ADVICE,
     CARD,
     CONFIG,
     FORMAT,
@@ -41,7 +39,7 @@ from vocabkit.adapter.description import (
     SHARED,
     VERSION,
     WEIGHTS,
-    kind_of,
+    config_of,
     read_folder_config,
     read_json,
 )
@@ -156,17 +154,9 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     @classmethod
     def from_checkpoint(cls, path: Path, checkpoint: Checkpoint, kind: str | None = None) -> Self:
         """Build the module that `checkpoint`, read from `path`, describes; `kind` as for `from_pretrained`."""
-        found = checkpoint.config.get("adapter_type")
-        wanted = (kind,) if kind else cls.config_class.KINDS
-        if found not in wanted:
-            advice = ADVICE.get((str(found), wanted[0]), "give another one")
-            raise VocabkitError(f"{path}: holds {kind_of(found)}, not {KINDS[wanted[0]]}; {advice}")
-        try:
-            config = cls.config_class.from_json(checkpoint.config)
-        except msgspec.ValidationError as error:
-            raise VocabkitError(f"{path}: its config is wrong: {error}") from error
+        config = config_of(path, checkpoint.config, cls.config_class, (kind,) if kind else cls.config_class.KINDS)
         tensors = checkpoint.tensors
-        if found == "transferred":
+        if config.kind == "transferred":
             tensors = {name.removeprefix(_INNER): tensor for name, tensor in tensors.items()}
         return cls.from_parts(path, config, tensors, checkpoint.shared)
 

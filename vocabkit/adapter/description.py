@@ -10,6 +10,7 @@ import json
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,16 +66,7 @@ def describe(source: str | Path) -> Description:
         return describe(_fetched(str(source)))
     else:
         raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
-    kind = config.get("adapter_type")
-    if kind not in AdapterConfig.KINDS:
-        raise VocabkitError(
-            f"{path}: holds {kind_of(kind)}, not {KINDS['langbridge']}; "
-            f"{ADVICE.get((str(kind), 'langbridge'), 'give another one')}"
-        )
-    try:
-        parsed = AdapterConfig.from_json(config)
-    except msgspec.ValidationError as error:
-        raise VocabkitError(f"{path}: its config is wrong: {error}") from error
+    parsed: AdapterConfig = config_of(path, config, AdapterConfig, AdapterConfig.KINDS)
     if found is None or found.fingerprint != parsed.shared_fingerprint:
         raise VocabkitError(f"{path}: its shared vocabulary is missing, or not that of its config; save it again")
     return Description(parsed, found)
@@ -96,6 +88,18 @@ def read_json(path: Path, text: str | bytes) -> dict[str, Any]:
             "Upgrade: pip install -U vocabkit"
         )
     return config
+
+
+def config_of(path: Path, config: Mapping[str, Any], config_class: Any, kinds: Sequence[str]) -> Any:
+    """Parse the `config` of the checkpoint `path`. Raises VocabkitError: not of these `adapter_type`s, or wrong."""
+    found = config.get("adapter_type")
+    if found not in kinds:
+        advice = ADVICE.get((str(found), kinds[0]), "give another one")
+        raise VocabkitError(f"{path}: holds {kind_of(found)}, not {KINDS[kinds[0]]}; {advice}")
+    try:
+        return config_class.from_json(config)
+    except msgspec.ValidationError as error:
+        raise VocabkitError(f"{path}: its config is wrong: {error}") from error
 
 
 def kind_of(found: object) -> str:
