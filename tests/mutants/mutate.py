@@ -55,8 +55,8 @@ class Mutant:
     name: str
     """What changed, in which function: it outlives changes elsewhere in the file."""
     line: int
-    function: tuple[int, int]
-    """First and last line of the function; of the file, outside of functions."""
+    function: tuple[int, int] | None
+    """First and last line of the function; None outside of functions, in lines that run when a module is imported."""
     number: int
 
 
@@ -72,7 +72,8 @@ def mutants(source: str) -> list[Mutant]:
             seen[name] = seen.get(name, 0) + 1
             if seen[name] > 1:
                 name += f"  #{seen[name]}"
-            lines = (scope[-1].lineno, scope[-1].end_lineno) if scope else (1, source.count("\n") + 1)
+            inner = scope[-1] if scope and isinstance(scope[-1], ast.FunctionDef) else None
+            lines = (inner.lineno, inner.end_lineno or inner.lineno) if inner else None
             made.append(Mutant(name, node.lineno, lines, len(made)))
     return made
 
@@ -205,7 +206,7 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def _is_typing(node: ast.Call) -> bool:
-    return ast.unparse(node.func) in ("warnings.warn", "isinstance", "cast")
+    return ast.unparse(node.func) in ("warnings.warn", "isinstance", "cast", "suppress")
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -233,8 +233,11 @@ def record(module: Path) -> dict[str, Any]:
 def covering(file: Path, mutant: Mutant, rooms: Iterable[str], budget: float) -> tuple[list[str], float]:
     """The tests that run the line (or else the function, or else the file), as pytest is given them; their seconds."""
     records = [record(path) for room in rooms for path in sorted(Path("tests", room).glob("test_*.py"))]
-    first, last = mutant.function
-    for mask in (1 << mutant.line, (1 << last + 1) - (1 << first), -1):
+    masks = [-1]
+    if mutant.function is not None:  # other lines run when a module is imported, in whichever test comes first
+        first, last = mutant.function
+        masks = [1 << mutant.line, (1 << last + 1) - (1 << first), -1]
+    for mask in masks:
         found = [
             (max(recorded["seconds"][test], 0.01), test)
             for recorded in records
