@@ -55,7 +55,7 @@ def publisher(name: str) -> Publisher:
             pattern = _assigned("llama_models/llama4/tokenizer.py", "O200K_PATTERN")
             return _tiktoken(load_tiktoken_bpe(str(real_file("llama4"))), pattern)
         case "mistral-tekken" | "tekken-240718" | "tekken-240911":
-            return _tekken(real_file("tekken-240911" if name == "mistral-tekken" else name))
+            return tekken(real_file("tekken-240911" if name == "mistral-tekken" else name))
         case "gemma3":
             return _sentencepiece(_sentencepiece_gguf(real_file(name)))
         case _:
@@ -92,7 +92,8 @@ def _tiktoken(ranks: dict[bytes, int], pattern: str, form: str | None = None, fi
     return Publisher(encode, encode, lambda word: [first + rank for rank in library._encode_single_piece(word)])
 
 
-def _tekken(path: Path) -> Publisher:
+def tekken(path: Path) -> Publisher:
+    """The tokenizer of a tekken.json."""
     content = json.loads(path.read_text("utf-8"))
     config = content["config"]
     first = config["default_num_special_tokens"]

@@ -238,6 +238,12 @@ def sentencepiece_model(
     return protobuf(*own, (2, trainer), (3, protobuf((1, b"identity"), *normalizer)))
 
 
+def charsmap(*units: int) -> bytes:
+    """A character map whose trie starts with these units."""
+    trie = struct.pack("<256I", *units, *[0] * (256 - len(units)))
+    return struct.pack("<I", len(trie)) + trie + b"a\0"
+
+
 BYTE_PIECES = [(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
 """What a SentencePiece model with byte fallback holds after its special tokens."""
 

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from vocabkit.tokenizer.read import read
 from vocabkit.tokenizer.segmentation import load_rules, to_tokenizers
+from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.vocabulary import Kind
 
 TEXTS = ["a b", " a", "a  b", "a ", "  a", "", "ab", "c"]
@@ -118,11 +119,16 @@ def test_unknown_token_that_only_the_model_names_is_special(tmp_path: Path, cont
     assert vocabulary.roles == {"unk": 1}
 
 
+@pytest.mark.parametrize("unk_id", [None, 1, -1])
+def test_unigram_without_an_unknown_piece_has_no_such_role(tmp_path: Path, unk_id: int | None) -> None:
+    assert not read_json_tokenizer(tmp_path, unigram_json(["a"], unk_id=unk_id)).roles
+
+
 @pytest.mark.parametrize("model", ["BPE", "Unigram"])
 def test_model_without_type_or_options_is_that_of_the_library(tmp_path: Path, model: str) -> None:
     build = {"BPE": bpe_json, "Unigram": unigram_json}[model]
     content = build(["▁", "a", "▁a", "b"], METASPACE) | {"pre_tokenizer": METASPACE}
-    del content["model"]["type"]
+    del content["model"]["type"], content["added_tokens"]
     content["model"] |= {} if model == "Unigram" else {"merges": [["▁", "a"]]}
     library = Tokenizer.from_str(json.dumps(content))
     vocabulary = read_json_tokenizer(tmp_path, content)
@@ -131,6 +137,7 @@ def test_model_without_type_or_options_is_that_of_the_library(tmp_path: Path, mo
     assert rules.model == model.lower()
     for text in ("a", "ab", "b a", " a"):
         assert tokenizer.encode(text).tokens == library.encode(text).tokens
+    assert Segmenter(vocabulary).ids(b" ab") == library.encode(" ab").ids
 
 
 def test_sentencepiece_model_that_rewrites_decoded_text_says_so(tmp_path: Path) -> None:

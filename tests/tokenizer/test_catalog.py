@@ -37,10 +37,19 @@ from tokenizer_files import (
 
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer import snapshot
-from vocabkit.tokenizer.catalog import catalog, read_source, resolve, sha256, snapshot_path
+from vocabkit.tokenizer.catalog import (
+    catalog,
+    local_origin,
+    read_source,
+    resolve,
+    resolve_again,
+    sha256,
+    snapshot_path,
+)
 from vocabkit.tokenizer.read import BESIDE, FOLDER_FILES, read
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.tokenizer.snapshot import Provenance
+from vocabkit.tokenizer.special_tokens import with_roles
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 SIZES = {
@@ -307,6 +316,28 @@ def test_folder_with_several_gguf_files_asks_which(files: dict[str, Path]) -> No
     shutil.copy(files["gguf"] / "model.gguf", files["gguf"] / "other.gguf")
     with pytest.raises(VocabkitError, match="2 GGUF files; name one of them"):
         resolve(str(files["gguf"]))
+
+
+def test_vocabulary_is_found_again_where_it_was_by_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the current folder, or beside the file that names it; roles that its user gave count."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, content in ((here, bpe_json(["a"])), (there, TOKENIZER)):
+        (folder / "mine").mkdir(parents=True)
+        write_json(folder / "mine" / "tokenizer.json", content)
+    monkeypatch.chdir(here)
+    for folder in (here, there):
+        found = resolve_again("mine", read(folder / "mine").fingerprint, there)
+        assert found is not None
+        assert found.file.resolve() == folder / "mine" / "tokenizer.json"
+    wanted = with_roles(read(there / "mine"), {"image": "<s>"}).fingerprint
+    assert resolve_again("mine", wanted, there) is None
+    assert resolve_again("mine", wanted, there, {"image": "<s>"}) is not None
+    assert resolve_again("mine", wanted, here, {"image": "<s>"}) is None
+    assert local_origin("mine/tokenizer.json", there) == Path("mine/tokenizer.json")
+    for origin in ("other", "hub:owner/name", str(there / "mine"), None):
+        assert local_origin(origin, there) is None
 
 
 # ---- the hub -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +18,16 @@ from tokenizer_files import (
     bpe_json,
     gguf_file,
     gguf_tokenizer,
+    rank_file,
     sentencepiece_model,
+    tekken_json,
     write_json,
 )
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from vocabkit.errors import VocabkitError
 from vocabkit.tokenizer.read import read
+from vocabkit.tokenizer.segmentation import to_tokenizers
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
 
 ALPHABET = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -90,6 +94,8 @@ FILES: dict[str, dict[str, Any]] = {
     "replacement after byte level": byte_level({"Ġb": 256}) | {"decoder": sequence(
         BYTE_LEVEL, SPACES | {"pattern": {"String": "b"}, "content": "yy"})},
     "unescaped spaces": fallback(["<unk>", "<0x20>", "▁", "a"], SPACES, FALLBACK, FUSE),
+    "unescaped spaces in normalised text": fallback(["<unk>", "<0x20>", "▁", "a"], SPACES, FALLBACK, FUSE)
+                                           | {"normalizer": {"type": "NFC"}},
 }  # fmt: skip
 """A file for each way in which ids, bytes and spellings come apart."""
 
@@ -156,10 +162,11 @@ def test_ctc_replaces_its_delimiter_after_cleanup_only(tmp_path: Path, cleanup: 
     assert [f"a{vocabulary.token(i).decode()}a" for i in (1, 2, 3)] == [library.decode([0, i, 0]) for i in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("component", ["Metaspace", "BPEDecoder", "WordPiece"])
-def test_component_that_needs_neighbours_is_refused(tmp_path: Path, component: str) -> None:
+@pytest.mark.parametrize("before", [FUSE, BYTE_LEVEL], ids=["Fuse", "ByteLevel"])
+@pytest.mark.parametrize("component", ["Metaspace", "BPEDecoder", "WordPiece", "ByteFallback"])
+def test_component_that_needs_neighbours_is_refused(tmp_path: Path, component: str, before: dict[str, Any]) -> None:
     with pytest.raises(VocabkitError, match=f"'{component}' after Fuse"):
-        read(written(tmp_path, fallback(["a"], FUSE, METASPACE | {"type": component})))
+        read(written(tmp_path, fallback(["a", "<0x41>"], before, METASPACE | {"type": component})))
 
 
 def test_invalid_regular_expression_raises(tmp_path: Path) -> None:
@@ -188,11 +195,13 @@ def normalized(token_id: int, content: str) -> dict[str, Any]:
 
 def test_added_token_in_normalised_text_has_its_normal_form(tmp_path: Path) -> None:
     """Of uncased BERT with `COVID` added, which finds `covid` and brings its space as other words do."""
-    content = bpe_json(["the", "a"], {"type": "WordPiece", "prefix": "##", "cleanup": True}, [normalized(2, "COVID")])
+    pieces = ["the", "a", "covid"]
+    content = bpe_json(pieces, {"type": "WordPiece", "prefix": "##", "cleanup": True}, [normalized(3, "COVID")])
     folder = written(tmp_path, content | {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": None})
     vocabulary, library = read(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert vocabulary.token(2) == b" covid"
-    assert library.encode("COVID").ids == library.encode("covid").ids == [2]
+    assert vocabulary.token(2) == vocabulary.token(3) == b" covid"
+    assert library.encode("COVID").ids == library.encode("covid").ids == [3]
+    assert vocabulary.canonical[[2, 3]].tolist() == [3, 3]
     assert_bytes_are_decoded(vocabulary, library)
 
 
@@ -219,13 +228,18 @@ def test_literal_space_is_not_canonical_where_spaces_are_escaped(tmp_path: Path,
     assert read(folder).canonical.tolist() == [0, 4, 2, 3, 4]
 
 
-@pytest.mark.parametrize("piece_type", [1, 4], ids=["normal", "user-defined"])
-def test_literal_space_of_sentencepiece_is_not_canonical(tmp_path: Path, piece_type: int) -> None:
-    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), (" a", piece_type), ("▁", 1), ("a", 1), ("▁a", 1)]
+@pytest.mark.parametrize("escape_whitespaces", [True, False])
+@pytest.mark.parametrize("user_defined", [None, " a", "▁a"])
+@pytest.mark.parametrize("two", [(" a", "▁a"), ("▁a", " a")])
+def test_canonical_spelling_of_a_space_is_the_one_that_sentencepiece_makes(
+    tmp_path: Path, two: tuple[str, str], user_defined: str | None, escape_whitespaces: bool
+) -> None:
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁", 1), (" ", 1), ("a", 1)]
+    pieces += [(piece, 4 if piece == user_defined else 1) for piece in two]
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(sentencepiece_model(pieces))
-    assert SentencePieceProcessor(model_file=str(path)).encode("a a")[-1] == 6
-    assert read(path).canonical[[3, 6]].tolist() == [6, 6]
+    path.write_bytes(sentencepiece_model(pieces, model_type=1, normalizer=[(3, 0), (5, int(escape_whitespaces))]))
+    made = SentencePieceProcessor(model_file=str(path)).encode("a a")[-1]
+    assert read(path).canonical[[6, 7]].tolist() == [made, made]
 
 
 def test_literal_space_of_gguf_is_not_canonical(tmp_path: Path) -> None:
@@ -295,8 +309,13 @@ def test_files_beside_tokenizer_make_tokens_special(tmp_path: Path, beside: dict
 
 
 def test_single_character_pad_token_stays_text(tmp_path: Path) -> None:
-    vocabulary = read(written(tmp_path, byte_level({}), tokenizer_config={"pad_token": "!"}))
-    assert vocabulary.kinds[ALPHABET["!"]] == Kind.TEXT
+    as_json = read(written(tmp_path, byte_level({}), tokenizer_config={"pad_token": "!"}))
+    pieces = [(piece, 1) for piece in sorted(ALPHABET, key=ALPHABET.__getitem__)]
+    (tmp_path / "model.gguf").write_bytes(gguf_file(gguf_tokenizer(pieces, "gpt2", padding_token_id=ALPHABET["!"])))
+    as_gguf = read(tmp_path / "model.gguf")
+    for vocabulary in (as_json, as_gguf):
+        assert vocabulary.kinds[ALPHABET["!"]] == Kind.TEXT
+        assert "pad" not in vocabulary.roles
 
 
 @pytest.mark.parametrize("spelling", ["<unused7>", "[PAD151936]", "<|reserved_special_token_3|>", "[unused12]"])
@@ -331,6 +350,17 @@ def test_vocab_json_with_merges_is_read_as_tokenizer_json_of_same_model(tmp_path
     (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\næ Ĺ\næĹ ¥\n", "utf-8")
     assert read(folder).fingerprint == read(written(tmp_path / "new", content)).fingerprint
+
+
+def test_vocab_json_with_merges_is_cut_as_in_the_library(tmp_path: Path) -> None:
+    pieces = [*sorted(ALPHABET), "ab", "bc", "abc", "Ġa", "Ġab"]
+    write_json(tmp_path / "vocab.json", {piece: i for i, piece in enumerate(pieces)})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nb c\na b\na bc\nĠ a\n", "utf-8")
+    library = Tokenizer(models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = to_tokenizers(read(tmp_path))
+    for text in ("abc", "ab abd", " ab", "a1ab's"):
+        assert tokenizer.encode(text).ids == library.encode(text).ids
 
 
 def test_clips_word_end_is_space(tmp_path: Path) -> None:
@@ -419,6 +449,57 @@ def test_gguf_and_tokenizer_json_of_one_vocabulary_agree_on_canonical_ids(tmp_pa
     as_gguf = read(tmp_path / "model.gguf")
     assert as_gguf.tokens == as_json.tokens
     assert as_gguf.canonical.tolist() == as_json.canonical.tolist()
+
+
+@pytest.mark.parametrize("line", ["Y!Q== 1", "YQ==YQ== 1", "YQ 1", "YQ==", "YQ== 1 1", "YQ== 1_0", "YQ== one"])
+def test_damaged_line_of_rank_file_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "tokenizer.tiktoken").write_text(f"Yg== 0\n\n{line}\n", "utf-8")
+    with pytest.raises(VocabkitError, match=rf"line 3 is '{line}', expected base64 and a rank"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config": {"default_vocab_size": 7}}, "2 ranks and '3' special tokens don't make a vocabulary of '7' ids"),
+        ({"config": {"default_num_special_tokens": 5}}, "don't make a vocabulary of '5' ids"),
+        ({"config": {"default_num_special_tokens": 20_000, "default_vocab_size": 20_002}}, "expected up to 16384"),
+        ({"vocab": {0: {"rank": 1}}}, "rank '1' found where rank 0 is expected"),
+        ({"special_tokens": {0: {"rank": 1}}}, "two special tokens have the same rank"),
+    ],
+    ids=["too few ranks", "no text", "many special tokens", "order of ranks", "rank twice"],
+)
+def test_tekken_that_contradicts_itself_raises(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    content = tekken_json([b"a", b"b"])
+    for part, changed in changes.items():
+        for key, value in changed.items():
+            content[part][key] = {**content[part][key], **value} if isinstance(value, dict) else value
+    with pytest.raises(VocabkitError, match=reason):
+        read(write_json(tmp_path / "tekken.json", content))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (struct.pack("<I", 99), "value type 99"),
+        (struct.pack("<IIQ", 9, 9, 1), "array of type 9"),
+        (struct.pack("<IIQ", 9, 8, 1 << 23), "an array of 8388608 strings"),
+        (struct.pack("<IIQ", 9, 4, 1 << 40), "reaches beyond the end"),
+        (b"", "requires a buffer"),
+    ],
+)
+def test_gguf_header_that_lies_raises(tmp_path: Path, value: bytes, reason: str) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 3) + b"key" + value)
+    with pytest.raises(VocabkitError, match=rf"damaged or truncated GGUF header .*{reason}"):
+        read(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("tokens", [None, [], [1, 2], "a"])
+def test_gguf_without_tokens_raises(tmp_path: Path, tokens: Any) -> None:
+    metadata = gguf_tokenizer([("a", 1)]) | {"tokenizer.ggml.tokens": tokens}
+    (tmp_path / "model.gguf").write_bytes(gguf_file({key: each for key, each in metadata.items() if each is not None}))
+    with pytest.raises(VocabkitError, match=r"model\.gguf: GGUF without a tokenizer"):
+        read(tmp_path / "model.gguf")
 
 
 def test_unknown_gguf_tokenizer_model_raises(tmp_path: Path) -> None:
@@ -546,9 +627,17 @@ def test_files_override_each_other_as_in_transformers(
     assert np.flatnonzero(vocabulary.kinds == Kind.SPECIAL).tolist() == special
 
 
-def test_token_that_only_the_config_names_gets_the_next_id(tmp_path: Path) -> None:
-    vocabulary = read(written(tmp_path, byte_level({"Ġa": 256}), tokenizer_config={"eos_token": "<|im_end|>"}))
-    assert (vocabulary.token(257), vocabulary.roles["eos"]) == (b"<|im_end|>", 257)
+@pytest.mark.parametrize("spelling", ["<|im_end|>", "☃"])
+def test_token_that_only_the_config_names_is_special_and_gets_the_next_id(tmp_path: Path, spelling: str) -> None:
+    vocabulary = read(written(tmp_path, byte_level({"Ġa": 256}), tokenizer_config={"eos_token": spelling}))
+    assert (vocabulary.token(257), vocabulary.roles["eos"]) == (spelling.encode(), 257)
+    assert vocabulary.kinds[257] == Kind.SPECIAL
+
+
+def test_text_alone_in_added_tokens_decoder_is_a_token_of_text(tmp_path: Path) -> None:
+    config = {"added_tokens_decoder": {"256": "<think>", "257": 7, "258": {"content": 7}}}
+    vocabulary = read(written(tmp_path, byte_level({}), tokenizer_config=config))
+    assert (len(vocabulary), vocabulary.token(256), vocabulary.kinds[256]) == (257, b"<think>", Kind.TEXT)
 
 
 def test_added_tokens_are_numbered_from_the_number_of_pieces(tmp_path: Path) -> None:
@@ -597,6 +686,13 @@ def test_rank_file_takes_its_sizes_from_the_config_and_added_tokens_fill_holes(t
     assert (vocabulary.embedding_rows, vocabulary.width) == (258, 8)
     assert (vocabulary.token(257), vocabulary.kinds[257]) == (b"<h>", Kind.SPECIAL)
     assert not vocabulary.alignable[258]
+
+
+def test_added_token_of_rank_file_comes_before_rank_of_same_bytes(tmp_path: Path) -> None:
+    """It is cut out of the text first."""
+    (tmp_path / "tiktoken.model").write_bytes(rank_file([b"a", b"b", b"ab"]))
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": {"3": {"content": "ab", "special": False}}})
+    assert read(tmp_path).canonical.tolist() == [0, 1, 3, 3]
 
 
 def test_bracketed_pieces_that_no_merge_makes_are_special(tmp_path: Path) -> None:

@@ -99,8 +99,10 @@ def test_2_pre_tokenizer_decides_alphabet_without_decoder(tmp_path: Path) -> Non
     assert tokens(byte_level) == [b" a", b"\xe9"]
     split = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]}
     assert tokens(read_json_tokenizer(tmp_path, {**content, "pre_tokenizer": split})) == [b" a", b"\xe9"]
-    metaspace = read_json_tokenizer(tmp_path, {**bpe_json(["▁a", "é"], decoder=None), "pre_tokenizer": METASPACE})
-    assert tokens(metaspace) == [b" a", "é".encode()]
+    for byte_fallback, line_break in ((True, b"\n"), (False, b"<0x0A>")):
+        content = bpe_json(["▁a", "é", "<0x0A>"], decoder=None, byte_fallback=byte_fallback)
+        metaspace = read_json_tokenizer(tmp_path, {**content, "pre_tokenizer": METASPACE})
+        assert tokens(metaspace) == [b" a", "é".encode(), line_break]
 
 
 def test_2_undetermined_alphabet_raises(tmp_path: Path) -> None:
@@ -329,6 +331,8 @@ def test_8_gguf_tells_rows_of_its_table(tmp_path: Path) -> None:
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)]), {"blk.0": [2, 2], "token_embd.weight": [16, 32]}))
     vocabulary = read(path)
     assert (len(vocabulary), vocabulary.width, vocabulary.embedding_rows) == (1, 16, 32)
+    path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)]), {"token_embd.weight": [512]}))
+    assert (read(path).width, read(path).embedding_rows) == (None, None)
 
 
 @pytest.mark.usefixtures("sources")

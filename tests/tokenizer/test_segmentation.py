@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from publishers import Publisher, publisher
+from publishers import Publisher, publisher, tekken
 from tokenizer_files import (
     BYTE_LEVEL,
     BYTE_PIECES,
@@ -23,12 +23,14 @@ from tokenizer_files import (
     added_token,
     alphabet_spelling,
     bpe_json,
+    charsmap,
     every,
     gguf_file,
     gguf_tokenizer,
     read_json_tokenizer,
     real,
     sentencepiece_model,
+    tekken_json,
     wordpiece_json,
     write_json,
 )
@@ -256,6 +258,24 @@ def test_sentencepiece_symbols_of_user_come_first_and_no_space_is_put_after_them
     assert Segmenter(vocabulary).ids(b"<x>a  a") == [2, 5, 3, 5]
 
 
+def test_piece_spelled_like_special_token_is_cut_as_by_publishers_library(tmp_path: Path) -> None:
+    letters = [bytes([byte]) for byte in range(256)]
+    path = write_json(tmp_path / "tekken.json", tekken_json([*letters, b"<s", b"<s>", b"<s>a"]))
+    tokenizer, library = to_tokenizers(read(path)), tekken(path)
+    for text in ("a<s>", "<s>", "<s>a</s>"):
+        assert tokenizer.encode(text).ids == library.encode(text)
+
+
+def test_added_text_token_of_byte_level_gguf_is_cut_out_of_text_that_it_spells(tmp_path: Path) -> None:
+    """The converter writes it literally, not in the byte alphabet."""
+    pieces = [*((letter, NORMAL) for letter in LETTERS), ("é b", USER_DEFINED)]
+    (tmp_path / "model.gguf").write_bytes(gguf_file(gguf_tokenizer(pieces, "gpt2", pre="gpt-2", merges=["a a"])))
+    content = bpe_json(LETTERS, added=[added_token(256, "é b")]) | {"pre_tokenizer": BYTE_LEVEL}
+    library = Tokenizer.from_file(str(write_json(tmp_path / "tokenizer.json", content)))
+    found = to_tokenizers(read(tmp_path / "model.gguf")).encode("aé bé")
+    assert found.ids == library.encode("aé bé").ids == [ord("a"), 256, *"é".encode()]
+
+
 def test_gguf_without_scores_has_no_rules(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL), *BYTE_PIECES])))
@@ -327,12 +347,17 @@ def test_missing_source_raises_on_one_line(tmp_path: Path) -> None:
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "!"}},
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}},
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}},
+        {"model": bpe_json(["a"], merges=[["a", "a"]], continuing_subword_prefix="##")["model"]},
+        {"model": bpe_json(["a", "b", "ab"], merges=["a b c"])["model"]},
         {"version": "9"},
     ],
 )
-def test_rejected_tokenizer_json_raises_on_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_rejected_tokenizer_json_raises_on_one_line(
+    changes: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     vocabulary = read_json_tokenizer(tmp_path, {**bpe_json(["a"]), **changes})
     assert vocabulary.source in one_line(lambda: to_tokenizers(vocabulary, mid_text=True))
+    assert not capfd.readouterr().err, "a panic of `tokenizers` is printed, even if it is caught"
 
 
 @pytest.mark.parametrize(
@@ -366,6 +391,22 @@ def test_gguf_with_wrong_rules_raises_on_one_line(model: str, changes: dict[str,
     assert len(vocabulary) == 3
     assert "model.gguf" in one_line(lambda: to_tokenizers(vocabulary))
     assert "model.gguf" in one_line(lambda: Segmenter(vocabulary).ids(b"a"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xff\xff\xff", "a trie of 4294967295 bytes"),
+        (charsmap()[:-3], "a trie of 1024 bytes"),
+        (charsmap((1 << 22) - 1 << 10), "leads out of itself"),
+        (charsmap(1 << 10 | 0x100, 1 << 31 | 99), "leads to no text"),
+    ],
+)
+def test_damaged_character_map_raises_on_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
+    """`tokenizers` would read beyond its end, or panic."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model([("<unk>", UNKNOWN), ("a", NORMAL)], normalizer=[(2, content)]))
+    assert reason in one_line(lambda: to_tokenizers(read(path)))
 
 
 @pytest.mark.parametrize("name", ["unknown", "", 7])
@@ -432,3 +473,13 @@ def test_pattern_with_repeat_of_repeat_raises(pattern: str, tmp_path: Path) -> N
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(["a"]) | {"pre_tokenizer": split})
     with pytest.raises(VocabkitError, match="repeats a repeat"):
         to_tokenizers(vocabulary)
+
+
+@pytest.mark.parametrize("pattern", ["(ab)+", "(a+)b", "((a)b)+", "(a|b)+(c+)", "[(+]+(a)", r"(\(\+)*", "(?i:a+)b"])
+def test_pattern_that_repeats_once_cuts_as_in_the_library(pattern: str, tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    pieces = sorted(ByteLevel.alphabet())
+    content = bpe_json(pieces) | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL]}}
+    tokenizer = to_tokenizers(read_json_tokenizer(tmp_path, content))
+    words = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).pre_tokenizer.pre_tokenize_str("aabab(+abcc")
+    assert tokenizer.pre_tokenizer.pre_tokenize_str("aabab(+abcc") == words

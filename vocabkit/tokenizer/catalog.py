@@ -129,8 +129,8 @@ def resolve_again(
     for path in _origins(origin, folder):
         with suppress(VocabkitError, OSError, ValueError):
             found.append(resolve_path(path))
-    with suppress(VocabkitError):
-        for each in found:
+    for each in found:
+        with suppress(VocabkitError):  # it may lack a token that has a role
             if with_roles(each.vocabulary, given_roles or {}).fingerprint == fingerprint:
                 return each
     return None
@@ -349,13 +349,13 @@ def _from_hub(name: str, *, cached: bool = False) -> Resolved:
 
 def _same_in_catalog(repository: str) -> str:
     """Name the catalog entry of a hub repository, or of the model that it is a variant or a copy of."""
-    entries = [entry for entry in catalog().values() if entry.hub]
-    for entry in entries:
-        if entry.hub == repository:
-            return f"; the catalog has its tokenizer: {entry.name}"
-    for entry in entries:
-        if _model_name(entry.hub or "") == _model_name(repository):
-            return f"; the catalog has the tokenizer of {entry.hub}: {entry.name}"
+    known = [(entry.hub, entry.name) for entry in catalog().values() if entry.hub]
+    for hub, name in known:
+        if hub == repository:
+            return f"; the catalog has its tokenizer: {name}"
+    for hub, name in known:
+        if _model_name(hub) == _model_name(repository):
+            return f"; the catalog has the tokenizer of {hub}: {name}"
     return ""
 
 

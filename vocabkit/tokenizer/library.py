@@ -99,8 +99,9 @@ def _check_pattern(pattern: str) -> None:
 def _check_merges(model: Mapping[str, Any]) -> None:
     vocab, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
     for merge in model["merges"]:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        if not (left in vocab and right in vocab and left + right[len(prefix) :] in vocab):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        joined = left + right.removeprefix(prefix) if right.startswith(prefix) else None
+        if not (left in vocab and right in vocab and joined in vocab):
             raise ValueError(f"merge of {left!r} and {right!r}, which makes no piece")
 
 

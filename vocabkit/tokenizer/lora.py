@@ -8,7 +8,7 @@ from typing import Any
 
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import reading
-from vocabkit.hub import hub_id
+from vocabkit.hub import is_hub_id
 
 LORA_CONFIG = "adapter_config.json"
 """Marks a folder of peft, which holds LoRA weights and not the LLM."""
@@ -41,7 +41,6 @@ def lora_base(folder: Path) -> str:
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
         raise VocabkitError(f"{folder / LORA_CONFIG}: names no LLM that the LoRA weights belong to")
-    if isinstance(revision, str) and revision and not Path(base).expanduser().exists():
-        found = hub_id(base)
-        return f"{base}@{revision}" if found is not None and found.revision is None else base
+    if isinstance(revision, str) and revision and is_hub_id(base) and not Path(base).expanduser().exists():
+        return f"{base}@{revision}"
     return base

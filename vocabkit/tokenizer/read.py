@@ -126,4 +126,4 @@ def _gguf_models(folder: Path) -> list[Path]:
 
 def _looks_like_ranks(head: bytes) -> bool:
     line = head.split(b"\n", 1)[0].split()
-    return len(line) == 2 and line[1].isdigit() and line[0].isascii()
+    return len(line) == 2 and line[1].isdigit()

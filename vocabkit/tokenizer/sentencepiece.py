@@ -28,7 +28,7 @@ from vocabkit.tokenizer.special_tokens import (
 from vocabkit.tokenizer.spelling import byte_piece
 from vocabkit.tokenizer.vocabulary import MAX_TOKENS, Kind, Precedence, Vocabulary, make_vocabulary
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6
 _MODELS: dict[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
 
 
@@ -85,9 +85,8 @@ def read(path: Path, name: str | None = None) -> Vocabulary:
             tokens[token_id], kinds[token_id] = (spellings[token_id] or "").encode(), Kind.UNUSED
 
     precedence = np.where(kinds == Kind.BYTE, Precedence.BYTE, Precedence.PIECE)
-    precedence[np.flatnonzero(np.array(types) == _USER_DEFINED)] = Precedence.ADDED
-    if model.escape_whitespaces:  # also in text that user-defined pieces are cut from
-        precedence[[i for i, piece in enumerate(pieces) if " " in piece]] = Precedence.UNREACHED
+    never = " " if model.escape_whitespaces else "▁"  # a space, also in text that user-defined pieces are cut from
+    precedence[[i for i, piece in enumerate(pieces) if never in piece]] = Precedence.UNREACHED
     precedence[own:] = Precedence.ADDED
     named = {i: spellings[i] or "" for i in np.flatnonzero(kinds == Kind.SPECIAL).tolist()}
     return make_vocabulary(

@@ -176,7 +176,7 @@ def _merges_by_left(merges: np.ndarray, size: int) -> pa.Array:
     order = np.argsort(left, kind="stable")
     pairs = np.stack([right, np.arange(len(merges))], axis=1)[order].astype(np.int32)
     offsets = 2 * np.searchsorted(left[order], np.arange(size + 1)).astype(np.int32)
-    return pa.ListArray.from_arrays(number_array(offsets), number_array(pairs.reshape(-1)))
+    return pa.ListArray.from_arrays(number_array(offsets), number_array(pairs.ravel()))
 
 
 def _merges(by_left: pa.Array) -> np.ndarray:

@@ -209,16 +209,12 @@ def _unseen(where: str, file: File, spellings: Sequence[str | None], decoded: De
     """Return pieces that hold a space where the model never gets to see one, or a `▁` where it never sees that."""
     if decoded.tokens is not None:
         return set()
-    literal = {i for i, piece in enumerate(spellings) if piece and " " in piece}
-    if not literal and (file.normalizer or file.pre_tokenizer):  # as in nearly all files: spaces become `▁`
-        return set()
     with _refusing(where, "normalizer or pre-tokenizer"), refusing_failures(f"{where}: its normalizer fails"):
         steps = text_steps(file.normalizer, file.pre_tokenizer)
         text = steps.normalizer.normalize_str("a b") if steps.normalizer else "a b"
         words = steps.pre_tokenizer.pre_tokenize_str(text) if steps.pre_tokenizer else [(text, None)]
-    seen = "".join(word for word, _ in words)
-    escaped = {i for i, piece in enumerate(spellings) if piece and "▁" in piece}
-    return (literal if " " not in seen else set()) | (escaped if "▁" not in seen else set())
+    unseen = {" ", "▁"} - {character for word, _ in words for character in word}
+    return {i for character in unseen for i, piece in enumerate(spellings) if piece and character in piece}
 
 
 def _precedence_of_added(token: _Added, value: bytes | None, *, is_normal: bool) -> Precedence:

@@ -41,7 +41,7 @@ def read_vocab_json(path: Path, name: str | None = None) -> Vocabulary:
             "tokenizer.json of this model"
         )
     suffix = WORD_END if sum(piece.endswith(WORD_END) for piece in vocab) > len(vocab) // 4 else None
-    model = Model(vocab=vocab, type="BPE", end_of_word_suffix=suffix, unk_token=None)
+    model = Model(vocab=vocab, end_of_word_suffix=suffix)
     file = File(model=model, decoder={"type": "ByteLevel"})
     merges = path.with_name("merges.txt")
     rules = partial(_rules, vocab, merges) if suffix is None and merges.is_file() else None
@@ -68,11 +68,8 @@ def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
         "strip_accents": config.get("strip_accents"),
         "lowercase": bool(config.get("do_lower_case", True)),
     }
-    file = File(
-        model=Model(vocab=vocab, type="WordPiece", unk_token="[UNK]"),
-        normalizer=normalizer,
-        decoder={"type": "WordPiece"},
-    )
+    model = Model(vocab=vocab, unk_token="[UNK]")
+    file = File(model=model, normalizer=normalizer, decoder={"type": "WordPiece"})
     return _vocabulary(path, file, name, _wordpiece_json(vocab, normalizer), _BERT)
 
 

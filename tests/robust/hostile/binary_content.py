@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from json_content import ESCAPE
-from tokenizer_files import BYTE, NORMAL, UNKNOWN, gguf_file, gguf_tokenizer, protobuf, sentencepiece_model
+from tokenizer_files import BYTE, NORMAL, UNKNOWN, charsmap, gguf_file, gguf_tokenizer, protobuf, sentencepiece_model
 
 PIECES = [("<unk>", UNKNOWN), ("a", NORMAL)]
 ENDLESS = struct.pack("<Q", (1 << 64) - 1)
@@ -46,12 +46,6 @@ def sentencepiece_files() -> Iterator[tuple[str, bytes]]:
     }
     for name, content in cases.items():
         yield f"pieces-{name}.model", content
-
-
-def charsmap(*units: int) -> bytes:
-    """A character map whose trie starts with these units."""
-    trie = struct.pack("<256I", *units, *[0] * (256 - len(units)))
-    return struct.pack("<I", len(trie)) + trie + b"a\0"
 
 
 def gguf_headers() -> Iterator[tuple[str, bytes]]:
