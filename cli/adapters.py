@@ -46,6 +46,7 @@ class MissingRows(enum.StrEnum):
 class Form(enum.StrEnum):
     """See `vocabkit.transfer.export.export.Form`."""
 
+    hf = "hf"
     projector = "projector"
     llava = "llava"
     llava_next = "llava-next"
@@ -387,8 +388,8 @@ def export(
         Form,
         typer.Option(
             "--as",
-            help="A plain two-layer projector; a Hugging Face Llava checkpoint; a llama.cpp mmproj GGUF; LLaVA's "
-            "mm_projector.bin.",
+            help="A checkpoint for transformers with any head as it is; a plain two-layer projector; a stock Llava "
+            "checkpoint; a llama.cpp mmproj GGUF; LLaVA's mm_projector.bin.",
             show_default=False,
         ),
     ],
@@ -397,24 +398,29 @@ def export(
     llm: Annotated[
         str | None,
         typer.Option(
-            help="For llava, the LLM: a model folder, LoRA folder, GGUF, catalog model or hub id.", show_default=False
+            help="For hf and llava, the LLM: a model folder, LoRA folder, GGUF, catalog model or hub id.",
+            show_default=False,
         ),
     ] = None,
     other_weights: OtherWeights = False,
     vision: Annotated[
-        str | None, typer.Option(help="For llava and mmproj, the vision model: folder or hub id.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The vision model, for hf, llava and mmproj: folder or hub id. [default: hf: as in training]",
+            show_default=False,
+        ),
     ] = None,
     keep_cls: Annotated[
         bool,
         typer.Option(
-            "--keep-cls", help="For llava: class tokens become visual tokens. [default: as the adapter records]"
+            "--keep-cls", help="For hf and llava: class tokens become visual tokens. [default: as the adapter records]"
         ),
     ] = False,
     image_aspect_ratio: Annotated[
         Aspect | None,
         typer.Option(
-            help="For llava: how pictures become square, if the adapter does not record it. For mmproj: `pad`, to "
-            "accept that llama.cpp pads them.",
+            help="For hf and llava: how pictures become square, if the adapter does not record it. For mmproj: `pad`, "
+            "to accept that llama.cpp pads them.",
             show_default=False,
         ),
     ] = None,
@@ -444,10 +450,11 @@ def export(
 ) -> None:
     """Write an adapter in the format of another program.
 
-    The adapter is for one LLM: transferred, or an MLP projector. A linear head folds exactly into the stock two-layer
-    projector that these programs use. A softmax head does not fold, and a linear head with more hidden units than the
-    LLM is wide does not fit into a Llava checkpoint. For those, give --features: a projector is fitted that
-    approximates the adapter, and its error on held-out pictures is reported.
+    The adapter is for one LLM: transferred, or an MLP projector. `hf` holds any head as it is, for transformers with
+    vocabkit installed. The other formats hold a stock two-layer projector. A linear head folds into it exactly. A
+    softmax head does not fold, and a linear head with more hidden units than the LLM is wide does not fit into a stock
+    Llava checkpoint. For those, give --features: a projector is fitted that approximates the adapter, and its error on
+    held-out pictures is reported.
     """
     if features is not None:
         from vocabkit.files.memory import keep_freed_memory
@@ -477,7 +484,7 @@ def export(
             f"fitted on {fit.pictures:,} pictures; relative error {fit.relative_error:.3f} on {fit.held_out:,} others "
             "(0 is the adapter itself, 1 the mean token)"
         )
-    say(f"written: {out}, {done.bytes / 1e6:,.1f} MB, for {done.config.llm}")
+    say(f"written: {out}, {done.bytes / 1e6:,.1f} MB, for {done.config.output_llm}")
 
 
 def _factor(scale: str) -> float | Literal["rms"]:

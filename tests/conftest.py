@@ -33,6 +33,7 @@ NEED_TORCH = [
     "interpret",
     "llm",
     "robust",
+    "serving",
     "train",
     "transfer",
     "vision",

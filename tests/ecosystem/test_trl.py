@@ -18,7 +18,7 @@ LOG = "\nimport json\nprint(json.dumps([row['loss'] for row in trainer.state.log
 
 def test_the_checkpoint_is_tuned_as_the_page_shows_and_stays_a_llava(small: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    (code,) = (block for block in blocks if "SFTTrainer" in block)
+    (code,) = (block for block in blocks if "SFTTrainer" in block and "llava-mine" in block)
     said = in_ecosystem(small, "-c", code.replace("SFTConfig(", SETTINGS) + LOG)
     losses = json.loads(said.splitlines()[-1])
     assert len(losses) == 6

@@ -283,7 +283,7 @@ def test_no_usable_picture_raises(encoder: VisionEncoder, tmp_path: Path) -> Non
 def test_nonfinite_features_raise(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures = painted(tmp_path / "images", 3)
     with torch.no_grad():  # an encoder beyond float16
-        for parameter in encoder._model.module.encoder.layers[1].mlp.fc2.parameters():
+        for parameter in encoder.model.module.encoder.layers[1].mlp.fc2.parameters():
             parameter.add_(1e5)
     with pytest.raises(VocabkitError, match=r"0\.png: its features are not finite as torch\.float16; take float32"):
         cache_features(encoder, pictures, tmp_path / "out")

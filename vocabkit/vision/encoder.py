@@ -95,9 +95,10 @@ class VisionEncoder:
         preparation = f"{PICTURE_RULES}; {model.preparation}"
         fingerprint = hash_tensors(preparation.encode(), model.weights())  # before weights are converted
         model.module.eval().requires_grad_(False).to(device, dtype)
-        self._model, self._device, self._dtype = model, device, dtype
+        self._device, self._dtype = device, dtype
+        self.model = model
         self._fill = model.fill if image_aspect_ratio == "pad" else None
-        self._pool, self._dropped = pool, 0 if keep_cls else model.class_tokens
+        self._pool, self._keep_cls = pool, keep_cls
         self.sizes = grid_pinpoints if image_aspect_ratio == "anyres" else None
         """What a picture may get in tiles; None if it is shown in one."""
         self.name = model.name
@@ -131,7 +132,7 @@ class VisionEncoder:
         """
         if self.sizes is not None:
             raise VocabkitError("an encoder of tiles (image_aspect_ratio anyres) takes pictures by `tiles_of` only")
-        return self._model.pixels(image if self._fill is None else _padded(image, self._fill))
+        return self.model.pixels(image if self._fill is None else padded(image, self._fill))
 
     def pixels_of(self, picture: Picture) -> Tensor:
         """Load a picture, then as `pixels`. Raises BrokenImage: missing, damaged, or of extreme proportions."""
@@ -146,20 +147,25 @@ class VisionEncoder:
         assert self.sizes is not None
         image = load_image(picture)
         try:
-            return self._model.tiles(image, self.sizes)
+            return self.model.tiles(image, self.sizes)
         except VocabkitError as error:
             raise BrokenImage(f"{picture.key}: {error}") from error
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) on any device -> (B, N, Dv) on the encoder's: kept class tokens, then patches row by row."""
-        states = self._model.states(pixels.to(self._device, self._dtype))[:, self._dropped :]
-        if self._pool is None:
-            return states
-        count = self._model.grid[0] * self._model.grid[1]
-        before, patches = states[:, :-count], states[:, -count:]
-        grids = patches.mT.unflatten(2, self._model.grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
-        return torch.cat([before, adaptive_avg_pool2d(grids, self._pool).flatten(2).mT], dim=1)
+        states = self.model.states(pixels.to(self._device, self._dtype))
+        return chosen_features(states, self.model.grid, keep_cls=self._keep_cls, pool=self._pool)
+
+
+def chosen_features(states: Tensor, grid: tuple[int, int], *, keep_cls: bool, pool: tuple[int, int] | None) -> Tensor:
+    """(B, C + P, Dv) hidden states, patches row by row -> (B, N, Dv): kept class tokens, then patches, pooled."""
+    count = grid[0] * grid[1]
+    before, patches = states[:, :-count], states[:, -count:]
+    if pool is not None:
+        grids = patches.mT.unflatten(2, grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
+        patches = adaptive_avg_pool2d(grids, pool).flatten(2).mT
+    return torch.cat([before, patches], dim=1) if keep_cls else patches
 
 
 def _check_tiles(model: PatchModel, sizes: Sizes | None, *, keep_cls: bool, pool: tuple[int, int] | None) -> None:
@@ -171,7 +177,7 @@ def _check_tiles(model: PatchModel, sizes: Sizes | None, *, keep_cls: bool, pool
     check_sizes(sizes or (), model.tile)
 
 
-def _padded(image: Image, fill: tuple[int, int, int]) -> Image:
+def padded(image: Image, fill: tuple[int, int, int]) -> Image:
     """The picture in the middle of a square, as LLaVA's `expand2square` rounds it."""
     side = max(image.size)
     if pillow.MAX_IMAGE_PIXELS is not None and side * side > 2 * pillow.MAX_IMAGE_PIXELS:

@@ -17,7 +17,7 @@ import torch
 
 from vocabkit.adapter.checkpoint import check_destination, locate
 from vocabkit.adapter.checkpoint import read_config as read_adapter_config
-from vocabkit.adapter.config import AspectRatio, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adapter.partners import check_encoder, check_llm, unknown_encoder
 from vocabkit.data.llava import read_llava
@@ -30,18 +30,19 @@ from vocabkit.llm.write import HEAD, config_dtype
 from vocabkit.tokenizer.gguf import read_tensor_table
 from vocabkit.tokenizer.lora import is_lora
 from vocabkit.transfer.distill import Distillation, check_distillable, distil
+from vocabkit.transfer.export.hf import check_adapter, export_hf
 from vocabkit.transfer.export.llava import check_vision, export_llava
 from vocabkit.transfer.export.mmproj import export_mmproj, gguf_tensors
 from vocabkit.transfer.export.vision import LLAVA_NEXT, check_features, vision_tensors
 from vocabkit.transfer.fold import check_folds, check_padding, fold, folded_config
 from vocabkit.transfer.published import export_mm_projector
-from vocabkit.vision.encoder import open_vision
+from vocabkit.vision.encoder import encoder_of, open_vision
 from vocabkit.vision.features import Features, open_features
 from vocabkit.vision.transformers_model import read_vision_config
 
-Form = Literal["projector", "llava", "llava-next", "mmproj", "mm_projector"]
-"""projector: a checkpoint of vocabkit. llava, llava-next: a Hugging Face Llava or LlavaNext checkpoint. mmproj: a GGUF
-for llama.cpp. mm_projector: LLaVA's `mm_projector.bin`."""
+Form = Literal["hf", "projector", "llava", "llava-next", "mmproj", "mm_projector"]
+"""hf: a checkpoint for transformers with the adapter as it is. projector: a checkpoint of vocabkit. llava, llava-next:
+a Hugging Face Llava or LlavaNext checkpoint. mmproj: a GGUF for llama.cpp. mm_projector: LLaVA's `mm_projector.bin`."""
 _WHOLE_MODELS = ("llava", "llava-next")
 
 
@@ -50,15 +51,16 @@ class ExportOptions:
     """What an export needs besides the adapter. Most forms need nothing."""
 
     llm: str | None = None
-    """For llava: the LLM, as `load_llm` takes it."""
+    """For hf and llava: the LLM, as `load_llm` takes it."""
     other_weights: bool = False
     """Accept an LLM that was tuned since the adapter was made for it."""
     vision: str | None = None
-    """For llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id."""
+    """For hf, llava and mmproj: the vision model that the adapter was trained with, a folder or a hub id. For hf, by
+    default that which the adapter records, and `efficientnet-lite0` too."""
     keep_cls: bool = False
-    """For llava: whether class tokens become visual tokens. If False, they do only if the adapter records it."""
+    """For hf and llava: whether class tokens become visual tokens. If False, they do only if the adapter records it."""
     image_aspect_ratio: AspectRatio | None = None
-    """For llava: how pictures become square, if the adapter does not record it. For mmproj: pad, to accept that
+    """For hf and llava: how pictures become square, if the adapter does not record it. For mmproj: pad, to accept that
     llama.cpp pads pictures although the adapter was trained on others."""
     features: str | Path | None = None
     """Folder of patch features to distil on; None to fold."""
@@ -76,8 +78,8 @@ class ExportOptions:
 class Exported:
     """What was written."""
 
-    config: MLPConfig
-    """The configuration of the projector."""
+    config: MLPConfig | AdapterConfig
+    """The configuration of the projector; for hf, of the adapter."""
     bytes: int
     """Size of all tensors, without the row of a new image token."""
     distillation: Distillation | None
@@ -86,7 +88,7 @@ class Exported:
 
 def check_place(out: str | Path, form: Form) -> None:
     """Raise VocabkitError if an export in this form can't be written to `out` (see `check_destination`)."""
-    check_destination(out, {"projector": "mlp", "llava-next": "llava"}.get(form, form))
+    check_destination(out, {"projector": "mlp", "llava-next": "llava", "hf": "llava"}.get(form, form))
 
 
 def export(
@@ -115,6 +117,8 @@ def export(
         if form in (*_WHOLE_MODELS, "mm_projector") and options.features is None:
             _check_recorded_width(read_adapter_config(path))
         adapter = load_adapter(path)
+    if form == "hf":
+        return _export_hf(adapter, out, options, progress)
     features = None if options.features is None else open_features(Path(options.features))
     config = _projector_config(adapter, features, form)
     if form in (*_WHOLE_MODELS, "mm_projector"):
@@ -170,14 +174,43 @@ def export(
     return Exported(projector.config, size, distillation)
 
 
+def _export_hf(adapter: Adapter, out: Path, options: ExportOptions, progress: Progress) -> Exported:
+    """Write the adapter as it is, with its vision model and LLM."""
+    assert options.llm is not None
+    if isinstance(adapter, MLPProjector):
+        raise VocabkitError("an MLP projector has no head; export llava, which needs no vocabkit to run")
+    check_adapter(adapter)
+    encoder = encoder_of(
+        adapter, options.vision, keep_cls=options.keep_cls or None, image_aspect_ratio=options.image_aspect_ratio
+    )
+    tuned = check_llm(
+        adapter.config,
+        adapter.shared,
+        llm_table(options.llm),
+        rows=adapter.rows,
+        other_weights=options.other_weights,
+    )
+    progress(f"preparing {options.llm}", 0, None)  # minutes, if a GGUF is dequantised or LoRA weights are merged
+    with llm_folder(options.llm) as llm:
+        size = export_hf(adapter, encoder, llm, out, tuned=tuned, progress=progress)
+    return Exported(adapter.config, size, None)
+
+
 def _check_options(form: Form, options: ExportOptions) -> None:
+    if form == "hf":
+        if options.llm is None:
+            raise VocabkitError("hf holds the LLM: give `llm`")
+        if options.features is not None or options.data:
+            raise VocabkitError(
+                "hf holds the adapter as it is, so nothing is distilled; leave `features` and `data` out"
+            )
+        return
     needs_vision = form in (*_WHOLE_MODELS, "mmproj")
     if needs_vision and options.vision is None:
         raise VocabkitError(f"{form} holds the vision model that the adapter was trained with: give `vision`")
     if needs_vision and options.vision == "efficientnet-lite0":
         raise VocabkitError(
-            f"efficientnet-lite0 is not a vision transformer, so {form} can't hold it; run the adapter with vocabkit, "
-            "or export projector"
+            f"efficientnet-lite0 is not a vision transformer, so {form} can't hold it; export hf or projector"
         )
     if form in _WHOLE_MODELS and options.llm is None:
         raise VocabkitError("a Llava checkpoint holds the LLM: give `llm`")

@@ -184,14 +184,14 @@ def export_llava(
             dtype=dtype,
         )
         new_token = image_token_id if llm_tokenizer.is_new else None
-        rest = _llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
+        rest = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
         with new_folder(out) as folder:
-            _write_json(folder / "config.json", content)
-            _write_json(folder / "generation_config.json", settings)
+            write_json(folder / "config.json", content)
+            write_json(folder / "generation_config.json", settings)
             save_processor(processor, folder)
             (folder / "README.md").write_text(str(llava_card(projector.config, out.name, tuned)), "utf-8")
-            _write_shards(folder, chain([first], rest), 1 + len(files))
+            write_shards(folder, chain([first], rest), 1 + len(files))
             _check_complete(folder, llm, vision, _model_class(sizes))
     units = padded.config.hidden_width - projector.config.hidden_width
     return ExportedLlava(out, image_token_id, image_tokens, added_rows, units)
@@ -221,9 +221,10 @@ def check_vision(
     return config, states
 
 
-def _llm_shards(
+def llm_shards(
     files: list[Path], *, tied: bool, new_token: int | None, progress: Progress
 ) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of each weight file of an LLM; see `llm_tensors`."""
     done, total = 0, sum(file.stat().st_size for file in files)
     progress("writing the LLM", done, total)
     for file in files:
@@ -232,8 +233,8 @@ def _llm_shards(
         progress("writing the LLM", done, total)
 
 
-def _write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int) -> None:
-    """model-XXXXX-of-XXXXX.safetensors and their index."""
+def write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int) -> int:
+    """Write model-XXXXX-of-XXXXX.safetensors and their index; returns the bytes of all tensors."""
     index: dict[str, str] = {}
     size = 0
     for number, tensors in enumerate(shards, 1):
@@ -246,10 +247,12 @@ def _write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int)
         index |= dict.fromkeys(tensors, file.name)
         size += sum(tensor.nbytes for tensor in tensors.values())
     content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(index.items()))}
-    _write_json(folder / "model.safetensors.index.json", content)
+    write_json(folder / "model.safetensors.index.json", content)
+    return size
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write `content` as an indented JSON file."""
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
@@ -329,7 +332,7 @@ def build_processor(
     Raises:
         VocabkitError: no image processor, one for images of another size than the model takes, or one that can't pad.
     """
-    tokenizer.chat_template = _chat_template(tokenizer)
+    tokenizer.chat_template = chat_template(tokenizer)
     own = padding_processor(vision) if pads else image_processor(vision)
     of_kind: Any = LlavaProcessor if sizes is None else LlavaNextProcessor
     processor: LlavaProcessor | LlavaNextProcessor = of_kind(
@@ -368,7 +371,7 @@ def padding_processor(vision: Path) -> LlavaImageProcessorPil:
     return found
 
 
-def save_processor(processor: LlavaProcessor | LlavaNextProcessor, folder: Path) -> None:
+def save_processor(processor: Any, folder: Path) -> None:
     """Write `processor` for transformers 5 and 4.
 
     Version 4, and what is built on it, needs `preprocessor_config.json` and the old names in `tokenizer_config.json`.
@@ -388,7 +391,8 @@ def save_processor(processor: LlavaProcessor | LlavaNextProcessor, folder: Path)
     file.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _chat_template(tokenizer: Any) -> str:
+def chat_template(tokenizer: Any) -> str:
+    """Return the LLM's own chat template, or LLaVA 1.5's, after lines that turn image parts into `<image>`."""
     template = tokenizer.chat_template
     own: str | None = template.get("default") if isinstance(template, dict) else template
     if own is None:

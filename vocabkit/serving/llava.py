@@ -1,0 +1,204 @@
+"""Transformers' Llava with an adapter in place of its projector: any head, pooled patches, spelled visual tokens.
+
+`import vocabkit.serving` registers these classes, so that transformers' auto classes load what `vocabkit export --as
+hf` writes. Names of tensors are those of Llava; the adapter's are under `model.multi_modal_projector`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaPreTrainedModel,
+    LlavaProcessor,
+)
+from transformers.processing_utils import MultiModalData
+
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.llm.load import first_line
+from vocabkit.shared.shared_vocabulary import Spellings
+from vocabkit.vision.encoder import chosen_features
+
+
+class VocabkitLlavaConfig(LlavaConfig):
+    """Llava's config, the adapter's, and how hidden states of the vision model become features.
+
+    `image_seq_length` is the number of visual tokens of an image. Hidden states come whole, with class tokens
+    (`vision_feature_select_strategy` full); the adapter's config says which of them it takes.
+    """
+
+    model_type = "vocabkit_llava"
+    adapter: dict[str, Any] | None = None
+    """The adapter's config, as in its checkpoint."""
+    vision_grid: list[int] | None = None
+    """Rows and columns of patches, before pooling."""
+
+    def __post_init__(self, **fields: Any) -> None:
+        """Check what the adapter needs. Raises VocabkitError: settings that no adapter has, or not of these models."""
+        super().__post_init__(**fields)  # type: ignore[no-untyped-call]
+        if self.adapter is not None:
+            self.parsed()
+
+    def parsed(self) -> tuple[AdapterConfig, tuple[int, int]]:
+        """Return the adapter's config and the grid. Raises VocabkitError: missing, wrong, or not of these models."""
+        try:
+            config = AdapterConfig.from_json(msgspec.convert(self.adapter, dict[str, Any]))
+            rows, columns = msgspec.convert(self.vision_grid, tuple[int, int])
+        except msgspec.ValidationError as error:
+            raise VocabkitError(f"config.json: the adapter's settings are wrong: {error}") from error
+        _check(config, (rows, columns), self)
+        return config, (rows, columns)
+
+
+def _check(config: AdapterConfig, grid: tuple[int, int], llava: Any) -> None:
+    """Raise VocabkitError unless the three parts fit each other."""
+    pool = config.vision_pool or grid
+    patches = pool[0] * pool[1]
+    shown = config.visual_tokens(patches)
+    # the number of kept class tokens is not recorded, so it shows in image_seq_length alone
+    fits = llava.image_seq_length >= shown if config.vision_keep_cls else llava.image_seq_length == shown
+    wrong = {
+        "the adapter was not transferred": config.transfer is None,
+        "the adapter takes tiles of pictures": config.newline_width is not None,
+        f"vision_grid {list(grid)} and vision_pool {list(pool)} do not go together": not (
+            1 <= pool[0] <= grid[0] and 1 <= pool[1] <= grid[1]
+        ),
+        f"image_seq_length {llava.image_seq_length} should be {shown}": not fits,
+        "vision_feature_select_strategy should be full": llava.vision_feature_select_strategy != "full",
+        f"the vision model has width {llava.vision_config.hidden_size}, but the adapter takes {config.vision_width}": (
+            llava.vision_config.hidden_size != config.vision_width
+        ),
+        f"the LLM has width {llava.text_config.hidden_size}, but the adapter gives {config.output_width}": (
+            llava.text_config.hidden_size != config.output_width
+        ),
+    }
+    for problem, found in wrong.items():
+        if found:
+            raise VocabkitError(f"config.json: {problem}; export the adapter again")
+
+
+class Connector(LangBridgeAdapter):
+    """A transferred adapter without its shared vocabulary, which takes all hidden states of a layer."""
+
+    lengths: Tensor | None
+    """(V,) int64 how many embeddings each row has, if visual tokens are spelled out by several."""
+
+    def __init__(self, config: AdapterConfig, grid: tuple[int, int]) -> None:
+        """Make one with torch's initial weights; the target's rows are uninitialised.
+
+        Args:
+            grid: rows and columns of patches, before pooling.
+        """
+        nn.Module.__init__(self)
+        self._grid = grid
+        self._make_layers(config)
+        of_several = config.transfer is not None and config.transfer.pieces is not None
+        self.register_buffer("lengths", torch.empty(config.rows, dtype=torch.int64) if of_several else None)
+
+    def forward(self, states: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, C + P, Dv) hidden states -> (B, N, D) visual tokens."""
+        config = self.config
+        keep_cls, pool = bool(config.vision_keep_cls), config.vision_pool
+        with torch.autocast(states.device.type, enabled=False):  # hidden states and the head have one dtype
+            return super().forward(chosen_features(states, self._grid, keep_cls=keep_cls, pool=pool))
+
+    @cached_property
+    def _spellings(self) -> Spellings:
+        """Where the embeddings of each row are."""
+        lengths = [1] * self.config.rows if self.lengths is None else self.lengths.tolist()
+        return Spellings(np.arange(sum(lengths), dtype=np.int32), np.cumsum([0, *lengths], dtype=np.int64))
+
+
+class VocabkitLlavaModel(LlavaModel):
+    """Vision model, adapter and body of the LLM."""
+
+    config_class = VocabkitLlavaConfig
+
+    def __init__(self, config: VocabkitLlavaConfig) -> None:
+        """Raises VocabkitError: see `VocabkitLlavaConfig.parsed`."""
+        LlavaPreTrainedModel.__init__(self, config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector: Any = Connector(*config.parsed())
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class VocabkitLlavaForConditionalGeneration(LlavaForConditionalGeneration):
+    """Vision model, adapter and LLM."""
+
+    config_class = VocabkitLlavaConfig
+
+    def __init__(self, config: VocabkitLlavaConfig) -> None:
+        """Raises VocabkitError: see `VocabkitLlavaConfig.parsed`."""
+        LlavaPreTrainedModel.__init__(self, config)
+        self.model = VocabkitLlavaModel(config)
+        text: Any = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **options: Any
+    ) -> Any:
+        """Load as transformers does. Raises VocabkitError: damaged, or tensors are missing or of another shape."""
+        path, asked = pretrained_model_name_or_path, options.pop("output_loading_info", False)
+        load: Any = super().from_pretrained
+        try:
+            model, found = load(path, *args, output_loading_info=True, **options)
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            if isinstance(error, VocabkitError):
+                raise
+            raise VocabkitError(
+                f"{path}: its tensors are damaged or not those of its config ({first_line(error)})"
+            ) from error
+        if missing := sorted(found["missing_keys"]):
+            raise VocabkitError(
+                f"{path}: its weights lack {quote(missing[0], 120)}, one of {len(missing)} missing tensors"
+            )
+        return (model, found) if asked else model
+
+
+class VocabkitLlavaProcessor(LlavaProcessor):
+    """Llava's processor with a number of image tokens that the adapter sets, not the patches."""
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_length: int | None = None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        **options: Any,
+    ) -> None:
+        """See LlavaProcessor.
+
+        Args:
+            image_seq_length: visual tokens of an image, as in the model's config.
+        """
+        if image_seq_length is None:
+            raise VocabkitError("processor_config.json: lacks image_seq_length; export the adapter again")
+        self.image_seq_length = image_seq_length
+        super().__init__(  # type: ignore[no-untyped-call]
+            image_processor, tokenizer, chat_template=chat_template, image_token=image_token, **options
+        )
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
+        """Return the image tokens of a picture."""
+        return str(self.image_token * self.image_seq_length)
+
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **_: Any) -> MultiModalData:
+        counts = [] if image_sizes is None else [self.image_seq_length] * len(image_sizes)
+        return MultiModalData(num_image_tokens=counts, num_image_patches=[1] * len(counts))
