@@ -207,8 +207,9 @@ def test_fewer_than_two_and_more_than_fifty_tokenizers_raise(count: int) -> None
 
 
 def test_two_tokenizers_of_one_name_raise() -> None:
-    vocabularies = [text_vocabulary(name, b"x") for name in ("qwen", "llama", "qwen")]
-    assert refusal(align, vocabularies).startswith("qwen given twice; ")
+    vocabularies = [text_vocabulary(name, b"x") for name in ("qwen", "llama", "qwen", "phi", "llama", "b", "b")]
+    assert refusal(align, vocabularies[:3]).startswith("qwen given twice; ")
+    assert refusal(align, vocabularies).startswith("b, llama, qwen given twice; ")
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines", "\x1b[31m", "half \udc80"])

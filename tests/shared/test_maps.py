@@ -148,6 +148,7 @@ def test_counts_published_beside_a_map_are_kept(tmp_path: Path, qwen: Vocabulary
         (LLAMA_MAP, "holds ids of llama3, not counts"),
         (RANKED_LLAMA_MAP, "holds ids of llama3, not counts"),
         ({"Ġthe": [3, 2]}, "'Ġthe' has a list or object for a count"),
+        ({"Ġthe": "3" * 100}, f"'Ġthe' has \"{'3' * 59} for a count"),
         ({**COUNTS, ",": -1}, "',' has -1 for a count; counts are integers from 0"),
         (dict.fromkeys(COUNTS, 0), "its counts sum to 0"),
         (dict.fromkeys(COUNTS, 2**62), "its counts sum to 18446"),

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from vocabularies import refusal, text_vocabulary
 
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, open_shared, parse_shared, read_rows
-from vocabkit.shared.verify import verify
+from vocabkit.shared.verify import other_ids, verify
 from vocabkit.shared.words import WordFinder, align_words, count_words, words_of
 from vocabkit.tokenizer.load import load_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
@@ -128,9 +128,11 @@ def test_words_stand_between_white_space_without_punctuation_at_their_ends() -> 
 
 
 def test_words_that_differ_in_case_are_one_in_their_commonest_form(tmp_path: Path) -> None:
+    """Most frequent first; of equal counts in the order of characters."""
     file = tmp_path / "captions.txt"
-    file.write_text("A harp in Paris.\nA barn, a barn, Paris\nTHE\nthe paris\n", "utf-8")
-    assert count_words([file]) == {"a": 3, "Paris": 3, "barn": 2, "the": 2, "harp": 1, "in": 1}
+    file.write_text("A harp in Paris.\nTHE\nA barn, a barn, Paris\nthe paris\n", "utf-8")
+    expected = [("Paris", 3), ("a", 3), ("barn", 2), ("the", 2), ("harp", 1), ("in", 1)]
+    assert list(count_words([file]).items()) == expected
 
 
 def test_rows_are_most_frequent_words_with_their_counts(tmp_path: Path) -> None:
@@ -242,6 +244,13 @@ def test_wrong_list_is_named_with_what_encode_gives(change: Callable[[list[int]]
     wrong = dataclasses.replace(right, table=right.table.set_column(3, "id:llama3", column))
     text = says.format(ids=str(ids[1])[1:-1], reverse=str(ids[1][::-1])[1:-1])
     assert verify(wrong, pair).problems == (f"llama3: row 1 is b' sauropod', for which encode gives {ids[1]}, {text}",)
+    assert other_ids(right, "llama3", pair["llama3"]) is None
+    told = other_ids(wrong, "llama3", pair["llama3"])
+    if column[1].is_valid:
+        assert told is not None
+        assert told.endswith("for 1 of 2 tokens, the first is ' sauropod'")
+    else:
+        assert told is None, "a row that the column lacks has no other ids"
 
 
 def test_pieces_of_right_bytes_that_encode_does_not_give_are_wrong() -> None:
@@ -252,4 +261,5 @@ def test_pieces_of_right_bytes_that_encode_does_not_give_are_wrong() -> None:
     column = pa.array([letters], pa.list_(pa.int32()))
     spelled_out = dataclasses.replace(right, table=right.table.set_column(3, "id:llama3", column))
     assert len(verify(spelled_out, pair).problems) == 1
+    assert other_ids(spelled_out, "llama3", pair["llama3"]) is None, "they join to the word"
     assert documented_fingerprint(spelled_out.table) != documented_fingerprint(right.table)
