@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    TEMPLATE,
     AsJson,
     AspectRatio,
     Device,
@@ -19,7 +20,6 @@ from .options import (
     Overwrite,
     Pool,
     Split,
-    Template,
     Vision,
     aspect_ratio,
     check_page,
@@ -76,10 +76,15 @@ def infer(
         bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top or --captions.")
     ] = False,
     question: Annotated[
-        str,
-        typer.Option(help="Prompt for the captions, with <image> in place of the picture; not for --template plain."),
-    ] = "<image>",
-    template: Template = "plain",
+        str | None,
+        typer.Option(
+            help="Prompt for the captions, with <image> in place of the picture. By default the adapter's own."
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help=f"{TEMPLATE} By default completion if there is a prompt, else plain."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum caption tokens.")] = 64,
     images: Images = None,
     split: Split = "train",

@@ -10,7 +10,7 @@ import pytest
 from oracle import stage
 from small_world import World
 
-from vocabkit.data.scenes import Scene
+from vocabkit.data.scenes import Scene, short_names
 from vocabkit.evaluate.answers import Answers, Share, ask, names_all, ranked
 from vocabkit.evaluate.losses import EvaluateOptions
 
@@ -26,10 +26,11 @@ SCENES = [
 def test_seeing_llm_answers_everything_right(world: World) -> None:
     found = ask(*stage(world, SCENES), EvaluateOptions(template="completion", batch=7))
     assert values(found) == {
-        "named": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
+        "named": 1, "recognised": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
     }  # fmt: skip
     assert {name: share.questions for name, share in vars(found).items()} == {
-        "named": 16, "name_chosen": 11, "yes_no": 32, "said_yes": 32, "yes_no_ranked": 32, "counted": 4,
+        "named": 16, "recognised": 16, "name_chosen": 11, "yes_no": 32, "said_yes": 32, "yes_no_ranked": 32,
+        "counted": 4,
     }  # fmt: skip
     assert all((share.low, share.high) == (share.value, share.value) for share in vars(found).values())
 
@@ -76,9 +77,12 @@ def test_plain_template_still_asks_for_yes_or_no(world: World) -> None:
 
 def test_questions_that_were_not_asked_have_no_share(world: World) -> None:
     few = ask(*stage(world, SCENES[:3]), EvaluateOptions(template="completion"))
-    assert values(few) == {"named": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
+    assert values(few) == {"named": 1, "recognised": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
     assert (few.name_chosen, few.counted) == (None, None)
-    assert values(ask(*stage(world, SCENES[:1]), EvaluateOptions(template="completion"))) == {"named": 1}
+    assert values(ask(*stage(world, SCENES[:1]), EvaluateOptions(template="completion"))) == {
+        "named": 1,
+        "recognised": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_only_scenes_with_features_are_asked_about(world: World, extra: dict[str
     stranger = replace(samples[0], extra=extra)
     del features["1"]
     found = ask(llm, [stranger, samples[1]], features, adapter, EvaluateOptions(template="completion"))
-    assert found == Answers(*[None] * 6)
+    assert found == Answers(*[None] * 7)
 
 
 def test_one_seed_asks_the_same_questions(world: World) -> None:
@@ -132,6 +136,32 @@ def values(found: Answers) -> dict[str, float]:
 )
 def test_caption_names_words_of_its_first_sentence(text: str, scene: Scene, right: bool) -> None:
     assert names_all(text, scene) == right
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("owl", []),
+        ("red apple", ["apple"]),
+        ("tiger face", ["face", "tiger"]),
+        ("slice of pizza", ["slice", "pizza"]),
+        ("cloud with rain", ["cloud", "rain"]),
+    ],
+)
+def test_a_caption_may_call_a_drawing_by_the_noun_of_its_name(name: str, others: list[str]) -> None:
+    assert short_names(name) == [name, *others]
+    for called in short_names(name):
+        assert names_all(f"a {called}.", Scene("single", (name,)), short_names)
+    assert not names_all("a red tiger of rain.", Scene("single", ("red apple",)), short_names)
+
+
+def test_an_adapters_own_prompt_is_asked_for_captions(world: World) -> None:
+    llm, samples, features, adapter = stage(world, SCENES, sees=SCENES)
+    own = ask(llm, samples, features, adapter, EvaluateOptions(template="completion"))
+    adapter.config = replace(adapter.config, prompt="Nothing of this kind: <image>")
+    other = ask(llm, samples, features, adapter, EvaluateOptions(template="completion"))
+    assert other.named != own.named
+    assert (other.yes_no, other.counted) == (own.yes_no, own.counted)
 
 
 def test_ranking_is_the_auc_with_ties_as_half() -> None:

@@ -248,9 +248,37 @@ def test_captions_without_a_fitting_llm_raise(world: InferWorld, tmp_path: Path)
     assert "other ids than two has" in error_of(vocabkit_here(tmp_path, *words, "--llm", world.small.one))
     words = (*words, "--llm", world.small.two)
     assert "needs <image> exactly once" in error_of(vocabkit_here(tmp_path, *words, "--question", "What?"))
-    ignored = error_of(vocabkit_here(tmp_path, *words, "--question", "What is in <image>?"))
+    ignored = error_of(vocabkit_here(tmp_path, *words, "--question", "What is in <image>?", "--template", "plain"))
     assert ignored == "--question: plain shows the picture alone; set --template to completion or chat"
     assert "choose plain, completion or chat" in error_of(vocabkit_here(tmp_path, *words, "--template", "x"))
+
+
+def test_the_adapters_own_prompt_is_the_default(world: InferWorld, tmp_path: Path) -> None:
+    prompt = f"Words: {PLACEHOLDER}\nThese are"
+    adapter = LangBridgeAdapter.from_pretrained(world.transferred)
+    adapter.config = replace(adapter.config, prompt=prompt)
+    adapter.save_pretrained(tmp_path / "prompted")
+    words = ("--captions", "--llm", world.small.two, "--max-new-tokens", "6")
+    files = [world.pictures / f"{number}.png" for number in range(3)]
+
+    def captions(adapter: str | Path, *options: str) -> tuple[list[str], tuple[str, str]]:
+        done = vocabkit_here(
+            tmp_path, "infer", adapter, *files, *words, *options, "--out", f"out{len(options)}", "--json"
+        )
+        folder = json.loads(done.stdout)["folder"]
+        asked = json.loads(done.stdout)["settings"]["captions"]
+        written = table(tmp_path / folder)["caption"].to_pylist()
+        shutil.rmtree(tmp_path / folder)
+        return written, (asked["question"], asked["template"])
+
+    own = captions(tmp_path / "prompted")
+    assert own[1] == (prompt, "completion")
+    assert own == captions(world.transferred, "--question", prompt)
+    assert captions(tmp_path / "prompted", "--template", "chat")[1] == (prompt, "chat")
+    alone = (PLACEHOLDER, "plain")
+    assert captions(tmp_path / "prompted", "--question", PLACEHOLDER)[1] == alone
+    assert captions(tmp_path / "prompted", "--template", "plain")[1] == alone
+    assert captions(world.transferred)[1] == alone
 
 
 # ---- pictures in tiles -------------------------------------------------------------------------------------------

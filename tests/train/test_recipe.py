@@ -100,6 +100,7 @@ def test_setting_adds_a_missing_field(tmp_path: Path) -> None:
         ),
         ({"train_adapter": "false", "word_steps": "0"}, "nothing is trained: set train_adapter or train_llm"),
         ({"seed": "-1"}, "seed is -1: must not be negative"),
+        ({"prompt": '"What is this?"'}, "prompt: needs <image> exactly once, in place of the picture"),
     ],
 )
 def test_invalid_field_raises(tmp_path: Path, fields: dict[str, str], message: str) -> None:

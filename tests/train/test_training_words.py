@@ -69,6 +69,17 @@ def test_head_learns_which_word_a_picture_shows(world: World, trained: Path) -> 
         assert adapter.shared[2 + int(mass.argmax())] == f" {colour}".encode()
 
 
+def test_prompt_of_the_recipe_goes_with_the_adapter(world: World, trained: Path, tmp_path: Path) -> None:
+    prompt = "The words <image>:"
+    recipe = world.recipe(connector="softmax", adapter=str(trained), shared=None, prompt=prompt, steps=1)
+    again = train(recipe, tmp_path / "again").adapter
+    moved, _ = transfer(again, world.two)
+    moved.save_pretrained(tmp_path / "moved")
+    assert load_adapter(tmp_path / "moved").config.prompt == prompt
+    assert f"`{prompt}`" in (tmp_path / "moved" / "README.md").read_text()
+    assert load_adapter(trained).config.prompt is None
+
+
 def test_moved_adapter_is_proven_and_reads_captions(world: World, trained: Path, moved: Path) -> None:
     assert check_transfer(moved, trained, world.two).passed
     found = validate_files([str(world.data)], world.two, {"moved": str(moved)}, FileOptions(features=world.features))

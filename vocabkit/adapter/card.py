@@ -35,6 +35,7 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
             "Rows of the shared vocabulary": f"{config.rows:,}",
             "Tokenizers that share it": ", ".join(map(_code, shared.names)),
             "Fingerprint of the shared vocabulary": _code(config.shared_fingerprint),
+            **_prompt(config),
         },
         "## Use\n\n"
         "```python\n"
@@ -73,6 +74,7 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
             ),
             "Scale of the visual tokens": f"{moved.scale:g}",
             **({} if moved.spelled is None else {"Visual tokens": moved.spelled.in_words()}),
+            **_prompt(config),
             "Shared vocabulary of the training": _code(moved.source_fingerprint),
         },
         "## Use\n\n"
@@ -103,6 +105,7 @@ def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> ModelCard:
             **_vision(config),
             "Feature width": f"{config.vision_width:,}",
             "LLM width": f"{config.llm_width:,}",
+            **_prompt(config),
         },
         "## Use\n\n"
         "```python\n"
@@ -160,6 +163,7 @@ def projector_card(config: MLPConfig) -> ModelCard:
             "Feature width": f"{config.vision_width:,}",
             "Hidden width": f"{config.hidden_width:,}",
             "LLM width": f"{config.llm_width:,}",
+            **_prompt(config),
         },
         "## Use\n\n"
         "```python\n"
@@ -184,6 +188,10 @@ def _vision(config: AdapterConfig | MLPConfig) -> dict[str, str]:
         "Layer of its features": None if config.vision_layer is None else str(config.vision_layer),
     }
     return {name: fact for name, fact in facts.items() if fact not in (None, "``")}
+
+
+def _prompt(config: AdapterConfig | MLPConfig) -> dict[str, str]:
+    return {} if config.prompt is None else {"Prompt for it": _code(config.prompt)}
 
 
 def _recognised(llm: LLMInfo | None) -> dict[str, str]:

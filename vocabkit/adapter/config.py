@@ -180,6 +180,8 @@ class AdapterConfig:
     """Fingerprint of the vision encoder's weights and preprocessing; None if unknown, as in imported adapters."""
     llm_info: LLMInfo | None = None
     """The LLM that it was trained with; None if unknown."""
+    prompt: str | None = None
+    """What to ask an LLM so that it reads the visual tokens as they are meant, with `<image>` in their place."""
     transfer: Transfer | None = None
     """None if the adapter was not transferred."""
 
@@ -305,6 +307,8 @@ class MLPConfig:
     """Fingerprint of the vision encoder's weights and preprocessing; None if unknown, as in imported adapters."""
     llm_info: LLMInfo | None = None
     """The LLM that its visual tokens are for; None if unknown."""
+    prompt: str | None = None
+    """As in `AdapterConfig`."""
 
     def __post_init__(self) -> None:
         _check_sizes(vision_width=self.vision_width, hidden_width=self.hidden_width, llm_width=self.llm_width)
@@ -358,7 +362,7 @@ class MLPConfig:
 
 
 _LATER = (
-    "llm_info", "newline_width", "pieces", "spelled", "trained", "vision_aspect_ratio", "vision_fingerprint",
+    "llm_info", "newline_width", "pieces", "prompt", "spelled", "trained", "vision_aspect_ratio", "vision_fingerprint",
     "vision_grid_pinpoints",
 )  # fmt: skip
 """Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""

@@ -136,6 +136,19 @@ def _deck(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
         yield from rng.sample(names, len(names))
 
 
+_LINKS = re.compile(r" (?:and|behind|in|of|on|over|with|without) ")
+
+
+def short_names(name: str) -> list[str]:
+    """Return what a caption may call a drawing: its name, or the noun that the name, or its first part, ends in.
+
+    `drum` for `drum with drumsticks`, `pizza` for `slice of pizza`; for an animal's face, the animal.
+    """
+    first = _LINKS.split(name)[0].split()
+    found = [name, first[-1], name.split()[-1], *(first[:1] if first[1:] == ["face"] else [])]
+    return list(dict.fromkeys(found))
+
+
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
 _AFTER_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")

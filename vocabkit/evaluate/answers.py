@@ -7,7 +7,7 @@ between captions that differ in one word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 
 from vocabkit.adapter.model import Adapter
 from vocabkit.data.samples import Sample, Turn
-from vocabkit.data.scenes import COUNTS, Scene, plural, with_article
+from vocabkit.data.scenes import COUNTS, Scene, plural, short_names, with_article
 from vocabkit.evaluate.losses import (
     LONGEST_PROMPT,
     Estimate,
@@ -51,7 +51,9 @@ class Answers:
     """Shares of right answers, except `said_yes`; None where the data has no such question."""
 
     named: Share | None
-    """Written captions with the names of all objects."""
+    """Written captions with the names of all objects. The LLM is asked with the adapter's own prompt, if it has one."""
+    recognised: Share | None
+    """Written captions with all objects by name or by the noun at the head of it: an apple for a red apple."""
     name_chosen: Share | None
     """Pictures with one drawing whose name is the most likely of ten; 0.1 by chance."""
     yes_no: Share | None
@@ -65,7 +67,7 @@ class Answers:
     """Pictures of several equal objects whose true number is the most likely of two to five; 0.25 by chance."""
 
 
-RIGHT = ("named", "name_chosen", "yes_no", "yes_no_ranked", "counted")
+RIGHT = ("named", "recognised", "name_chosen", "yes_no", "yes_no_ranked", "counted")
 """The fields of `Answers` that are shares of right answers: more is better."""
 
 
@@ -87,11 +89,14 @@ def ask(
     favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
     favour = favour.reshape(-1, 2)  # (S, 2): a present object, an absent one
     texts = asker.write([seen.sample for seen in scenes])
-    named = np.array([names_all(text, seen.scene) for text, seen in zip(texts, scenes, strict=True)])
+    written = list(zip(texts, [seen.scene for seen in scenes], strict=True))
+    named = np.array([names_all(text, scene) for text, scene in written])
+    recognised = np.array([names_all(text, scene, names_of=short_names) for text, scene in written])
     chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
     counted = asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])
     return Answers(
         named=_share(named, np.mean, seed),
+        recognised=_share(recognised, np.mean, seed),
         name_chosen=_share(chosen, np.mean, seed),
         yes_no=_share(favour, lambda some: np.mean((some > 0) == [True, False]), seed),
         said_yes=_share(favour, lambda some: float(np.mean(some > 0)), seed),
@@ -120,22 +125,24 @@ def _scene_of(sample: Sample) -> Scene | None:
 class _Asker:
     def __init__(self, llm: LLM, lvlm: LVLM, features: Images, template: Template, batch: int) -> None:
         self._llm, self._lvlm, self._features = llm, lvlm, features
-        self._template, self._batch = template, batch
+        self._template, self._batch, self._prompt = template, batch, lvlm.connector.config.prompt
 
     @torch.no_grad()
     def write(self, samples: Sequence[Sample]) -> list[str]:
         """The captions that the LLM writes."""
         texts = []
+        prompt = None if self._prompt is None else [Turn(self._prompt, "")]
+        template = "completion" if prompt and self._template == "plain" else self._template
         for start in range(0, len(samples), self._batch):
             part = samples[start : start + self._batch]
             held = HeldOut((), [picture.key for s in part for picture in s.images], self._features)
             visual = list(shown_by(self._lvlm, held)(torch.arange(len(part))))
             asked = [
-                encode_question(self._llm.tokenizer, s.turns, self._template, len(tokens))
+                encode_question(self._llm.tokenizer, prompt or s.turns, template, len(tokens))
                 for s, tokens in zip(part, visual, strict=True)
             ]
             joined = torch.cat(visual)[None]  # (1, ΣN, D)
-            texts += write_answers(self._llm, asked, joined, template=self._template, max_new_tokens=LONGEST)
+            texts += write_answers(self._llm, asked, joined, template=template, max_new_tokens=LONGEST)
         return texts
 
     def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> np.ndarray:
@@ -199,11 +206,19 @@ def _is_there(name: str, template: Template) -> str:
     return f"Image: <image>\nQuestion: {question}\nAnswer:"
 
 
-def names_all(text: str, scene: Scene) -> bool:
-    """Whether the first sentence of a caption has all names; for several equal objects, the plural."""
+def names_all(text: str, scene: Scene, names_of: Callable[[str], Collection[str]] = lambda name: [name]) -> bool:
+    """Whether the first sentence of a caption has a name of each object; for several equal objects, a plural.
+
+    Args:
+        names_of: the names that count for an object.
+    """
     first = re.split(r"[.\n]", text.strip(), maxsplit=1)[0].lower()
-    wanted = [plural(scene.objects[0]) or scene.objects[0]] if scene.count else scene.objects
-    return all(re.search(rf"\b{re.escape(name.lower())}\b", first) for name in wanted)
+
+    def named(name: str) -> bool:
+        forms = [plural(each) or each if scene.count else each for each in names_of(name)]
+        return any(re.search(rf"\b{re.escape(form.lower())}\b", first) for form in forms)
+
+    return all(map(named, scene.objects))
 
 
 def _share(answers: np.ndarray, figure: Callable[[np.ndarray], float], seed: int) -> Share | None:

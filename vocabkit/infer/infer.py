@@ -15,7 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -61,10 +61,11 @@ class InferOptions:
     """K: write the tokens with the K largest coefficients of each patch."""
     captions: bool = False
     """Have the LLM caption the pictures."""
-    question: str = PLACEHOLDER
-    """The prompt for a caption, with one placeholder for the picture; not for the plain template."""
-    template: str = "plain"
-    """plain, completion or chat."""
+    question: str | None = None
+    """The prompt for a caption, with one placeholder for the picture; not for the plain template. By default the
+    adapter's own, if it has one, else the picture alone."""
+    template: str | None = None
+    """plain, completion or chat; by default completion if there is a prompt, else plain."""
     max_new_tokens: int = 64
     """Maximum tokens of a caption."""
     llm: str | None = None
@@ -160,6 +161,7 @@ def infer(
     dtype = _dtype(wanted.dtype, device)
     pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
+    wanted = _with_prompt(wanted, connector.config.prompt)
     reader = _open_reader(connector, wanted, dtype)
     encoder = encoder_of(
         connector,
@@ -248,6 +250,17 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, name)
     check_dtype(device, dtype)
     return dtype
+
+
+def _with_prompt(wanted: InferOptions, own: str | None) -> InferOptions:
+    """Fill in the question and template of captions for an adapter whose prompt is `own`."""
+    question = wanted.question or (own if wanted.template != "plain" else None) or PLACEHOLDER
+    template = parse_template(wanted.template or ("plain" if question == PLACEHOLDER else "completion"))
+    if question.count(PLACEHOLDER) != 1:
+        raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
+    if template == "plain" and question != PLACEHOLDER:
+        raise VocabkitError("`question`: plain shows the picture alone; set `template` to completion or chat")
+    return replace(wanted, question=question, template=template)
 
 
 @dataclass(frozen=True, eq=False)
@@ -610,15 +623,12 @@ def _check_top(mixer: LangBridgeAdapter | None, k: int | None) -> None:
 
 def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor | Sequence[Tensor]], list[str]]:
     """Return a function from visual tokens, (B, N, D) or (N, D) for each picture, to a caption for each picture."""
-    llm, template = models.llm, parse_template(wanted.template)
+    llm, question, template = models.llm, wanted.question, parse_template(wanted.template or "")
     assert llm is not None
-    if wanted.question.count(PLACEHOLDER) != 1:
-        raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
-    if template == "plain" and wanted.question != PLACEHOLDER:
-        raise VocabkitError("`question`: plain shows the picture alone; set `template` to completion or chat")
+    assert question is not None
 
     def caption(visual: Tensor | Sequence[Tensor]) -> list[str]:
-        turns = [Turn(wanted.question, "")]
+        turns = [Turn(question, "")]
         questions = [encode_question(llm.tokenizer, turns, template, len(each)) for each in visual]
         joined = visual if isinstance(visual, Tensor) else torch.cat(list(visual))[None]  # (1, ΣN, D)
         return write_answers(llm, questions, joined, template=template, max_new_tokens=wanted.max_new_tokens)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from vocabkit.data.samples import PLACEHOLDER
 from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.llm.prompts import Template
@@ -73,6 +74,9 @@ class Recipe:
     """Divisor of the scores of a softmax head."""
     start_from_embeddings: bool = False
     """Whether a softmax head starts at the LLM's own embeddings."""
+    prompt: str | None = None
+    """What to ask an LLM so that it reads the visual tokens as they are meant, with <image> in their place. The adapter
+    carries it; `vocabkit infer --captions` asks it by default."""
     adapter: str | None = None
     """Adapter to continue from (stage 2), which may have been transferred, instead of a new one."""
 
@@ -146,6 +150,8 @@ class Recipe:
             raise VocabkitError("steps, epochs and word_steps are all 0: nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
+        if self.prompt is not None and self.prompt.count(PLACEHOLDER) != 1:
+            raise VocabkitError(f"prompt: needs {PLACEHOLDER} exactly once, in place of the picture")
         if not self.data:
             raise VocabkitError("data is empty; name a file in the LLaVA JSON format, or a dataset")
         if self.features is None and self.vision is None:

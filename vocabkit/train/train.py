@@ -240,6 +240,8 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
         if recipe.image_aspect_ratio is not None:  # it may be trained for another one
             connector.config = dataclasses.replace(connector.config, vision_aspect_ratio=recipe.image_aspect_ratio)
         check_encoder(connector.config, _info(images), recipe.features or recipe.vision or "")
+    if recipe.prompt is not None:
+        connector.config = dataclasses.replace(connector.config, prompt=recipe.prompt)
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # small updates would be lost in half precision
     return connector.requires_grad_(recipe.train_adapter)

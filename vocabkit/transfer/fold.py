@@ -74,6 +74,7 @@ def folded_config(config: AdapterConfig) -> MLPConfig:
         llm_width=moved.target_width,
         llm=moved.target,
         llm_info=moved.llm_info,
+        prompt=config.prompt,
         **vision_of(config),
     )
 
