@@ -28,11 +28,11 @@ def test_seeing_llm_answers_everything_right(world: World) -> None:
     assert values(found) == {
         "named": 1, "recognised": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1, "counted": 1,
     }  # fmt: skip
-    assert {name: share.questions for name, share in vars(found).items()} == {
+    assert {name: share.questions for name, share in shares(found).items()} == {
         "named": 16, "recognised": 16, "name_chosen": 11, "yes_no": 32, "said_yes": 32, "yes_no_ranked": 32,
         "counted": 4,
     }  # fmt: skip
-    assert all((share.low, share.high) == (share.value, share.value) for share in vars(found).values())
+    assert all((share.low, share.high) == (share.value, share.value) for share in shares(found).values())
 
 
 def test_llm_shown_other_scenes_answers_wrong(world: World) -> None:
@@ -102,7 +102,7 @@ def test_only_scenes_with_features_are_asked_about(world: World, extra: dict[str
     stranger = replace(samples[0], extra=extra)
     del features["1"]
     found = ask(llm, [stranger, samples[1]], features, adapter, EvaluateOptions(template="completion"))
-    assert found == Answers(*[None] * 7)
+    assert found == Answers(*[None] * 6)
 
 
 def test_one_seed_asks_the_same_questions(world: World) -> None:
@@ -113,7 +113,11 @@ def test_one_seed_asks_the_same_questions(world: World) -> None:
 
 def values(found: Answers) -> dict[str, float]:
     """Only the shares of the kinds of question that were asked."""
-    return {name: share.value for name, share in vars(found).items() if share is not None}
+    return {name: share.value for name, share in shares(found).items()}
+
+
+def shares(found: Answers) -> dict[str, Share]:
+    return {name: share for name, share in vars(found).items() if isinstance(share, Share)}
 
 
 # ---- reading captions --------------------------------------------------------------------------------------------
@@ -153,6 +157,12 @@ def test_a_caption_may_call_a_drawing_by_the_noun_of_its_name(name: str, others:
     for called in short_names(name):
         assert names_all(f"a {called}.", Scene("single", (name,)), short_names)
     assert not names_all("a red tiger of rain.", Scene("single", ("red apple",)), short_names)
+
+
+def test_captions_are_kept_beside_the_right_ones(world: World) -> None:
+    found = ask(*stage(world, SCENES[:2]), EvaluateOptions(template="completion"))
+    assert [(each.image, each.shows) for each in found.captions] == [("0", "an owl."), ("1", "a cat.")]
+    assert all(each.says.startswith(each.shows) for each in found.captions)
 
 
 def test_an_adapters_own_prompt_is_asked_for_captions(world: World) -> None:

@@ -135,11 +135,11 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
-    assert labels[:6] == ["right answers", "named", "name chosen", "yes no", "yes no ranked", "counted"]
-    assert lines[start + 7] == "how often it said yes; half is right"
-    assert labels[8:10] == ["yes or no", "said yes"]
+    assert labels[:7] == ["right answers", "named", "recognised", "name chosen", "yes no", "yes no ranked", "counted"]
+    assert lines[start + 8] == "how often it said yes; half is right"
+    assert labels[9:11] == ["yes or no", "said yes"]
     said = [answers.said_yes for answers in found.answers.values()]
-    assert [word for word in lines[start + 9].split() if "." in word] == [
+    assert [word for word in lines[start + 10].split() if "." in word] == [
         f"{share.value:.1%}" for share in said if share
     ]
 
@@ -159,6 +159,16 @@ def test_report_has_intervals_and_question_counts(whole: tuple[Done, Path]) -> N
     assert len(cells) == 3
     assert re.split("  +", next(line for line in lines if line.startswith("yes no  "))) == ["yes no", "24", *cells]
     assert next(line for line in lines if line.startswith("counted")).split() == ["counted", "0", "-", "-", "-"]
+
+
+def test_report_shows_captions_beside_the_right_ones(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    for name, answers in found.answers.items():
+        start = lines.index(f"first pictures, {name}")
+        first = answers.captions[0]
+        assert lines[start + 1].split() == ["shows", *first.shows.split()]
+        assert lines[start + 2].split()[:2] == ["two", "says"]
+        assert len(answers.captions) == found.validation.samples
 
 
 def test_controls_follow_their_adapter(whole: tuple[Done, Path]) -> None:

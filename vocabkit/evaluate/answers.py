@@ -47,13 +47,22 @@ class Share(Estimate):
 
 
 @dataclass(frozen=True)
+class Written:
+    """A caption that the LLM wrote."""
+
+    image: str
+    """Key of the picture."""
+    shows: str
+    """The right caption."""
+    says: str
+
+
+@dataclass(frozen=True)
 class Answers:
     """Shares of right answers, except `said_yes`; None where the data has no such question."""
 
     named: Share | None
     """Written captions with the names of all objects. The LLM is asked with the adapter's own prompt, if it has one."""
-    recognised: Share | None
-    """Written captions with all objects by name or by the noun at the head of it: an apple for a red apple."""
     name_chosen: Share | None
     """Pictures with one drawing whose name is the most likely of ten; 0.1 by chance."""
     yes_no: Share | None
@@ -65,6 +74,10 @@ class Answers:
     the area under the ROC curve, which a bias towards yes or no does not change."""
     counted: Share | None
     """Pictures of several equal objects whose true number is the most likely of two to five; 0.25 by chance."""
+    recognised: Share | None = None
+    """Written captions with all objects by name or by the noun at the head of it: an apple for a red apple."""
+    captions: tuple[Written, ...] = ()
+    """What the LLM wrote, in the order of the samples."""
 
 
 RIGHT = ("named", "recognised", "name_chosen", "yes_no", "yes_no_ranked", "counted")
@@ -89,9 +102,10 @@ def ask(
     favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
     favour = favour.reshape(-1, 2)  # (S, 2): a present object, an absent one
     texts = asker.write([seen.sample for seen in scenes])
-    written = list(zip(texts, [seen.scene for seen in scenes], strict=True))
-    named = np.array([names_all(text, scene) for text, scene in written])
-    recognised = np.array([names_all(text, scene, names_of=short_names) for text, scene in written])
+    named, recognised = (
+        np.array([names_all(text, seen.scene, names_of) for text, seen in zip(texts, scenes, strict=True)])
+        for names_of in (full_name, short_names)
+    )
     chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
     counted = asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])
     return Answers(
@@ -102,6 +116,10 @@ def ask(
         said_yes=_share(favour, lambda some: float(np.mean(some > 0)), seed),
         yes_no_ranked=_share(favour, lambda some: ranked(some[:, 0], some[:, 1]), seed),
         counted=_share(counted, np.mean, seed),
+        captions=tuple(
+            Written(seen.sample.images[0].key, seen.scene.answer, text)
+            for seen, text in zip(scenes, texts, strict=True)
+        ),
     )
 
 
@@ -206,7 +224,12 @@ def _is_there(name: str, template: Template) -> str:
     return f"Image: <image>\nQuestion: {question}\nAnswer:"
 
 
-def names_all(text: str, scene: Scene, names_of: Callable[[str], Collection[str]] = lambda name: [name]) -> bool:
+def full_name(name: str) -> list[str]:
+    """Return the one name that counts where no other does."""
+    return [name]
+
+
+def names_all(text: str, scene: Scene, names_of: Callable[[str], Collection[str]] = full_name) -> bool:
     """Whether the first sentence of a caption has a name of each object; for several equal objects, a plural.
 
     Args:

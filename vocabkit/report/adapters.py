@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _NAME = 24
 """Columns of the name of an adapter."""
+_CAPTIONS = 8
+"""Pictures whose captions are shown."""
 _FAR = 3
 """Visual tokens this many times longer or shorter than embeddings get a hint."""
 
@@ -193,6 +195,11 @@ def validation_report(name: str, result: Result) -> RenderableType:
         right, yes = ([_answers(name, result.answers) for name in names] for names in (RIGHT, ("said_yes",)))
         sections = [Section("right answers", right), Section("yes or no", yes, "how often it said yes; half is right")]
         parts += [Text(), Columns(("asked", *(printable(name, _NAME) for name in result.answers)), sections)]
+        for name, answers in result.answers.items():
+            parts += [Text(), Text(f"first pictures, {printable(name, _NAME)}", style="bold")]
+            for each in answers.captions[:_CAPTIONS]:
+                lines = ("shows", each.shows), (f"{printable(found.llm, _NAME)} says", each.says)
+                parts.append(Listing([(label, printable(text).split()) for label, text in lines]))
     if found.gain:
         verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]
         parts += [Text(), Listing(verdicts, indent="")]
