@@ -28,7 +28,7 @@ from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.data.samples import Turn
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
-from vocabkit.llm.lvlm import LVLM, caption_loss, collate, embed, write_answers
+from vocabkit.llm.lvlm import LVLM, caption_loss, collate, embed, generate, write_answers
 from vocabkit.llm.prompts import IGNORED, IMAGE_ID, Prompt, Template, encode_question, encode_sample
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import without_name
@@ -319,6 +319,23 @@ def test_greedy_generation_does_not_depend_on_the_batch(world: World, llm: LLM, 
         rows = embed(llm.model, torch.tensor([ids]), lvlm.visual_tokens(shown[0][None]))
         assert llm.model(inputs_embeds=rows).logits[0, -1].argmax().item() == token
         ids.append(token)
+
+
+@pytest.mark.parametrize("family", ["all it has read", "a window shorter than the start"])
+def test_common_prefix_is_read_once_for_the_same_text(family: str) -> None:
+    model, visual = small(family), torch.randn(4, TOKENS, WIDTH)
+    ids = [*START, *[IMAGE_ID] * TOKENS, 30]
+    asked = [Prompt(ids, [IGNORED] * len(ids))] * 4
+    batch = collate(asked, [], left=True)
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    alone = [
+        generate(model, collate([each], [], left=True), visual[n : n + 1], **options) for n, each in enumerate(asked)
+    ]
+    found: list[Tensor] = []
+    read = positions_read(model, lambda: found.append(generate(model, batch, visual, **options)))
+    assert torch.equal(found[0], torch.cat(alone))
+    written = 3 * len(asked)  # the last token is not read
+    assert read == len(START) + batch.ids[:, len(START) :].numel() + written
 
 
 @pytest.mark.parametrize("template", ["completion", "chat"])

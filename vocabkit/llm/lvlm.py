@@ -189,9 +189,13 @@ def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
 
 @torch.no_grad()
 def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
-    """Return (B, new) token ids after prompts padded at the left; options of transformers' generate."""
+    """Return (B, new) token ids after prompts padded at the left; options of transformers' generate.
+
+    As in `caption_loss`, the LLM reads the common prefix of prompts of the same length once.
+    """
     embedded = embed(llm, batch.ids, visual)
-    found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, **options)
+    _, cache = _read_start(llm, batch)  # generate takes the whole prompt, and leaves out what the cache has
+    found: Tensor = llm.generate(inputs_embeds=embedded, attention_mask=batch.mask, past_key_values=cache, **options)
     return found
 
 
