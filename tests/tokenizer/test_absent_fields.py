@@ -51,7 +51,8 @@ def test_sentencepiece_model_without_fields_is_cut_as_by_its_library(
     trainer = protobuf(*([] if model_type is None else [(3, model_type)]))
     normalizer = protobuf((1, b"identity"), *((LEFT_OUT[field], 0) for field in given))
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(protobuf(*own, (2, trainer), (3, normalizer)))
+    # without any, the message that holds these fields is left out too
+    path.write_bytes(protobuf(*own, (2, trainer), *([(3, normalizer)] if given else [])))
     library, vocabulary = SentencePieceProcessor(model_file=str(path)), read(path)
     tokenizer = to_tokenizers(vocabulary)
     if "escape_whitespaces" not in given:  # decoding turns low lines into spaces whatever it says; see the pitfalls

@@ -80,7 +80,7 @@ def test_slow_tokenizer_with_own_numbers_has_the_ids_that_it_encodes_to(tmp_path
     transformers: Any = pytest.importorskip("transformers")
     model = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁", 1), ("a", 1), ("▁a", 1)]
     (tmp_path / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(model, model_type=1))
-    vocab = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "▁a", "▁"])}
+    vocab = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "▁a", "▁", "<unused7>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
     live = transformers.M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "sentencepiece.bpe.model"))
     vocabulary = load_tokenizer(live)
@@ -89,7 +89,8 @@ def test_slow_tokenizer_with_own_numbers_has_the_ids_that_it_encodes_to(tmp_path
         "bos": 0, "pad": 1, "eos": 2, "unk": 3}  # fmt: skip
     live.pad_token = "</s>"  # as SigLIP pads, although its model has a <pad>
     assert load_tokenizer(live).roles["pad"] == live.pad_token_id == 2
-    assert (vocabulary.kinds[:7] == Kind.SPECIAL).tolist() == [True] * 4 + [False] * 3
+    assert vocabulary.kinds[:8].tolist() == [Kind.SPECIAL] * 4 + [Kind.TEXT] * 3 + [Kind.UNUSED]
+    assert vocabulary.token(7) == b"<unused7>"
 
 
 def test_special_tokens_that_backend_takes_for_text_are_special(file: Path) -> None:

@@ -68,8 +68,7 @@ def read_vocab_txt(path: Path, name: str | None = None) -> Vocabulary:
         "strip_accents": config.get("strip_accents"),
         "lowercase": bool(config.get("do_lower_case", True)),
     }
-    model = Model(vocab=vocab, unk_token="[UNK]")
-    file = File(model=model, normalizer=normalizer, decoder={"type": "WordPiece"})
+    file = File(model=Model(vocab=vocab), normalizer=normalizer, decoder={"type": "WordPiece"})
     return _vocabulary(path, file, name, _wordpiece_json(vocab, normalizer), _BERT)
 
 
