@@ -130,8 +130,8 @@ def test_words_stand_between_white_space_without_punctuation_at_their_ends() -> 
 def test_words_that_differ_in_case_are_one_in_their_commonest_form(tmp_path: Path) -> None:
     """Most frequent first; of equal counts in the order of characters."""
     file = tmp_path / "captions.txt"
-    file.write_text("A harp in Paris.\nTHE\nA barn, a barn, Paris\nthe paris\n", "utf-8")
-    expected = [("Paris", 3), ("a", 3), ("barn", 2), ("the", 2), ("harp", 1), ("in", 1)]
+    file.write_text("A zither in Paris.\nTHE\nA barn, a barn, Paris\nthe paris\n", "utf-8")
+    expected = [("Paris", 3), ("a", 3), ("barn", 2), ("the", 2), ("in", 1), ("zither", 1)]
     assert list(count_words([file]).items()) == expected
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import error_of, vocabkit
@@ -89,6 +90,18 @@ def test_missing_tokens_come_with_their_share_the_most_frequent_first(tmp_path: 
     values = set(resolve("smollm2").vocabulary.tokens.to_pylist())
     lacking = [row for row, token in enumerate(shared.tokens.to_pylist()) if token not in values]
     assert shares[0] == pytest.approx(counts[lacking].max() / counts.sum())
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+def test_corpus_with_none_or_one_of_the_tokens_has_shares(tmp_path: Path, counted: int) -> None:
+    adapter = langbridge()
+    counts = np.zeros(len(adapter.shared), np.int64)
+    counts[0] = counted
+    shared = adapter.shared.with_counts(counts)
+    config = dataclasses.replace(adapter.config, shared_fingerprint=shared.fingerprint)
+    LangBridgeAdapter.from_parts(Path("counted"), config, adapter.state_dict(), shared).save(tmp_path / "adapter")
+    told = preview(tmp_path / "adapter", "llama3-8b")
+    assert (told.mass_found, told.mass_dropped) == (counted, 0)
 
 
 def test_preview_has_the_scale_and_the_way_that_tokens_are_made(tmp_path: Path) -> None:
