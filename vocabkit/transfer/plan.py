@@ -162,12 +162,14 @@ def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVoca
 
 
 def _spelled(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled; words are already."""
-    if shared.of_words:
+    """Row -> the target's ids whose bytes join to its token, for the rows that can be spelled, which roles can't; words
+    are already.
+    """
+    if shared.of_words or not len(lacking):
         return {}
-    rows = [row for row in lacking.tolist() if row not in set(shared.roles.values())]
+    rows = lacking.tolist()
     try:
-        found = Segmenter(vocabulary).ids_of_each([shared.tokens[row].as_py() for row in rows]) if rows else []
+        found = Segmenter(vocabulary).ids_of_each([shared.tokens[row].as_py() for row in rows])
     except VocabkitError:  # its file does not say how it cuts text
         return {}
     return {row: ids for row, ids in zip(rows, found, strict=True) if ids}
