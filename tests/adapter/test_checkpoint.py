@@ -19,7 +19,9 @@ import safetensors.torch
 import torch
 from file_limit import files_of_at_most
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, assert_same_state, langbridge, normal, projector
+from tokenizer_files import gguf_file
 
+from vocabkit.adapter.checkpoint import check_destination
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import open_shared
@@ -172,6 +174,16 @@ def test_save_over_another_folder_raises(tmp_path: Path, name: str) -> None:
     assert "exists and is not a LangBridge adapter" in refusal(tmp_path / "folder", langbridge().save)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("general_type", "may_be_replaced"), [("mmproj", True), ("model", False)])
+def test_llama_cpp_projector_replaces_only_another(tmp_path: Path, general_type: str, may_be_replaced: bool) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_file({"general.type": general_type}))
+    if may_be_replaced:
+        check_destination(path, "mmproj")
+    else:
+        assert "exists and is not a llama.cpp projector" in refusal(path, lambda at: check_destination(at, "mmproj"))
 
 
 def test_save_into_empty_folder_or_hidden_files_works(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, langbridge, normal, projector, shared_vocabulary
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, MLPConfig, Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 
@@ -199,3 +199,11 @@ def test_repr_fits_on_a_line() -> None:
     assert repr(langbridge("softmax")).startswith(f"LangBridgeAdapter(softmax head over {ROWS} rows, ")
     assert repr(projector()).startswith(f"MLPProjector({VISION} to {WIDTH}, ")
     assert "\n" not in repr(langbridge("linear")) + repr(projector())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("threshold", 1.0), ("threshold", -0.1), ("order", "size"), ("positions", 0)]
+)
+def test_invalid_settings_of_spelled_visual_tokens_raise(field: str, value: float | str) -> None:
+    with pytest.raises(VocabkitError, match=f"`{field}`"):
+        Spelled(**{field: value})

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import error_of, vocabkit
 from small_adapters import langbridge, projector, sparse_adapter
 from tiny_llms import target
 
 from vocabkit.adapter.config import Spelled
-from vocabkit.adapter.description import describe
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.align import align
@@ -25,26 +21,8 @@ from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.plan import Missing, preview
 from vocabkit.transfer.transfer import transfer
 
-LAYOUTS = ("adapter", "adapter.pt")
 READ = {"norms", "dtype", "bytes", "embeddings", "width", "parameters", "table_rows"}
 """What the tokenizer `mistral-v1` alone does not tell."""
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("adapter", [langbridge("linear"), langbridge("softmax", temperature=0.5)])
-def test_description_is_config_and_vocabulary_of_the_loaded_adapter(
-    tmp_path: Path, layout: str, adapter: LangBridgeAdapter
-) -> None:
-    adapter.save(tmp_path / layout)
-    found, loaded = describe(tmp_path / layout), LangBridgeAdapter.from_pretrained(tmp_path / layout)
-    assert found.config == loaded.config
-    assert found.shared.fingerprint == loaded.shared.fingerprint
-
-
-def test_transferred_adapter_is_described(tmp_path: Path) -> None:
-    moved, _ = transfer(langbridge(), target(tmp_path / "llm", "llama3"))
-    moved.save(tmp_path / "moved.pt")
-    assert describe(tmp_path / "moved.pt").config == moved.config
 
 
 @pytest.mark.parametrize("missing", ["drop", "compose"])
@@ -117,39 +95,6 @@ def test_tiles_of_another_llm_and_a_projector_are_refused(tmp_path: Path) -> Non
     projector().save(tmp_path / "mlp.pt")
     with pytest.raises(VocabkitError, match="holds an MLP projector, not a LangBridge adapter; it has no vocabulary"):
         preview(tmp_path / "mlp.pt", "llama3-8b")
-
-
-class _Runs:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {shlex.quote(os.environ['TOUCHED'])}",)
-
-
-def test_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOUCHED", str(tmp_path / "touched"))
-    torch.save({"config": "{}", "tensors": {}, "shared_vocabulary": _Runs()}, tmp_path / "adapter.pt")
-    with pytest.raises(VocabkitError, match=r"adapter\.pt: damaged, or not an adapter of vocabkit"):
-        describe(tmp_path / "adapter.pt")
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{"a": torch.zeros(2)}, {"config": "{}", "shared_vocabulary": "text"}, {"config": 3}, torch.zeros(3), [1, 2]],
-)
-def test_other_file_of_torch_save_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "adapter.pt")
-    with pytest.raises(VocabkitError, match=r"adapter\.pt: (damaged, or )?not an adapter"):
-        describe(tmp_path / "adapter.pt")
-
-
-def test_truncated_file_is_refused(tmp_path: Path) -> None:
-    langbridge().save(tmp_path / "adapter.pt")
-    content = (tmp_path / "adapter.pt").read_bytes()
-    (tmp_path / "adapter.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(VocabkitError, match="damaged"):
-        describe(tmp_path / "adapter.pt")
 
 
 # ---- the command -------------------------------------------------------------------------------------------------

@@ -220,14 +220,6 @@ def test_head_without_shares_and_composed_tokens_are_refused(tmp_path: Path) -> 
         transfer(langbridge("softmax"), llama, missing="compose", visual_tokens=Spelled())
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("threshold", 1.0), ("threshold", -0.1), ("order", "size"), ("positions", 0)]
-)
-def test_invalid_settings_raise(field: str, value: float | str) -> None:
-    with pytest.raises(VocabkitError, match=f"`{field}`"):
-        Spelled(**{field: value})
-
-
 @pytest.mark.parametrize("form", ["projector", "mm_projector"])
 def test_export_refuses_spelled_visual_tokens_by_name(tmp_path: Path, form: Form) -> None:
     moved, _ = transfer(over_words(), target(tmp_path / "llm", "llama3"), visual_tokens=Spelled())
