@@ -71,9 +71,13 @@ def infer(
         int | None,
         typer.Option(metavar="K", min=1, help="Write the K tokens with the largest coefficients of each patch."),
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Write each picture's words, and a prompt with which any LLM can read them."),
+    ] = False,
     captions: Annotated[bool, typer.Option("--captions", help="Have the LLM caption the pictures.")] = False,
     visual_tokens: Annotated[
-        bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top or --captions.")
+        bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top, --words or --captions.")
     ] = False,
     question: Annotated[
         str | None,
@@ -97,7 +101,7 @@ def infer(
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Compute visual tokens, coefficients or captions of pictures.
+    """Compute visual tokens, coefficients, words or captions of pictures.
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
@@ -109,10 +113,10 @@ def infer(
     with fitting_memory(batch), show_progress() as progress:
         found = library.infer(
             adapter, inputs, out, llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls or None,
-            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, captions=captions,
-            visual_tokens=visual_tokens or None, question=question, template=template, max_new_tokens=max_new_tokens,
-            images=images, split=split, image_column=image_column, batch=batch, dtype=dtype.value, device=device,
-            progress=progress,
+            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, words=words,
+            captions=captions, visual_tokens=visual_tokens or None, question=question, template=template,
+            max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column, batch=batch,
+            dtype=dtype.value, device=device, progress=progress,
         )  # fmt: skip
     report = found.report
     if json:
@@ -125,6 +129,10 @@ def infer(
     )
     for picture, caption in report.first_captions.items():
         say(f"  {picture}: {caption}")
+    for picture, seen in report.first_words.items():
+        say(f"  {picture}: {', '.join(word.text for word in seen)}")
+    if report.reading is not None:
+        say(f"an LLM reads them in place of <image>: {report.reading}")
     note_broken(report.broken, report.pictures, report.first_broken)
     if profile:
         say(f"{report.profile.seconds:.1f} s of wall time:")

@@ -138,6 +138,10 @@ class LangBridgeAdapter(Pretrained):
         places = np.array([spell_out(rows, self._spellings, positions) for rows in chosen], np.int64)
         return torch.from_numpy(places).view(*features.shape[:-2], positions).to(features.device)
 
+    def spelled_ids(self, features: Tensor) -> Tensor:
+        """(..., N, Dv) -> (..., P) int32: the target's ids at each position, where visual tokens are spelled out."""
+        return torch.from_numpy(self._spellings.ids)[self.spell(features).cpu()]
+
     @cached_property
     def _spellings(self) -> Spellings:
         return self.shared.spellings_for(self.llm)

@@ -26,6 +26,7 @@ from torch import Tensor
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
+from vocabkit.adapter.words import READING, Word, check_words, image_words
 from vocabkit.data.llava import is_llava
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
@@ -56,9 +57,11 @@ class InferOptions:
     """What to compute of each picture, and with what."""
 
     visual_tokens: bool | None = None
-    """Write the visual tokens. By default only if neither `top` nor `captions` is set."""
+    """Write the visual tokens. By default only if none of `top`, `words` and `captions` is set."""
     top: int | None = None
     """K: write the tokens with the K largest coefficients of each patch."""
+    words: bool = False
+    """Write the words of each picture, and a prompt that tells an LLM how to read them."""
     captions: bool = False
     """Have the LLM caption the pictures."""
     question: str | None = None
@@ -95,7 +98,7 @@ class InferOptions:
     @property
     def writes_visual_tokens(self) -> bool:
         """Whether the results hold visual tokens."""
-        return self.visual_tokens if self.visual_tokens is not None else not (self.top or self.captions)
+        return self.visual_tokens if self.visual_tokens is not None else not (self.top or self.words or self.captions)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,10 @@ class Report:
     """What is wrong with the first few of these, one line each."""
     first_captions: Mapping[str, str]
     """Captions of the first few computed pictures, by key."""
+    first_words: Mapping[str, Sequence[Word]]
+    """Words of the first few computed pictures, by key."""
+    reading: str | None
+    """What tells an LLM how to read words, in place of `<image>`; None without words."""
     per_second: float
     """Computed pictures per second of wall time."""
     profile: Profile
@@ -138,7 +145,7 @@ def infer(
     progress: Progress = no_progress,
     **options: Any,
 ) -> Inference:
-    """Compute visual tokens, largest coefficients or captions: `infer("moved", ["photos/"], "seen", top=3)`.
+    """Compute visual tokens, largest coefficients, words or captions: `infer("moved", ["photos/"], "seen", top=3)`.
 
     Safe to kill: the next run resumes and writes the same bytes. Broken and missing pictures are left out, and tried
     again by the next run.
@@ -162,6 +169,8 @@ def infer(
     pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
     wanted = _with_prompt(wanted, connector.config.prompt)
+    if wanted.words:
+        check_words(connector)
     reader = _open_reader(connector, wanted, dtype)
     encoder = encoder_of(
         connector,
@@ -182,6 +191,7 @@ def infer(
         picture_bytes=values * dtype.itemsize + encoder.largest * 16 * (wanted.top or 0) + 1,
         shared=connector.shared,
         llm=reader.name,
+        reading=connector.config.prompt,
     )
     models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
     report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
@@ -325,6 +335,7 @@ def _settings(
         "vision": vision["fingerprint"],
         "visual_tokens": wanted.writes_visual_tokens,
         "top": wanted.top,
+        **({"words": True} if wanted.words else {}),
         "captions": captions,
     }
 
@@ -393,6 +404,8 @@ def run(
         len(counts.broken),
         tuple(islice(counts.broken.values(), _NAMED)),
         counts.captions,
+        counts.words,
+        (models.connector.config.prompt or READING) if wanted.words else None,
         counts.computed / profile.seconds,
         profile,
     )
@@ -488,6 +501,7 @@ class _Counts:
     computed: int = 0
     broken: dict[str, str] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)
+    words: dict[str, Sequence[Word]] = field(default_factory=dict)
 
     def add(self, done: _Started) -> None:
         """Count a batch."""
@@ -495,6 +509,8 @@ class _Counts:
         self.broken |= done.broken
         captions = zip(done.images, (done.results and done.results.captions) or (), strict=False)
         self.captions |= dict(islice(captions, _NAMED - len(self.captions)))
+        words = zip(done.images, (done.results and done.results.words) or (), strict=False)
+        self.words |= dict(islice(words, _NAMED - len(self.words)))
         self._show()
 
     def skip(self, block: Sequence[Picture], broken: Mapping[str, str]) -> None:
@@ -566,13 +582,16 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
             if k is not None and mixer is not None:
                 coefficients, top = mixer.top_coefficients(features, k)  # (B, N, K)
                 tensors |= {"coefficient": coefficients.float(), "row": top.int()}
+            words = _words(mixer, features) if wanted.words else None
+            if wanted.words and mixer is not None and mixer.config.spelled is not None:
+                tensors["visual_ids"] = mixer.spelled_ids(features)  # (B, P)
         captions = None
         if caption is not None:
             with watch.models("LLM"):
                 captions = caption(tensors["visual_tokens"])
         if not wanted.writes_visual_tokens:
             tensors.pop("visual_tokens", None)
-        return Pending(tensors, captions)
+        return Pending(tensors, captions, words)
 
     return step
 
@@ -603,15 +622,22 @@ def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Ca
                 coefficients, top = mixer.top_coefficients(torch.cat(features), k)  # (L, K)
                 counts = torch.tensor([each.patches for each in layouts])
                 tensors |= {"coefficient": coefficients.float(), "row": top.int(), "patches": counts}
+            words = _words(mixer, features) if wanted.words else None
         captions = None
         if caption is not None:
             with watch.models("LLM"):
                 captions = caption(visual)
         if wanted.writes_visual_tokens:
             tensors |= {"visual_tokens": torch.cat(visual), "lengths": torch.tensor([each.tokens for each in layouts])}
-        return Pending(tensors, captions)
+        return Pending(tensors, captions, words)
 
     return step
+
+
+def _words(mixer: LangBridgeAdapter | None, features: Iterable[Tensor]) -> list[Sequence[Word]]:
+    """The words of each picture, of (N, Dv) features."""
+    assert mixer is not None
+    return [image_words(mixer, each) for each in features]
 
 
 def _check_top(mixer: LangBridgeAdapter | None, k: int | None) -> None:
@@ -639,9 +665,14 @@ def _make_captioner(models: Models, wanted: InferOptions) -> Callable[[Tensor | 
 class Pending:
     """Results on their way from the device."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], captions: list[str] | None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        captions: list[str] | None,
+        words: Sequence[Sequence[Word]] | None = None,
+    ) -> None:
         self._tensors = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
-        self._captions = captions
+        self._captions, self._words = captions, words
         self._arrived = None
         if any(tensor.is_cuda for tensor in tensors.values()):
             self._arrived = torch.cuda.Event()
@@ -651,7 +682,7 @@ class Pending:
         """Wait for the results, of the pictures with these keys."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return Results(images, self._tensors, self._captions)
+        return Results(images, self._tensors, self._captions, self._words)
 
 
 # ---- where the time goes -----------------------------------------------------------------------------------------

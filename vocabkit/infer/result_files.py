@@ -4,6 +4,9 @@
 
 - `image` string: the key of the picture, the path or name that it was given by.
 - `caption` string, if captions were asked for.
+- `words` list of string, `share` list of float32 and `prompt` string, if words were asked for: the words of the
+  picture, the surest first, their mean coefficients, and the text that tells an LLM how to read them: the adapter's
+  own prompt, if it has one. For spelled visual tokens also `visual_ids` list of int32: their ids in the LLM's tokenizer.
 - for the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
   `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where it lacks the
   token, or for words a list of int32; `token` binary, a dictionary of the bytes.
@@ -31,6 +34,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.words import Word, prompt
 from vocabkit.arrow.arrow_file import json_field, read_table
 from vocabkit.data.shards import ShardFolder
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
@@ -48,9 +52,10 @@ class Results:
     """Their keys."""
     tensors: Mapping[str, Tensor]
     """Only those asked for: `visual_tokens` (M, N, D); `coefficient` (M, N, K) float32, largest first; `row` (M, N, K)
-    int32. Of pictures in tiles, these are joined, (ΣN, D) and (ΣN, K), and `lengths` (M,) says how many visual tokens
-    each has, `patches` (M,) how many patches."""
+    int32; `visual_ids` (M, P) int32. Of pictures in tiles, the first three are joined, (ΣN, D) and (ΣN, K), and
+    `lengths` (M,) says how many visual tokens each has, `patches` (M,) how many patches."""
     captions: Sequence[str] | None
+    words: Sequence[Sequence[Word]] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Results]) -> Results:
@@ -59,10 +64,12 @@ class Results:
             return parts[0] if parts else cls([], {}, None)
         images = [image for part in parts for image in part.images]
         tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-        captions = None
+        captions = words = None
         if parts[0].captions is not None:
             captions = [caption for part in parts for caption in part.captions or ()]
-        return cls(images, tensors, captions)
+        if parts[0].words is not None:
+            words = [each for part in parts for each in part.words or ()]
+        return cls(images, tensors, captions, words)
 
 
 class ResultFolder:
@@ -76,12 +83,14 @@ class ResultFolder:
         picture_bytes: int,
         shared: SharedVocabulary | None = None,
         llm: str | None = None,
+        reading: str | None = None,
     ) -> None:
         """Create the folder if it doesn't exist.
 
         Args:
             settings: plain JSON; results with other settings are refused.
             picture_bytes: size of the results of one picture.
+            reading: the adapter's own prompt for words, if it has one.
             shared, llm: where to look up tokens and ids of rows: the shared vocabulary, and the name of a column.
 
         Raises VocabkitError: can't make the folder, or no such column.
@@ -89,6 +98,7 @@ class ResultFolder:
         self.per_shard = 1 << (min(max(SHARD_BYTES // picture_bytes, 1), SHARD_PICTURES).bit_length() - 1)
         """Pictures of a shard: a power of two, so that batches fill it."""
         self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard})
+        self._reading = reading
         self._tokens = None if shared is None else shared.tokens
         self._ids = None if shared is None or llm is None else shared.ids_column(llm)
 
@@ -117,6 +127,14 @@ class ResultFolder:
         columns = {"image": pa.array(images, pa.string())}
         if results.captions is not None:
             columns["caption"] = pa.array(results.captions, pa.string())
+        if results.words is not None:
+            columns |= {
+                "words": pa.array([[word.text for word in words] for words in results.words], pa.list_(pa.string())),
+                "share": pa.array([[word.share for word in words] for words in results.words], pa.list_(pa.float32())),
+                "prompt": pa.array([prompt(words, self._reading) for words in results.words], pa.string()),
+            }
+        if "visual_ids" in results.tensors:
+            columns["visual_ids"] = pa.array(results.tensors["visual_ids"].tolist(), pa.list_(pa.int32()))
         if "row" in results.tensors:
             counts = results.tensors.get("patches")
             columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy(), counts)

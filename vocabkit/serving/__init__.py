@@ -13,6 +13,7 @@ from vocabkit.serving.llava import (
     VocabkitLlavaModel,
     VocabkitLlavaProcessor,
 )
+from vocabkit.serving.pictures import prompt_embeds, words
 
 AutoConfig.register(VocabkitLlavaConfig.model_type, VocabkitLlavaConfig)
 AutoConfig.register(VocabkitEfficientNetConfig.model_type, VocabkitEfficientNetConfig)
@@ -24,4 +25,10 @@ AutoImageProcessor.register(
     VocabkitEfficientNetConfig, image_processor_classes={"pil": VocabkitEfficientNetImageProcessor}
 )
 
-__all__ = ["VocabkitLlavaConfig", "VocabkitLlavaForConditionalGeneration", "VocabkitLlavaProcessor"]
+__all__ = [
+    "VocabkitLlavaConfig",
+    "VocabkitLlavaForConditionalGeneration",
+    "VocabkitLlavaProcessor",
+    "prompt_embeds",
+    "words",
+]

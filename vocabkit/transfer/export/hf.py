@@ -61,7 +61,10 @@ def export_hf(
     tuned: float = 0.0,
     progress: Progress = no_progress,
 ) -> int:
-    """Write the checkpoint as the new folder `out`, whole or not at all. Everything gets the dtype of the LLM.
+    """Write the checkpoint as the new folder `out`, whole or not at all.
+
+    Tensors keep their dtypes, so that in float32 the adapter is what it was; by default, transformers loads all in the
+    LLM's.
 
     Args:
         adapter: transferred, see `check_adapter`.
@@ -105,7 +108,9 @@ def export_hf(
             adapter=_without_llms(own).to_json(),
             vision_grid=list(encoder.model.grid),
         )
-        first = converted(_tensors(adapter) | _vision_tensors(encoder), dtype, out) | _lengths(adapter)
+        first = _tensors(adapter) | _vision_tensors(encoder)
+        converted(first, dtype, out)  # as transformers does when it loads them: raises where they overflow
+        first |= _lengths(adapter)
         new_token = tokenizer.image_token_id if tokenizer.is_new else None
         shards = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
@@ -165,7 +170,7 @@ def _image_processor(encoder: VisionEncoder) -> Any:
 
 
 def _tensors(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
-    return {f"model.multi_modal_projector.{key}": tensor for key, tensor in adapter.state_dict().items()}
+    return {f"model.multi_modal_projector.{key}": tensor.contiguous() for key, tensor in adapter.state_dict().items()}
 
 
 def _lengths(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
@@ -183,7 +188,7 @@ def _vision_tensors(encoder: VisionEncoder) -> dict[str, Tensor]:
     known: Mapping[str, Tensor] = encoder.model.weights()
     state = encoder.model.module.state_dict()
     return {
-        f"model.vision_tower.{inner}{key}": tensor if key in known else torch.zeros_like(tensor)
+        f"model.vision_tower.{inner}{key}": tensor.contiguous() if key in known else torch.zeros_like(tensor)
         for key, tensor in state.items()
     }
 
