@@ -75,9 +75,13 @@ def infer(
         bool,
         typer.Option("--words", help="Write each picture's words, and a prompt with which any LLM can read them."),
     ] = False,
+    prompt_embeds: Annotated[
+        bool,
+        typer.Option("--prompt-embeds", help="Write visual tokens for vLLM's --enable-prompt-embeds."),
+    ] = False,
     captions: Annotated[bool, typer.Option("--captions", help="Have the LLM caption the pictures.")] = False,
     visual_tokens: Annotated[
-        bool, typer.Option("--visual-tokens", help="Write visual tokens as well as --top, --words or --captions.")
+        bool, typer.Option("--visual-tokens", help="Write visual tokens as well as what else is asked for.")
     ] = False,
     question: Annotated[
         str | None,
@@ -114,9 +118,9 @@ def infer(
         found = library.infer(
             adapter, inputs, out, llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls or None,
             pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, words=words,
-            captions=captions, visual_tokens=visual_tokens or None, question=question, template=template,
-            max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column, batch=batch,
-            dtype=dtype.value, device=device, progress=progress,
+            prompt_embeds=prompt_embeds, captions=captions, visual_tokens=visual_tokens or None, question=question,
+            template=template, max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column,
+            batch=batch, dtype=dtype.value, device=device, progress=progress,
         )  # fmt: skip
     report = found.report
     if json:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import error_of, vocabkit_here
-from infer_world import InferWorld, table
+from infer_world import InferWorld, table, visual_tokens
 from moved_adapters import Kind, moved
 
 from vocabkit.adapter.config import Spelled
@@ -150,3 +152,25 @@ def test_adapters_without_shares_are_refused(world: InferWorld, tmp_path: Path, 
         "words are chosen by a softmax head; this adapter has none, so its visual tokens say no words"
     )
     assert not (tmp_path / "out").exists()
+
+
+# ---- prompt embeddings -------------------------------------------------------------------------------------------
+
+
+def test_prompt_embeds_are_the_visual_tokens(world: InferWorld, tmp_path: Path) -> None:
+    asks = ("infer", world.transferred, world.pictures, "--device", "cpu", "--batch", "5", "--out")
+    assert vocabkit_here(tmp_path, *asks, "tokens").returncode == 0
+    assert vocabkit_here(tmp_path, *asks, "parts", "--prompt-embeds").returncode == 0
+    expected = visual_tokens(tmp_path / "tokens")
+    rows = table(tmp_path / "parts").to_pylist()
+    assert [row["image"] for row in rows] == list(expected)
+    for row in rows:
+        found = torch.load(io.BytesIO(base64.b64decode(row["prompt_embeds"])), weights_only=True)
+        assert torch.equal(found, expected[row["image"]])
+        assert found.untyped_storage().nbytes() == found.nbytes
+    assert not list((tmp_path / "parts").glob("*.safetensors"))
+
+
+def test_prompt_embeds_of_an_adapter_that_was_not_moved_need_an_llm(world: InferWorld, tmp_path: Path) -> None:
+    done = vocabkit_here(tmp_path, "infer", world.langbridge, world.pictures, "--prompt-embeds", "--out", "out")
+    assert "give --llm as NAME=SOURCE, or transfer the adapter first" in error_of(done)

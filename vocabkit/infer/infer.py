@@ -57,7 +57,9 @@ class InferOptions:
     """What to compute of each picture, and with what."""
 
     visual_tokens: bool | None = None
-    """Write the visual tokens. By default only if none of `top`, `words` and `captions` is set."""
+    """Write the visual tokens. By default only if nothing else is."""
+    prompt_embeds: bool = False
+    """Write the visual tokens for a chat request to vLLM, see `vocabkit.serving.pictures.prompt_embeds`."""
     top: int | None = None
     """K: write the tokens with the K largest coefficients of each patch."""
     words: bool = False
@@ -98,7 +100,13 @@ class InferOptions:
     @property
     def writes_visual_tokens(self) -> bool:
         """Whether the results hold visual tokens."""
-        return self.visual_tokens if self.visual_tokens is not None else not (self.top or self.words or self.captions)
+        others = self.prompt_embeds or self.top or self.words or self.captions
+        return self.visual_tokens if self.visual_tokens is not None else not others
+
+    @property
+    def makes_visual_tokens(self) -> bool:
+        """Whether the results hold them in any form."""
+        return self.writes_visual_tokens or self.prompt_embeds
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,7 @@ def infer(
     )
     settings = _settings(wanted, connector, reader, encoder, dtype)
     shown = connector.config.visual_tokens(encoder.largest)
-    values = shown * (reader.width if wanted.writes_visual_tokens else 0)
+    values = shown * reader.width * (wanted.writes_visual_tokens + 2 * wanted.prompt_embeds)
     folder = ResultFolder(
         Path(out),
         settings,
@@ -300,7 +308,7 @@ def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -
             raise VocabkitError(f"`llm`: only for captions; the adapter itself gives visual tokens of {own}")
         return _Reader(own, connector.llm_width or 0)
     if llm is None:
-        if wanted.writes_visual_tokens:
+        if wanted.makes_visual_tokens:
             raise VocabkitError(
                 "visual tokens of this adapter are sums of an LLM's embeddings: give `llm` as NAME=SOURCE, or transfer "
                 "the adapter first"
@@ -335,7 +343,7 @@ def _settings(
         "vision": vision["fingerprint"],
         "visual_tokens": wanted.writes_visual_tokens,
         "top": wanted.top,
-        **({"words": True} if wanted.words else {}),
+        **{name: True for name in ("words", "prompt_embeds") if getattr(wanted, name)},
         "captions": captions,
     }
 
@@ -576,7 +584,7 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
             features = models.encoder(pixels).to(models.dtype)  # (B, 3, H, W) -> (B, N, Dv)
         tensors = {}
         with watch.models("adapter"):
-            if wanted.writes_visual_tokens or caption:
+            if wanted.makes_visual_tokens or caption:
                 rows = () if mixer is None else (models.rows,)
                 tensors["visual_tokens"] = connector(features, *rows)  # (B, N, Dv) -> (B, N, D)
             if k is not None and mixer is not None:
@@ -589,7 +597,7 @@ def make_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Callabl
         if caption is not None:
             with watch.models("LLM"):
                 captions = caption(tensors["visual_tokens"])
-        if not wanted.writes_visual_tokens:
+        if not wanted.makes_visual_tokens:
             tensors.pop("visual_tokens", None)
         return Pending(tensors, captions, words)
 
@@ -614,7 +622,7 @@ def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Ca
         tensors: dict[str, Tensor] = {}
         visual: list[Tensor] = []
         with watch.models("adapter"):
-            if wanted.writes_visual_tokens or caption:
+            if wanted.makes_visual_tokens or caption:
                 visual = visual_tokens(
                     lambda patches: connector(patches, *rows), features, layouts, connector.image_newline
                 )
@@ -627,7 +635,7 @@ def make_tile_step(models: Models, wanted: InferOptions, watch: Stopwatch) -> Ca
         if caption is not None:
             with watch.models("LLM"):
                 captions = caption(visual)
-        if wanted.writes_visual_tokens:
+        if wanted.makes_visual_tokens:
             tensors |= {"visual_tokens": torch.cat(visual), "lengths": torch.tensor([each.tokens for each in layouts])}
         return Pending(tensors, captions, words)
 

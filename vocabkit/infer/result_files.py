@@ -4,9 +4,12 @@
 
 - `image` string: the key of the picture, the path or name that it was given by.
 - `caption` string, if captions were asked for.
+- `prompt_embeds` string, if asked for: the visual tokens as the `data` of a part of a chat request to vLLM, see
+  `vocabkit.serving.pictures`.
 - `words` list of string, `share` list of float32 and `prompt` string, if words were asked for: the words of the
   picture, the surest first, their mean coefficients, and the text that tells an LLM how to read them: the adapter's
-  own prompt, if it has one. For spelled visual tokens also `visual_ids` list of int32: their ids in the LLM's tokenizer.
+  own prompt, if it has one. For spelled visual tokens also `visual_ids` list of int32, their ids in the LLM's
+  tokenizer.
 - for the K largest coefficients of each of the N patches, if asked for, largest first, lists of N lists of K:
   `coefficient` float32; `row` int32, of the shared vocabulary; `token_id` int32, of the LLM, null where it lacks the
   token, or for words a list of int32; `token` binary, a dictionary of the bytes.
@@ -24,7 +27,7 @@ run resumes after the last complete shard: the files are the same, byte for byte
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from torch import Tensor
 from vocabkit.adapter.words import Word, prompt
 from vocabkit.arrow.arrow_file import json_field, read_table
 from vocabkit.data.shards import ShardFolder
+from vocabkit.serving.pictures import embeds_data
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 FORMAT = "inference"
@@ -121,10 +125,12 @@ class ResultFolder:
     def write(self, number: int, results: Results, broken: Mapping[str, str]) -> None:
         """Write a shard. Raises VocabkitError: can't write."""
         images, name, settings = list(results.images), _name(number), self._shards.settings
-        if "visual_tokens" in results.tensors:
+        if "visual_tokens" in results.tensors and settings["visual_tokens"]:
             tensors = {name: results.tensors[name] for name in ("visual_tokens", "lengths") if name in results.tensors}
             self._shards.write_tensors(name, tensors, _text({"images": images, "settings": settings}))
         columns = {"image": pa.array(images, pa.string())}
+        if settings.get("prompt_embeds"):
+            columns["prompt_embeds"] = pa.array(map(embeds_data, _each(results.tensors)), pa.string())
         if results.captions is not None:
             columns["caption"] = pa.array(results.captions, pa.string())
         if results.words is not None:
@@ -173,6 +179,14 @@ class ResultFolder:
             return nested
         ends = np.concatenate([[0], np.cumsum(counts.numpy())]).astype(np.int32)  # (L, K) -> lists of L, one a picture
         return {name: pa.ListArray.from_arrays(ends, values) for name, values in nested.items()}
+
+
+def _each(tensors: Mapping[str, Tensor]) -> Iterable[Tensor]:
+    """The visual tokens of each picture, (N, D)."""
+    if not tensors:  # all are broken
+        return ()
+    tokens = tensors["visual_tokens"]
+    return tokens.split(tensors["lengths"].tolist()) if "lengths" in tensors else tokens.unbind()
 
 
 def _name(number: int) -> str:

@@ -42,8 +42,8 @@ def prompt_embeds(
 ) -> list[dict[str, str]]:
     """Return a part of a chat request's `content` for each picture, for `vllm serve LLM --enable-prompt-embeds`.
 
-    `data` is the visual tokens, (N, D) in the dtype of the adapter's embeddings, as `torch.save` writes them, in
-    base64. They are for one LLM, the target of the adapter.
+    `data` holds the visual tokens, (N, D) in the dtype of the adapter's embeddings; see `embeds_data`. They are for one
+    LLM, the target of the adapter. Only trusted clients should be allowed to send any: the server can't check them.
 
     Args:
         adapter: transferred, or an MLP projector; loaded, or as for `load_adapter`.
@@ -54,13 +54,16 @@ def prompt_embeds(
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     if isinstance(loaded, LangBridgeAdapter) and loaded.embeddings is None:
         raise VocabkitError("the adapter was not transferred: it has no embedding rows; run `vocabkit transfer` first")
-    parts = []
     with torch.no_grad():
-        for features in _features(loaded, pictures, encoder):
-            content = io.BytesIO()
-            torch.save(loaded(features).cpu(), content)
-            parts.append({"type": "prompt_embeds", "data": base64.b64encode(content.getvalue()).decode("ascii")})
-    return parts
+        tokens = [loaded(features).cpu() for features in _features(loaded, pictures, encoder)]
+    return [{"type": "prompt_embeds", "data": embeds_data(each)} for each in tokens]
+
+
+def embeds_data(tokens: Tensor) -> str:
+    """(N, D) visual tokens on the CPU -> as `torch.save` writes them, in base64."""
+    content = io.BytesIO()
+    torch.save(tokens.clone(), content)  # of a part of a larger tensor, torch saves all
+    return base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _features(adapter: Adapter, pictures: Pictures, encoder: VisionEncoder | None) -> Iterator[Tensor]:
