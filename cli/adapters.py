@@ -290,8 +290,8 @@ def _reads_rows(adapter: str, to: str, *, json: bool, **chosen: Any) -> bool:
         return False
     page = f"https://huggingface.co/{found.embeddings.partition('@')[0]}"
     note(
-        f"nothing is written. With --out, the embedding table alone is read from {found.embeddings} on the hub (if it "
-        f"is gated, accept its terms at {page} and run `hf auth login`), or from a local copy: --weights FOLDER"
+        "nothing is written. With --out, the embedding table alone is read from the hub; if the repository is gated, "
+        f"accept its terms at {page} and run `hf auth login`. Or read a local copy: --weights FOLDER"
     )
     return False
 

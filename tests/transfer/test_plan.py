@@ -21,7 +21,7 @@ from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.plan import Missing, preview
 from vocabkit.transfer.transfer import transfer
 
-READ = {"norms", "dtype", "bytes", "embeddings", "width", "parameters", "table_rows"}
+READ = {"norms", "unread", "dtype", "bytes", "embeddings", "width", "parameters", "table_rows"}
 """What the tokenizer `mistral-v1` alone does not tell."""
 
 
@@ -104,11 +104,13 @@ def test_command_reports_a_catalog_model_without_its_weights(tmp_path: Path) -> 
     sparse_adapter("linear").save(tmp_path / "adapter")
     done = vocabkit(tmp_path, "transfer", "adapter", "--to", "llama3-8b")
     assert done.returncode == 0, done.stderr
-    assert "not read: 128,256 x 4,096, 1.05 GB in 16 bits" in " ".join(done.stdout.split())
+    table = "1,050,673,152 bytes: model.embed_tokens.weight, 128,256 x 4,096 bfloat16"
+    assert f"to read {table}, in model-00001-of-00004.safetensors" in " ".join(done.stdout.split())
     assert "nothing is written" in done.stderr
     assert "--weights FOLDER" in done.stderr
     told = json.loads(vocabkit(tmp_path, "transfer", "adapter", "--to", "llama3-8b", "--json").stdout)["preflight"]
     assert (told["width"], told["table_rows"], told["norms"]) == (4096, 128_256, None)
+    assert told["unread"]["bytes"] == 128_256 * 4096 * 2
 
 
 def test_missing_tokens_refuse_only_when_something_is_to_be_written(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def preflight_report(found: Preflight) -> RenderableType:
     """Transfer summary."""
     facts = {
         "head": f"{found.head}, {found.rows:,} rows of V_shared, trained with {printable(found.source)}",
-        "embeddings": f"{printable(found.embeddings)}, {found.dtype or _unread(found)}",
+        "embeddings": f"{printable(found.embeddings)}, {found.dtype or 'not read'}",
+        **_to_read(found),
         "coverage": _coverage(found),
         "corpus mass": _mass(found),
         **_choices(found),
@@ -106,18 +107,22 @@ def _choices(found: Preflight) -> dict[str, str]:
     return {"missing: drop": dropped, "missing: compose": f"{composed}; {spelled}"}
 
 
-def _unread(found: Preflight) -> str:
-    if found.width is None or found.table_rows is None:
-        return "not read"
-    size = 2 * found.width * found.table_rows / 1e9
-    return f"not read: {found.table_rows:,} x {found.width:,}, {size:,.2f} GB in 16 bits"
+def _to_read(found: Preflight) -> dict[str, str]:
+    """The embedding table that is still to be read, as far as it is known."""
+    if found.unread is None or found.width is None or found.table_rows is None:
+        return {}
+    shape = f"{found.table_rows:,} x {found.width:,}"
+    if found.unread.bytes is None:
+        return {"to read": f"{shape}, {2 * found.width * found.table_rows / 1e9:,.2f} GB in 16 bits"}
+    file = found.unread.file or "the file that model.safetensors.index.json names"
+    return {"to read": f"{found.unread.bytes:,} bytes: {found.unread.tensor}, {shape} bfloat16, in {file}"}
 
 
 def _lengths(found: Preflight) -> dict[str, str]:
     """Lengths of embedding rows, and of visual tokens if they were measured."""
     norms, rms = found.norms, found.visual_rms
     if norms is None:
-        return {"row norms": "not read: they need the weights"}
+        return {"row norms": "not read: they need the embeddings"}
     rows = (
         f"length {norms.shortest:.3g} to {norms.longest:.3g}, median {norms.median:.3g}; "
         f"RMS of an element {norms.rms:.3g}"

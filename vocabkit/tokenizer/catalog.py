@@ -56,6 +56,10 @@ class Entry:
     """Special tokens that the model has after the ids of its snapshot."""
     width: int | None = None
     embedding_rows: int | None = None
+    weights: str | None = None
+    """File of `hub` that holds the embedding table; None if its model.safetensors.index.json has to be asked."""
+    tensor: str = "model.embed_tokens.weight"
+    """Name of the embedding table there."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,8 @@ def _entry(name: str, vocabulary: str, table: dict[str, Any]) -> Entry:
         added=tuple(table.get("added", ())),
         width=table.get("width"),
         embedding_rows=table.get("embedding_rows"),
+        weights=table.get("weights"),
+        tensor=table.get("tensor", Entry.tensor),
     )
 
 

@@ -55,6 +55,18 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """The embedding table of the target, which was not read yet, as far as it is known."""
+
+    tensor: str | None
+    """Its name."""
+    file: str | None
+    """The file of the repository that holds it."""
+    bytes: int | None
+    """Its size in bfloat16, which is what will be read, beside headers."""
+
+
+@dataclass(frozen=True)
 class Preflight:
     """Transfer summary, known before anything is written."""
 
@@ -89,6 +101,8 @@ class Preflight:
     """Whether the result is exactly a stock two-layer projector."""
     folding: str
     """Why, in words."""
+    unread: Unread | None = None
+    """What is still to be read of `embeddings`; None if it was read."""
     table_rows: int | None = None
     """Rows of the target's embedding table; None if unknown."""
     norms: Norms | None = None
@@ -307,6 +321,14 @@ def weights_of(argument: str, found: Resolved) -> str | Path:
     return entry.hub
 
 
+def _unread(argument: str, weights: str | Path | None, vocabulary: Vocabulary) -> Unread:
+    """The embedding table that a transfer to the LLM `argument` will read."""
+    entry = None if weights is not None else catalog().get(without_name(argument).lower())
+    if entry is None or vocabulary.width is None or vocabulary.embedding_rows is None:
+        return Unread(None, None, None)
+    return Unread(entry.tensor, entry.weights, 2 * vocabulary.embedding_rows * vocabulary.width)
+
+
 def preview(
     adapter: str | Path,
     target: str,
@@ -333,7 +355,7 @@ def preview(
     described, found = describe(adapter), resolve(target)
     vocabulary = found.vocabulary
     planned = plan(described.config, described.shared, vocabulary, vocabulary.width)
-    return preflight(
+    found_before = preflight(
         described.config,
         planned,
         vocabulary,
@@ -343,3 +365,4 @@ def preview(
         scale=scale * (1.0 if described.config.transfer is None else described.config.transfer.scale),
         visual_tokens=how_made(described.config, visual_tokens),
     )
+    return dataclasses.replace(found_before, unread=_unread(target, weights, vocabulary))
