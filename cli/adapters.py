@@ -23,12 +23,14 @@ from .options import (
     Split,
     TextColumn,
     aspect_ratio,
+    check_device,
     check_new,
     check_page,
+    check_source,
     page_origin,
     write_page,
 )
-from .show import note, say, show, show_json, show_progress
+from .show import Show, note, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.evaluate.calibrate import Calibration
@@ -187,6 +189,7 @@ def transfer(
     from vocabkit.adapter.config import Spelled
     from vocabkit.errors import VocabkitError
     from vocabkit.files.memory import keep_freed_memory, return_freed_memory
+    from vocabkit.llm.prompts import parse_template
     from vocabkit.report.adapters import calibration_report, preflight_report
 
     by_captions = scale == "captions"
@@ -201,7 +204,12 @@ def transfer(
     made: Spelled | Literal["mix"] | None = None
     if visual_tokens is not None:
         made = "mix" if visual_tokens is VisualTokens.mix else dataclasses.replace(Spelled(), **given)
+    check_source(adapter)
+    check_device(device)
+    form = parse_template(template)
     factor = 1.0 if by_captions else _factor(scale)
+    if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
+        raise VocabkitError(f"{out}: is the adapter to transfer; name another output")
     if factor == "rms" and features is None:
         raise VocabkitError("--scale rms measures visual tokens: add --features")
     if (
@@ -212,39 +220,38 @@ def transfer(
         )
     ):
         return
-    (keep_freed_memory if by_captions else return_freed_memory)()
-    from vocabkit.adapter.checkpoint import check_destination
-    from vocabkit.adapter.model import LangBridgeAdapter
-    from vocabkit.data.sources import Columns
-    from vocabkit.transfer.transfer import transfer as move
-
-    if out is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
-        raise VocabkitError(f"{out}: is the adapter to transfer; name another output")
     if out is not None:
-        check_destination(out, "transferred")
-        check_new(out, overwrite)
-    loaded = LangBridgeAdapter.from_pretrained(adapter)
-    target = _open_target(to, weights, embedding_tensor)
-    result, report = move(
-        loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features,
-        visual_tokens=made,
-    )  # fmt: skip
-    found: Calibration | None = None
-    if by_captions:
-        from vocabkit.evaluate.calibrate import calibrate_file
-        from vocabkit.evaluate.validate import FileOptions
-        from vocabkit.llm.devices import fitting_memory
-        from vocabkit.llm.prompts import parse_template
+        _check_adapter_place(out, "transferred", overwrite)
+    (keep_freed_memory if by_captions else return_freed_memory)()
+    with show_progress(_downloads_kept) as progress:
+        from vocabkit.adapter.checkpoint import check_destination
+        from vocabkit.adapter.model import LangBridgeAdapter
+        from vocabkit.transfer.transfer import transfer as move
 
-        assert data is not None
-        assert features is not None
-        options = FileOptions(
-            features=features, images=images, columns=Columns(split, image_column, text_column),
-            template=parse_template(template), limit=limit, batch=batch, device=device,
+        if out is not None:
+            check_destination(out, "transferred")
+        loaded = LangBridgeAdapter.from_pretrained(adapter)
+        target = _open_target(to, weights, embedding_tensor, progress)
+        result, report = move(
+            loaded, target, missing=missing.value, scale=factor, features=None if by_captions else features,
+            visual_tokens=made,
         )  # fmt: skip
-        with fitting_memory(batch), show_progress() as progress:
-            found = calibrate_file(result, to, data, options, progress=progress)
-        report = dataclasses.replace(report, scale=found.scale)
+        found: Calibration | None = None
+        if by_captions:
+            from vocabkit.data.sources import Columns
+            from vocabkit.evaluate.calibrate import calibrate_file
+            from vocabkit.evaluate.validate import FileOptions
+            from vocabkit.llm.devices import fitting_memory
+
+            assert data is not None
+            assert features is not None
+            options = FileOptions(
+                features=features, images=images, columns=Columns(split, image_column, text_column),
+                template=form, limit=limit, batch=batch, device=device,
+            )  # fmt: skip
+            with fitting_memory(batch):
+                found = calibrate_file(result, to, data, options, progress=progress)
+            report = dataclasses.replace(report, scale=found.scale)
     if not json:
         show(preflight_report(report))
         if found is not None:
@@ -309,25 +316,30 @@ def check_adapter(
     json: bool,
 ) -> None:
     """Check the transferred adapter `result` against `adapter`, the one before the transfer."""
-    from vocabkit.adapter.model import LangBridgeAdapter
     from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import proof_report
-    from vocabkit.transfer.check import check_transfer
 
     if validation is not None and html is None:
         raise VocabkitError("--validation is shown on a page: add --html FILE")
     check_page(
         html, [path for path in (Path(result), Path(adapter), features, validation) if path is not None], overwrite
     )
-    measured = None
-    if validation is not None:  # before the work
-        from vocabkit.report.html.transfer import read_validation
+    check_source(result)
+    check_source(adapter)
+    with show_progress(_downloads_kept) as progress:
+        measured = None
+        if validation is not None:  # before the work
+            from vocabkit.report.html.transfer import read_validation
 
-        measured = read_validation(validation)
-    moved = LangBridgeAdapter.from_pretrained(result, kind="transferred")
-    original = LangBridgeAdapter.from_pretrained(adapter)
-    target = _open_target(to, weights, embedding_tensor)
-    proof = check_transfer(moved, original, target, features=features)
+            measured = read_validation(validation)
+        from vocabkit.adapter.model import LangBridgeAdapter
+        from vocabkit.transfer.check import check_transfer
+
+        moved = LangBridgeAdapter.from_pretrained(result, kind="transferred")
+        original = LangBridgeAdapter.from_pretrained(adapter)
+        target = _open_target(to, weights, embedding_tensor, progress)
+        progress("checking", 0, None)
+        proof = check_transfer(moved, original, target, features=features)
     if html is not None:
         from vocabkit.report.html.transfer import preflight_of, transfer_page
 
@@ -358,16 +370,19 @@ def import_adapter(
     json: bool,
 ) -> None:
     """Import published weights."""
-    from vocabkit.adapter.checkpoint import check_destination
     from vocabkit.shared.shared_vocabulary import open_shared
-    from vocabkit.transfer.published import import_published
 
-    check_destination(out, "langbridge")
-    check_new(out, overwrite)
-    adapter = import_published(
-        weights, open_shared(shared), llm, vision=vision, layer=layer, image_aspect_ratio=aspect_ratio(aspect)
-    )
-    adapter.save(out)
+    _check_adapter_place(out, "langbridge", overwrite)
+    rows = open_shared(shared)
+    with show_progress():
+        from vocabkit.adapter.checkpoint import check_destination
+        from vocabkit.transfer.published import import_published
+
+        check_destination(out, "langbridge")
+        adapter = import_published(
+            weights, rows, llm, vision=vision, layer=layer, image_aspect_ratio=aspect_ratio(aspect)
+        )
+        adapter.save(out)
     config = adapter.config
     if json:
         show_json({"file": out, "config": config})
@@ -456,21 +471,24 @@ def export(
     Llava checkpoint. For those, give --features: a projector is fitted that approximates the adapter, and its error on
     held-out pictures is reported.
     """
+    from vocabkit.adapter.description import EXPORTS
+    from vocabkit.files.memory import keep_freed_memory
+
+    check_source(adapter)
+    check_device(device)
+    _check_adapter_place(out, EXPORTS[form.value], overwrite)
     if features is not None:
-        from vocabkit.files.memory import keep_freed_memory
-
         keep_freed_memory()
-    from vocabkit.transfer.export.export import ExportOptions, check_place
-    from vocabkit.transfer.export.export import export as write
-
-    check_place(out, form.value)
-    check_new(out, overwrite)
-    options = ExportOptions(
-        llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls,
-        image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,
-        data=tuple(data or ()), steps=steps, seed=seed, device=device,
-    )  # fmt: skip
     with show_progress() as progress:
+        from vocabkit.transfer.export.export import ExportOptions, check_place
+        from vocabkit.transfer.export.export import export as write
+
+        check_place(out, form.value)
+        options = ExportOptions(
+            llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls,
+            image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,
+            data=tuple(data or ()), steps=steps, seed=seed, device=device,
+        )  # fmt: skip
         done = write(adapter, form.value, out, options, progress=progress)
     fit = done.distillation
     if fit is not None and fit.warning:
@@ -490,23 +508,38 @@ def export(
 def _factor(scale: str) -> float | Literal["rms"]:
     """Parse --scale into the `scale` of `transfer`."""
     from vocabkit.errors import VocabkitError, quote
+    from vocabkit.transfer.plan import check_factor
 
     if scale == "rms":
         return "rms"
     try:
-        return 1.0 if scale == "none" else float(scale)
+        factor = 1.0 if scale == "none" else float(scale)
     except ValueError as error:
         raise VocabkitError(f"--scale {quote(scale)}: choose none, rms, captions, or a number") from error
+    check_factor(factor)
+    return factor
 
 
-def _open_target(to: str, weights: str | None, embedding_tensor: str | None) -> Target:
+def _check_adapter_place(out: Path, kind: str, overwrite: bool) -> None:
+    """Check, before torch is imported, that an adapter or export of this kind may be written to `out`."""
+    from vocabkit.adapter.description import check_name
+
+    check_name(out, kind)
+    check_new(out, overwrite)
+
+
+def _downloads_kept() -> str:
+    return "nothing was written; what was downloaded is kept, and the same command resumes there"
+
+
+def _open_target(to: str, weights: str | None, embedding_tensor: str | None, progress: Show) -> Target:
     """Open the LLM that --to and --weights name, and note on stderr which files were used."""
     from vocabkit.errors import VocabkitError
     from vocabkit.transfer.transfer import open_target
 
     try:
-        with show_progress() as progress:
-            target = open_target(to, weights=weights, embedding_tensor=embedding_tensor, progress=progress)
+        progress(f"reading {to}", 0, None)
+        target = open_target(to, weights=weights, embedding_tensor=embedding_tensor, progress=progress)
     except VocabkitError as error:
         raise VocabkitError(f"{error}{_apart(to, weights)}") from error
     rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from . import adapters, lookups, pictures, training, vocabularies
-from .options import AsJson
-from .show import show, show_json, showing_warnings
+from .options import AsJson, Everything
+from .show import Run, note, running, show, show_json, showing_warnings
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """Packages that only the commands about adapters need, and a light installation lacks."""
@@ -41,10 +41,10 @@ def _options(
     """Options that come before the command."""
 
 
-def doctor(json: AsJson = False) -> None:
-    """Show installed versions, devices, and the code paths used.
+def doctor(everything: Everything = False, json: AsJson = False) -> None:
+    """Show what works on this machine, and what to install.
 
-    For typical sizes, it says how visual tokens are computed on this machine, and why.
+    With --all, all versions and, for typical sizes, how visual tokens are computed here and why.
     """
     from vocabkit.llm.environment import environment
 
@@ -54,7 +54,7 @@ def doctor(json: AsJson = False) -> None:
         return
     from vocabkit.report.environment import environment_report
 
-    show(environment_report(found))
+    show(environment_report(found, everything=everything))
 
 
 class _Panels(TyperGroup):
@@ -115,11 +115,15 @@ def main() -> None:
     from vocabkit.errors import VocabkitError, one_line
 
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # otherwise huggingface_hub logs every attempt to reach the hub
+    vars(running).update(vars(Run()))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals whose encoding can't show some token
     try:
         with showing_warnings():
-            sys.exit(_command()(sys.argv[1:], "vocabkit", standalone_mode=False))
+            code = _command()(sys.argv[1:], "vocabkit", standalone_mode=False)
+        if code == 130:
+            note(f"interrupted; {running.kept()}")
+        sys.exit(code)
     except TyperException as error:
         if len(sys.argv) < 2:
             print(error.format_message(), file=sys.stderr)  # the help
@@ -166,7 +170,17 @@ def _command() -> Any:
                 parameter.metavar = parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
             elif parameter.metavar is None and kind in _METAVARS:
                 parameter.metavar = _METAVARS[kind]
+        command.params.append(
+            TyperOption(
+                param_decls=["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet,
+                help="No notes and no progress on stderr; results and errors only.",
+            )
+        )  # fmt: skip
     return group
+
+
+def _quiet(context: Any, parameter: Any, given: bool) -> None:
+    running.quiet = given
 
 
 _METAVARS = {"path": "PATH", "int": "N", "float": "X", "str": "TEXT"}

@@ -22,6 +22,7 @@ SOURCE = f"{_SOURCES} or a hub id"
 TOKENIZER = f"{_SOURCES}, a hub id, or NAME=any of these"
 Tokenizers = Annotated[list[str], typer.Argument(help=f"Two or more tokenizers; each {TOKENIZER}.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Everything = Annotated[bool, typer.Option("--all", help="Show everything, not only what matters most.")]
 CorpusColumn = Annotated[
     str | None,
     typer.Option("--text-column", help="Field or column of the corpus that holds the text.", show_default=False),
@@ -46,6 +47,35 @@ IMAGE_FOLDER = "Folder of the images of LLaVA files. [default: that of each file
 Images = Annotated[Path | None, typer.Option(help=IMAGE_FOLDER, show_default=False)]
 TEMPLATE = "How question and answer become text: plain, completion or chat (see docs/training.md)."
 Template = Annotated[str, typer.Option(help=TEMPLATE)]
+
+
+def check_device(device: str) -> None:
+    """Raise VocabkitError, before torch is imported, if `device` is nothing that models run on."""
+    from vocabkit.errors import VocabkitError, quote
+
+    kind, colon, number = device.partition(":")
+    kinds = ("auto", "cpu", "cuda", "xpu", "mps", "npu", "hpu", "mtia")
+    if kind not in kinds or (colon and (kind == "auto" or not number.isdecimal())):
+        raise VocabkitError(f"--device {quote(device)}: choose auto, cpu, or cuda, cuda:1, ...")
+
+
+def check_source(adapter: str) -> None:
+    """Raise VocabkitError, before torch is imported, if `adapter` is neither here nor a hub id."""
+    from vocabkit.adapter.description import nowhere
+    from vocabkit.errors import VocabkitError
+
+    if problem := nowhere(adapter):
+        raise VocabkitError(problem)
+
+
+def check_data(sources: Iterable[str]) -> None:
+    """Raise VocabkitError, before torch is imported, if one of `sources` is neither here nor a hub id."""
+    from vocabkit.errors import VocabkitError
+    from vocabkit.hub import is_hub_id
+
+    for source in sources:
+        if not Path(source).exists() and not is_hub_id(source):
+            raise VocabkitError(f"{source}: no such file or folder, and no hub id of a dataset (owner/name)")
 
 
 class Aspect(enum.StrEnum):

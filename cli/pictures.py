@@ -22,7 +22,9 @@ from .options import (
     Split,
     Vision,
     aspect_ratio,
+    check_device,
     check_page,
+    check_source,
     grid_size,
     page_origin,
     write_page,
@@ -109,19 +111,31 @@ def infer(
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
+    from vocabkit.errors import VocabkitError
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.infer import infer as library
-    from vocabkit.llm.devices import fitting_memory
+    from vocabkit.llm.prompts import check_question, parse_template
 
     keep_freed_memory()
-    with fitting_memory(batch), show_progress() as progress:
-        found = library.infer(
-            adapter, inputs, out, llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls or None,
-            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), top=top, words=words,
-            prompt_embeds=prompt_embeds, captions=captions, visual_tokens=visual_tokens or None, question=question,
-            template=template, max_new_tokens=max_new_tokens, images=images, split=split, image_column=image_column,
-            batch=batch, dtype=dtype.value, device=device, progress=progress,
-        )  # fmt: skip
+    if captions and llm is None:
+        raise VocabkitError("--captions: also give --llm as NAME=SOURCE, the LLM that writes them")
+    form = None if template is None else parse_template(template)
+    if captions and question is not None:
+        check_question(question, form or "completion")
+    check_device(device)
+    check_source(adapter)
+    given = {
+        "llm": llm, "other_weights": other_weights, "vision": vision, "keep_cls": keep_cls or None,
+        "pool": grid_size(pool), "image_aspect_ratio": aspect_ratio(image_aspect_ratio), "top": top,
+        "words": words, "prompt_embeds": prompt_embeds, "captions": captions, "visual_tokens": visual_tokens or None, "question": question,
+        "template": form, "max_new_tokens": max_new_tokens, "images": images, "split": split,
+        "image_column": image_column, "batch": batch, "dtype": dtype.value, "device": device,
+    }  # fmt: skip
+    with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
+        from vocabkit.infer import infer as library
+        from vocabkit.llm.devices import fitting_memory
+
+        with fitting_memory(batch):
+            found = library.infer(adapter, inputs, out, **given, progress=progress)
     report = found.report
     if json:
         show_json(found)
@@ -196,15 +210,18 @@ def interpret(
     only its embedding table is read. Missing and broken pictures are reported and left out.
     """
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.interpret import interpret as library
 
+    check_source(adapter)
     check_page(html, pictures, overwrite)
+    grid = grid_size(pool)
     keep_freed_memory()
     with show_progress() as progress:
+        from vocabkit.interpret import interpret as library
+
         found = library.interpret(
-            adapter, pictures, llms=llm or (), other_weights=other_weights, vision=vision, layer=layer,
-            pool=grid_size(pool), image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit,
-            top=top, checkpoints=checkpoints, progress=progress,
+            adapter, pictures, llms=llm or (), other_weights=other_weights, vision=vision, layer=layer, pool=grid,
+            image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit, top=top,
+            checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:

@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
+import textwrap
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.progress import TaskID
 
-    from vocabkit.files.progress import Progress
     from vocabkit.shared.shared_vocabulary import SharedVocabulary
+
+SCHEMA = 1
+"""Version of what --json prints: raised when a field is renamed, removed or changes its meaning."""
+
+
+@dataclass
+class Run:
+    """What is to be known of the command that runs."""
+
+    quiet: bool = False
+    """-q: no notes and no progress."""
+    kept: Callable[[], str] = lambda: "nothing was written"
+    """What an interruption leaves, and how to go on."""
+
+
+running = Run()
+"""There is one command in a process at a time; `main` resets it."""
 
 
 def say(line: str) -> None:
     """Print a line of data; control characters in names and paths are escaped."""
+    print(_fitted(line, sys.stdout), flush=True)
+
+
+def _fitted(line: str, stream: TextIO) -> str:
+    """`line` without control characters; on a terminal, broken between words only, so that paths stay whole."""
     from vocabkit.errors import one_line
 
-    print(one_line(line), flush=True)
+    line = one_line(line)
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width or not stream.isatty():
+        return line
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def counted(count: int, noun: str) -> str:
@@ -32,10 +62,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def note(line: str) -> None:
-    """Print a line on stderr, as `say` does on stdout."""
-    from vocabkit.errors import one_line
-
-    print(one_line(line), file=sys.stderr)
+    """Print a line on stderr, as `say` does on stdout; not with --quiet."""
+    if not running.quiet:
+        print(_fitted(line, sys.stderr), file=sys.stderr)
 
 
 @contextmanager
@@ -70,16 +99,17 @@ def show(renderable: Any) -> None:
     """Print a Rich renderable, in colour only on a terminal."""
     from rich.console import Console
 
-    Console(highlight=False).print(renderable)
+    # a word longer than the line is not broken: paths and fingerprints can be copied
+    Console(highlight=False).print(renderable, overflow="ignore", crop=False)
 
 
 def show_json(value: Any) -> None:
-    """Print any result of the library as JSON."""
-    from vocabkit.report.as_json import to_json
+    """Print any result of the library that has names for its parts as JSON, after the version of its form."""
+    from vocabkit.report.as_json import plain, to_json
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, whatever the terminal's encoding
-    print(to_json(value), flush=True)
+    print(to_json({"schema": SCHEMA, **plain(value)}), flush=True)
 
 
 def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
@@ -94,14 +124,40 @@ def shared_as_json(path: Path, shared: SharedVocabulary) -> dict[str, Any]:
     }
 
 
+class Show(Protocol):
+    """Shows how far a step is; a `Progress` that can tell more."""
+
+    def __call__(self, what: str, done: int, total: int | None, more: str = "") -> None:
+        """Show that `done` of `total` (None if unknown) are done of the step `what`; `more` is shown beside it."""
+
+
 @contextmanager
-def show_progress() -> Iterator[Progress]:
-    """Show on stderr how far each reported step is: a bar on a terminal, else a line every half minute."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
+def show_progress(kept: Callable[[], str] | None = None) -> Iterator[Show]:
+    """Show on stderr how far each reported step is: a bar on a terminal, else a line every half minute.
+
+    Begin it before the library is imported: it shows at once that something is going on.
+
+    Args:
+        kept: what an interruption leaves, and how to go on.
+    """
+    running.kept = kept or running.kept
+    if running.quiet:
+        yield lambda what, done, total, more="": None
+    elif sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+    else:
+        lines = _Lines()
+        try:
+            yield lines.show
+        finally:
+            lines.ended.set()
+
+
+@contextmanager
+def _bars() -> Iterator[Show]:
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.text import Text
 
@@ -111,38 +167,73 @@ def show_progress() -> Iterator[Progress]:
         """Number done, and how many per second."""
 
         def render(self, task: Task) -> Text:
+            if task.total is None and not task.completed:
+                return Text("")
             total = "?" if task.total is None else _short(task.total)
-            rate = "" if task.speed is None else f", {_short(task.speed)}/s"
+            rate = "" if task.speed is None else f", {_rate(task.speed)}"
             return Text(f"{_short(task.completed)}/{total}{rate}")
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
+    class Time(ProgressColumn):
+        """Time left where it is known, else time spent."""
 
-        def move(what: str, done: int, total: int | None) -> None:
+        def render(self, task: Task) -> Text:
+            return (TimeElapsedColumn() if task.total is None else TimeRemainingColumn()).render(task)
+
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), Count(), Time(),
+        TextColumn("{task.fields[more]}", markup=False),
+    )  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
+        tasks: dict[str, TaskID] = {_LOADING: bars.add_task(_LOADING, total=None, more="")}
+
+        def show(what: str, done: int, total: int | None, more: str = "") -> None:
+            if _LOADING in tasks and what != _LOADING:
+                bars.remove_task(tasks.pop(_LOADING))
             if what not in tasks:
-                tasks[what] = bars.add_task(one_line(what), total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(one_line(what), total=total, more=more)
+            bars.update(tasks[what], completed=done, total=total, more=more)
 
-        yield move
+        yield show
 
 
-def _lines(seconds: float = 30.0) -> Progress:
-    """Report each step by a line every so many seconds."""
-    first: dict[str, tuple[float, int]] = {}
-    shown: dict[str, float] = {}
+_LOADING = "loading"
+"""The step before the library reports one."""
 
-    def move(what: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        began, before = first.setdefault(what, (now, done))  # a resumed step does not begin at 0
-        if now - shown.setdefault(what, now) < seconds:
-            return
-        shown[what] = now
-        rate = (done - before) / (now - began)
-        left = f", about {(total - done) / rate / 60:,.0f} min left" if total and rate else ""
-        note(f"{what}: {_short(done)}/{'?' if total is None else _short(total)}, {_short(rate)}/s{left}")
 
-    return move
+class _Lines:
+    """A line about the present step every so many seconds, also while it reports nothing."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self.ended = threading.Event()
+        self._began: dict[str, tuple[float, int]] = {_LOADING: (time.monotonic(), 0)}
+        self._now: tuple[str, int, int | None, str] = (_LOADING, 0, None, "")
+        threading.Thread(target=self._run, args=(seconds,), daemon=True).start()
+
+    def show(self, what: str, done: int, total: int | None, more: str = "") -> None:
+        self._began.setdefault(what, (time.monotonic(), done))  # a resumed step does not begin at 0
+        self._now = (what, done, total, more)
+
+    def _run(self, seconds: float) -> None:
+        while not self.ended.wait(seconds):
+            note(self.line(time.monotonic()))
+
+    def line(self, now: float) -> str:
+        """What is said of the present step at the time `now`."""
+        what, done, total, more = self._now
+        began, before = self._began[what]
+        passed = now - began
+        rate = (done - before) / passed if passed else 0.0
+        if not rate:
+            count = f"0 of {_short(total)}, " if total else ""
+            return f"{what}: {count}{passed:,.0f} s so far"
+        left = f", about {(total - done) / rate / 60:,.0f} min left" if total else ""
+        count = f"{_short(done)}/{'?' if total is None else _short(total)}"
+        return f"{what}: {count}, {_rate(rate)}{left}{more and ', '}{more}"
+
+
+def _rate(speed: float) -> str:
+    """How many per second; per minute where they are slow."""
+    return f"{_short(speed)}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
 
 
 def _short(number: float) -> str:

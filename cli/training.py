@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,11 +22,14 @@ from .options import (
     Template,
     TextColumn,
     Vision,
+    check_data,
+    check_device,
     check_output,
+    check_source,
     grid_size,
     named_values,
 )
-from .show import note, note_broken, say, show, show_json, show_progress
+from .show import note, note_broken, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -118,18 +118,20 @@ def features(
 
     The vision model is frozen. An interrupted run resumes. Missing and broken pictures are counted and left out.
     """
-    import torch
-
     from vocabkit.data.sources import Columns
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.vision.features import FeatureOptions, cache_files
 
+    grid = grid_size(pool)
+    check_device(device)
+    check_data(data)
     keep_freed_memory()
-    options = FeatureOptions(
-        layer, keep_cls, grid_size(pool), image_aspect_ratio.value, getattr(torch, dtype.value), device
-    )
     columns = Columns(split, image_column)
-    with show_progress() as progress:
+    with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
+        import torch
+
+        from vocabkit.vision.features import FeatureOptions, cache_files
+
+        options = FeatureOptions(layer, keep_cls, grid, image_aspect_ratio.value, getattr(torch, dtype.value), device)
         encoder, report = cache_files(data, vision, out, options, images=images, columns=columns, progress=progress)
     if json:
         show_json({"folder": out, "encoder": encoder, "report": report})
@@ -165,18 +167,30 @@ def train(
     For several GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
     """
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.train.recipe import read_recipe
-    from vocabkit.train.train import STATE
-    from vocabkit.train.train import train as run_training
+    from vocabkit.train.recipe import STATE, read_recipe
 
     keep_freed_memory()
     read = read_recipe(recipe, settings or [])
-    if _is_first_process():
-        note(f"{recipe}: data {', '.join(read.data)}, LLM {read.llm}")
-        if (out / STATE).exists():
-            note(f"{out}: resumes from its last saved state")
-    with _step_bar() as on_step:
-        trained = run_training(read, out, on_step=on_step)
+    saved = out / STATE
+    running.quiet = running.quiet or not _is_first_process()
+    note(f"{recipe}: data {', '.join(read.data)}, LLM {read.llm}")
+    if saved.exists():
+        note(f"{out}: resumes from its last saved state")
+
+    def kept() -> str:
+        if saved.exists():
+            return f"{out} has the last saved state; the same command resumes from it"
+        return f"no state was saved yet (every {read.checkpoint_every:,} steps); the same command starts anew"
+
+    with show_progress(kept) as progress:
+        from vocabkit.train.train import train as run_training
+
+        def on_step(step: Step) -> None:
+            losses = {"loss": step.caption_loss, "words": step.word_loss}
+            text = ", ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
+            progress("training", step.step, step.steps, f"{step.phase}: {text}")
+
+        trained = run_training(read, out, on_step=on_step, progress=progress)
     if not _is_first_process():
         return
     if trained.skipped:
@@ -203,25 +217,6 @@ def train(
 
 def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def _step_bar() -> Iterator[Callable[[Step], None]]:
-    """Show a bar over steps, with losses and throughput."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("loading", total=None)
-
-        def show(step: Step) -> None:
-            losses = {"loss": step.caption_loss, "words": step.word_loss}
-            text = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
-            description = f"{step.phase}: {text}, {step.samples_per_second:.1f} samples/s"
-            progress.update(task, completed=step.step, total=step.steps, description=description)
-
-        yield show
 
 
 def validate(
@@ -283,26 +278,33 @@ def validate(
     """
     from vocabkit.data.sources import Columns
     from vocabkit.errors import VocabkitError
-    from vocabkit.evaluate.validate import FileOptions, validate_files
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.llm.devices import fitting_memory
     from vocabkit.llm.prompts import parse_template
 
     keep_freed_memory()
+    check_device(device)
+    check_data(data)
+    form = parse_template(template)
     if out is not None:
         check_output(out, map(Path, data), overwrite)
     if (rival is None) != (rival_llm is None):
         raise VocabkitError(
             "--rival (an MLP) and --rival-llm (the LLM that it was trained with) must be given together"
         )
-    options = FileOptions(
-        features=features, vision=vision, images=images, columns=Columns(split, image_column, text_column),
-        template=parse_template(template), limit=limit, batch=batch, device=device, other_weights=other_weights,
-    )  # fmt: skip
     opponent = None if rival is None or rival_llm is None else (rival, rival_llm)
     adapters = named_values(adapter, "--adapter")
-    with fitting_memory(batch), show_progress() as progress:
-        results = validate_files(data, llm, adapters, options, rival=opponent, answers=answers, progress=progress)
+    for each in adapters.values():
+        check_source(each)
+    with show_progress() as progress:
+        from vocabkit.evaluate.validate import FileOptions, validate_files
+        from vocabkit.llm.devices import fitting_memory
+
+        options = FileOptions(
+            features=features, vision=vision, images=images, columns=Columns(split, image_column, text_column),
+            template=form, limit=limit, batch=batch, device=device, other_weights=other_weights,
+        )  # fmt: skip
+        with fitting_memory(batch):
+            results = validate_files(data, llm, adapters, options, rival=opponent, answers=answers, progress=progress)
     if out is not None:
         from vocabkit.report.as_json import write_json
 

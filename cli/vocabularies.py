@@ -15,6 +15,7 @@ from .options import (
     AsJson,
     Aspect,
     CorpusColumn,
+    Everything,
     Html,
     Overwrite,
     Tokenizers,
@@ -299,12 +300,13 @@ def overlap(
     examples: Annotated[int, typer.Option(min=0, help="Tokens to list as examples of each finding.")] = 6,
     html: Html = None,
     overwrite: Overwrite = False,
+    everything: Everything = False,
     json: AsJson = False,
 ) -> None:
     """Report what tokenizers have in common.
 
-    Counts, coverage, scripts, lengths, tokens that only one side has and how the other spells them, aliases, roles of
-    special tokens.
+    Counts, coverage and scripts. With --all, also kinds and lengths of tokens, those that only one side has and how the
+    other spells them, aliases, and roles of special tokens.
     """
     from vocabkit.errors import VocabkitError
     from vocabkit.shared.overlap import overlap as compare
@@ -326,9 +328,11 @@ def overlap(
     if json:
         show_json(report)
     else:
-        from vocabkit.report.vocabularies import overlap_report
+        from vocabkit.report.vocabularies import overlap_report, overlap_summary
 
-        show(overlap_report(report))
+        show(overlap_report(report) if everything else overlap_summary(report))
+        if not everything:
+            note("more: --all for kinds, lengths, aliases and roles; --html FILE for a page with every token")
     if html is not None:
         from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
 
@@ -382,7 +386,7 @@ def catalog(
     if not entries:
         raise VocabkitError(f"no catalog name contains {quote(search)}; {near_names(wanted)}")
     if json:
-        show_json(entries)
+        show_json({"entries": entries})
     else:
         from vocabkit.report.vocabularies import catalog_table
 

@@ -94,7 +94,8 @@ def test_alignment_command_imports_no_heavy_package(folder: Path, command: str) 
 
 
 @pytest.mark.parametrize(
-    "command", ["transfer adapter.pt --to smollm2 --out moved", "check moved adapter.pt --to smollm2"]
+    "command",
+    [f"transfer {ADAPTER} --to smollm2-135m --out moved", f"check {ADAPTER} {ADAPTER} --to smollm2-135m"],
 )
 def test_command_without_torch_names_the_extra_to_install(folder: Path, command: str) -> None:
     program = WITHOUT_TORCH + "from vocabkit_cli.__main__ import run\nrun()"

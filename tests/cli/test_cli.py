@@ -19,6 +19,7 @@ from tokenizer_files import added_token, bpe_json, write_json
 from vocabkit.shared.align import align
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import catalog, resolve, resolve_again
+from vocabkit_cli.show import SCHEMA
 
 PANELS = {
     "Vocabularies": [
@@ -44,6 +45,7 @@ def output_of(folder: Path, *words: str | Path, code: int = 0) -> str:
 def json_of(folder: Path, *words: str | Path, code: int = 0) -> dict[str, Any]:
     """The JSON object that a command prints."""
     value: dict[str, Any] = json.loads(output_of(folder, *words, "--json", code=code))
+    assert value.pop("schema") == SCHEMA
     return value
 
 
@@ -85,7 +87,7 @@ def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str)
     assert max(map(len, text.splitlines())) <= 80
     options, example = text.split("Options:\n")[1].split("\n\n")
     for row in re.split(r"^  (?=\S)", options, flags=re.MULTILINE)[1:]:
-        row = row.removeprefix("-h, ")
+        row = row.removeprefix("-h, ").removeprefix("-q, ")
         assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}[\w`].*\s*", row, re.DOTALL), (
             row
         )
@@ -361,7 +363,10 @@ def test_count_with_and_field_choose_tokenizer_and_field(tmp_path: Path) -> None
     "names", [["qwen2", "llama3"], ["qwen2", "llama3", "gemma3", "mistral-v3", "smollm2"]], ids=len
 )
 def test_overlap_fits_80_columns_and_matches_the_library(tmp_path: Path, names: list[str]) -> None:
-    text = output_of(tmp_path, "overlap", *names)
+    text = output_of(tmp_path, "overlap", *names, "--all")
+    short = output_of(tmp_path, "overlap", *names)
+    assert len(short.splitlines()) < min(40, len(text.splitlines()))
+    assert short.splitlines()[0] == text.splitlines()[0]
     shared = align([resolve(name).vocabulary for name in names])
     assert re.match(rf"{len(shared):,} tokens shared by ", text)
     assert max(map(len, text.splitlines())) <= 80
@@ -450,7 +455,7 @@ def test_audit_counts_right_wrong_and_missed_pairs(tmp_path: Path) -> None:
 
 
 def test_catalog_lists_every_name_in_80_columns(tmp_path: Path) -> None:
-    entries = json.loads(output_of(tmp_path, "catalog", "--json"))
+    entries = json.loads(output_of(tmp_path, "catalog", "--json"))["entries"]
     assert [entry["name"] for entry in entries] == list(catalog())
     assert list(entries[0])[:2] == ["name", "snapshot"]
     lines = output_of(tmp_path, "catalog").splitlines()

@@ -6,22 +6,25 @@ import contextlib
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from command_line import PROGRAM, TIMEOUT, error_of, vocabkit, vocabkit_here
 
+from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import snapshot_path
-from vocabkit_cli.show import show_progress
+from vocabkit_cli.show import _Lines
 
 BUILD = ["build-shared", "smollm2", "mistral-v3"]
+ADAPTER = str(Path(__file__).parents[2] / "data/smollm2-scenes.pt")
 SHOWING = [["catalog"], ["catalog", "--json"]]
 
 
@@ -42,15 +45,21 @@ def test_error_is_red_in_a_terminal_and_json_where_json_is_asked_for(tmp_path: P
     assert in_terminal(tmp_path, words, "stderr", code=2).endswith("did you mean llama3 or llama3.3 or llama3.2?\r\n")
     assert "\x1b[31merror:\x1b[0m 'lama3' not found" in in_terminal(tmp_path, words, "stderr", code=2)
     asked = vocabkit_here(tmp_path, *words, "--json")
-    assert json.loads(asked.stdout) == {"error": error_of(asked)}
+    assert json.loads(asked.stdout)["error"] == error_of(asked)
 
 
-def in_terminal(folder: Path, words: Sequence[str], stream: str = "stdout", code: int = 0) -> str:
+def in_terminal(
+    folder: Path,
+    words: Sequence[str],
+    stream: str = "stdout",
+    code: int = 0,
+    program: Sequence[str | Path] = (PROGRAM,),
+) -> str:
     """Return what a command writes to a stream that is a terminal."""
     ours, its = pty.openpty()
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: its}
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    process = subprocess.Popen([PROGRAM, *words], cwd=folder, env=environment, **streams)
+    process = subprocess.Popen([*program, *words], cwd=folder, env=environment, **streams)
     os.close(its)
     shown = b""
     with contextlib.suppress(OSError):  # end of file on a pseudo-terminal
@@ -71,14 +80,61 @@ def test_progress_shows_a_name_with_markup_literally(tmp_path: Path) -> None:
 
 
 def test_long_step_without_a_terminal_says_now_and_then_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    times = iter([0.0, 10.0, 30.0, 40.0])
-    monkeypatch.setattr("vocabkit_cli.show.time", SimpleNamespace(monotonic=lambda: next(times)))
-    with show_progress() as progress:
-        for done in (100, 200, 400, 500):  # resumed at 100
-            progress("pictures", done, 1000)
-    assert capsys.readouterr().err == "pictures: 400/1,000, 10/s, about 1 min left\n"
+    lines = _Lines(seconds=0.01)
+    for done in (100, 500):  # resumed at 100
+        lines.show("pictures", done, 1000, "loss 2.5")
+    began = time.monotonic()
+    while not (said := capsys.readouterr().err):
+        assert time.monotonic() < began + TIMEOUT
+        time.sleep(0.01)
+    lines.ended.set()
+    assert re.match(r"pictures: 500/1,000, [\d,.]+( [MG])?/s, about 0 min left, loss 2.5\n", said)
+    assert lines.line(time.monotonic() + 1e6).startswith("pictures: 500/1,000, 0.0/min, about ")
+
+
+def test_long_step_that_reports_nothing_says_how_long_it_takes() -> None:
+    lines = _Lines(seconds=TIMEOUT)
+    assert lines.line(time.monotonic() + 42.3) == "loading: 42 s so far"
+    lines.show("pictures", 0, 1000)
+    assert lines.line(time.monotonic() + 42.3) == "pictures: 0 of 1,000, 42 s so far"
+
+
+def test_command_shows_at_once_that_it_loads(tmp_path: Path) -> None:
+    program = """
+import sys
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("torch is imported", file=sys.stderr)
+sys.meta_path.insert(0, Slow())
+from vocabkit_cli.__main__ import run
+run()
+"""
+    words = ["infer", ADAPTER, "nowhere.png", "--out", "seen"]
+    shown = in_terminal(tmp_path, words, "stderr", code=2, program=[sys.executable, "-c", program])
+    assert "loading" in shown.split("torch is imported")[0]
+
+
+def test_quiet_leaves_results_and_errors(tmp_path: Path) -> None:
+    told, quiet = (vocabkit_here(tmp_path, "overlap", "smollm2", "mistral-v3", *more) for more in ([], ["-q"]))
+    assert told.stderr
+    assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
+    assert "lama3" in error_of(vocabkit_here(tmp_path, "overlap", "qwen2", "lama3", "--quiet"))
+    assert in_terminal(tmp_path, ["overlap", "smollm2", "mistral-v3", "-q"], "stderr") == ""
+
+
+def test_a_path_is_never_broken_within_a_word(tmp_path: Path) -> None:
+    name = "a-name-that-is-longer-than-the-terminal-is-wide-" * 2 + ".arrow"
+    shown = in_terminal(tmp_path, ["build-shared", "smollm2", "mistral-v3", "--out", name])
+    assert f"{name}:" in shown.split()
+    assert shared_fingerprint(tmp_path / name) in shown.split()
+    assert all(len(line) <= 80 for line in shown.splitlines() if name not in line)
+
+
+def shared_fingerprint(path: Path) -> str:
+    return open_shared(path).fingerprint
 
 
 @pytest.mark.parametrize("words", [["--help"], *SHOWING, [*BUILD, "--out", "x.arrow"]], ids=" ".join)
@@ -243,6 +299,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing(tmp_path: Path, words: list[st
     assert out == ""
     assert "Traceback" not in err
     assert "error" not in err
+    assert err.splitlines()[-1] == "interrupted; nothing was written"
     assert list(tmp_path.iterdir()) == []
 
 

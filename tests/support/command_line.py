@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from vocabkit_cli import app
+from vocabkit_cli.show import SCHEMA
 
 PROGRAM = Path(sys.executable).parent / "vocabkit"
 TIMEOUT = 120
@@ -94,5 +95,5 @@ def error_of(done: Done) -> str:
     assert not any(line.startswith(("error", "Traceback", " ")) for line in notes)
     assert problem.isprintable()
     problem = problem.removeprefix("error: ")
-    assert not done.stdout or json.loads(done.stdout) == {"error": problem}
+    assert not done.stdout or json.loads(done.stdout) == {"schema": SCHEMA, "error": problem}
     return problem

@@ -37,9 +37,12 @@ from vocabkit.adapter.description import (
     IMPORT,
     KINDS,
     SHARED,
+    SINGLE_FILES,
     VERSION,
     WEIGHTS,
+    check_name,
     config_of,
+    nowhere,
     read_folder_config,
     read_json,
 )
@@ -53,7 +56,7 @@ from vocabkit.adapter.tensors import (
     write_torch,
 )
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import check_writable, reading, temporary_folder
+from vocabkit.files.atomic import reading, temporary_folder
 from vocabkit.hub import hub_answers, hub_id, what_the_hub_said, why_failed
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 from vocabkit.tokenizer.gguf import read_tensor_table
@@ -62,10 +65,6 @@ FOLDER_FILES = (WEIGHTS, SHARED, CARD, CONFIG)
 FINGERPRINT = "vocabkit.fingerprint"
 """Key in the metadata of `model.safetensors`. The only key: safetensors writes several in an order that varies."""
 
-_OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
-"""Suffixes of files: a folder with such a name would be mistaken for a file."""
-_FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
-"""Exports that are single files: what messages call them, and their suffix."""
 _MM_PROJECTOR = {f"model.mm_projector.{layer}.{part}" for layer in "02" for part in ("weight", "bias")}
 _INNER = "adapter."
 """Prefix on disk of the weights of a transferred adapter."""
@@ -187,9 +186,10 @@ def locate(source: str | Path, **options: Any) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
+    if problem := nowhere(source):
+        raise VocabkitError(problem)
     found = hub_id(str(source))
-    if found is None:
-        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
+    assert found is not None
     if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:
         raise VocabkitError(f"{source}: names one revision and `revision` another; pass only one")
     if not hub_answers():
@@ -383,27 +383,15 @@ def check_destination(path: str | Path, kind: str) -> None:
     Raises VocabkitError: the suffix is that of another format, something else is there, or it can't be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
+    check_name(path, kind)
     if kind == "llava":
-        if suffix in _OF_FILES:
-            raise VocabkitError(f"{path}: a Llava checkpoint is a folder; choose a name that does not end in {suffix}")
-        if os.path.lexists(path):
-            raise VocabkitError(f"{path}: already exists; choose another name")
         return
-    if kind in _FILES:
-        name, ending = _FILES[kind]
-        if suffix != ending:
-            raise VocabkitError(f"{path}: {name} is a file named *{ending}; choose such a name")
-    elif suffix in _OF_FILES and path.suffix != ".pt":
-        raise VocabkitError(f"{path}: {KINDS[kind]} is a folder, or one file named *.pt; choose such a name")
-    if kind in _FILES or suffix == ".pt":
-        check_writable(path)
     if path.exists() and not _holds(path, kind):
         raise VocabkitError(f"{path}: exists and is not {_name(kind)}; choose another name, or remove it")
 
 
 def _name(kind: str) -> str:
-    return _FILES[kind][0] if kind in _FILES else KINDS[kind]
+    return SINGLE_FILES[kind][0] if kind in SINGLE_FILES else KINDS[kind]
 
 
 def _holds(path: Path, kind: str) -> bool:

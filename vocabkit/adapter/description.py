@@ -7,6 +7,7 @@ are unpickled; every other name in the pickle is refused before it is looked up.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -19,7 +20,7 @@ import msgspec
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import reading
+from vocabkit.files.atomic import check_writable, reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
 
@@ -32,6 +33,19 @@ KINDS = {
     "mlp": "an MLP projector",
 }
 """`adapter_type` -> what messages call it."""
+SINGLE_FILES = {"mmproj": ("a llama.cpp projector", ".gguf"), "mm_projector": ("LLaVA's projector", ".bin")}
+"""Exports that are single files: what messages call them, and their suffix."""
+EXPORTS = {
+    "hf": "llava",
+    "projector": "mlp",
+    "llava": "llava",
+    "llava-next": "llava",
+    "mmproj": "mmproj",
+    "mm_projector": "mm_projector",
+}
+"""Form of an export -> what it writes, as for `check_name`."""
+_OF_FILES = (".arrow", ".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors")
+"""Suffixes of files: a folder with such a name would be mistaken for a file."""
 ADVICE = {
     ("mlp", "langbridge"): "it has no vocabulary, so it can't be moved: train one with a head (`vocabkit train`)",
     ("transferred", "langbridge"): "give the adapter that it was made from",
@@ -62,14 +76,45 @@ def describe(source: str | Path) -> Description:
         config, found = _read_archive(path)
     elif path.exists():
         raise VocabkitError(f"{path}: expected a folder with {CONFIG} or a file named *.pt{IMPORT}")
-    elif hub_id(str(source)):
-        return describe(_fetched(str(source)))
+    elif problem := nowhere(source):
+        raise VocabkitError(problem)
     else:
-        raise VocabkitError(f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)")
+        return describe(_fetched(str(source)))
     parsed: AdapterConfig = config_of(path, config, AdapterConfig, AdapterConfig.KINDS)
     if found is None or found.fingerprint != parsed.shared_fingerprint:
         raise VocabkitError(f"{path}: its shared vocabulary is missing, or not that of its config; save it again")
     return Description(parsed, found)
+
+
+def nowhere(source: str | Path) -> str | None:
+    """What is wrong with the name of a checkpoint that is neither here nor a hub id; None if it is one of them."""
+    if Path(source).expanduser().exists() or hub_id(str(source)):
+        return None
+    return f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)"
+
+
+def check_name(path: Path, kind: str) -> None:
+    """Raise VocabkitError if `path` is no name for a result of this kind, can't be written, or is a Llava checkpoint's
+    and taken.
+
+    Args:
+        kind: an `adapter_type`, `llava`, `mmproj` or `mm_projector`.
+    """
+    suffix = path.suffix.lower()
+    if kind == "llava":
+        if suffix in _OF_FILES:
+            raise VocabkitError(f"{path}: a Llava checkpoint is a folder; choose a name that does not end in {suffix}")
+        if os.path.lexists(path):
+            raise VocabkitError(f"{path}: already exists; choose another name")
+        return
+    if kind in SINGLE_FILES:
+        name, ending = SINGLE_FILES[kind]
+        if suffix != ending:
+            raise VocabkitError(f"{path}: {name} is a file named *{ending}; choose such a name")
+    elif suffix in _OF_FILES and path.suffix != ".pt":
+        raise VocabkitError(f"{path}: {KINDS[kind]} is a folder, or one file named *.pt; choose such a name")
+    if kind in SINGLE_FILES or suffix == ".pt":
+        check_writable(path)
 
 
 def read_json(path: Path, text: str | bytes) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def validate_files(
         adapters: folder, `.pt` file or hub id by name; names as for `validate`.
         rival: an MLP trained with another LLM, and that LLM.
         answers: whether to ask for names, yes or no, and counts as well.
-        progress: reports samples, by source and condition.
+        progress: reports the loading of the LLM, then samples, by source and condition.
 
     Returns:
         Results by the name of the source, without folder and ending unless two sources share it.
@@ -132,6 +132,7 @@ def validate_files(
     place = open_device(options.device)
     connectors: dict[str, Adapter] = {name: load_adapter(path).to(place) for name, path in adapters.items()}
     given = _open_images(options, connectors, place)
+    progress(f"loading {llm}", 0, None)
     loaded = load_llm(llm)
     loaded.model.to(place)
     opponent = None if rival is None else _rival(*rival, connectors, loaded)

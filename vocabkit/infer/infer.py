@@ -38,7 +38,7 @@ from vocabkit.infer.result_files import ResultFolder, Results
 from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, write_answers
-from vocabkit.llm.prompts import encode_question, parse_template
+from vocabkit.llm.prompts import check_question, encode_question, parse_template
 from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
 from vocabkit.vision.tiles import Tiles, visual_tokens
@@ -162,7 +162,7 @@ def infer(
         adapter: a checkpoint folder, a `.pt` file or a hub id.
         inputs: as for `open_inputs`.
         out: folder for the results, in the format of `result_files`.
-        progress: reports pictures.
+        progress: reports what is loaded, then pictures.
         options: the fields of `vocabkit.infer.infer.InferOptions`, by keyword.
 
     Raises:
@@ -179,6 +179,8 @@ def infer(
     wanted = _with_prompt(wanted, connector.config.prompt)
     if wanted.words:
         check_words(connector)
+    if wanted.captions:
+        progress(f"loading {wanted.llm}", 0, None)
     reader = _open_reader(connector, wanted, dtype)
     encoder = encoder_of(
         connector,
@@ -202,6 +204,7 @@ def infer(
         reading=connector.config.prompt,
     )
     models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
+    progress("pictures", 0, total)
     report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
     return Inference(Path(out), str(device), settings, report)
 
@@ -274,10 +277,7 @@ def _with_prompt(wanted: InferOptions, own: str | None) -> InferOptions:
     """Fill in the question and template of captions for an adapter whose prompt is `own`."""
     question = wanted.question or (own if wanted.template != "plain" else None) or PLACEHOLDER
     template = parse_template(wanted.template or ("plain" if question == PLACEHOLDER else "completion"))
-    if question.count(PLACEHOLDER) != 1:
-        raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
-    if template == "plain" and question != PLACEHOLDER:
-        raise VocabkitError("`question`: plain shows the picture alone; set `template` to completion or chat")
+    check_question(question, template)
     return replace(wanted, question=question, template=template)
 
 

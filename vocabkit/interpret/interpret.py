@@ -180,6 +180,7 @@ def _read(
     images: list[ImageInfo] = []
     features, broken, parts = [], [], {}
     batch: list[Tensor] = []
+    progress("pictures", 0, len(pictures))
     for number, (picture, sample) in enumerate(pictures):
         try:
             image, pixels = _opened(encoder, picture)

@@ -51,6 +51,14 @@ def parse_template(name: str) -> Template:
     return found[name]
 
 
+def check_question(question: str, template: Template) -> None:
+    """Raise VocabkitError if a picture can't be asked about by `question`."""
+    if question.count(PLACEHOLDER) != 1:
+        raise VocabkitError(f"`question`: needs {PLACEHOLDER} exactly once, in place of the picture")
+    if template == "plain" and question != PLACEHOLDER:
+        raise VocabkitError("`question`: plain shows the picture alone; set `template` to completion or chat")
+
+
 def encode_sample(
     tokenizer: Any, turns: Sequence[Turn], template: Template, image_tokens: int, *, longest: int
 ) -> Prompt:

@@ -5,36 +5,45 @@ from __future__ import annotations
 from itertools import groupby
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vocabkit.llm.environment import HIDDEN_WIDTH, LLM_WIDTH, PATCHES, ROWS, Environment, Mixing
+from vocabkit.report.layout import Listing
 
 
-def environment_report(found: Environment) -> RenderableType:
-    """Versions, devices, how `mix` computes typical sizes, and advice."""
-    versions = _grid()
-    versions.add_row("python", f"{found.python}, {found.machine}")
-    for package, version in found.versions.items():
-        versions.add_row(package, version or "not installed")
-    parts: list[RenderableType] = [versions]
-    if found.devices:
-        devices = _grid()
-        for device in found.devices:
-            memory = "" if device.memory is None else f", {device.memory / 2**30:.0f} GiB"
-            devices.add_row(device.name, f"{device.model}{memory}; {', '.join(device.dtypes)}")
-        parts += [Text(), Text("devices", style="bold"), devices]
+def environment_report(found: Environment, *, everything: bool = False) -> RenderableType:
+    """What works here, and advice; with `everything`, all versions and how `mix` computes typical sizes."""
+    versions = found.versions
+    models = ("torch", "transformers")
+    lacking = [package for package in models if versions[package] is None]
+    ready = {
+        "tokenizers": "ready",
+        "adapters": f"not ready: no {' and no '.join(lacking)}" if lacking
+        else "ready: " + ", ".join(f"{package} {versions[package]}" for package in models),
+    }  # fmt: skip
+    devices = {
+        device.name: f"{device.model}{_memory(device.memory)}; {', '.join(device.dtypes)}" for device in found.devices
+    }
+    parts: list[RenderableType] = [
+        Text(f"vocabkit {versions['vocabkit']}, Python {found.python}, {found.machine}", style="bold"),
+        _listing({**ready, **devices}),
+        *(Text(line, style="yellow") for line in found.advice),
+    ]
+    if not everything:
+        return Group(*parts)
+    others = {package: version or "not installed" for package, version in versions.items() if package != "vocabkit"}
+    parts += [Text(), Text("versions", style="bold"), _listing(others)]
     for (device, dtype), calls in groupby(found.mixing, key=lambda call: (call.device, call.dtype)):
-        table = _grid(columns=3)
-        for call in calls:
-            table.add_row(_name(call), call.choice.path, call.choice.reason)
-        parts += [Text(), Text(f"mixing on {device} in {dtype}", style="bold"), table]
+        rows = {_name(call): f"{call.choice.path}: {call.choice.reason}" for call in calls}
+        parts += [Text(), Text(f"mixing on {device} in {dtype}", style="bold"), _listing(rows)]
     if found.mixing:
         sizes = f"{PATCHES} patches per image, {ROWS:,} rows, hidden width {HIDDEN_WIDTH:,}, LLM width {LLM_WIDTH:,}"
         parts.append(Text(f"({sizes})", style="dim"))
-    if found.advice:
-        parts += [Text(), *map(Text, found.advice)]
     return Group(*parts)
+
+
+def _memory(size: int | None) -> str:
+    return "" if size is None else f", {size / 2**30:.0f} GiB"
 
 
 def _name(call: Mixing) -> str:
@@ -42,9 +51,5 @@ def _name(call: Mixing) -> str:
     return f"{call.head}, {images}" + ("" if call.top is None else f", top {call.top}")
 
 
-def _grid(columns: int = 2) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for _ in range(columns - 1):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+def _listing(rows: dict[str, str]) -> Listing:
+    return Listing([(label, words.split()) for label, words in rows.items()])

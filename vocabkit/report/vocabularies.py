@@ -17,6 +17,8 @@ from vocabkit.tokenizer.segmenter import Piece
 
 _SCRIPTS = 15
 """Scripts with a row of their own; the others are summed up."""
+_TELLING = 5
+"""Of them in a summary."""
 _NAME_WIDTH = 24
 _EXAMPLE_WIDTH = 26
 _MAX_PIECES = 8
@@ -26,14 +28,29 @@ _MAX_SPECIAL = 8
 _NONE = "-"
 
 
+def overlap_summary(overlap: Overlap) -> RenderableType:
+    """The overlap of several tokenizers on one screen."""
+    names = [printable(summary.name, _NAME_WIDTH) for summary in overlap.tokenizers]
+    pairs = list(zip(names, overlap.tokenizers, strict=True))
+    such = [
+        (f"{name} lacks {summary.lacks.count:,}", _separated([_token(e.token) for e in summary.lacks.examples[:4]]))
+        for name, summary in pairs
+    ]
+    others = "that the other has" if len(names) == 2 else "that all the others have"
+    return _spaced(
+        _headline(overlap, names),
+        _numbers(overlap, names, short=True),
+        _titled(f"tokens {others}, such as", such),
+        _titled("notes", [(name, printable(note).split(" ")) for name, s in pairs for note in s.notes]),
+    )
+
+
 def overlap_report(overlap: Overlap) -> RenderableType:
     """Everything about the overlap of several tokenizers."""
     names = [printable(summary.name, _NAME_WIDTH) for summary in overlap.tokenizers]
     named = list(zip(names, overlap.tokenizers, strict=True))
-    owners = " and ".join(names) if len(names) == 2 else f"all {len(names)} tokenizers"
-    jaccard = _share(overlap.shared_by_all / overlap.union)
     return _spaced(
-        Text(f"{overlap.shared_by_all:,} tokens shared by {owners}, Jaccard {jaccard}", style="bold"),
+        _headline(overlap, names),
         _numbers(overlap, names),
         *(_lacking(name, summary, names) for name, summary in named),
         *(_unreachable(name, summary) for name, summary in named if summary.unreachable),
@@ -42,6 +59,12 @@ def overlap_report(overlap: Overlap) -> RenderableType:
         _titled("special tokens without a role, never aligned", _without_role(named)),
         _titled("notes", [(name, printable(note).split(" ")) for name, s in named for note in s.notes]),
     )
+
+
+def _headline(overlap: Overlap, names: Sequence[str]) -> Text:
+    owners = " and ".join(names) if len(names) == 2 else f"all {len(names)} tokenizers"
+    jaccard = _share(overlap.shared_by_all / overlap.union)
+    return Text(f"{overlap.shared_by_all:,} tokens shared by {owners}, Jaccard {jaccard}", style="bold")
 
 
 def explanation(found: Explanation) -> RenderableType:
@@ -91,19 +114,30 @@ def audit_report(found: Audit) -> RenderableType:
 
 
 def catalog_table(entries: Sequence[Entry]) -> RenderableType:
-    """All catalog entries."""
-    rows = []
-    for entry in entries:
+    """Catalog entries, models below the vocabulary that they use."""
+    rows, names = [], {entry.name for entry in entries}
+    for entry in sorted(entries, key=lambda entry: _order(entry, entries)):
         numbers = [f"{number:,}" if number else "" for number in (entry.embedding_rows, entry.width)]
-        rows.append((entry.name, [*numbers, entry.hub or _NONE, entry.snapshot, str(entry.provenance)]))
-    return Columns(("embedding rows", "width", "on the hub", "snapshot", "made from"), [Section("name", rows)])
+        indent = "  " if entry.name != entry.snapshot and entry.snapshot in names else ""
+        rows.append((indent + entry.name, [*numbers, entry.hub or _NONE]))
+    return Columns(("embedding rows", "width", "on the hub"), [Section("name", rows)])
+
+
+def _order(entry: Entry, entries: Sequence[Entry]) -> tuple[int, bool]:
+    """Vocabularies as in the catalog, each followed by its models."""
+    first = next(at for at, each in enumerate(entries) if each.snapshot == entry.snapshot)
+    return first, entry.name != entry.snapshot
 
 
 # ---- numbers of an overlap ---------------------------------------------------------------------------------------
 
 
-def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
-    """One column per tokenizer, one for what all share and, with two tokenizers, its share of each."""
+def _numbers(overlap: Overlap, names: Sequence[str], *, short: bool = False) -> Columns:
+    """One column per tokenizer, one for what all share and, with two tokenizers, its share of each.
+
+    Args:
+        short: leave out all but the most telling sections and scripts.
+    """
     pair = len(names) == 2
     headings = [*names, "shared", *(f"of {name}" for name in names)] if pair else [*names, "shared by all"]
 
@@ -155,6 +189,9 @@ def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
     if overlap.mass is not None:
         note = "share of the corpus, cut with the row's tokenizer, in tokens that the column also has"
         matrices.append(matrix("mass", note, overlap.mass, mass))
+    if short:
+        telling = Section("script", rows(_with_rest(overlap.by_script, _TELLING))) if pair else matrices[1]
+        return Columns(headings, [Section("tokenizer", summary), telling])
     return Columns(
         headings,
         [
@@ -167,13 +204,13 @@ def _numbers(overlap: Overlap, names: Sequence[str]) -> Columns:
     )
 
 
-def _with_rest(scripts: Sequence[Row]) -> list[Row]:
+def _with_rest(scripts: Sequence[Row], most: int = _SCRIPTS) -> list[Row]:
     """The largest scripts, and all others as one row."""
-    rest = scripts[_SCRIPTS:]
+    rest = scripts[most:]
     if len(rest) < 2:
         return list(scripts)
     distinct = tuple(map(sum, zip(*(row.distinct for row in rest), strict=True)))
-    return [*scripts[:_SCRIPTS], Row(f"{len(rest)} others", distinct, sum(row.shared_by_all for row in rest))]
+    return [*scripts[:most], Row(f"{len(rest)} others", distinct, sum(row.shared_by_all for row in rest))]
 
 
 # ---- examples of an overlap --------------------------------------------------------------------------------------

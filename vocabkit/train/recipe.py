@@ -20,6 +20,8 @@ from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import reading
 from vocabkit.llm.prompts import Template
 
+ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
+"""Names in the output folder of a training."""
 _VALUES = {
     str: "a string",
     int: "a whole number",

@@ -27,6 +27,7 @@ from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import claiming, make_folder, new_folder, write_text
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.shared.shared_vocabulary import open_shared
@@ -34,12 +35,10 @@ from vocabkit.tokenizer.catalog import without_name
 from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
-from vocabkit.train.recipe import Recipe
+from vocabkit.train.recipe import ADAPTER, LLM_FOLDER, METRICS, RECIPE, STATE, Recipe
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
 
-ADAPTER, STATE, METRICS, RECIPE, LLM_FOLDER = "adapter", "state.pt", "metrics.jsonl", "recipe.json", "llm"
-"""Names in the output folder."""
 NAMED = 5
 """Reasons for skipping samples that a result lists."""
 
@@ -66,7 +65,13 @@ class Trained:
     """Nats per image: mean over the last tenth of the steps with a word loss."""
 
 
-def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = lambda step: None) -> Trained:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    on_step: Callable[[Step], None] = lambda step: None,
+    progress: Progress = no_progress,
+) -> Trained:
     """Train as `recipe` says, into the folder `out`. Safe to kill; the next run with the same recipe resumes.
 
     Start it with `accelerate launch` for several processes. Afterwards, `out` holds `adapter/`, `metrics.jsonl` (a line
@@ -74,6 +79,7 @@ def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = 
 
     Args:
         on_step: called on the main process after each step.
+        progress: reports what is read and loaded before the first step.
 
     Raises:
         VocabkitError: parts that do not fit together, a damaged state, a training from another recipe in `out`, one
@@ -83,15 +89,19 @@ def train(recipe: Recipe, out: str | Path, *, on_step: Callable[[Step], None] = 
     accelerator = _accelerator(recipe, out)
     make_folder(out)
     with claiming(out) if accelerator.is_main_process else nullcontext():
-        return _train(accelerator, recipe, out, on_step)
+        return _train(accelerator, recipe, out, on_step, progress)
 
 
-def _train(accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callable[[Step], None]) -> Trained:
+def _train(
+    accelerator: Accelerator, recipe: Recipe, out: Path, on_step: Callable[[Step], None], progress: Progress
+) -> Trained:
     # a permission decides whether a training runs, not its outcome
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "other_weights"}
     state = State(out / STATE, settings)
     saved = state.read()
+    progress(f"reading {', '.join(recipe.data)}", 0, None)
     samples, images, left_out = _read_samples(recipe, accelerator.device)
+    progress(f"loading {recipe.llm}", 0, None)
     keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
     llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
     torch.manual_seed(recipe.seed)

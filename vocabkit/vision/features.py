@@ -182,6 +182,8 @@ def cache_features(
     batch: dict[str, Tensor] = {}  # digest -> (3, H, W)
     keys: dict[str, str] = {}  # key -> digest, since the last batch
 
+    progress(encoder.name, 0, total)
+
     def missing() -> Iterator[Picture]:
         for picture in each_once(pictures, "cache their data in two folders"):
             there = picture.key in writer.keys

@@ -76,9 +76,10 @@ def read_validation(path: Path) -> dict[str, Result]:
     """
     with reading(path):
         try:
-            found: dict[str, Result] = msgspec.convert(
-                _without_gaps(msgspec.json.decode(path.read_bytes())), dict[str, Result]
-            )
+            content = _without_gaps(msgspec.json.decode(path.read_bytes()))
+            if isinstance(content, dict):
+                content.pop("schema", None)  # of `validate --json`
+            found: dict[str, Result] = msgspec.convert(content, dict[str, Result])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             reason = quote(str(error).replace("`", ""), 100)  # backticks are for parameters
             raise VocabkitError(f"{path}: not results of vocabkit validate --out ({reason})") from error

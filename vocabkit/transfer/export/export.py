@@ -18,6 +18,7 @@ import torch
 from vocabkit.adapter.checkpoint import check_destination, locate
 from vocabkit.adapter.checkpoint import read_config as read_adapter_config
 from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
+from vocabkit.adapter.description import EXPORTS
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adapter.partners import check_encoder, check_llm, unknown_encoder
 from vocabkit.data.llava import read_llava
@@ -88,7 +89,7 @@ class Exported:
 
 def check_place(out: str | Path, form: Form) -> None:
     """Raise VocabkitError if an export in this form can't be written to `out` (see `check_destination`)."""
-    check_destination(out, {"projector": "mlp", "llava-next": "llava", "hf": "llava"}.get(form, form))
+    check_destination(out, EXPORTS[form])
 
 
 def export(
