@@ -56,7 +56,7 @@ def check_device(device: str) -> None:
     kind, colon, number = device.partition(":")
     kinds = ("auto", "cpu", "cuda", "xpu", "mps", "npu", "hpu", "mtia")
     if kind not in kinds or (colon and (kind == "auto" or not number.isdecimal())):
-        raise VocabkitError(f"--device {quote(device)}: choose auto, cpu, or cuda, cuda:1, ...")
+        raise VocabkitError(f"--device {quote(device)}: can't be used here (no such device); use auto or cpu")
 
 
 def check_source(adapter: str) -> None:

@@ -13,6 +13,7 @@ from .options import (
     AsJson,
     AspectRatio,
     Device,
+    Everything,
     Html,
     ImageColumn,
     Images,
@@ -187,6 +188,14 @@ def interpret(
             help="Output folder of a training with keep_adapters, to show how words develop.", show_default=False
         ),
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output folder of `infer --captions` with the same inputs, to show beside the pictures what an LLM "
+            "wrote.",
+            show_default=False,
+        ),
+    ] = None,
     vision: Vision = None,
     layer: Annotated[
         int | None,
@@ -201,6 +210,7 @@ def interpret(
     limit: Annotated[int, typer.Option(help="Images from the start of each LLaVA file.", min=1)] = 10,
     html: Html = None,
     overwrite: Overwrite = False,
+    everything: Everything = False,
     json: AsJson = False,
 ) -> None:
     """Show the words that images become, patch by patch.
@@ -216,22 +226,24 @@ def interpret(
     grid = grid_size(pool)
     keep_freed_memory()
     with show_progress() as progress:
+        from vocabkit.infer.result_files import read_captions
         from vocabkit.interpret import interpret as library
 
+        writer, written = ("", {}) if captions is None else read_captions(captions)
         found = library.interpret(
             adapter, pictures, llms=llm or (), other_weights=other_weights, vision=vision, layer=layer, pool=grid,
             image_aspect_ratio=aspect_ratio(image_aspect_ratio), images=images, limit=limit, top=top,
-            checkpoints=checkpoints, progress=progress,
+            checkpoints=checkpoints, written=written, progress=progress,
         )  # fmt: skip
     note_broken(len(found.broken), len(found.images) + len(found.broken), found.broken)
     if html is not None:
         from vocabkit.report.html.interpretation import interpretation_page, picture_uri
 
         uris = [picture_uri(image) for image in found.images]
-        write_page(html, interpretation_page(found, uris, page_origin({})))
+        write_page(html, interpretation_page(found, uris, page_origin(found.fingerprints), writer=writer))
     if json:
         show_json(found)
         return
     from vocabkit.report.interpretation import interpretation_report
 
-    show(interpretation_report(found))
+    show(interpretation_report(found, everything=everything))

@@ -226,9 +226,13 @@ class _Lines:
         if not rate:
             count = f"0 of {_short(total)}, " if total else ""
             return f"{what}: {count}{passed:,.0f} s so far"
-        left = f", about {(total - done) / rate / 60:,.0f} min left" if total else ""
+        left = f", about {_duration((total - done) / rate)} left" if total else ""
         count = f"{_short(done)}/{'?' if total is None else _short(total)}"
         return f"{what}: {count}, {_rate(rate)}{left}{more and ', '}{more}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
 
 
 def _rate(speed: float) -> str:

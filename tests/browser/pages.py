@@ -106,7 +106,9 @@ def interpretation_file(
         path = folder / f"{number}.png"
         Image.fromarray(noise.integers(0, 255, (300, 400, 3), np.uint8)).save(path)
         caption = "an <b>owl</b>" if number else None
-        infos.append(ImageInfo(f"{number}<b>.png", path, (400, 300), seen[number % 3], caption, ("owl",), ("owl",)))
+        wrote = None if number else "an <i>owl</i>"
+        info = ImageInfo(f"{number}<b>.png", path, (400, 300), seen[number % 3], caption, ("owl",), ("owl",), wrote)
+        infos.append(info)
     labels = tuple(f"step {step + 1}00" for step in range(checkpoints))
     for llm in llms:
         for step, label in enumerate(labels):
@@ -135,12 +137,13 @@ def interpretation_file(
         broken=("a<b>.png: no such file",),
         readings=tuple(readings),
         development=tuple(development),
+        fingerprints={"adapter": "sha256:4567"},
         tokens={llm: {i: Token(token, "text") for i, token in enumerate(tokens)} for llm in llms},
         rows={llm: dict(enumerate(tokens)) | {SPECIAL_ROW: b""} for llm in llms},
     )
-    return written(
-        folder / "interpretation.html", interpretation_page(found, [picture_uri(info) for info in infos], ORIGIN)
-    )
+    pictures = [picture_uri(info) for info in infos]
+    page = interpretation_page(found, pictures, ORIGIN, writer="<b>writer</b>")
+    return written(folder / "interpretation.html", page)
 
 
 def written(path: Path, page: str) -> Path:

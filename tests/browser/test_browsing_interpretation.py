@@ -19,6 +19,8 @@ from vocabkit.report.html import interpretation
 from vocabkit.report.layout import spelled
 
 SIDE = 4
+TELLING = 14
+"""The patch whose nearest token names an object and has the largest id of those."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def tokens(page: Any, image: int = 0) -> list[str]:
 def expected(patch: int, step: int) -> list[str]:
     """The same as `pages.interpretation_file` made it."""
     nearest = [spelled(HOSTILE[patch + step + rank]) for rank in range(5)]
-    largest = [spelled(HOSTILE[patch + step + rank + 1]) for rank in range(5)]
+    rows = [patch + step + rank + 1 for rank in range(5)]
+    largest = [spelled(HOSTILE[row]) for row in rows if row != SPECIAL_ROW]
     return [*nearest, *largest] * len(NAMES)
 
 
@@ -60,7 +63,7 @@ def test_mouse_shows_a_patch_in_each_llm(visit: Open, file: Path) -> None:
     assert page.inner_text(".where >> nth=0") == "Patch in row 1, column 4"
     assert page.locator(".patch").first.locator("h3").all_inner_texts() == list(NAMES)
     assert tokens(page) == expected(3, step=2)
-    assert tokens(page, image=1) == expected(2 * SIDE + 2, step=2), "another image stays as it was"
+    assert tokens(page, image=1) == expected(TELLING, step=2), "another image stays as it was"
 
 
 def test_tap_shows_a_patch(visit: Open, file: Path) -> None:
@@ -88,12 +91,11 @@ def test_arrow_keys_move_and_stop_at_the_edge(visit: Open, file: Path) -> None:
 
 def test_slider_moves_through_the_checkpoints(visit: Open, file: Path) -> None:
     page = opened(visit, file)
-    start = 2 * SIDE + 2
     page.focus("[name=checkpoint]")
     for step in (1, 0):
         page.keyboard.press("ArrowLeft")
         assert page.inner_text("#shown") == f"step {step + 1}00"
-        assert tokens(page, 0) == tokens(page, 1) == expected(start, step)
+        assert tokens(page, 0) == tokens(page, 1) == expected(TELLING, step)
 
 
 def test_values_are_beside_their_tokens(visit: Open, file: Path) -> None:
@@ -106,10 +108,35 @@ def test_values_are_beside_their_tokens(visit: Open, file: Path) -> None:
 def test_pictures_show_the_nearest_token_of_each_patch(visit: Open, file: Path) -> None:
     page = opened(visit, file)
     grid = page.locator(".patches").first
-    assert grid.locator(".token").all_text_contents() == [spelled(HOSTILE[patch + 2]) for patch in range(SIDE * SIDE)]
+    words = [spelled(HOSTILE[patch + 2]) for patch in range(SIDE * SIDE)]
+    assert grid.locator(".token").all_text_contents() == [
+        word.removeprefix(" ") if word.strip() else word for word in words
+    ]
     page.select_option("[name=layer]", "names")
     assert grid.locator(".token").count() == 0
     assert grid.locator("i.names").count() == SIDE * SIDE // 2
+
+
+def test_page_is_titled_by_adapter_and_llms_and_begins_with_the_most_telling_patch(visit: Open, file: Path) -> None:
+    page = opened(visit, file)
+    title = f"<b>adapter</b> in the words of {NAMES[0]} and {NAMES[1]}"
+    assert page.inner_text("h1") == page.title() == title
+    assert page.inner_text(".where >> nth=0") == f"Patch in row {TELLING // SIDE + 1}, column {TELLING % SIDE + 1}"
+    assert page.inner_text(".written") == "<b>writer</b> wrote an <i>owl</i>"
+
+
+def test_heat_map_has_a_scale_and_lets_the_picture_through(visit: Open, file: Path) -> None:
+    page = opened(visit, file)
+    scale = page.locator(".scale").first
+    assert not scale.is_visible()
+    page.select_option("[name=layer]", "cosine")
+    assert scale.locator("output").all_inner_texts() == ["0.900", "0.900"]
+    assert scale.is_visible()
+    alphas = page.evaluate(
+        "[...document.querySelectorAll('.patches i')].map(each => "
+        "Number(getComputedStyle(each).backgroundColor.match(/[\\d.]+/g)[3] ?? 1))"
+    )
+    assert max(alphas) < 0.6
 
 
 def test_grid_covers_the_seen_part(visit: Open, file: Path) -> None:

@@ -12,7 +12,7 @@ from vocabularies import text_vocabulary
 
 pytest.importorskip("jinja2")
 
-from vocabkit.report.html.overlap import token_table
+from vocabkit.report.html.overlap import TokenTable, token_table
 from vocabkit.report.html.page import token
 from vocabkit.report.layout import spelled
 from vocabkit.tokenizer.catalog import catalog, resolve
@@ -179,9 +179,25 @@ def test_page_of_the_largest_tokenizers_has_every_token(visit: Open, tmp_path: P
     assert f"of {len(table.tokens):,} tokens" in found(page)
     for row in np.random.default_rng(0).choice(len(table.tokens), 10, replace=False).tolist():
         at = int(table.ids[:, row].argmax())
-        own = [str(number) if number >= 0 else "–" for number in table.ids[:, row].tolist()]
+        own = [_cell(table, at, row) for at in range(2)]
         page.fill("[name=text]", f"id:{table.ids[at, row]}")
         rows = [text.split("\t") for text in page.locator("#rows tr").all_inner_texts()]
         shown = page.locator("#rows .token").all_text_contents()
         cells = rows[shown.index(spelled(table.tokens[row]))][1:]
         assert [cell.split(" = ")[0] for cell in cells] == own
+
+
+def _cell(table: TokenTable, at: int, row: int) -> str:
+    """What the table says of a token in one tokenizer: its id, how it spells the token, or that it lacks it."""
+    pieces = table.pieces[at].get(row, [b"\xe2\x80\x93"])
+    return str(table.ids[at, row]) if table.ids[at, row] >= 0 else " ".join(piece.decode() for piece in pieces)
+
+
+def test_table_says_how_a_tokenizer_spells_a_token_that_it_lacks(visit: Open, real: Path) -> None:
+    page = visit(real)
+    page.select_option("[name=filter]", "only:1")
+    page.fill("[name=text]", "201")
+    found(page)
+    cells = page.locator("#rows tr").first.locator("td")
+    assert cells.nth(1).locator(".token").all_text_contents() == ["2", "0", "1"]
+    assert cells.nth(2).inner_text().isdecimal()

@@ -90,7 +90,7 @@ def test_long_step_without_a_terminal_says_now_and_then_how_far_it_is(
         assert time.monotonic() < began + TIMEOUT
         time.sleep(0.01)
     lines.ended.set()
-    assert re.match(r"pictures: 500/1,000, [\d,.]+( [MG])?/s, about 0 min left, loss 2.5\n", said)
+    assert re.match(r"pictures: 500/1,000, [\d,.]+( [MG])?/s, about [01] s left, loss 2.5\n", said)
     assert lines.line(time.monotonic() + 1e6).startswith("pictures: 500/1,000, 0.0/min, about ")
 
 

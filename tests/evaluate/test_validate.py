@@ -42,6 +42,7 @@ from vocabkit.train.train import train
 from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import open_features
+from vocabkit_cli.show import SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def whole(world: World, trained: dict[str, Path], tmp_path_factory: pytest.TempP
 def test_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
     done, out = whole
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == json.loads(out.read_text())
+    assert json.loads(done.stdout) == {"schema": SCHEMA, **json.loads(out.read_text())}
     found = json.loads(done.stdout)["data"]["validation"]
     assert list(found["caption_loss"]) == [
         "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "native shuffled",
@@ -262,7 +263,7 @@ def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:
 def test_files_with_equal_names_are_told_apart(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
     write_data(tmp_path / "data.json")
     found = vocabkit_here(tmp_path, *words(world, trained), "data.json", "--json")
-    assert list(json.loads(found.stdout)) == [str(world.data), "data.json"]
+    assert list(json.loads(found.stdout)) == ["schema", str(world.data), "data.json"]
 
 
 def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> None:
@@ -469,4 +470,5 @@ def test_progress_names_the_file_and_the_condition(world: World, trained: dict[s
     adapters = {"x": str(trained["transferred"])}
     validate_files([str(world.data)], world.two, adapters, options, progress=lambda *step: seen.append(step))
     conditions = ("blind", "x", "x shuffled", "x random vocabulary")
-    assert seen == [(f"data: {condition}", 2, 2) for condition in conditions]
+    loading = (f"loading {world.two}", 0, None)
+    assert seen == [loading, *((f"data: {condition}", 2, 2) for condition in conditions)]

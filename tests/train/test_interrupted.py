@@ -72,6 +72,25 @@ def metrics_lines(out: Path) -> list[str]:
     return (out / "metrics.jsonl").read_text().splitlines()
 
 
+@pytest.mark.parametrize("every", [2, 1000], ids=["state saved", "none saved"])
+def test_ctrl_c_says_what_was_kept_and_how_to_resume(world: World, tmp_path: Path, every: int) -> None:
+    recipe, out = world.write_recipe(tmp_path / "recipe.toml", steps=2000, checkpoint_every=every), tmp_path / "out"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "vocabkit_cli", "train", recipe, "--out", out],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while not (out / "metrics.jsonl").exists() or len(metrics_lines(out)) < 5:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    printed, said = child.communicate()
+    assert (child.returncode, printed) == (130, "")
+    kept = f"{out} has the last saved state; the same command resumes from it"
+    none = "no state was saved yet (every 1,000 steps); the same command starts anew"
+    assert said.splitlines()[-1] == f"interrupted; {kept if every == 2 else none}"
+
+
 @pytest.mark.parametrize("changes", [{}, WORDS, {"connector": "mlp"}], ids=["linear", "words", "mlp"])
 @pytest.mark.parametrize("step", [2, 3, 7])
 def test_interrupted_training_ends_with_the_same_weights(

@@ -144,7 +144,7 @@ def test_progress_counts_pictures(encoder: VisionEncoder, tmp_path: Path) -> Non
     done: list[tuple[str, int, int | None]] = []
     cache_features(encoder, pictures[:2], tmp_path / "out")
     cache_features(encoder, pictures, tmp_path / "out", batch_size=2, progress=lambda *call: done.append(call))
-    assert done == [(encoder.name, 4, 5), (encoder.name, 5, 5)]
+    assert done == [(encoder.name, 0, 5), (encoder.name, 4, 5), (encoder.name, 5, 5)]
 
 
 # ---- each picture once -------------------------------------------------------------------------------------------

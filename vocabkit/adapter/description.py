@@ -94,8 +94,7 @@ def nowhere(source: str | Path) -> str | None:
 
 
 def check_name(path: Path, kind: str) -> None:
-    """Raise VocabkitError if `path` is no name for a result of this kind, can't be written, or is a Llava checkpoint's
-    and taken.
+    """Raise VocabkitError if `path` is no name for a result of this kind, can't be written, or holds another kind.
 
     Args:
         kind: an `adapter_type`, `llava`, `mmproj` or `mm_projector`.
@@ -115,6 +114,18 @@ def check_name(path: Path, kind: str) -> None:
         raise VocabkitError(f"{path}: {KINDS[kind]} is a folder, or one file named *.pt; choose such a name")
     if kind in SINGLE_FILES or suffix == ".pt":
         check_writable(path)
+    taken = path.is_file() or (path / CONFIG).exists()
+    if kind in KINDS and taken and _stored_kind(path) != kind:
+        raise VocabkitError(f"{path}: exists and is not {KINDS[kind]}; choose another name, or remove it")
+
+
+def _stored_kind(path: Path) -> str | None:
+    """The `adapter_type` of a checkpoint; None if `path` holds something else."""
+    try:
+        config = read_folder_config(path) if path.is_dir() else _read_archive(path)[0]
+    except VocabkitError:
+        return None
+    return str(config.get("adapter_type"))
 
 
 def read_json(path: Path, text: str | bytes) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from torch import Tensor
 from vocabkit.adapter.words import Word, prompt
 from vocabkit.arrow.arrow_file import json_field, read_table
 from vocabkit.data.shards import ShardFolder
+from vocabkit.errors import VocabkitError
 from vocabkit.serving.pictures import embeds_data
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
@@ -74,6 +75,22 @@ class Results:
         if parts[0].words is not None:
             words = [each for part in parts for each in part.words or ()]
         return cls(images, tensors, captions, words)
+
+
+def read_captions(folder: Path) -> tuple[str, dict[str, str]]:
+    """Read the captions in a folder: the name of the LLM that wrote them, and key of a picture -> caption.
+
+    Raises VocabkitError: not a folder of results with captions, or damaged.
+    """
+    found: dict[str, str] = {}
+    llm = ""
+    for file in sorted(folder.glob("*.arrow")):
+        table, metadata = read_table(file, FORMAT, ["image", "caption"])
+        llm = str(json_field(str(file), metadata, "settings", dict[str, Any]).get("llm"))
+        found |= zip(table["image"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    if not found:
+        raise VocabkitError(f"{folder}: no captions in it; give the output folder of `vocabkit infer --captions`")
+    return llm, found
 
 
 class ResultFolder:

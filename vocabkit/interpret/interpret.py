@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class InterpretOptions:
     image_aspect_ratio: AspectRatio | None = None
     images: str | Path | None = None
     """Folder of the images of LLaVA files. By default the folder of each file."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """What an LLM wrote of pictures, by key, to be shown beside them."""
 
 
 def interpret(
@@ -118,10 +120,15 @@ def interpret(
         llms=tuple(targets),
         vocabularies={name: part.searched for name, part in parts.items()},
         checkpoints=tuple(series),
-        images=tuple(images),
+        images=tuple(dataclasses.replace(image, written=wanted.written.get(image.key)) for image in images),
         broken=tuple(broken),
         readings=tuple(reading for part in parts.values() for reading in part.readings),
         development=tuple(entry for part in parts.values() for entry in part.development),
+        fingerprints={
+            "adapter": own.fingerprint(),
+            "vision encoder": encoder.info["fingerprint"],
+            **{f"vocabulary of {name}": target.vocabulary.fingerprint for name, target in targets.items()},
+        },
         tokens={name: part.tokens for name, part in parts.items()},
         rows={name: part.rows for name, part in parts.items()},
     )

@@ -42,6 +42,8 @@ class ImageInfo:
     """Names of what it shows (`extra["objects"]` of its sample); empty if unknown."""
     words: tuple[str, ...]
     """Words that name what it shows, as `object_words` gives them."""
+    written: str | None = None
+    """What an LLM wrote of it; None if unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,8 @@ class Interpretation:
     """One for each image, LLM and checkpoint."""
     development: tuple[Development, ...]
     """One for each LLM and checkpoint."""
+    fingerprints: Mapping[str, str]
+    """Of the adapter, the vision encoder and the LLMs' vocabularies, by name."""
     tokens: Mapping[str, Mapping[int, Token]]
     """LLM -> token id -> token, for all ids in the readings."""
     rows: Mapping[str, Mapping[int, bytes]]

@@ -18,15 +18,19 @@ _GAP = "  "
 _NAME_WIDTH = 24
 _WIDEST, _COMFORTABLE, _NARROWEST = 14, 10, 6
 """Terminal columns per word of a grid: the most, the number that grids side by side need, and the fewest."""
-_TOKENS = 10
-"""Tokens shown per image."""
+_TOKENS, _FEW = 10, 5
+"""Tokens shown per image, in a table and in one line."""
 _TOKEN_WIDTH = 18
 _FAINT = 1 / 3
 """Share of the patches, those with the lowest values, whose words are dimmed."""
 
 
-def interpretation_report(found: Interpretation) -> RenderableType:
-    """Images in the words of the last checkpoint, and the development over all checkpoints."""
+def interpretation_report(found: Interpretation, *, everything: bool = True) -> RenderableType:
+    """Images in the words of the last checkpoint, and the development over all checkpoints.
+
+    Args:
+        everything: show the tokens of each image as a table with their values, not in one line.
+    """
     rows, columns = found.grid
     head = "an MLP projector" if found.head is None else f"a {found.head} head"
     searched = [f"{_name(llm)} ({found.vocabularies[llm]:,} tokens)" for llm in found.llms]
@@ -41,14 +45,18 @@ def interpretation_report(found: Interpretation) -> RenderableType:
     ]
     for number, image in enumerate(found.images):
         readings = [found.reading(number, llm, found.checkpoints[-1]) for llm in found.llms]
-        parts += [Text(), *_image(found, image, readings)]
+        parts += [Text(), *_image(found, image, readings, everything=everything)]
     return Group(*parts, Text(), _development(found))
 
 
-def _image(found: Interpretation, image: ImageInfo, readings: Sequence[Reading]) -> Iterator[RenderableType]:
+def _image(
+    found: Interpretation, image: ImageInfo, readings: Sequence[Reading], *, everything: bool
+) -> Iterator[RenderableType]:
     yield Text(printable(image.key, 78), style="bold")
     if image.caption is not None:
         yield Text(f"  {printable(image.caption, 76)}", style="italic")
+    if image.written is not None:
+        yield Listing([("written:", printable(image.written).split())])
     grids = []
     for reading in readings:
         tokens = [found.tokens[reading.llm][near].token for near in reading.nearest[:, 0].tolist()]
@@ -60,7 +68,20 @@ def _image(found: Interpretation, image: ImageInfo, readings: Sequence[Reading])
     yield Text()
     yield _Grids(grids)
     yield Text()
-    yield _tokens(found, readings)
+    yield _tokens(found, readings) if everything else Listing(_in_one_line(found, readings))
+
+
+def _in_one_line(found: Interpretation, readings: Sequence[Reading]) -> list[tuple[str, list[str]]]:
+    """The tokens of the image as a whole: by mass of a softmax head, and nearest in each LLM."""
+    first, rows = readings[0], []
+    if first.image_rows is not None and first.image_mass is not None:
+        tokens = [_token(found.rows[first.llm][row]) for row in first.image_rows.tolist()]
+        masses = [f"{mass:.0%}" for mass in first.image_mass.tolist()]
+        rows.append(("head", [f"{token} {mass}" for token, mass in zip(tokens, masses, strict=True)][:_FEW]))
+    for reading in readings:
+        tokens = [_token(found.tokens[reading.llm][i].token) for i in reading.image_nearest.tolist()[:_FEW]]
+        rows.append((_name(reading.llm), tokens))
+    return rows
 
 
 def _tokens(found: Interpretation, readings: Sequence[Reading]) -> Columns:

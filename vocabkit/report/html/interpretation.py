@@ -61,11 +61,12 @@ _MEASURES: Sequence[tuple[str, str, Callable[[Development], float | None]]] = (
 """Name, format and value."""
 
 
-def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: Origin) -> str:
+def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: Origin, *, writer: str = "") -> str:
     """Render the page, with as many tokens per patch as keep it small, at least one.
 
     Args:
         pictures: the images of `found`, each from `picture_uri`.
+        writer: the LLM that wrote of the images.
     """
     room = _IMAGE_BYTES * max(_FEWEST_IMAGES, len(pictures)) - sum(map(len, pictures))
     top, data = found.top, _data(found, found.top)
@@ -80,6 +81,7 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: 
         top=top,
         found=found,
         pictures=pictures,
+        writer=writer,
         frames=[_frame(image) for image in found.images],
         words_fit=found.grid[1] <= _MOST_COLUMNS,
         named=any(image.words for image in found.images),
@@ -141,7 +143,23 @@ def _data(found: Interpretation, top: int) -> dict[str, Any]:
         "head": found.head,
         "words": list(places),
         "readings": readings,
+        "telling": [
+            _most_telling(found.reading(n, found.llms[0], found.checkpoints[-1])) for n in range(len(readings))
+        ],
     }
+
+
+def _most_telling(reading: Reading) -> int:
+    """The patch whose word says most: it names an object of the image, if one does, and is near, and rare.
+
+    Tokenizers number tokens from frequent to rare, as they merge them.
+    """
+    rarity = np.log1p(reading.nearest[:, 0].astype(np.float64))
+    value = reading.cosines[:, 0] if reading.coefficients is None else reading.coefficients[:, 0]
+    score = rarity * np.maximum(value, 0)
+    if reading.names_object is not None and reading.names_object.any():
+        score = np.where(reading.names_object, score, -1)
+    return int(score.argmax())
 
 
 def _whole(numbers: np.ndarray | None, parts: int) -> list[float] | None:

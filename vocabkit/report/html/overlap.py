@@ -14,10 +14,13 @@ from vocabkit.report.layout import spelled
 from vocabkit.shared.align import align
 from vocabkit.shared.audit import RIGHT, TRANSLATIONS, UNJUDGED, WRONG, Audit, audit, spellings
 from vocabkit.shared.overlap import Overlap
+from vocabkit.tokenizer.segmenter import spell
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
 _FIRST_ROWS = 12
 """Rows of a breakdown that are shown; the others are folded away."""
+_SPELLED = 1000
+"""Tokens that a tokenizer lacks for which the table says how it spells them: 100,000 would take half a minute."""
 _RULES = {"spelling": "equal strings", "assistant": "transformers' assisted decoding"}
 """Keys of `TRANSLATIONS` on the page: the other rules find nearly the same."""
 
@@ -40,6 +43,8 @@ def overlap_page(report: Overlap, table: TokenTable, matching: StringMatching | 
         first_rows=_FIRST_ROWS,
         nothing=(0,) * len(report.tokenizers),
         filters=filters(table),
+        spelled=[len(rows) for rows in table.pieces],
+        most_spelled=_SPELLED,
         matching=matching,
         rules=_RULES,
         reasons={"right": RIGHT, "wrong": WRONG, "not judged": (UNJUDGED,)},
@@ -74,6 +79,8 @@ class TokenTable:
     """(K, T) int32: the canonical id in each tokenizer, -1 where it lacks the token."""
     aliases: tuple[dict[int, list[int]], ...]
     """K: row -> further ids of the same bytes."""
+    pieces: tuple[dict[int, list[bytes]], ...]
+    """K: row that the tokenizer alone lacks -> how it spells the token, for the first `_SPELLED` of these rows."""
 
 
 def token_table(vocabularies: Sequence[Vocabulary]) -> TokenTable:
@@ -81,7 +88,14 @@ def token_table(vocabularies: Sequence[Vocabulary]) -> TokenTable:
     union = align(vocabularies, at_least=1)
     ids = np.stack([union.ids_with_gaps(name) for name in union.names])  # (K, T)
     aliases = tuple(map(_aliases, vocabularies, ids))
-    return TokenTable(tuple(union.names), tuple(union.tokens.to_pylist()), ids, aliases)
+    tokens = union.tokens.to_pylist()
+    owners = (ids >= 0).sum(axis=0)
+    pieces = []
+    for vocabulary, own in zip(vocabularies, ids, strict=True):
+        rows = np.flatnonzero((own < 0) & (owners == len(ids) - 1))[:_SPELLED].tolist()
+        found = spell(vocabulary, [tokens[row] for row in rows]) if rows else []
+        pieces.append({row: [piece.token for piece in cut] for row, cut in zip(rows, found, strict=True) if cut})
+    return TokenTable(tuple(union.names), tuple(tokens), ids, aliases, tuple(pieces))
 
 
 def _aliases(vocabulary: Vocabulary, own: np.ndarray) -> dict[int, list[int]]:
@@ -103,6 +117,7 @@ def table_data(table: TokenTable) -> dict[str, Any]:
         "tokens": [spelled(token) for token in table.tokens],
         "ids": columns,
         "aliases": table.aliases,
+        "pieces": [{row: [spelled(piece) for piece in cut] for row, cut in rows.items()} for rows in table.pieces],
     }
 
 

@@ -22,8 +22,9 @@
     const grid = section.querySelector(".patches");
     const cells = Array.from({ length: count }, () => element("i", ""));
     grid.append(...cells);
-    const made = { image, grid, cells, patch: Math.floor(rows / 2) * columns + Math.floor(columns / 2),
-      panel: section.querySelector(".patch"), whole: section.querySelector(".whole") };
+    const made = { image, grid, cells, patch: data.telling[image],
+      panel: section.querySelector(".patch"), whole: section.querySelector(".whole"),
+      scale: section.querySelector(".scale") };
     const point = (event) => {
       const box = grid.getBoundingClientRect();
       const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
@@ -94,7 +95,13 @@
     return data.words[number] === "" ? element("span", "quiet", "(a special token)") : showToken(data.words[number]);
   }
 
-  function paint({ image, cells, grid }) {
+  /** A word on the picture: to be read, so without the mark of the space that most words begin with. */
+  function labelOf(number) {
+    const word = data.words[number];
+    return word.length > 1 && word[0] === " " && word[1] !== " " ? showToken(word.slice(1)) : wordOf(number);
+  }
+
+  function paint({ image, cells, grid, scale }) {
     const found = reading(image, painted ? Number(painted.value) : 0);
     const kind = layer.value;
     grid.dataset.layer = kind;
@@ -103,10 +110,12 @@
     const [least, most] = [Math.min(...best), Math.max(...best)];
     cells.forEach((cell, number) => {
       const words = kind === "words" ? found.nearest : kind === "rows" ? found.rows : null;
-      cell.replaceChildren(...(words ? [wordOf(first(words, number))] : []));
+      cell.replaceChildren(...(words ? [labelOf(first(words, number))] : []));
       cell.classList.toggle("names", kind === "names" && Boolean(found.names?.[number]));
       cell.style.setProperty("--near", kind === "cosine" ? ((best[number] - least) / (most - least || 1)).toFixed(3) : 0);
     });
+    scale.hidden = kind !== "cosine";
+    [least, most].forEach((value, end) => (scale.querySelectorAll("output")[end].textContent = cosine(value)[0]));
   }
 
   function showAll() {

@@ -84,6 +84,8 @@
   function tableRow(row) {
     const cells = ids.map((own, at) => {
       const others = data.aliases[at][row] ?? [];
+      const pieces = data.pieces[at][row];
+      if (own[row] < 0 && pieces) return element("td", "number spelled", ...pieces.flatMap((each) => [showToken(each), " "]));
       return element("td", "number", own[row] < 0 ? "–" : [own[row], ...others].join(" = "));
     });
     return element("tr", "", element("td", "", showToken(data.tokens[row])), ...cells);
