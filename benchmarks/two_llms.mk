@@ -2,7 +2,7 @@
 #
 # Trains adapters with SmolLM2-135M and with Gemma 3 270M on drawn scenes, moves them across, and measures the caption loss of
 # all beside their rivals, zero-shot and after a stage 2 of equal budget. All parts take some two hours on two CPU cores;
-# what is there already is not made again. Results: $(OUT)/*.json. docs/experiments.md has them.
+# what is there already is not made again. Results: $(OUT)/*.json. docs/maintainers/experiments.md has them.
 VOCABKIT ?= .venv/bin/vocabkit
 OUT ?= two-llms
 LIMIT ?= 100

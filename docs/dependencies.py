@@ -1,4 +1,4 @@
-"""docs/dependencies.md: what is installed with vocabkit, in the versions of constraints.txt, with licences."""
+"""docs/maintainers/dependencies.md: what is installed with vocabkit, as constraints.txt has it, with licences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PyPI installs NVIDIA's CUDA libraries, under NVIDIA's terms. The extra `fuzz` ad
 
 
 def page() -> str:
-    """The text of docs/dependencies.md. Raises PackageNotFoundError where something is not installed."""
+    """The text of docs/maintainers/dependencies.md. Raises PackageNotFoundError where something is not installed."""
     versions = pinned()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]

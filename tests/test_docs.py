@@ -21,7 +21,7 @@ import typer
 from vocabkit_cli.app import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -128,8 +128,12 @@ def test_links_between_pages_resolve(page: Path) -> None:
 
 
 def test_index_links_to_every_page() -> None:
-    linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs/README.md").read_text("utf-8")))
-    assert {page.name for page in DOCS} - {"README.md"} <= linked
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)", (ROOT / "docs/README.md").read_text("utf-8")))
+    assert {str(page.relative_to(ROOT / "docs")) for page in DOCS} - {"README.md"} <= linked
+
+
+def test_users_have_at_most_a_dozen_pages() -> None:
+    assert len([page for page in DOCS if page.parent.name == "docs"]) <= 12
 
 
 @needs_torch

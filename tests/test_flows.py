@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the way through the main commands as it is."""
+"""docs/maintainers/architecture.md shows the way through the main commands as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
+PAGE = (ROOT / "docs/maintainers/architecture.md").read_text("utf-8")
 GOLDEN, SOURCES = ROOT / "tests/golden/inputs", ROOT / ".sources"
 COMMANDS = {
     "build-shared": ["qwen2", "llama3", "--out", "shared.arrow"],

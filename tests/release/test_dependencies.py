@@ -1,4 +1,4 @@
-"""docs/dependencies.md and data/NOTICE.md: what comes with vocabkit, and under which licence."""
+"""docs/maintainers/dependencies.md and data/NOTICE.md: what comes with vocabkit, and under which licence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.append(str(ROOT / "docs"))
 
 import dependencies  # noqa: E402
 
-PAGE = (ROOT / "docs/dependencies.md").read_text("utf-8")
+PAGE = (ROOT / "docs/maintainers/dependencies.md").read_text("utf-8")
 ROWS = {
     name: (version, licence)
     for name, version, licence in re.findall(r"^\| ([\w-]+) \| (\d\S*) \| (.+?) \|", PAGE, re.M)

@@ -1,4 +1,4 @@
-"""Every command with every wrong partner: refused in one line, whatever its width; docs/partners.md is about this."""
+"""Every command with every wrong partner: refused in one line, whatever its width; docs/transfer.md is about this."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Partners of an adapter: its shared vocabulary, its vision encoder and its LLM, with one check for each.
 
-Every command asks here, so that a partner that does not belong is an error and never a wrong answer. docs/partners.md
+Every command asks here, so that a partner that does not belong is an error and never a wrong answer. docs/transfer.md
 lists what is compared.
 
 An LLM is recognised by a sample of its embedding table, as it is stored: a hash would tell a rounded or quantised copy

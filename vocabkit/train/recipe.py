@@ -211,7 +211,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def value_of(name: str) -> str:
-    """Describe the type of a recipe's field, for messages and docs/recipe.md."""
+    """Describe the type of a recipe's field, for messages and docs/cli.md."""
     hint = get_type_hints(Recipe)[name]
     if get_origin(hint) in (Union, UnionType):  # with None, which TOML does not have
         hint = get_args(hint)[0]
