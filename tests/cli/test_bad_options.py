@@ -50,7 +50,7 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
         ([ADAPTER, *TO, "--template", "foo", "--out", "moved"], "--template 'foo'"),
         ([ADAPTER, *TO, "--device", "foo", "--out", "moved"], "--device 'foo'"),
         ([ADAPTER, *TO, "--out", "moved.safetensors"], "moved.safetensors"),
-        ([ADAPTER, *TO, "--out", "taken.pt"], "--overwrite"),
+        ([ADAPTER, *TO, "--out", "taken.pt"], "is not a transferred adapter"),
         (["missing.pt", *TO, "--out", "moved"], "missing.pt"),
     ],
     "export": [
