@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -120,13 +120,13 @@ class Interpretation:
     """One for each image, LLM and checkpoint."""
     development: tuple[Development, ...]
     """One for each LLM and checkpoint."""
-    fingerprints: Mapping[str, str]
-    """Of the adapter, the vision encoder and the LLMs' vocabularies, by name."""
     tokens: Mapping[str, Mapping[int, Token]]
     """LLM -> token id -> token, for all ids in the readings."""
     rows: Mapping[str, Mapping[int, bytes]]
     """LLM -> row of the head -> bytes of its token (empty for a role), for all rows in the readings. Rows whose token
     the LLM lacks are dropped first, so a token can have different rows in two LLMs."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of the adapter, the vision encoder and the LLMs' vocabularies, by name."""
 
     def reading(self, image: int, llm: str, checkpoint: str) -> Reading:
         """The reading of this image, LLM and checkpoint. Raises KeyError if there is none."""
