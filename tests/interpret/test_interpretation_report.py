@@ -123,7 +123,7 @@ def test_checkpoints_give_a_table_per_llm() -> None:
 def test_command_prints_words_or_json_to_stdout(world: World, tmp_path: Path) -> None:
     saying(world, b"q").save(tmp_path / "adapter")
     words = ["interpret", "adapter", world.data, "--llm", world.two, "--llm", world.one, "--limit", "1"]
-    done = vocabkit(tmp_path, *words)
+    done = vocabkit(tmp_path, *words, "-q")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert done.stdout.index("nearest in one") < done.stdout.index("nearest in two")
