@@ -127,7 +127,8 @@ def infer(
     given = {
         "llm": llm, "other_weights": other_weights, "vision": vision, "keep_cls": keep_cls or None,
         "pool": grid_size(pool), "image_aspect_ratio": aspect_ratio(image_aspect_ratio), "top": top,
-        "words": words, "prompt_embeds": prompt_embeds, "captions": captions, "visual_tokens": visual_tokens or None, "question": question,
+        "words": words, "prompt_embeds": prompt_embeds, "captions": captions,
+        "visual_tokens": visual_tokens or None, "question": question,
         "template": form, "max_new_tokens": max_new_tokens, "images": images, "split": split,
         "image_column": image_column, "batch": batch, "dtype": dtype.value, "device": device,
     }  # fmt: skip
