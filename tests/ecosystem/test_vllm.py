@@ -14,10 +14,20 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from small_adapters import randomised
 from small_models import llama, llm, loaded, projector
-from vision_models import clip, siglip
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vision_models import VISION, clip, dinov2, siglip
 
+import vocabkit.serving  # noqa: F401
+from vocabkit.adapter.config import AdapterConfig
+from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.llm.load import quiet_transformers
+from vocabkit.shared.align import align
+from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.export.export import ExportOptions, export
 from vocabkit.transfer.export.llava import export_llava
+from vocabkit.transfer.transfer import transfer
 
 SCRIPT = Path(__file__).parents[2] / "docs/examples/vllm_answers.py"
 QUESTION = "What?"
@@ -72,8 +82,38 @@ def test_tensors_have_names_that_the_loader_takes(checkpoint: Path) -> None:
             assert name in tensors.keys()  # noqa: SIM118
 
 
-@pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="VLLM_PYTHON names no Python with vLLM")
+@pytest.fixture
+def any_head(tmp_path: Path) -> Path:
+    """For vocabkit's plugin: a softmax head on pooled patches of a DINOv2, which vLLM's own Llava lacks."""
+    text = llm(tmp_path / "llm", llama(head_dim=32))
+    shared = align([resolve(f"small={text}").vocabulary, resolve("qwen2").vocabulary])
+    vision = dinov2(tmp_path / "vision", pixels=42)
+    config = AdapterConfig.of(
+        shared, llm="qwen2", vision_width=VISION, hidden_width=16, head="softmax", temperature=0.3,
+        vision_model=str(vision), vision_pool=(2, 2), vision_keep_cls=False,
+    )  # fmt: skip
+    adapter, _ = transfer(randomised(LangBridgeAdapter(config, shared), 0), f"small={text}", scale=2.0)
+    export(adapter, "hf", tmp_path / "served", ExportOptions(llm=f"small={text}"))
+    return tmp_path / "served"
+
+
+needs_vllm = pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="VLLM_PYTHON names no Python with vLLM")
+
+
+@needs_vllm
 def test_vllm_answers_as_transformers_does(checkpoint: Path) -> None:
+    answers_agree(checkpoint, *loaded(checkpoint))
+
+
+@needs_vllm
+def test_vllm_with_the_plugin_answers_as_transformers_does_with_any_head(any_head: Path) -> None:
+    with quiet_transformers():
+        model: Any = AutoModelForImageTextToText.from_pretrained(any_head)
+        answers_agree(any_head, model.eval(), AutoProcessor.from_pretrained(any_head))
+
+
+def answers_agree(checkpoint: Path, model: Any, processor: Any) -> None:
+    """Assert that vLLM's answers depend on the picture, and that its first tokens are as likely as in transformers."""
     pictures = {"red.png": Image.new("RGB", (40, 30), "red"), "rings.png": Image.radial_gradient("L").convert("RGB")}
     for name, picture in pictures.items():
         picture.save(checkpoint.parent / name)
@@ -90,7 +130,6 @@ def test_vllm_answers_as_transformers_does(checkpoint: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     red, rings = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"file"'))
     assert red["answer"] != rings["answer"]
-    model, processor = loaded(checkpoint)
     for said, picture in zip((red, rings), pictures.values(), strict=True):
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
         text = processor.apply_chat_template(chat, add_generation_prompt=True)

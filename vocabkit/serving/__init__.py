@@ -32,3 +32,11 @@ __all__ = [
     "prompt_embeds",
     "words",
 ]
+
+
+def register_with_vllm() -> None:
+    """The plugin of vLLM, entry point `vllm.general_plugins`: it calls this in each of its processes."""
+    from vllm import ModelRegistry
+
+    name = VocabkitLlavaForConditionalGeneration.__name__
+    ModelRegistry.register_model(name, f"vocabkit.serving.vllm:{name}")
