@@ -74,6 +74,10 @@ def build_shared(
             show_default=False,
         ),
     ] = None,
+    phrases: Annotated[
+        bool,
+        typer.Option("--phrases", help="Also make rows of words that belong together, such as `teddy bear`."),
+    ] = False,
     top: Annotated[
         int | None, typer.Option(min=1, help="Keep only this many of the most frequent rows.", show_default=False)
     ] = None,
@@ -100,6 +104,8 @@ def build_shared(
         "--special-roles": special_roles, "--role": role, "--reachable": reachable, "--rank-by": rank_by,
         "--count-with": count_with,
     }  # fmt: skip
+    if phrases and not words:
+        raise VocabkitError("--phrases needs captions: add --words FILE")
     if words and (given := next((name for name, value in of_tokens.items() if value), None)):
         raise VocabkitError(f"{given} is for rows of tokens; leave it out with --words, whose rows are ranked already")
     found = resolve_all(tokenizers)
@@ -116,8 +122,9 @@ def build_shared(
 
         with show_progress() as progress:
             shared = align_words(
-                vocabularies, words, top=top, at_least=at_least, text_column=text_column, progress=progress
-            )
+                vocabularies, words, top=top, at_least=at_least, phrases=phrases, text_column=text_column,
+                progress=progress,
+            )  # fmt: skip
     else:
         shared = align(vocabularies, at_least=at_least, special_roles=special_roles, reachable=reachable)
     if rank_by:
@@ -135,7 +142,7 @@ def build_shared(
         show_json({**shared_as_json(path, shared), **({"unmatched_roles": unmatched} if special_roles else {})})
         return
     required, count = shared.selection.at_least, len(shared.names)
-    rows = "words" if words else "shared tokens" if required == count else "tokens"
+    rows = f"words{' and phrases' * phrases}" if words else "shared tokens" if required == count else "tokens"
     what = rows if required == count else f"{rows} that {required} or more of {count} have"
     say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:

@@ -154,8 +154,7 @@ def test_corpus_without_words_raises(tmp_path: Path) -> None:
 
 
 def test_words_are_found_in_any_case_and_phrases_before_their_words() -> None:
-    counts = {"a": 1, "electric": 1, "guitar": 1, "electric guitar": 1, "Paris": 1}
-    finder = WordFinder(align_words([known("llama3"), known("deepseek")], counts))
+    finder = WordFinder(["a", "electric", "guitar", "electric guitar", "Paris"])
     assert finder.rows("An Electric guitar, a GUITAR; electric PARIS!") == [3, 0, 2, 1, 4]
     assert finder.rows("") == []
 

@@ -34,8 +34,9 @@ WORDS = ("a", "and", "banjo", "hamsa", "sauropod's", "t-shirt", "red", "żółć
 
 @cache
 def words() -> SharedVocabulary:
-    """Words in the tokenizers of Qwen2 and LLaMA3."""
-    return align_words([resolve("qwen2").vocabulary, resolve("llama3").vocabulary], dict.fromkeys(WORDS, 1))
+    """Words in the tokenizers of Qwen2 and LLaMA3, of captions in which `a` is almost everywhere."""
+    counts = {**dict.fromkeys(WORDS, 1), "a": 1000}
+    return align_words([resolve("qwen2").vocabulary, resolve("llama3").vocabulary], counts)
 
 
 def over_words(head: Head = "softmax", dtype: torch.dtype = torch.float32) -> LangBridgeAdapter:
@@ -159,6 +160,20 @@ def test_words_above_threshold_are_spelled_in_order_and_again_until_positions_ar
     assert report.visual_tokens == settings
     assert moved.config.transfer is not None
     assert moved.config.transfer.pieces == len(moved.embeddings) == len(words().spell(llm.vocabulary).ids)
+
+
+def test_words_no_more_frequent_than_in_any_caption_are_left_out(tmp_path: Path) -> None:
+    llm = target(tmp_path / "llm", "llama3")
+    adapter = seeing({"a": 0.9, "hamsa": 0.1}, {"a": 0.8, "red": 0.2}, {"a": 1.0})
+
+    def shown(adapter: LangBridgeAdapter) -> torch.Tensor:
+        return transfer(adapter, llm, visual_tokens=Spelled(positions=9))[0](PATCHES)
+
+    assert torch.equal(shown(adapter), pieces_of(llm, ["red", "hamsa"]).repeat(9, 1)[:9])
+    uncounted = align_words([resolve("qwen2").vocabulary, resolve("llama3").vocabulary], dict.fromkeys(WORDS, 0))
+    assert uncounted.tokens.equals(adapter.shared.tokens)
+    adapter.shared = uncounted
+    assert torch.equal(shown(adapter), pieces_of(llm, ["a", "red", "hamsa"]).repeat(9, 1)[:9])
 
 
 def test_positions_are_as_many_as_patches_by_default_and_images_are_independent(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ class Spelled:
     """Visual tokens that are an image's words in order, spelled out as tokens (see `vocabkit.adapter.spelled`)."""
 
     threshold: float = 0.03
-    """Least mean coefficient of a word, over the patches of an image. Words below it are mostly wrong."""
+    """Least mean coefficient of a word, over the patches of an image. Words below it are mostly wrong. Words that are
+    no more frequent than in any caption are left out as well."""
     order: Literal["share", "place"] = "share"
     """share: the words with the largest mean coefficients first; place: by the patch where each is largest."""
     positions: int | None = None

@@ -23,7 +23,7 @@ from vocabkit.adapter.mixing.mix import coefficients, mix
 from vocabkit.adapter.mixing.products import accumulation_dtype
 from vocabkit.adapter.mixing.top import top_coefficients
 from vocabkit.adapter.partners import check_shared
-from vocabkit.adapter.spelled import compose, spell_out, words_in_order
+from vocabkit.adapter.spelled import compose, spell_out, usual_shares, words_in_order
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 
@@ -134,7 +134,8 @@ class LangBridgeAdapter(Pretrained):
         positions = self.config.visual_tokens(features.shape[-2])
         images = features.reshape(-1, *features.shape[-2:])  # one at a time: (N, V) coefficients are large
         coefficients = (self.coefficients(image) for image in images)
-        chosen = [words_in_order(p.to(accumulation_dtype(p.dtype)), spelled) for p in coefficients]
+        usual = usual_shares(self.shared)
+        chosen = [words_in_order(p.to(accumulation_dtype(p.dtype)), spelled, usual) for p in coefficients]
         places = np.array([spell_out(rows, self._spellings, positions) for rows in chosen], np.int64)
         return torch.from_numpy(places).view(*features.shape[:-2], positions).to(features.device)
 

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.config import Spelled
-from vocabkit.shared.shared_vocabulary import Spellings
+from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
+
+LIFT = 2
+"""A word is about a picture if its mean coefficient is this many times its share of the corpus. `a`, `on` and
+`background` stand in every caption and every picture, and would take the places of words that tell pictures apart."""
 
 
 def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
@@ -28,17 +32,32 @@ def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
     return mean.to(embeddings.dtype)
 
 
-def words_in_order(p: Tensor, settings: Spelled) -> list[int]:
+def words_in_order(p: Tensor, settings: Spelled, usual: Tensor | None) -> list[int]:
     """(N, V) coefficients of an image's patches, shares of 1 -> rows, at least one: those whose mean is not below the
-    threshold, largest first or, in order `place`, by the patch where each is largest.
+    threshold and at least `LIFT` times the usual one, largest first or, in order `place`, by the patch where each is
+    largest.
+
+    Args:
+        usual: (V,) share of each row in the corpus, from `usual_shares`.
     """
     shares, rows = p.mean(dim=0).sort(descending=True, stable=True)
-    chosen = rows[: max(1, int((shares >= settings.threshold).sum()))]
+    told = shares >= settings.threshold
+    if usual is not None:
+        told &= shares >= LIFT * usual.to(rows.device)[rows]
+    chosen = rows[told] if told.any() else rows[:1]
     found: list[int] = chosen.tolist()
     if settings.order == "place":
         places = p[:, chosen].cpu().numpy().argmax(axis=0)  # the first of equals, which torch does not promise
         found = [found[at] for at in np.argsort(places, kind="stable")]
     return found
+
+
+def usual_shares(shared: SharedVocabulary) -> Tensor | None:
+    """(V,) float64: the share of each row in the corpus that V_shared was counted on; None if it was not."""
+    if shared.counts is None:
+        return None
+    counts = torch.from_numpy(shared.counts).double()
+    return counts / counts.sum().clamp(min=1)
 
 
 def spell_out(rows: list[int], spellings: Spellings, positions: int) -> np.ndarray:

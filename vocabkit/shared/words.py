@@ -28,10 +28,11 @@ def words_of(text: str) -> list[str]:
 
     Scripts without spaces have none: a whole clause would be one word.
     """
-    return [word for part in text.split() if (word := _bare(part))]
+    return [word for part in text.split() if (word := bare(part))]
 
 
-def _bare(part: str) -> str:
+def bare(part: str) -> str:
+    """Return a part of text without punctuation and symbols at its ends; "" if nothing is left."""
     inside = [at for at, character in enumerate(part) if unicodedata.category(character)[0] not in "PSCZ"]
     return part[inside[0] : inside[-1] + 1] if inside else ""
 
@@ -58,7 +59,7 @@ def count_words(
     totals: Counter[str] = Counter()
     for counted, tells_form in ((parts, True), (starts, False)):
         for part, count in counted.items():
-            if word := _bare(part):
+            if word := bare(part):
                 totals[word.casefold()] += count
                 form = forms.setdefault(word.casefold(), {})
                 form[word] = form.get(word, 0) + count * tells_form
@@ -77,6 +78,7 @@ def align_words(
     *,
     top: int | None = None,
     at_least: int | None = None,
+    phrases: bool = False,
     text_column: str | None = None,
     progress: Progress = no_progress,
 ) -> SharedVocabulary:
@@ -91,6 +93,7 @@ def align_words(
         corpus: files and folders of captions, see `vocabkit.shared.corpus`; or words (phrases too) and their counts.
         top: how many words to keep.
         at_least: how many of the tokenizers must spell a word; None for all.
+        phrases: whether words of a corpus that belong together are rows as well (see `vocabkit.shared.phrases`).
         text_column, progress: as for `captions`.
 
     Raises:
@@ -103,7 +106,11 @@ def align_words(
         counts, name = corpus, None
     else:
         counts = count_words(corpus, text_column=text_column, progress=progress)
-        name = f"words of {corpus_name(corpus, text_column)}"
+        if phrases:
+            from vocabkit.shared.phrases import count_phrases
+
+            counts = count_phrases(corpus, counts, text_column=text_column, progress=progress)
+        name = f"words{' and phrases' * phrases} of {corpus_name(corpus, text_column)}"
     total = sum(counts.values())
     tokens = binary_array([f" {word}".encode() for word in counts])
     spelled = [spell(tokens, vocabulary) for vocabulary in vocabularies]
@@ -131,11 +138,10 @@ def align_words(
 
 
 class WordFinder:
-    """Finds the rows of a shared vocabulary of words in text, in any case."""
+    """Finds words and phrases, the rows of a shared vocabulary, in text, in any case."""
 
-    def __init__(self, shared: SharedVocabulary) -> None:
-        texts = (token.decode().strip().casefold() for token in shared.tokens.to_pylist())
-        self._row_of = {tuple(text.split()): row for row, text in enumerate(texts)}
+    def __init__(self, rows: Iterable[str]) -> None:
+        self._row_of = {tuple(text.casefold().split()): row for row, text in enumerate(rows)}
         self._longest = max(map(len, self._row_of), default=0)
 
     def rows(self, text: str) -> list[int]:

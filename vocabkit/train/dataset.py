@@ -115,7 +115,7 @@ class SampleWords:
         self._tokenizer = llm.tokenizer
         self._finder, self._row_of = None, {}
         if shared.of_words:
-            self._finder = WordFinder(shared)
+            self._finder = WordFinder(token.decode() for token in shared.tokens.to_pylist())
         else:
             self._row_of = {token: row for row, token in enumerate(shared.look_up(llm.vocabulary).tolist())}
         self._words = CaptionWords(map(self._rows, samples))

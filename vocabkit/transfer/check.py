@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import Spelled, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.spelled import LIFT
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.transfer.fold import fold
@@ -237,7 +238,10 @@ def _reference(
         scores = torch.softmax(scores / original.config.temperature, dim=1)
     p = scores.to(rounding).double()  # (N, R)
     if result.config.spelled is not None:
-        spelled = _spelled(p, [ids[row] for row in kept.tolist()], result.config.spelled)
+        counts = original.shared.counts
+        seen = [0 if counts is None else int(counts[row]) for row in kept.tolist()]
+        usual = [count / max(sum(seen), 1) for count in seen]
+        spelled = _spelled(p, [ids[row] for row in kept.tolist()], result.config.spelled, usual)
         return result.scale * target.embeddings.rows(spelled).double()
     tokens = torch.zeros(len(features), target.embeddings.width, dtype=torch.float64)
     for start in range(0, len(kept), _BLOCK):
@@ -246,11 +250,12 @@ def _reference(
     return result.scale * tokens
 
 
-def _spelled(p: Tensor, ids: list[list[int]], settings: Spelled) -> list[int]:
-    """The ids at each position, for coefficients (N, R) of one image and the ids of each row."""
+def _spelled(p: Tensor, ids: list[list[int]], settings: Spelled, usual: list[float]) -> list[int]:
+    """The ids at each position, for (N, R) coefficients of an image, the ids of rows and their shares of the corpus."""
     shares, columns = p.mean(dim=0).tolist(), p.T.tolist()
     rows = sorted(range(len(shares)), key=lambda row: -shares[row])
-    rows = [row for row in rows if shares[row] >= settings.threshold] or rows[:1]
+    told = [row for row in rows if shares[row] >= settings.threshold and shares[row] >= LIFT * usual[row]]
+    rows = told or rows[:1]
     if settings.order == "place":
         rows.sort(key=lambda row: columns[row].index(max(columns[row])))
     spelled = [token for row in rows for token in ids[row]]
