@@ -23,7 +23,7 @@ from vocabkit.adapter.mixing.mix import coefficients, mix
 from vocabkit.adapter.mixing.products import accumulation_dtype
 from vocabkit.adapter.mixing.top import top_coefficients
 from vocabkit.adapter.partners import check_shared
-from vocabkit.adapter.spelled import compose, spell_out, usual_shares, words_in_order
+from vocabkit.adapter.spelled import compose, counts_of, spell_out, usual_shares, words_in_order
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 
@@ -134,7 +134,7 @@ class LangBridgeAdapter(Pretrained):
         positions = self.config.visual_tokens(features.shape[-2])
         images = features.reshape(-1, *features.shape[-2:])  # one at a time: (N, V) coefficients are large
         coefficients = (self.coefficients(image) for image in images)
-        usual = usual_shares(self.shared)
+        usual = usual_shares(self._counts)
         chosen = [words_in_order(p.to(accumulation_dtype(p.dtype)), spelled, usual) for p in coefficients]
         places = np.array([spell_out(rows, self._spellings, positions) for rows in chosen], np.int64)
         return torch.from_numpy(places).view(*features.shape[:-2], positions).to(features.device)
@@ -142,6 +142,10 @@ class LangBridgeAdapter(Pretrained):
     def spelled_ids(self, features: Tensor) -> Tensor:
         """(..., N, Dv) -> (..., P) int32: the target's ids at each position, where visual tokens are spelled out."""
         return torch.from_numpy(self._spellings.ids)[self.spell(features).cpu()]
+
+    @property
+    def _counts(self) -> Tensor:
+        return counts_of(self.shared)
 
     @cached_property
     def _spellings(self) -> Spellings:

@@ -32,7 +32,7 @@ def compose(embeddings: Tensor, spellings: Spellings) -> Tensor:
     return mean.to(embeddings.dtype)
 
 
-def words_in_order(p: Tensor, settings: Spelled, usual: Tensor | None) -> list[int]:
+def words_in_order(p: Tensor, settings: Spelled, usual: Tensor) -> list[int]:
     """(N, V) coefficients of an image's patches, shares of 1 -> rows, at least one: those whose mean is not below the
     threshold and at least `LIFT` times the usual one, largest first or, in order `place`, by the patch where each is
     largest.
@@ -41,9 +41,7 @@ def words_in_order(p: Tensor, settings: Spelled, usual: Tensor | None) -> list[i
         usual: (V,) share of each row in the corpus, from `usual_shares`.
     """
     shares, rows = p.mean(dim=0).sort(descending=True, stable=True)
-    told = shares >= settings.threshold
-    if usual is not None:
-        told &= shares >= LIFT * usual.to(rows.device)[rows]
+    told = (shares >= settings.threshold) & (shares >= LIFT * usual.to(rows.device)[rows])
     chosen = rows[told] if told.any() else rows[:1]
     found: list[int] = chosen.tolist()
     if settings.order == "place":
@@ -52,12 +50,14 @@ def words_in_order(p: Tensor, settings: Spelled, usual: Tensor | None) -> list[i
     return found
 
 
-def usual_shares(shared: SharedVocabulary) -> Tensor | None:
-    """(V,) float64: the share of each row in the corpus that V_shared was counted on; None if it was not."""
-    if shared.counts is None:
-        return None
-    counts = torch.from_numpy(shared.counts).double()
-    return counts / counts.sum().clamp(min=1)
+def counts_of(shared: SharedVocabulary) -> Tensor:
+    """(V,) int64: how often each row occurs in the corpus that V_shared was counted on; 0 if it was not."""
+    return torch.zeros(len(shared), dtype=torch.int64) if shared.counts is None else torch.from_numpy(shared.counts)
+
+
+def usual_shares(counts: Tensor) -> Tensor:
+    """(V,) counts -> (V,) float64: the share of each row in the corpus; 0 if nothing was counted."""
+    return counts.double() / counts.sum().clamp(min=1)
 
 
 def spell_out(rows: list[int], spellings: Spellings, positions: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
-from vocabkit.adapter.spelled import usual_shares, words_in_order
+from vocabkit.adapter.spelled import counts_of, usual_shares, words_in_order
 from vocabkit.errors import VocabkitError
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
@@ -57,7 +57,7 @@ def image_words(adapter: LangBridgeAdapter, features: Tensor) -> list[Word]:
     """
     check_words(adapter)
     p, settings = adapter.coefficients(features).float(), adapter.config.spelled or Spelled()
-    rows = words_in_order(p, settings, usual_shares(adapter.shared))
+    rows = words_in_order(p, settings, usual_shares(counts_of(adapter.shared)))
     found = words_of_rows(rows, p, adapter.shared)
     return found if settings.order == "place" else sorted(found, key=lambda word: -word.share)
 

@@ -95,6 +95,8 @@ class Connector(LangBridgeAdapter):
 
     lengths: Tensor | None
     """(V,) int64 how many embeddings each row has, if visual tokens are spelled out by several."""
+    counts: Tensor | None
+    """(V,) int64 how often each row occurs in the corpus, if visual tokens are spelled out."""
 
     def __init__(self, config: AdapterConfig, grid: tuple[int, int]) -> None:
         """Make one with torch's initial weights; the target's rows are uninitialised.
@@ -106,7 +108,8 @@ class Connector(LangBridgeAdapter):
         self._grid = grid
         self._make_layers(config)
         of_several = config.transfer is not None and config.transfer.pieces is not None
-        self.register_buffer("lengths", torch.empty(config.rows, dtype=torch.int64) if of_several else None)
+        for name, needed in (("lengths", of_several), ("counts", config.spelled is not None)):
+            self.register_buffer(name, torch.empty(config.rows, dtype=torch.int64) if needed else None)
 
     def forward(self, states: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C + P, Dv) hidden states -> (B, N, D) visual tokens."""
@@ -114,6 +117,11 @@ class Connector(LangBridgeAdapter):
         keep_cls, pool = bool(config.vision_keep_cls), config.vision_pool
         with torch.autocast(states.device.type, enabled=False):  # hidden states and the head have one dtype
             return super().forward(chosen_features(states, self._grid, keep_cls=keep_cls, pool=pool))
+
+    @property
+    def _counts(self) -> Tensor:
+        assert self.counts is not None
+        return self.counts
 
     @cached_property
     def _spellings(self) -> Spellings:

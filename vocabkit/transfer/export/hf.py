@@ -14,6 +14,7 @@ from torch import Tensor
 from vocabkit.adapter.card import hf_card
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.spelled import counts_of
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder
 from vocabkit.files.progress import Progress, no_progress
@@ -110,7 +111,7 @@ def export_hf(
         )
         first = _tensors(adapter) | _vision_tensors(encoder)
         converted(first, dtype, out)  # as transformers does when it loads them: raises where they overflow
-        first |= _lengths(adapter)
+        first |= _spelling(adapter)
         new_token = tokenizer.image_token_id if tokenizer.is_new else None
         shards = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
@@ -173,13 +174,15 @@ def _tensors(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
     return {f"model.multi_modal_projector.{key}": tensor.contiguous() for key, tensor in adapter.state_dict().items()}
 
 
-def _lengths(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
-    """How many embeddings each row has, if visual tokens are spelled out by several."""
+def _spelling(adapter: LangBridgeAdapter) -> dict[str, Tensor]:
+    """What visual tokens are spelled out by: how many embeddings each row has, if several, and how often it occurs."""
     moved = adapter.config.transfer
-    if moved is None or moved.pieces is None:
+    if moved is None or moved.spelled is None:
         return {}
-    lengths = adapter.shared.spellings_for(adapter.llm).lengths
-    return {"model.multi_modal_projector.lengths": torch.from_numpy(lengths)}
+    found = {"counts": counts_of(adapter.shared)}
+    if moved.pieces is not None:
+        found["lengths"] = torch.from_numpy(adapter.shared.spellings_for(adapter.llm).lengths)
+    return {f"model.multi_modal_projector.{name}": tensor for name, tensor in found.items()}
 
 
 def _vision_tensors(encoder: VisionEncoder) -> dict[str, Tensor]:
