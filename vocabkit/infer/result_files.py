@@ -5,7 +5,7 @@
 - `image` string: the key of the picture, the path or name that it was given by.
 - `caption` string, if captions were asked for.
 - `prompt_embeds` string, if asked for: the visual tokens as the `data` of a part of a chat request to vLLM, see
-  `vocabkit.serving.pictures`.
+  `vocabkit.adapter.embeds`.
 - `words` list of string, `share` list of float32 and `prompt` string, if words were asked for: the words of the
   picture, the surest first, their mean coefficients, and the text that tells an LLM how to read them: the adapter's
   own prompt, if it has one. For spelled visual tokens also `visual_ids` list of int32, their ids in the LLM's
@@ -37,11 +37,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.embeds import embeds_data
 from vocabkit.adapter.words import Word, prompt
 from vocabkit.arrow.arrow_file import json_field, read_table
 from vocabkit.data.shards import ShardFolder
 from vocabkit.errors import VocabkitError
-from vocabkit.serving.pictures import embeds_data
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 FORMAT = "inference"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vocabkit.adapter.embeds import embeds_data
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.words import Word, check_words, image_words
 from vocabkit.data.samples import Picture
@@ -57,13 +56,6 @@ def prompt_embeds(
     with torch.no_grad():
         tokens = [loaded(features).cpu() for features in _features(loaded, pictures, encoder)]
     return [{"type": "prompt_embeds", "data": embeds_data(each)} for each in tokens]
-
-
-def embeds_data(tokens: Tensor) -> str:
-    """(N, D) visual tokens on the CPU -> as `torch.save` writes them, in base64."""
-    content = io.BytesIO()
-    torch.save(tokens.clone(), content)  # of a part of a larger tensor, torch saves all
-    return base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _features(adapter: Adapter, pictures: Pictures, encoder: VisionEncoder | None) -> Iterator[Tensor]:
