@@ -268,7 +268,7 @@ def transfer(
     words = ["vocabkit", "check", str(out), adapter, "--to", to]
     words += [] if weights is None else ["--weights", weights]
     words += [] if embedding_tensor is None else ["--embedding-tensor", embedding_tensor]
-    note(f"prove it: {shlex.join(words)}")
+    note(f"prove it: {shlex.join(words)}", unbroken=True)
 
 
 def _reads_rows(adapter: str, to: str, *, json: bool, **chosen: Any) -> bool:

@@ -61,10 +61,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def note(line: str) -> None:
-    """Print a line on stderr, as `say` does on stdout; not with --quiet."""
+def note(line: str, *, unbroken: bool = False) -> None:
+    """Print a line on stderr, as `say` does on stdout; not with --quiet.
+
+    Args:
+        unbroken: leave the line to the terminal, for a command that is to be copied.
+    """
+    from vocabkit.errors import one_line
+
     if not running.quiet:
-        print(_fitted(line, sys.stderr), file=sys.stderr)
+        print(one_line(line) if unbroken else _fitted(line, sys.stderr), file=sys.stderr)
 
 
 @contextmanager
@@ -183,7 +189,7 @@ def _bars() -> Iterator[Show]:
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), Count(), Time(),
         TextColumn("{task.fields[more]}", markup=False),
     )  # fmt: skip
-    with Bars(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
         tasks: dict[str, TaskID] = {_LOADING: bars.add_task(_LOADING, total=None, more="")}
 
         def show(what: str, done: int, total: int | None, more: str = "") -> None:
