@@ -23,7 +23,7 @@ _HEAD = """# Dependencies
 
 Each package that `make demo`, `make test` and continuous integration install, with the licence that it states.
 Made by `make docs` from `constraints.txt` and the metadata of installed packages. vocabkit's own code is under the
-Apache License 2.0; the files in `data/` are listed one by one in [data/NOTICE.md](../data/NOTICE.md).
+Apache License 2.0; the files in `data/` are listed one by one in [data/NOTICE.md](../../data/NOTICE.md).
 
 vocabkit contains none of these packages; pip installs them, within the bounds of `pyproject.toml`. On Linux, torch from
 PyPI installs NVIDIA's CUDA libraries, under NVIDIA's terms. The extra `fuzz` adds atheris (Apache-2.0).
