@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from small_adapters import HIDDEN, ROWS, VISION, WIDTH, langbridge, normal, projector, shared_vocabulary
 from torch import Tensor
 
-from vocabkit.adapter.config import AdapterConfig, MLPConfig, Spelled
+from vocabkit.adapter.config import AdapterConfig, MLPConfig, Spelled, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError
 
@@ -207,3 +208,10 @@ def test_repr_fits_on_a_line() -> None:
 def test_invalid_settings_of_spelled_visual_tokens_raise(field: str, value: float | str) -> None:
     with pytest.raises(VocabkitError, match=f"`{field}`"):
         Spelled(**{field: value})
+
+
+def test_coefficients_of_a_linear_head_are_not_spelled_out() -> None:
+    moved = Transfer("llm", WIDTH, "sha256:0", embeddings="llm", missing="error", spelled=Spelled())
+    assert dataclasses.replace(langbridge("softmax").config, transfer=moved).spelled == Spelled()
+    with pytest.raises(VocabkitError, match="a linear head's coefficients are no shares of words; choose mix"):
+        dataclasses.replace(langbridge("linear").config, transfer=moved)
