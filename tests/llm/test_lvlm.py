@@ -390,6 +390,12 @@ def test_lvlm_matches_the_exported_llava_checkpoint(world: World, tmp_path: Path
     assert torch.equal(written[:, inputs["input_ids"].shape[1] :], lvlm.generate(batch, **options))
 
 
+def test_projector_gives_its_tokens_without_rows_of_the_llm(llm: LLM) -> None:
+    own = MLPProjector(MLPConfig(VISION, 16, WIDTH, "one"))
+    shown = torch.stack(features(2))
+    assert torch.equal(LVLM(llm, own).visual_tokens(shown), own(shown))
+
+
 # ---- what does not fit -------------------------------------------------------------------------------------------
 
 
