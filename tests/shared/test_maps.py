@@ -102,6 +102,13 @@ def test_map_of_another_llm_raises_with_its_first_wrong_rows(tmp_path: Path, qwe
     assert f"and {wrong - 5} more" in message
 
 
+def test_long_tokens_are_cut_in_messages(tmp_path: Path) -> None:
+    long = small([b"x" * 57, b"x" * 58])
+    message = refusal(import_map, written(tmp_path, {"a": 0, "b": 1}), long)
+    assert f"row 0 'a' id 0 is b'{'x' * 57}'" in message
+    assert f"row 1 'b' id 1 is b'{'x' * 57}…" in message
+
+
 def test_non_text_ids_raise(tmp_path: Path, qwen: Vocabulary) -> None:
     content = {"<|endoftext|>": 151_643, "Ġthe": 279, "beyond": 151_646}
     message = refusal(import_map, written(tmp_path, content), qwen)
