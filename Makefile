@@ -7,23 +7,23 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test test-light test-robust test-browser golden mutants ecosystem release check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
-WORDS := 'The words harp, barn: a harp and a barn. The words kettle, windmill: a kettle and a windmill. The words <image>:'
-
+# Ends with pages to open in a browser. The pictures are the first ones; nobody chose them.
 demo: $(VENV)/.installed
 	rm -rf demo && mkdir demo
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out demo/qwen2-llama3.arrow
-	$(BIN)/vocabkit overlap qwen2 llama3
-	@echo; echo "Downloading torch and Gemma 3 270M to transfer an adapter trained with SmolLM2-135M ..."
+	$(BIN)/vocabkit overlap qwen2 llama3 --html demo/overlap.html
+	@echo; echo "Downloading torch and Gemma 3 270M, to move an adapter over words to it ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/vocabkit transfer data/smollm2-scenes.pt --to gemma3=$(GEMMA) --out demo/adapter
-	$(BIN)/vocabkit check demo/adapter data/smollm2-scenes.pt --to gemma3=$(GEMMA)
-	@echo; echo "Gemma 3 270M, which never saw the adapter, captions pictures that training never had ..."
+	$(BIN)/vocabkit transfer data/scenes-words.pt --to gemma3=$(GEMMA) --visual-tokens spelled --out demo/adapter
+	$(BIN)/vocabkit check demo/adapter data/scenes-words.pt --to gemma3=$(GEMMA) --html demo/check.html
+	@echo; echo "Gemma, which never saw the adapter, captions pictures that training never had. This takes two minutes ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
-	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000?.png --out demo/captions \
-	  --captions --llm gemma3=$(GEMMA) --template completion --question $(WORDS) --max-new-tokens 12
-	$(BIN)/vocabkit features demo/scenes/combination.json --out demo/features --vision efficientnet-lite0 --pool 3x3
-	$(BIN)/vocabkit validate demo/scenes/combination.json --features demo/features --limit 60 --out demo/validation.json \
-	  --llm gemma3=$(GEMMA) --template completion --adapter transferred=demo/adapter
+	$(BIN)/vocabkit interpret demo/adapter demo/scenes/combination.json --llm gemma3=$(GEMMA) --limit 8 \
+	  --html demo/interpret.html > demo/interpret.txt
+	$(BIN)/vocabkit validate demo/scenes/combination.json --limit 60 --llm gemma3=$(GEMMA) --template completion \
+	  --adapter words=demo/adapter --answers --out demo/validation.json
+	@echo; echo "Open in a browser: demo/overlap.html, demo/check.html, demo/interpret.html"
+	@echo "Go on: . $(VENV)/bin/activate, then vocabkit --help; docs/quickstart.md explains each step"
 
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 

@@ -1,7 +1,6 @@
 """Make data/smollm2-scenes.pt of a trained adapter: python data/build_adapter.py ADAPTER OUT.pt.
 
-Of the head stay the rows of tokens that at least `SEEN` training captions hold, in float16. A softmax is renormalised
-by that.
+Of the head stay the rows that at least `SEEN` training captions hold, in float16. A softmax is renormalised by that.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.transfer.transfer import head_rows
 
 SEEN = 4
-"""Captions; a row of a rarer token has learned little."""
+"""Captions; a row of a rarer word has learned little."""
 
 
 def main(source: str, out: str) -> None:
