@@ -1,4 +1,4 @@
-"""The adapter over words, moved to Gemma 3 270M, which never saw it: what Gemma says of new combinations of drawings."""
+"""The adapter over words in Gemma 3 270M, which never saw it: what Gemma says of new combinations of drawings."""
 
 from __future__ import annotations
 
