@@ -340,6 +340,15 @@ def test_vocabulary_is_found_again_where_it_was_by_its_fingerprint(
         assert local_origin(origin, there) is None
 
 
+def test_lora_weights_without_a_tokenizer_have_that_of_their_llm(files: dict[str, Path], tmp_path: Path) -> None:
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    write_json(lora / "adapter_config.json", {"base_model_name_or_path": str(files["json"])})
+    assert resolve(str(lora)).file == files["json"] / "tokenizer.json"
+    write_json(lora / "tokenizer.json", bpe_json(["own"]))
+    assert resolve(str(lora)).file == lora / "tokenizer.json"
+
+
 # ---- the hub -----------------------------------------------------------------------------------------------------
 
 OLD = "meta-llama/Meta-Llama-3-8B"

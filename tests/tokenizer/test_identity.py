@@ -18,6 +18,7 @@ from tokenizer_files import (
     bpe_json,
     gguf_file,
     gguf_tokenizer,
+    protobuf,
     rank_file,
     sentencepiece_model,
     tekken_json,
@@ -615,8 +616,9 @@ def test_sentencepiece_gives_added_tokens_the_ids_of_the_library(tmp_path: Path)
             [256, 257],
         ),
         ({"tokenizer_config": {"model_specific_special_tokens": {"eos_token": "<b>"}}}, 257, [257]),
+        ({"tokenizer_config": {"extra_special_tokens": {"own_token": "<a>"}, "eos_token": "<b>"}}, 257, [256, 257]),
     ],
-    ids=["map over config", "decoder alone", "ids of a stale config", "specific tokens"],
+    ids=["map over config", "decoder alone", "ids of a stale config", "specific tokens", "tokens without a role"],
 )
 def test_files_override_each_other_as_in_transformers(
     tmp_path: Path, beside: dict[str, Any], eos: int | None, special: list[int]
@@ -632,6 +634,29 @@ def test_token_that_only_the_config_names_is_special_and_gets_the_next_id(tmp_pa
     vocabulary = read(written(tmp_path, byte_level({"Ġa": 256}), tokenizer_config={"eos_token": spelling}))
     assert (vocabulary.token(257), vocabulary.roles["eos"]) == (spelling.encode(), 257)
     assert vocabulary.kinds[257] == Kind.SPECIAL
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_config_decides_whether_an_added_token_is_special(tmp_path: Path, special: bool) -> None:
+    content = byte_level({}, added_token(256, "<think>", special=not special))
+    config = {"added_tokens_decoder": {"256": {"content": "<think>", "special": special}}}
+    vocabulary = read(written(tmp_path, content, tokenizer_config=config))
+    assert vocabulary.kinds[256] == (Kind.SPECIAL if special else Kind.TEXT)
+
+
+def test_appended_tokens_are_added_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    vocabulary = read(written(tmp_path, byte_level({}), added_tokens={"<b>": 257, "<a>": 256}))
+    assert (vocabulary.token(256), vocabulary.token(257), vocabulary.notes) == (b"<a>", b"<b>", ())
+
+
+def test_sentencepiece_model_tells_the_ids_of_its_special_pieces(tmp_path: Path) -> None:
+    pieces = [("[B]", 3), ("[E]", 3), ("[U]", 2), ("▁a", 1)]
+    named = [(40, 2), (41, 0), (42, 1), (43, -1), (45, b"[U]"), (46, b"[B]"), (47, b"[E]")]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model(pieces) + protobuf((2, protobuf((3, 2), *named))))
+    library = SentencePieceProcessor(model_file=str(path))
+    expected = {"bos": library.bos_id(), "eos": library.eos_id(), "unk": library.unk_id()}
+    assert read(path).roles == expected == {"bos": 0, "eos": 1, "unk": 2}
 
 
 def test_text_alone_in_added_tokens_decoder_is_a_token_of_text(tmp_path: Path) -> None:

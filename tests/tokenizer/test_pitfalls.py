@@ -328,9 +328,11 @@ def test_8_embedding_rows_are_not_number_of_ids(tmp_path: Path) -> None:
 def test_8_gguf_tells_rows_of_its_table(tmp_path: Path) -> None:
     """Taken from the number of tokens, the rows would be wrong for a padded table."""
     path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)]), {"blk.0": [2, 2], "token_embd.weight": [16, 32]}))
-    vocabulary = read(path)
-    assert (len(vocabulary), vocabulary.width, vocabulary.embedding_rows) == (1, 16, 32)
+    for alignment in ({}, {"general.alignment": 1}):
+        metadata = gguf_tokenizer([("a", NORMAL)]) | alignment
+        path.write_bytes(gguf_file(metadata, {"blk.0": [2, 2], "token_embd.weight": [16, 32]}))
+        vocabulary = read(path)
+        assert (len(vocabulary), vocabulary.width, vocabulary.embedding_rows) == (1, 16, 32)
     path.write_bytes(gguf_file(gguf_tokenizer([("a", NORMAL)]), {"token_embd.weight": [512]}))
     assert (read(path).width, read(path).embedding_rows) == (None, None)
 

@@ -360,6 +360,13 @@ def test_rejected_tokenizer_json_raises_on_one_line(
     assert not capfd.readouterr().err, "a panic of `tokenizers` is printed, even if it is caught"
 
 
+def test_bpe_whose_pieces_inside_words_are_marked_is_cut_as_in_the_library(tmp_path: Path) -> None:
+    content = bpe_json(["a", "##b", "ab"], merges=[["a", "##b"]], continuing_subword_prefix="##")
+    vocabulary = read_json_tokenizer(tmp_path, content)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert to_tokenizers(vocabulary).encode("ab").ids == library.encode("ab").ids == [2]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -398,6 +405,7 @@ def test_gguf_with_wrong_rules_raises_on_one_line(model: str, changes: dict[str,
     [
         (b"\xff\xff\xff\xff", "a trie of 4294967295 bytes"),
         (charsmap()[:-3], "a trie of 1024 bytes"),
+        (b"\0\0\0\0a\0", "a trie of 0 bytes"),
         (charsmap((1 << 22) - 1 << 10), "leads out of itself"),
         (charsmap(1 << 10 | 0x100, 1 << 31 | 99), "leads to no text"),
     ],
@@ -467,7 +475,7 @@ def assert_cut_as_by_the_whole(vocabulary: Vocabulary, values: list[bytes]) -> N
     assert found == Segmenter(vocabulary).ids_of_each([*values, *[b"a"] * 200])[: len(values)]
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+", "((a+))+", "(((a*)b))*", "((?:a|b+)c){2,}"])
+@pytest.mark.parametrize("pattern", ["(a+)+", "((ab)+)+", "((a+))+", "(((a*)b))*", "((?:a|b+)c){2,}"])
 def test_pattern_with_repeat_of_repeat_raises(pattern: str, tmp_path: Path) -> None:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     vocabulary = read_json_tokenizer(tmp_path, bpe_json(["a"]) | {"pre_tokenizer": split})

@@ -186,7 +186,7 @@ def _add_tokens(
     ids, notes = added_ids(told, declared, pieces, len(file.model.vocab))
     added: dict[int, _Added] = {}
     for content, token_id in ids.items():
-        token = listed.get(content, Added(token_id, content, special=True, normalized=False))
+        token = listed.get(content, Added(token_id, content, special=True))
         added[token_id] = _Added(content, bool(token.special), token.normalized, is_piece=content in pieces)
         spellings.extend([None] * (token_id + 1 - len(spellings)))
         spellings[token_id] = content

@@ -98,7 +98,7 @@ def _vocabulary(
 def _unmerged(vocab: dict[str, int], merges: Path) -> dict[str, str]:
     """Role -> spelling, for the pieces with a role that no merge makes."""
     made = {left + right for left, right in _pairs(merges)}
-    pieces = [piece for piece in vocab if len(piece) > 2 and piece[0] in "<[" and piece not in made]
+    pieces = [piece for piece in vocab if piece.startswith(("<", "[")) and piece not in made]
     kinds = np.full(len(pieces), Kind.SPECIAL, np.uint8)
     return {role: pieces[i] for role, i in roles_of(dict(enumerate(pieces)), kinds).items()}
 
