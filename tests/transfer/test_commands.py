@@ -259,7 +259,7 @@ def test_hidden_width_that_a_form_can_not_hold_raises_before_rows_are_read(
         (("moved-narrow", "--as", "mm_projector", "--out", "x.bin"), "more than the LLM's width 4"),
         (("moved-narrow", "--as", "llava", "--vision", "v", "--llm", "llm", "--out", "x"), "than the LLM's width 4"),
         (("moved", "--as", "llava", *EFFICIENT, "--llm", "llm", "--out", "x"), "not a vision transformer, so llava"),
-        (("moved", "--as", "mmproj", *EFFICIENT, "--out", "x.gguf"), "run the adapter with vocabkit"),
+        (("moved", "--as", "mmproj", *EFFICIENT, "--out", "x.gguf"), "export hf or projector"),
         (("moved", "--as", "projector", "--out", "softmax.pt"), "is not an MLP projector"),
         (("moved", "--as", "mm_projector", "--out", "projector.pt"), "a file named *.bin"),
         (("moved", "--as", "llava", "--llm", "l", "--vision", "x", "--out", "x.gguf"), "checkpoint is a folder"),
