@@ -108,7 +108,7 @@ def infer(
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Compute what pictures become: visual tokens, words or captions.
+    """Compute visual tokens, words or captions of pictures.
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
