@@ -11,19 +11,20 @@ GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 demo: $(VENV)/.installed
 	rm -rf demo && mkdir demo
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out demo/qwen2-llama3.arrow
-	$(BIN)/vocabkit overlap qwen2 llama3 --html demo/overlap.html
+	$(BIN)/vocabkit overlap qwen2 llama3
 	@echo; echo "Downloading torch and Gemma 3 270M, to move an adapter over words to it ..."
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/vocabkit overlap qwen2 llama3 --html demo/overlap.html > /dev/null
 	$(BIN)/vocabkit transfer data/scenes-words.pt --to gemma3=$(GEMMA) --visual-tokens spelled --out demo/adapter
 	$(BIN)/vocabkit check demo/adapter data/scenes-words.pt --to gemma3=$(GEMMA) --html demo/check.html
-	@echo; echo "Gemma, which never saw the adapter, captions pictures that training never had. This takes two minutes ..."
+	@echo; echo "Gemma, which never saw the adapter, captions pictures that training never had. It takes some minutes ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
 	$(BIN)/vocabkit interpret demo/adapter demo/scenes/combination.json --llm gemma3=$(GEMMA) --limit 8 \
 	  --html demo/interpret.html > demo/interpret.txt
 	$(BIN)/vocabkit validate demo/scenes/combination.json --limit 60 --llm gemma3=$(GEMMA) --template completion \
 	  --adapter words=demo/adapter --answers --out demo/validation.json
 	@echo; echo "Open in a browser: demo/overlap.html, demo/check.html, demo/interpret.html"
-	@echo "Go on: . $(VENV)/bin/activate, then vocabkit --help; docs/quickstart.md explains each step"
+	@echo 'Go on: export PATH="$$PWD/$(VENV)/bin:$$PATH", then vocabkit --help; docs/quickstart.md explains each step'
 
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 

@@ -227,7 +227,7 @@ def test_cached_hub_repository_loads_offline(tmp_path: Path) -> None:
 
 def test_missing_source_raises(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "missing")
-    assert "no such file or folder" in refusal(tmp_path / "missing.pt")
+    assert "no such file; check the name" in refusal(tmp_path / "missing.pt")
     with pytest.raises(VocabkitError, match=r"nobody/nothing: .*cache"):
         LangBridgeAdapter.from_pretrained("nobody/nothing", cache_dir=tmp_path, local_files_only=True)
 

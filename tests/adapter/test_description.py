@@ -12,7 +12,7 @@ from small_adapters import langbridge
 from tiny_llms import target
 
 from vocabkit.adapter.description import describe
-from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.errors import VocabkitError
 from vocabkit.transfer.transfer import transfer
 
@@ -32,6 +32,17 @@ def test_transferred_adapter_is_described(tmp_path: Path) -> None:
     moved, _ = transfer(langbridge(), target(tmp_path / "llm", "llama3"))
     moved.save(tmp_path / "moved.pt")
     assert describe(tmp_path / "moved.pt").config == moved.config
+
+
+def test_misspelled_file_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in a folder is named like a repository of an owner."""
+    (tmp_path / "data").mkdir()
+    langbridge().save(tmp_path / "data/scenes.pt")
+    monkeypatch.chdir(tmp_path)
+    for read in (describe, load_adapter):
+        with pytest.raises(VocabkitError) as caught:
+            read("data/scene.pt")
+        assert str(caught.value) == "data/scene.pt: no such file; did you mean scenes.pt?"
 
 
 class _Runs:

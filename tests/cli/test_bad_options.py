@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -124,16 +125,15 @@ def test_bad_options_are_refused_before_anything_heavy_is_imported(tmp_path: Pat
     (tmp_path / "data.json").write_text("[]")
     (tmp_path / "folder").mkdir()
     (tmp_path / "recipe.toml").write_text('stepz = 3\ndata = ["data.json"]\n')
-    lines = [[name, *words] for words, _ in REFUSED[name]]
+    refused = [each for each in REFUSED[name] if find_spec("jinja2") or "--html" not in each[0]]
+    lines = [[name, *words] for words, _ in refused]
     lines.insert(0, ["build-shared", "smollm2", "mistral-v3", "--out", "shared.arrow"])
     before = {"shared.arrow", *(file.name for file in tmp_path.iterdir())}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input=json.dumps(lines), cwd=tmp_path, capture_output=True, text=True,
         timeout=TIMEOUT, check=True,
     )  # fmt: skip
-    for (words, says), (code, err, heavy) in zip(
-        REFUSED[name], json.loads(done.stdout.splitlines()[-1])[1:], strict=True
-    ):
+    for (words, says), (code, err, heavy) in zip(refused, json.loads(done.stdout.splitlines()[-1])[1:], strict=True):
         assert code == 2, (words, err)
         assert says in err.splitlines()[-1], (words, err)
         assert not heavy, (words, heavy)

@@ -165,6 +165,14 @@ def test_captions_are_kept_beside_the_right_ones(world: World) -> None:
     assert all(each.says.startswith(each.shows) for each in found.captions)
 
 
+def test_questions_and_captions_are_reported(world: World) -> None:
+    steps: list[tuple[str, int, int | None]] = []
+    options = EvaluateOptions(template="completion", batch=8)
+    ask(*stage(world, SCENES), options, progress=lambda what, done, total: steps.append((what, done, total)))
+    assert ("captions", 16, 16) in steps
+    assert ("answers to choose from", 32, 32) in steps
+
+
 def test_an_adapters_own_prompt_is_asked_for_captions(world: World) -> None:
     llm, samples, features, adapter = stage(world, SCENES, sees=SCENES)
     own = ask(llm, samples, features, adapter, EvaluateOptions(template="completion"))

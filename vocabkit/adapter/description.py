@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vocabkit.adapter.config import AdapterConfig
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError, did_you_mean, quote
 from vocabkit.files.atomic import check_writable, reading
 from vocabkit.hub import Repository, hub_id, why_unreachable
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared, parse_shared
@@ -88,7 +88,13 @@ def describe(source: str | Path) -> Description:
 
 def nowhere(source: str | Path) -> str | None:
     """What is wrong with the name of a checkpoint that is neither here nor a hub id; None if it is one of them."""
-    if Path(source).expanduser().exists() or hub_id(str(source)):
+    path = Path(source).expanduser()
+    if path.exists():
+        return None
+    if path.suffix == ".pt":  # also the name of a file in a folder looks like owner/name
+        near = [file.name for file in path.parent.glob("*.pt")]
+        return f"{source}: no such file; {did_you_mean(path.name, near, 'check the name')}"
+    if hub_id(str(source)):
         return None
     return f"{source}: no such file or folder, and no hub id (owner/name or owner/name@revision)"
 

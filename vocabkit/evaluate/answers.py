@@ -28,6 +28,7 @@ from vocabkit.evaluate.losses import (
     measure,
     shown_by,
 )
+from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, write_answers
 from vocabkit.llm.prompts import Template, encode_question, encode_sample
@@ -90,13 +91,17 @@ def ask(
     features: Images,
     adapter: Adapter,
     options: EvaluateOptions = EvaluateOptions(),
+    *,
+    progress: Progress = no_progress,
 ) -> Answers:
     """Ask `llm` about those of `samples` that are scenes with features, as `adapter` shows them."""
     template, seed = options.template, options.seed
     scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
     random = np.random.default_rng(seed)
     names = sorted({name for seen in scenes for name in seen.scene.objects})
-    asker = _Asker(llm, LVLM(llm, adapter, other_weights=options.other_weights), features, template, options.batch)
+    asker = _Asker(
+        llm, LVLM(llm, adapter, other_weights=options.other_weights), features, template, options.batch, progress
+    )
     alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
     several = [seen for seen in scenes if seen.scene.count]
     favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
@@ -141,7 +146,10 @@ def _scene_of(sample: Sample) -> Scene | None:
 
 
 class _Asker:
-    def __init__(self, llm: LLM, lvlm: LVLM, features: Images, template: Template, batch: int) -> None:
+    def __init__(
+        self, llm: LLM, lvlm: LVLM, features: Images, template: Template, batch: int, progress: Progress
+    ) -> None:
+        self._progress = progress
         self._llm, self._lvlm, self._features = llm, lvlm, features
         self._template, self._batch, self._prompt = template, batch, lvlm.connector.config.prompt
 
@@ -161,6 +169,7 @@ class _Asker:
             ]
             joined = torch.cat(visual)[None]  # (1, ΣN, D)
             texts += write_answers(self._llm, asked, joined, template=template, max_new_tokens=LONGEST)
+            self._progress("captions", len(texts), len(samples))
         return texts
 
     def first_is_best(self, scenes: Sequence[_Seen], answers: Sequence[Sequence[str]]) -> np.ndarray:
@@ -190,7 +199,10 @@ class _Asker:
         tokenizer = self._llm.tokenizer
         prompts = [encode_sample(tokenizer, turns, template, 1, longest=LONGEST_PROMPT) for _, turns in samples]
         held = HeldOut(prompts, [picture.key for sample, _ in samples for picture in sample.images], self._features)
-        return measure(self._llm, held, shown_by(self._lvlm, held), batch=self._batch).nats
+        shown = shown_by(self._lvlm, held)
+        return measure(
+            self._llm, held, shown, batch=self._batch, what="answers to choose from", progress=self._progress
+        ).nats
 
 
 def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:

@@ -151,7 +151,7 @@ def validate_files(
 
         found = validate(loaded, samples, features, connectors, options, rival=opponent, progress=of_file)
         asked = {
-            name: ask(loaded, samples, features, connector, options)
+            name: ask(loaded, samples, features, connector, options, progress=of_file)
             for name, connector in (connectors.items() if answers else ())
         }
         results[label] = Result(found, asked)

@@ -164,7 +164,7 @@ def chosen_features(states: Tensor, grid: tuple[int, int], *, keep_cls: bool, po
     before, patches = states[:, :-count], states[:, -count:]
     if pool is not None:
         grids = patches.mT.unflatten(2, grid)  # (B, P, Dv) -> (B, Dv, rows, columns)
-        patches = adaptive_avg_pool2d(grids, pool).flatten(2).mT
+        patches = adaptive_avg_pool2d(grids, pool).flatten(2).mT.contiguous()  # the sums of a matmul follow the layout
     return torch.cat([before, patches], dim=1) if keep_cls else patches
 
 
