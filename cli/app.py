@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from . import adapters, lookups, pictures, training, vocabularies
 from .options import AsJson, Everything
-from .show import Run, note, running, show, show_json, showing_warnings
+from .show import Run, fitted, note, running, show, show_json, showing_warnings
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """Packages that only the commands about adapters need, and a light installation lacks."""
@@ -149,7 +149,8 @@ def _show_error(problem: str) -> None:
     if "--json" in sys.argv:
         show_json({"error": problem})
     red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\x1b[31merror:\x1b[0m {problem}" if red else f"error: {problem}", file=sys.stderr)
+    label, line = "error:", fitted(f"error: {problem}", sys.stderr)
+    print(f"\x1b[31m{label}\x1b[0m{line.removeprefix(label)}" if red else line, file=sys.stderr)
 
 
 def _usage(error: TyperException) -> str:

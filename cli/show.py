@@ -41,10 +41,10 @@ running = Run()
 
 def say(line: str) -> None:
     """Print a line of data; control characters in names and paths are escaped."""
-    print(_fitted(line, sys.stdout), flush=True)
+    print(fitted(line, sys.stdout), flush=True)
 
 
-def _fitted(line: str, stream: TextIO) -> str:
+def fitted(line: str, stream: TextIO) -> str:
     """`line` without control characters; on a terminal, broken between words only, so that paths stay whole."""
     from vocabkit.errors import one_line
 
@@ -70,7 +70,7 @@ def note(line: str, *, unbroken: bool = False) -> None:
     from vocabkit.errors import one_line
 
     if not running.quiet:
-        print(one_line(line) if unbroken else _fitted(line, sys.stderr), file=sys.stderr)
+        print(one_line(line) if unbroken else fitted(line, sys.stderr), file=sys.stderr)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_only_a_terminal_gets_colour_codes(tmp_path: Path, words: list[str]) -> 
 
 def test_error_is_red_in_a_terminal_and_json_where_json_is_asked_for(tmp_path: Path) -> None:
     words = ["explain", "x", "qwen2", "lama3"]
-    assert in_terminal(tmp_path, words, "stderr", code=2).endswith("did you mean llama3 or llama3.3 or llama3.2?\r\n")
+    assert in_terminal(tmp_path, words, "stderr", code=2).endswith("you mean llama3 or llama3.3 or llama3.2?\r\n")
     assert "\x1b[31merror:\x1b[0m 'lama3' not found" in in_terminal(tmp_path, words, "stderr", code=2)
     asked = vocabkit_here(tmp_path, *words, "--json")
     assert json.loads(asked.stdout)["error"] == error_of(asked)

@@ -429,7 +429,11 @@ def test_broken_pictures_are_left_out_and_tried_again(world: InferWorld, copies:
 def test_no_usable_picture_raises(world: InferWorld, tmp_path: Path) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, "gone.png", "--out", "out")
     assert error_of(refused) == "none of 1 pictures can be used; the first: gone.png: no such file"
-    assert not (tmp_path / "out" / "index.json").exists()
+    assert not (tmp_path / "out").exists()  # the next run may have other pictures
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    vocabkit_here(tmp_path, "infer", world.mlp, "gone.png", "--out", "out")
+    assert content(tmp_path / "out") == {"notes.txt": b"of the user"}
 
 
 # ---- interruptions -----------------------------------------------------------------------------------------------

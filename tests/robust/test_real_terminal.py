@@ -107,3 +107,14 @@ def test_json_in_a_terminal_is_one_document(folder: Path, command: str) -> None:
     assert code == 0
     assert "\x1b" not in out
     assert json.loads(out)
+
+
+def test_long_error_breaks_between_words(folder: Path) -> None:
+    words = ("compare", f"a={'x' * 90}.json")
+    code, _, stderr = in_terminal(folder, *words)
+    lines = CODE.sub("", stderr).replace("\r", "").splitlines()
+    assert code == 2
+    assert lines[0].startswith("error:")
+    assert " ".join(map(str.strip, lines)) == vocabkit_here(folder, *words).stderr.rstrip()
+    assert all(cell_len(line) <= COLUMNS for line in lines if "xxx" not in line)
+    assert sum("xxx" in line for line in lines) == 1

@@ -401,6 +401,7 @@ def run(
                 writer.write(done.batch.shard, shard)
                 shard = []
     if len(counts.broken) == counts.pictures:
+        folder.discard(counts.shards)
         first = next(iter(counts.broken.values()), "there are none")
         raise VocabkitError(f"none of {counts.pictures} pictures can be used; the first: {first}")
     folder.finish(counts.shards, counts.pictures - len(counts.broken), counts.broken)

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,14 @@ class ResultFolder:
             columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy(), counts)
         metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
         self._shards.write_table(name, pa.table(columns), metadata)
+
+    def discard(self, shards: int) -> None:
+        """Remove the first shards, which hold no results, and the folder if nothing else is in it."""
+        for number in range(shards):
+            for suffix in (".arrow", ".safetensors"):
+                self._file(number).with_suffix(suffix).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._shards.folder.rmdir()
 
     def finish(self, shards: int, images: int, broken: Mapping[str, str]) -> None:
         """Write the index. Raises VocabkitError: can't write, or a further shard of other pictures is there."""
