@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from small_world import World, make_world
 
-from vocabkit.adapter.config import Spelled
+from vocabkit.adapter.card import hf_card
+from vocabkit.adapter.config import AdapterConfig, Spelled
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.arrow.arrow_file import read_table
 from vocabkit.data.llava import read_llava
@@ -75,7 +76,10 @@ def test_prompt_of_the_recipe_goes_with_the_adapter(world: World, trained: Path,
     again = train(recipe, tmp_path / "again").adapter
     moved, _ = transfer(again, world.two)
     moved.save_pretrained(tmp_path / "moved")
-    assert load_adapter(tmp_path / "moved").config.prompt == prompt
+    config = load_adapter(tmp_path / "moved").config
+    assert isinstance(config, AdapterConfig)
+    assert config.prompt == prompt
+    assert f"`{prompt}`" in str(hf_card(config, "exported"))
     assert f"`{prompt}`" in (tmp_path / "moved" / "README.md").read_text()
     assert load_adapter(trained).config.prompt is None
 

@@ -134,6 +134,7 @@ def hf_card(config: AdapterConfig, name: str, tuned: float = 0.0) -> ModelCard:
             "Head": f"{config.head}, {config.rows:,} rows",
             "Scale of the visual tokens": f"{moved.scale:g}",
             **({} if moved.spelled is None else {"Visual tokens": moved.spelled.in_words()}),
+            **_prompt(config),
             **_vision(config),
         },
         "## Use\n\n"

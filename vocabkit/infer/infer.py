@@ -176,7 +176,8 @@ def infer(
     dtype = _dtype(wanted.dtype, device)
     pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
-    wanted = _with_prompt(wanted, connector.config.prompt)
+    if wanted.captions:
+        wanted = _with_prompt(wanted, connector.config.prompt)
     if wanted.words:
         check_words(connector)
     if wanted.captions:
