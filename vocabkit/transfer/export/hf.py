@@ -26,11 +26,12 @@ from vocabkit.serving.efficientnet_lite import VocabkitEfficientNetConfig, Vocab
 from vocabkit.transfer.export.llava import (
     IMAGE_TOKEN,
     chat_template,
+    check_llm_width,
+    layer_of_features,
     llm_shards,
     load_tokenizer,
     padding_processor,
-    save_processor,
-    write_json,
+    write_settings,
     write_shards,
 )
 from vocabkit.transfer.export.vision import converted
@@ -85,7 +86,7 @@ def export_hf(
     own = dataclasses.replace(adapter.config, vision_keep_cls=info["keep_cls"], vision_pool=info["pool"])
     with quiet_transformers():
         text_config = read_llm_config(llm)
-        _check_width(own, llm, text_config.hidden_size)
+        check_llm_width(own, llm, text_config.hidden_size)
         tokenizer = load_tokenizer(llm)
         tokenizer.tokenizer.chat_template = chat_template(tokenizer.tokenizer)
         image_tokens = own.visual_tokens(encoder.tokens)
@@ -116,10 +117,7 @@ def export_hf(
         shards = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
         with new_folder(out) as folder:
-            write_json(folder / "config.json", content)
-            write_json(folder / "generation_config.json", settings)
-            save_processor(processor, folder)
-            (folder / "README.md").write_text(str(hf_card(own, out.name, tuned)), "utf-8")
+            write_settings(folder, content, settings, processor, hf_card(own, out.name, tuned))
             size = write_shards(folder, chain([first], map(_renamed, shards)), 1 + len(files))
             try:
                 VocabkitLlavaForConditionalGeneration.from_pretrained(folder, device_map={"": "meta"})
@@ -135,21 +133,12 @@ def _without_llms(config: AdapterConfig) -> AdapterConfig:
     return dataclasses.replace(config, llm_info=None, transfer=moved)
 
 
-def _check_width(config: AdapterConfig, llm: Path, width: int) -> None:
-    if config.output_width != width:
-        raise VocabkitError(
-            f"{llm}: has width {width}, but the adapter gives visual tokens of width {config.output_width}; give the "
-            "LLM that it was transferred to"
-        )
-
-
 def _feature_layer(encoder: VisionEncoder) -> int:
     layer = encoder.model.layer
     if layer is None:
         return -1
-    # transformers mistakes 0, the hidden states before the first layer, for none: name them from the end
     config: Any = encoder.model.module.config
-    return layer or -(int(config.num_hidden_layers) + 1)
+    return layer_of_features(layer, config.num_hidden_layers)
 
 
 def _vision_config(encoder: VisionEncoder, dtype: torch.dtype) -> Any:

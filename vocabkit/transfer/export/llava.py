@@ -35,7 +35,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from vocabkit.adapter.card import llava_card
 from vocabkit.adapter.checkpoint import check_destination
-from vocabkit.adapter.config import AspectRatio, MLPConfig
+from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import new_folder
@@ -148,7 +148,7 @@ def export_llava(
             projector.config, vision, feature_layer, keep_cls=keep_cls, aspect_ratio=image_aspect_ratio
         )
         text_config = read_llm_config(llm)
-        _check_llm_width(projector, llm, text_config)
+        check_llm_width(projector.config, llm, text_config.hidden_size)
         padded = pad_hidden(projector, text_config.hidden_size)
         llm_tokenizer = load_tokenizer(llm)
         image_token_id = llm_tokenizer.image_token_id
@@ -176,8 +176,7 @@ def export_llava(
             image_token_index=image_token_id,
             image_seq_length=image_tokens,
             projector_hidden_act="gelu",
-            # transformers mistakes 0, the hidden states before the first layer, for none: name them from the end
-            vision_feature_layer=feature_layer or -(vision_config.num_hidden_layers + 1),
+            vision_feature_layer=layer_of_features(feature_layer, vision_config.num_hidden_layers),
             vision_feature_select_strategy=processor.vision_feature_select_strategy,
             tie_word_embeddings=text_config.tie_word_embeddings,
             architectures=[_model_class(sizes).__name__],
@@ -187,10 +186,7 @@ def export_llava(
         rest = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
         with new_folder(out) as folder:
-            write_json(folder / "config.json", content)
-            write_json(folder / "generation_config.json", settings)
-            save_processor(processor, folder)
-            (folder / "README.md").write_text(str(llava_card(projector.config, out.name, tuned)), "utf-8")
+            write_settings(folder, content, settings, processor, llava_card(projector.config, out.name, tuned))
             write_shards(folder, chain([first], rest), 1 + len(files))
             _check_complete(folder, llm, vision, _model_class(sizes))
     units = padded.config.hidden_width - projector.config.hidden_width
@@ -247,11 +243,11 @@ def write_shards(folder: Path, shards: Iterable[dict[str, Tensor]], count: int) 
         index |= dict.fromkeys(tensors, file.name)
         size += sum(tensor.nbytes for tensor in tensors.values())
     content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(index.items()))}
-    write_json(folder / "model.safetensors.index.json", content)
+    _write_json(folder / "model.safetensors.index.json", content)
     return size
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
+def _write_json(file: Path, content: dict[str, Any]) -> None:
     """Write `content` as an indented JSON file."""
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
@@ -272,12 +268,26 @@ def _check_complete(folder: Path, llm: Path, vision: Path, model: Any) -> None:
         raise VocabkitError(f"{source}: its weights lack {missing[0]}, one of {len(missing)} missing tensors")
 
 
-def _check_llm_width(projector: MLPProjector, llm: Path, config: PreTrainedConfig) -> None:
-    if projector.config.llm_width != config.hidden_size:
+def check_llm_width(config: AdapterConfig | MLPConfig, llm: Path, width: int) -> None:
+    """Raise VocabkitError unless the LLM has the width of the adapter's visual tokens."""
+    if config.output_width != width:
         raise VocabkitError(
-            f"{llm}: has width {config.hidden_size}, but the adapter gives visual tokens of width "
-            f"{projector.config.llm_width}; give the LLM that it was transferred to"
+            f"{llm}: has width {width}, but the adapter gives visual tokens of width {config.output_width}; give the "
+            "LLM that it was transferred to"
         )
+
+
+def layer_of_features(layer: int, layers: int) -> int:
+    """Return an index into the hidden states of a vision model with so many layers, as transformers' Llava takes it."""
+    return layer or -(layers + 1)  # it mistakes 0, the hidden states before the first layer, for none
+
+
+def write_settings(folder: Path, config: dict[str, Any], generation: dict[str, Any], processor: Any, card: Any) -> None:
+    """Write all files of a checkpoint but its tensors."""
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", generation)
+    _save_processor(processor, folder)
+    (folder / "README.md").write_text(str(card), "utf-8")
 
 
 @dataclass(frozen=True)
@@ -371,7 +381,7 @@ def padding_processor(vision: Path) -> LlavaImageProcessorPil:
     return found
 
 
-def save_processor(processor: Any, folder: Path) -> None:
+def _save_processor(processor: Any, folder: Path) -> None:
     """Write `processor` for transformers 5 and 4.
 
     Version 4, and what is built on it, needs `preprocessor_config.json` and the old names in `tokenizer_config.json`.
