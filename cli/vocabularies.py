@@ -118,7 +118,7 @@ def build_shared(
     check_output(path, [*(each.file for each in found), *(rank_by or ()), *(words or ())], overwrite)
     at_least = 1 if union else at_least
     if words:
-        from vocabkit.shared.words import align_words
+        from vocabkit.shared.align_words import align_words
 
         with show_progress() as progress:
             shared = align_words(

@@ -19,7 +19,7 @@ from vocabkit.data.samples import Turn
 from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.llm.lvlm import embed
 from vocabkit.llm.prompts import IMAGE_ID, encode_question
-from vocabkit.shared.words import align_words
+from vocabkit.shared.align_words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.transfer import transfer
 

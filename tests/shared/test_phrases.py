@@ -9,9 +9,10 @@ import pytest
 from command_line import error_of, vocabkit_here
 from vocabularies import refusal
 
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.phrases import LEAST, count_phrases
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.shared.words import align_words, count_words
+from vocabkit.shared.words import count_words
 
 CAPTIONS = [
     "A teddy bear and a dog.",

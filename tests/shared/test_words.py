@@ -20,9 +20,10 @@ from tokenizer_files import real, real_file
 from tokenizers import Tokenizer
 from vocabularies import refusal, text_vocabulary
 
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, open_shared, parse_shared, read_rows
 from vocabkit.shared.verify import other_ids, verify
-from vocabkit.shared.words import WordFinder, align_words, count_words, words_of
+from vocabkit.shared.words import WordFinder, count_words, words_of
 from vocabkit.tokenizer.load import load_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
 

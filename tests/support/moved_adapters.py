@@ -14,8 +14,8 @@ from vision_models import clip, dinov2, registers, siglip
 
 from vocabkit.adapter.config import AdapterConfig, Head, Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
-from vocabkit.shared.words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.transfer import transfer
 from vocabkit.vision.encoder import open_vision

@@ -22,8 +22,8 @@ from vocabkit.infer.infer import infer
 from vocabkit.interpret.interpret import interpret
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.shared.words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.train.train import train
 from vocabkit.transfer.check import check_transfer

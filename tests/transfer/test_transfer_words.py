@@ -21,8 +21,8 @@ from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.adapter.spelled import compose
 from vocabkit.arrow.arrow_file import binary_array
 from vocabkit.errors import VocabkitError, VocabkitWarning
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, spell
-from vocabkit.shared.words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.check import check_transfer
 from vocabkit.transfer.export.export import Form, export
