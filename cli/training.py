@@ -42,6 +42,7 @@ class SceneSplit(enum.StrEnum):
     RENDERING = "rendering"
     COMBINATION = "combination"
     DRAWING = "drawing"
+    PICTURE = "picture"
 
 
 def scenes(
@@ -52,26 +53,38 @@ def scenes(
     size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
     only: Annotated[
         list[SceneSplit] | None,
-        typer.Option(help="Draw only this split; may be repeated. [default: all four]", show_default=False),
+        typer.Option(help="Draw only this split; may be repeated. [default: all]", show_default=False),
+    ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of pictures of things, each with its caption in NAME.txt, such as `A red apple.`; best with "
+            "transparency around them. [default: OpenMoji's drawings]",
+            show_default=False,
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Draw captioned scenes from OpenMoji drawings.
+    """Draw captioned scenes, from OpenMoji or cut-outs.
 
     One training split and three held-out ones: known scenes drawn anew, new combinations of known drawings, and new
-    drawings. All are in LLaVA's JSON format.
+    drawings. A fourth has other pictures of known things, where these have several. All are in LLaVA's JSON format.
     """
     from vocabkit.data.scene_files import write_scenes
 
-    wanted = [split.value for split in only or SceneSplit]
+    wanted = None if only is None else [split.value for split in only]
     with show_progress() as progress:
-        splits = write_scenes(out, train=train, held_out=held_out, seed=seed, size=size, only=wanted, progress=progress)
+        splits = write_scenes(
+            out, train=train, held_out=held_out, seed=seed, size=size, only=wanted, objects=objects, progress=progress
+        )
     if json:
         show_json({"folder": out, "seed": seed, "size": size, "splits": splits})
         return
     for split in splits:
         kinds = f"{split.single:,} single, {split.pair:,} pair, {split.count:,} counted"
-        say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} drawings")
+        shown = "drawings" if objects is None else "things"
+        say(f"{split.file}: {split.pictures:,} pictures ({kinds}) of {split.drawings:,} {shown}")
 
 
 class Stored(enum.StrEnum):

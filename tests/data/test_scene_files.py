@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from vocabkit.data.llava import read_llava
 from vocabkit.data.pictures import load_image
 from vocabkit.data.scene_files import QUESTION, write_scenes
-from vocabkit.data.scenes import BACKGROUNDS, SPLITS, drawings
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS, cut_out, drawings, pictures_of_things
 
 SMALL = ("--train", "40", "--held-out", "5")
 
@@ -178,6 +179,93 @@ def test_progress_counts_the_pictures(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     write_scenes(tmp_path / "out", train=5, held_out=1, size=48, progress=lambda *call: seen.append(call))
     assert seen == [("drawing scenes", done, 8) for done in range(1, 9)]
+
+
+# ---- pictures of a folder instead of drawings --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with captions: dots of many colours on transparency, two pictures of a reed and of moss."""
+    folder = tmp_path_factory.mktemp("things")
+    (folder / "more").mkdir()
+    for number in range(20):
+        dot(folder / f"{number:02}.png", (10 * number, 250, 0), f"A thing-{'abcdefghijklmnopqrst'[number]}.")
+    dot(folder / "reed.png", (1, 2, 3), "A Reed!\nUn roseau.")
+    dot(folder / "more/reed.png", (3, 2, 1), "a reed")
+    dot(folder / "moss.png", (1, 2, 3), "Some moss.")
+    dot(folder / "more/moss.png", (3, 2, 1), "Some moss.")
+    dot(folder / "told.png", (9, 9, 9), "Eat your broccoli!")
+    dot(folder / "more/untold.png", (9, 9, 9), None)
+    return folder
+
+
+def dot(file: Path, colour: tuple[int, int, int], caption: str | None) -> None:
+    picture = Image.new("RGBA", (60, 40))
+    picture.paste((*colour, 255), (20, 10, 40, 30))
+    picture.save(file)
+    if caption is not None:
+        file.with_suffix(".txt").write_text(caption, "utf-8")
+
+
+def colours(folder: Path, record: dict[str, Any]) -> set[tuple[int, ...]]:
+    return set(map(tuple, pixels(folder, record).reshape(-1, 3).tolist()))
+
+
+def test_captions_name_pictures_of_a_folder(things: Path) -> None:
+    found = pictures_of_things(things)
+    assert found["reed"] == [things / "more/reed.png", things / "reed.png"]
+    assert set(found) == {"moss", "reed", *(f"thing-{letter}" for letter in "abcdefghijklmnopqrst")}
+
+
+def test_a_cut_out_fills_its_square(things: Path) -> None:
+    square = cut_out(things / "reed.png", 64)
+    assert square.size == (64, 64)
+    assert square.getbbox() == (0, 0, 64, 64)
+
+
+def test_scenes_of_pictures_hold_out_a_picture_of_things_with_several(things: Path, tmp_path: Path) -> None:
+    splits = write_scenes(tmp_path / "out", train=60, held_out=12, seed=3, size=64, objects=things)
+    assert [split.name for split in splits] == [*SPLITS, "picture"]
+    assert not (tmp_path / "out/LICENSE.txt").exists()
+    readme = (tmp_path / "out/README.md").read_text("utf-8")
+    assert str(things) in readme
+    assert "OpenMoji" not in readme
+    train, other = (records(tmp_path / "out", split) for split in ("train", "picture"))
+    reeds = [record for record in train if "reed" in record["objects"]]
+    assert reeds
+    assert {name for record in other for name in record["objects"]} == {"moss", "reed"}
+    assert all((3, 2, 1) in colours(tmp_path / "out", record) for record in reeds)
+    assert not any((1, 2, 3) in colours(tmp_path / "out", record) for record in train)
+    assert all((1, 2, 3) in colours(tmp_path / "out", record) for record in other)
+
+
+def test_drawings_have_no_split_of_other_pictures(tmp_path: Path) -> None:
+    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", *SMALL, "--only", "picture"))
+    assert problem == "no split `picture`: fewer than two of the things in train have several pictures"
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_without_captions_raises(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    dot(tmp_path / "folder/a.png", (1, 1, 1), None)
+    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder"))
+    assert problem == "folder: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`"
+    assert error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "none")).startswith("none: no such folder")
+
+
+@pytest.mark.parametrize("content", [b"not a picture", None])
+def test_broken_or_empty_picture_raises_and_leaves_nothing(things: Path, tmp_path: Path, content: bytes | None) -> None:
+    shutil.copytree(things, tmp_path / "things")
+    for file in (tmp_path / "things").rglob("*.png"):
+        if content is None:
+            Image.new("RGBA", (8, 8)).save(file)
+        else:
+            file.write_bytes(content)
+    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", *SMALL, "--objects", "things"))
+    assert problem.startswith("things/")
+    assert "nothing but transparency" in problem or "not an image" in problem
+    assert not (tmp_path / "out").exists()
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------

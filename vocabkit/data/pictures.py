@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +79,25 @@ def load_image(picture: Picture) -> Image:
         raise BrokenImage(str(error)) from error
 
 
-def _decoded(name: str, file: IO[bytes]) -> Image:
+def load_cut_out(path: Path) -> Image:
+    """Load a picture of a single thing as 8-bit RGBA, cropped to what is not transparent.
+
+    Raises VocabkitError: as `load_image`, or nothing can be seen.
+    """
+    with reading(path), path.open("rb") as file:
+        image = _decoded(str(path), file, _as_rgba)
+    box = image.getchannel("A").getbbox()
+    if box is None:
+        raise VocabkitError(f"{path}: nothing but transparency")
+    return image.crop(box)
+
+
+def _as_rgba(image: Image, name: str) -> Image:
+    image.load()
+    return (image if _has_transparency(image) else as_rgb(image, name)).convert("RGBA")
+
+
+def _decoded(name: str, file: IO[bytes], converted: Callable[[Image, str], Image] | None = None) -> Image:
     with needs_extra("adapter", "opening images"):
         from PIL import Image, UnidentifiedImageError
     try:
@@ -87,7 +105,7 @@ def _decoded(name: str, file: IO[bytes]) -> Image:
             # Pillow only warns, and warning filters are shared by all threads
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
-            return as_rgb(image, name)
+            return (converted or as_rgb)(image, name)
     except VocabkitError:
         raise
     except UnidentifiedImageError as error:
@@ -112,10 +130,14 @@ def as_rgb(image: Image, name: str = "picture") -> Image:
         image = _eight_bits(name, image)
     if image.mode == "F":
         raise VocabkitError(f"{name}: has float pixels, whose white is unknown; save it with 8 or 16 bits")
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+    if _has_transparency(image):
         image = image.convert("RGBA")
         image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _has_transparency(image: Image) -> bool:
+    return bool({"A", "a"} & set(image.getbands())) or "transparency" in image.info
 
 
 def _turns() -> dict[int, Transpose]:

@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vocabkit.data.samples import PLACEHOLDER
-from vocabkit.data.scenes import ATTRIBUTION, BACKGROUNDS, SPLITS, Scene, drawings, licence, plan_scenes, rasterised
-from vocabkit.errors import needs_extra
+from vocabkit.data.scenes import (
+    ATTRIBUTION,
+    BACKGROUNDS,
+    OTHER_PICTURES,
+    Scene,
+    cut_out,
+    drawings,
+    licence,
+    pictures_of_things,
+    plan_scenes,
+    rasterised,
+)
+from vocabkit.errors import VocabkitError, needs_extra
 from vocabkit.files.atomic import new_folder
 from vocabkit.files.progress import Progress, no_progress
 
@@ -29,9 +40,9 @@ Image: {PLACEHOLDER}
 This is a picture of"""
 """Shows the form of answers, with things that are in no drawing: the loss then measures what is seen, not the form."""
 _README = """\
-# Scenes of OpenMoji drawings
+# Scenes of {title}
 
-{pictures:,} pictures of {size} x {size} pixels with answers, made of {drawings:,} drawings by `vocabkit scenes` with
+{pictures:,} pictures of {size} x {size} pixels with answers, made of {drawings:,} {kind} by `vocabkit scenes` with
 seed {seed}, in LLaVA's JSON format. Three of its splits are held out from `train.json`, ever further from it.
 
 {splits}
@@ -40,18 +51,24 @@ A record also holds what its picture shows, for questions about it: `kind` (sing
 a pair the left one first), `count` (copies of the one object, or null) and `background` (the name of its colour, or
 null for a light one that the answer does not name).
 
-Names are those of Unicode in lower case. Plural names and names of stuff stand without an article (`grapes`, `bread`).
+Names are those of {names} in lower case. Plural names and names of stuff stand without an article (`grapes`, `bread`).
 Only drawings whose names have a regular plural are counted: `three owls`, but never several mice.
 
 {attribution}
-The pictures are adaptations of these drawings (resized, turned, put on backgrounds) under the same licence; its text is
-in LICENSE.txt.
 """
+_OPENMOJI = f"""\
+{ATTRIBUTION}
+The pictures are adaptations of these drawings (resized, turned, put on backgrounds) under the same licence; its text is
+in LICENSE.txt."""
+_OTHERS = (
+    "The pictures are adaptations (resized, turned, put on backgrounds) of those in {folder}, whose licence they keep."
+)
 _ABOUT = {
     "train": "to train on",
     "rendering": "scenes of train, drawn anew: other sizes, places, turns and light backgrounds",
     "combination": "two drawings that train has, but never together, on a background on which it has neither of them",
     "drawing": "drawings that train does not have",
+    OTHER_PICTURES: "other pictures of things that train has",
 }
 
 
@@ -76,7 +93,8 @@ def write_scenes(
     held_out: int = 500,
     seed: int = 0,
     size: int = 224,
-    only: Collection[str] = SPLITS,
+    only: Collection[str] | None = None,
+    objects: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Split, ...]:
     """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json and drawing.json
@@ -86,34 +104,47 @@ def write_scenes(
 
     Args:
         train, held_out: pictures in train and in each of the other splits.
-        only: the splits to write. They are the same whether or not the others are written.
+        only: the splits to write; None for all. They are the same whether or not the others are written.
+        objects: a folder of pictures with captions, see `pictures_of_things`, instead of OpenMoji's drawings. Of a
+            thing with several, the last one is held out, for picture.json. There is no LICENSE.txt then.
         size: width and height of the pictures in pixels.
         progress: counts the pictures drawn.
 
     Raises:
-        VocabkitError: `out` already exists or can't be written, packages are missing, or `held_out` is more than
-            `train` or the drawings allow.
+        VocabkitError: `out` already exists or can't be written, packages are missing, `held_out` is more than `train`
+            or the drawings allow, or as `pictures_of_things` and `cut_out`.
     """
     out = Path(out)
     with new_folder(out) as folder:
-        files = drawings()
-        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed)
-        plan = {name: scenes for name, scenes in plan.items() if name in only}
-        paint = painter(files, size)
+        files = {name: [file] for name, file in drawings().items()} if objects is None else pictures_of_things(objects)
+        several = [name for name in files if files[name][1:]]
+        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed, several=several)
+        if only is not None:
+            if OTHER_PICTURES in only and OTHER_PICTURES not in plan:
+                raise VocabkitError("no split `picture`: fewer than two of the things in train have several pictures")
+            plan = {name: scenes for name, scenes in plan.items() if name in only}
+        painters = {other: painter(_shown(files, other=other), size) for other in (False, True)}
         (folder / "images").mkdir()
         done, total = 0, sum(map(len, plan.values()))
         for split, scenes in plan.items():
             records = [_record(f"{split}-{number:06d}", scene) for number, scene in enumerate(scenes)]
             for record, scene in zip(records, scenes, strict=True):
+                paint = painters[split == OTHER_PICTURES]
                 picture = paint(scene, random.Random(f"{seed}/{record['id']}"))
                 picture.save(folder / record["image"], compress_level=1)
                 done += 1
                 progress("drawing scenes", done, total)
             lines = ",\n".join(json.dumps(record) for record in records)
             (folder / f"{split}.json").write_text(f"[\n{lines}\n]\n", "utf-8")
-        (folder / "LICENSE.txt").write_text(licence(), "utf-8")
-        (folder / "README.md").write_text(_readme(plan, len(files), seed, size), "utf-8")
+        if objects is None:
+            (folder / "LICENSE.txt").write_text(licence(), "utf-8")
+        (folder / "README.md").write_text(_readme(plan, len(files), seed, size, objects), "utf-8")
     return tuple(_split(out, name, scenes) for name, scenes in plan.items())
+
+
+def _shown(files: Mapping[str, Sequence[Path]], *, other: bool) -> dict[str, Sequence[Path]]:
+    """The pictures of each thing that may be shown: the last of several is held out, for the scenes with `other`."""
+    return {name: found if not found[1:] else found[-1:] if other else found[:-1] for name, found in files.items()}
 
 
 def _record(name: str, scene: Scene) -> dict[str, Any]:
@@ -134,26 +165,29 @@ def _split(out: Path, name: str, scenes: Sequence[Scene]) -> Split:
     return Split(name, out / f"{name}.json", len(scenes), kinds["single"], kinds["pair"], kinds["count"], len(shown))
 
 
-def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: int) -> str:
+def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: int, objects: str | Path | None) -> str:
     return _README.format(
+        title="OpenMoji drawings" if objects is None else "pictures",
+        kind="drawings" if objects is None else "things",
+        names="Unicode" if objects is None else "their captions",
         pictures=sum(map(len, plan.values())),
         size=size,
         seed=seed,
         drawings=drawn,
         splits="\n".join(f"- `{name}.json` ({len(scenes):,}): {_ABOUT[name]}" for name, scenes in plan.items()),
-        attribution=ATTRIBUTION,
+        attribution=_OPENMOJI if objects is None else _OTHERS.format(folder=objects),
     )
 
 
-def painter(files: dict[str, Path], size: int) -> Callable[[Scene, random.Random], Image]:
-    """Return a function that paints scenes of the drawings in `files`, by name, as (size, size) RGB.
+def painter(files: Mapping[str, Sequence[Path]], size: int) -> Callable[[Scene, random.Random], Image]:
+    """Return a function that paints scenes of the drawings or pictures in `files`, by name, as (size, size) RGB.
 
-    Each drawing is rasterised once. Raises VocabkitError: Pillow or resvg-py is not installed.
+    Each is rasterised once. Raises VocabkitError: Pillow or resvg-py is not installed.
     """
     with needs_extra("offline", "drawing scenes"):
         from PIL import Image
 
-    drawing = cache(lambda name: rasterised(files[name], size))
+    drawing = cache(lambda file: rasterised(file, size) if file.suffix == ".svg" else cut_out(file, size))
 
     def paint(scene: Scene, rng: random.Random) -> Image.Image:
         light = "#" + "".join(f"{rng.randint(222, 255):02x}" for _ in range(3))
@@ -161,7 +195,8 @@ def painter(files: dict[str, Path], size: int) -> Callable[[Scene, random.Random
         names = scene.objects * (scene.count or 1)
         for name, place in zip(names, places(scene, rng), strict=True):
             side = int(place.side * size)
-            turned = drawing(name).resize((side, side)).rotate(place.turn, Image.Resampling.BICUBIC)
+            file = rng.choice(files[name]) if files[name][1:] else files[name][0]
+            turned = drawing(file).resize((side, side)).rotate(place.turn, Image.Resampling.BICUBIC)
             picture.alpha_composite(turned, (int(place.left * size), int(place.top * size)))
         return picture.convert("RGB")
 

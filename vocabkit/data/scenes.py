@@ -1,11 +1,13 @@
 """Scenes: the content of each picture in each split, and the sentence that describes it. Nothing is drawn here.
 
-Objects are OpenMoji's drawings (CC BY-SA 4.0) whose Unicode names are plain words. The splits:
+Objects are OpenMoji's drawings (CC BY-SA 4.0) whose Unicode names are plain words, or pictures with captions in a
+folder, of which a thing may have several. The splits:
 
 - train
 - rendering: scenes of train, to be drawn anew.
 - combination: two drawings that train has, but never together, on a background on which it has neither of them.
 - drawing: drawings that train does not have.
+- picture: other pictures of things that train has; only where at least two have several.
 
 Articles and plurals follow the rules of English, with the exceptions that the names of OpenMoji's drawings need. A
 drawing whose name has no regular plural never appears in a counted scene.
@@ -23,13 +25,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vocabkit.data.pictures import load_cut_out
 from vocabkit.errors import VocabkitError, needs_extra
+from vocabkit.files.atomic import reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Kind = Literal["single", "pair", "count"]
 SPLITS = ("train", "rendering", "combination", "drawing")
+OTHER_PICTURES = "picture"
+"""The split of the last picture of each thing that has several."""
 BACKGROUNDS = {
     "red": "#d94a3d",
     "blue": "#3f7fd9",
@@ -68,8 +74,13 @@ class Scene:
         return things + (f" on {with_article(self.background)} background." if self.background else ".")
 
 
-def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int) -> dict[str, list[Scene]]:
+def plan_scenes(
+    names: Collection[str], *, train: int, held_out: int, seed: int, several: Collection[str] = ()
+) -> dict[str, list[Scene]]:
     """Plan the scenes of each split by name: `train` of them in train, `held_out` in each of the others.
+
+    Args:
+        several: those of `names` that have several pictures.
 
     Raises VocabkitError: `held_out` is more than `train` or the drawings allow, or they are too few.
     """
@@ -81,12 +92,16 @@ def plan_scenes(names: Collection[str], *, train: int, held_out: int, seed: int)
     scenes = _scenes(rng, known, train, lacking)
     if held_out > train:
         raise VocabkitError(f"{held_out:,} held-out scenes of {train:,} in train; hold out fewer, or train on more")
-    return {
+    plan = {
         "train": scenes,
         "rendering": rng.sample(scenes, held_out),
         "combination": _combinations(rng, scenes, held_out, lacking),
         "drawing": _scenes(rng, new, held_out, {}),
     }
+    known_several = [name for name in known if name in several]
+    if len(known_several) > 1:
+        plan[OTHER_PICTURES] = _scenes(rng, known_several, held_out, lacking)
+    return plan
 
 
 def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
@@ -151,7 +166,7 @@ def short_names(name: str) -> list[str]:
 
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
-_AFTER_HEAD = re.compile(r" (?:and|at|behind|doing|in|of|on|or|over|with|without) .*")
+_AFTER_HEAD = re.compile(r" (?:and|at|behind|doing|in|inside|making|of|on|or|over|with|without) .*")
 """The words after the head noun of a name, such as ` of pizza`."""
 _PLURAL = re.compile(r"(?:.*[^aious]s|biceps)")
 """Plural words; not `dress`, `octopus`, `iris`."""
@@ -161,7 +176,7 @@ _UNCOUNTABLE = re.compile(
 )
 """Mass nouns and proper names: words without an article or a plural."""
 _IRREGULAR = re.compile(
-    r".*(?:man|child|foot|tooth|mouse|fish|sheep|deer|leaf|knife|scarf)"
+    r".*(?:man|child|foot|tooth|louse|mouse|fish|sheep|deer|leaf|knife|scarf)"
     r"|americas|bison|buffalo|clothes|climbing|dancing|deeply|die|elf|fleur-de-lis|frowning|helix|ox|shrimp|squid"
     r"|together|yang"
 )
@@ -250,6 +265,46 @@ def drawings() -> dict[str, Path]:
     codes = (code for first, last in _CHARACTERS for code in range(first, last + 1))
     files = {unicodedata.name(chr(code), "").lower(): folder / f"{code:04X}.svg" for code in codes}
     return {name: file for name, file in files.items() if _is_plain(name) and file.is_file()}
+
+
+_NAME_IN_CAPTION = re.compile(r"(?:an?|some) ([a-z-]+(?: [a-z-]+){0,3})[.!]?", re.IGNORECASE)
+
+
+def pictures_of_things(folder: str | Path) -> dict[str, list[Path]]:
+    """Return the pictures of each thing in a folder and the folders below it, by the name of the thing in lower case.
+
+    The first line of NAME.txt beside NAME.png is its caption: `A red apple.` names a red apple. Other pictures and
+    captions that are not of this form are left out.
+
+    Raises VocabkitError: no such folder, or it has no such pictures.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise VocabkitError(f"{folder}: no such folder; it should hold pictures with their captions in NAME.txt")
+    found: dict[str, list[Path]] = {}
+    for file in sorted(each for each in folder.rglob("*") if each.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")):
+        text = file.with_suffix(".txt")
+        if text.is_file():
+            with reading(text):
+                first = text.read_text("utf-8", "replace").strip().partition("\n")[0]
+            if named := _NAME_IN_CAPTION.fullmatch(first.strip()):
+                found.setdefault(named[1].lower(), []).append(file)
+    if not found:
+        raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
+    return found
+
+
+def cut_out(file: Path, size: int) -> Image:
+    """Load a picture of a thing as (size, size) RGBA: as large as fits, in the middle.
+
+    Raises VocabkitError: it is broken, or Pillow is not installed.
+    """
+    from PIL import Image, ImageOps
+
+    whole = ImageOps.contain(load_cut_out(file), (size, size))
+    square = Image.new("RGBA", (size, size))
+    square.paste(whole, ((size - whole.width) // 2, (size - whole.height) // 2))
+    return square
 
 
 def rasterised(svg: Path, size: int) -> Image:
