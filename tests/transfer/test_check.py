@@ -117,6 +117,7 @@ def test_dropped_and_composed_rows_pass_in_blocks_of_any_size(
     moving: Moving, head: Head, missing: Missing, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "_BLOCK", block)
+    monkeypatch.setattr(check, "_COLUMN_BYTES", block * 100)  # one column at a time, or all six
     adapter, moved, to = moving(head, missing, dtype)
     assert moved.config.rows == (64 if missing == "compose" else 45)
     proof = check_transfer(moved, adapter, to)
@@ -376,6 +377,19 @@ def test_tokens_are_looked_up_as_text_not_as_special_tokens_or_aliases(tmp_path:
     assert check_transfer(moved, adapter, to).passed
     moved.embeddings[0] = to.embeddings.rows(np.array([3]))[0]
     assert check_transfer(moved, adapter, to).problems[0].startswith("row 0 is not the target's embedding of 'x'")
+
+
+def test_adapter_that_saw_tiles_passes_in_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_COLUMN_BYTES", 64)
+    shared = align([SOURCE, dataclasses.replace(SOURCE, name="twin")])
+    tiles = {"vision_aspect_ratio": "anyres", "vision_grid_pinpoints": ((28, 28), (28, 56)), "newline_width": 6}
+    config = AdapterConfig.of(shared, llm="source", vision_width=7, hidden_width=5, **tiles)
+    adapter = LangBridgeAdapter(config, shared)
+    adapter.image_newline = normal(6)
+    to = Target(SOURCE, open_embeddings(table_folder(tmp_path / "llm", random_rows(len(SOURCE), 6))))
+    proof = check_transfer(transfer(adapter, to)[0], adapter, to)
+    assert passing(proof) == [True] * 3
+    assert proof.passed
 
 
 # ---- other partners ----------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ bytes, and shares no code with `transfer`, `mix` or `fold`.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,12 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torc
 """Largest relative error of visual tokens in the LLM's dtype, in addition to what `_ROUNDINGS` allows."""
 _ROUNDINGS = 8
 """Allowed multiple of the error from rounding only hidden layer and coefficients, which some weights amplify."""
-_BLOCK = 4096
+_BLOCK = 512
 """Embedding rows that are in float64 at a time."""
+_COLUMN_BYTES = 1 << 26
+"""Of embeddings in float64, in columns."""
+_LLM_WIDE = ("embeddings", "image_newline")
+"""Tensors whose last dimension is D."""
 _REAL_PATCHES = 256
 """Patches of `features` that are read from a file: their coefficients are all held in float64."""
 
@@ -107,35 +113,69 @@ def check_transfer(
     ids, problems = _expected_ids(result, original, target)
     if problems:
         return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale)
-    problems = _differences(result, original, ids, target)
-    inputs = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
+    named = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
     if features is not None:
         if features.ndim != 2 or features.shape[1] != width or not len(features):
             raise VocabkitError(f"`features` are {tuple(features.shape)}; expected (N, {width}), N > 0")
-        inputs["real features"] = features.float()
-    exact = _in_float64(result)
-    finite = all(tensor.isfinite().all() for tensor in result.state_dict().values())  # else it can't fold, and fails
-    folded = fold(result, torch.float64) if finite and not why_not_foldable(result.config.head) else None
+        named["real features"] = features.float()
+    inputs = [values.to(original.linear_1.weight.dtype) for values in named.values()]
     coarse = max((original.linear_1.weight.dtype, result.embeddings.dtype), key=TOLERANCE.__getitem__)
+    kept = [row for row, parts in enumerate(ids) if parts]
+    weights = [_coefficients(original, values.double(), kept) for values in inputs]
+    spelled = result.config.spelled
+    rounded = [] if spelled else [_coefficients(original, values.double(), kept, coarse) for values in inputs]
+    wrong, sums = _compare_rows(result, original, ids, target, [] if spelled else [*weights, *rounded])
+    if spelled is not None:
+        sums = [target.embeddings.rows(_spelled(p, ids, original, spelled)).double() for p in weights]
+    references = [result.scale * each for each in sums]
+    nearby: Sequence[Tensor | None] = references[len(inputs) :] or [None] * len(inputs)
     checks = []
-    for name, values in inputs.items():
-        values = values.to(original.linear_1.weight.dtype)
-        reference = _reference(result, original, values.double(), ids, target)
-        checks.append(Check(f"{name}, in float64", len(values), _error(exact(values.double()), reference), EXACT))
-        if result.config.spelled is not None:
+    for name, values, (ours, folded), reference, near in zip(
+        named, inputs, _in_float64(result, inputs), references[: len(inputs)], nearby, strict=True
+    ):
+        checks.append(Check(f"{name}, in float64", len(values), _error(ours, reference), EXACT))
+        if near is None:
             continue
-        rounded = _reference(result, original, values.double(), ids, target, rounding=coarse)
-        limit = TOLERANCE[coarse] + _ROUNDINGS * _error(rounded, reference)
+        limit = TOLERANCE[coarse] + _ROUNDINGS * _error(near, reference)
         checks.append(Check(f"{name}, as run", len(values), _error(result(values), reference), limit))
         if folded is not None:
-            error = _error(folded(values.double()), reference)
-            checks.append(Check(f"{name}, folded, in float64", len(values), error, EXACT))
+            checks.append(Check(f"{name}, folded, in float64", len(values), _error(folded, reference), EXACT))
+    problems = [*_compare_weights(result, original, kept), *wrong]
     return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale)
 
 
-def _in_float64(result: LangBridgeAdapter) -> LangBridgeAdapter:
-    tensors = {name: tensor.double() for name, tensor in result.state_dict().items()}
-    return LangBridgeAdapter.from_parts(Path(result.llm), result.config, tensors, result.shared)
+def _in_float64(result: LangBridgeAdapter, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+    """For each of the (N, Dv) `inputs`, the visual tokens (N, D) of `result` and, if it folds, of its projector.
+
+    They depend on the embeddings column by column, so few columns are in float64 at a time.
+    """
+    moved, state = result.config.transfer, result.state_dict()
+    assert moved is not None
+    wide = {name: tensor.double() for name, tensor in state.items() if name not in _LLM_WIDE}
+    # a projector can't hold what is not finite
+    folds = not why_not_foldable(result.config.head) and all(map(_is_finite, state.values()))
+    tokens: list[list[Tensor]] = [[] for _ in inputs]
+    folded: list[list[Tensor]] = [[] for _ in inputs]
+    step = max(1, _COLUMN_BYTES // (8 * len(state["embeddings"])))
+    for start in range(0, moved.target_width, step):
+        columns = slice(start, start + step)
+        part = {name: state[name][..., columns].double() for name in _LLM_WIDE if name in state}
+        width = part["embeddings"].shape[1]
+        config = dataclasses.replace(
+            result.config,
+            transfer=dataclasses.replace(moved, target_width=width),
+            newline_width=width if "image_newline" in part else None,
+        )
+        exact = LangBridgeAdapter.from_parts(Path(result.llm), config, {**wide, **part}, result.shared)
+        projector = fold(exact, torch.float64) if folds else None
+        for values, own, projected in zip(inputs, tokens, folded, strict=True):
+            own.append(exact(values.double()))
+            if projector is not None:
+                projected.append(projector(values.double()))
+    return [
+        (torch.cat(own, dim=1), torch.cat(projected, dim=1) if folds else None)
+        for own, projected in zip(tokens, folded, strict=True)
+    ]
 
 
 def _expected_ids(
@@ -173,92 +213,92 @@ def _expected_ids(
         problems.append(f"{result.config.rows} rows, but the target has {len(kept)} of the adapter's")
     elif moved.missing == "error" and len(kept) < len(ids):
         problems.append(f"{len(ids) - len(kept)} rows are missing, but the transfer allowed none")
+    elif moved.spelled is not None and len(result.state_dict()["embeddings"]) != sum(map(len, ids)):
+        stored = len(result.state_dict()["embeddings"])
+        problems.append(f"{stored} embeddings, but {sum(map(len, ids))} tokens spell the rows")
     return ids, problems
 
 
-def _differences(
-    result: LangBridgeAdapter, original: LangBridgeAdapter, ids: list[list[int]], target: Target
-) -> list[str]:
-    """Return which weights are not the adapter's, and the first row that is not the target's.
-
-    Visual tokens alone do not reveal a wrong row that the few patches give no weight.
-    """
-    kept = [row for row, parts in enumerate(ids) if parts]
-    assert result.embeddings is not None
+def _compare_weights(result: LangBridgeAdapter, original: LangBridgeAdapter, kept: Sequence[int]) -> list[str]:
+    """Return which weights are not those of the adapter, whose rows `kept` the result has."""
     stored, found = result.state_dict(), []
     trained = trained_tensors(original)
     for name, tensor in trained.items():
-        expected = tensor[kept] if name.startswith("head.") else tensor
+        expected = tensor[kept] if name.startswith("head.") and len(kept) < len(tensor) else tensor
         if not torch.equal(stored[name].to(expected.dtype), expected):
             found.append(f"{name} differs from the adapter's")
     if len(found) == len(trained):
-        found = ["all of its weights differ from the adapter's: it was made from another one, or trained since"]
-    every = [(row, ids[row]) for row in kept]
-    if result.config.spelled is not None:
-        every = [(row, [token]) for row, spelling in every for token in spelling]
-    if len(every) != len(result.embeddings):
-        return [*found, f"{len(result.embeddings)} embeddings, but {len(every)} tokens spell the rows"]
-    for start in range(0, len(every), _BLOCK):
-        rows, parts = zip(*every[start : start + _BLOCK], strict=True)
-        expected = _mean_rows(parts, target)
-        mean = torch.tensor([len(each) > 1 for each in parts])
-        limits = torch.where(mean, TOLERANCE[target.embeddings.dtype], 0.0).double()
-        difference = (result.embeddings[start : start + _BLOCK].double() - expected).norm(dim=1)
-        wrong = ~(difference <= limits * expected.norm(dim=1))
-        if wrong.any():
-            row = rows[int(wrong.nonzero()[0])]
-            token = original.shared.tokens[row].as_py().decode("utf-8", "backslashreplace")
-            found.append(f"row {row} is not the target's embedding of {quote(token)}")
-            break
+        return ["all of its weights differ from the adapter's: it was made from another one, or trained since"]
     return found
 
 
-def _reference(
+def _compare_rows(
     result: LangBridgeAdapter,
     original: LangBridgeAdapter,
-    features: Tensor,
     ids: list[list[int]],
     target: Target,
-    rounding: torch.dtype = torch.float64,
+    weights: Sequence[Tensor],
+) -> tuple[list[str], list[Tensor]]:
+    """Return the first row of `result` that is not the target's, and Eq. 6 with the target's rows: for each (N, R) of
+    `weights`, (N, D) float64 sums. Large tables are read from the file once.
+
+    Visual tokens alone do not reveal a wrong row that the few patches give no weight.
+    """
+    assert result.embeddings is not None
+    every = [(row, parts) for row, parts in enumerate(ids) if parts]
+    if result.config.spelled is not None:
+        every = [(row, [token]) for row, spelling in every for token in spelling]
+    found: list[str] = []
+    sums = torch.zeros(sum(map(len, weights)), target.embeddings.width, dtype=torch.float64)
+    for start in range(0, len(every), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rows, parts = zip(*every[block], strict=True)
+        expected = _mean_rows(parts, target)  # (B, D)
+        if weights:
+            sums.addmm_(torch.cat([p[:, block].double() for p in weights]), expected)  # (ΣN, B) @ (B, D) -> (ΣN, D)
+        if not found:
+            mean = torch.tensor([len(each) > 1 for each in parts])
+            limits = torch.where(mean, TOLERANCE[target.embeddings.dtype], 0.0).double()
+            difference = (result.embeddings[block].double() - expected).norm(dim=1)
+            wrong = ~(difference <= limits * expected.norm(dim=1))
+            if wrong.any():
+                row = rows[int(wrong.nonzero()[0])]
+                token = original.shared.tokens[row].as_py().decode("utf-8", "backslashreplace")
+                found.append(f"row {row} is not the target's embedding of {quote(token)}")
+    return found, list(sums.split([len(p) for p in weights]))
+
+
+def _coefficients(
+    original: LangBridgeAdapter, features: Tensor, kept: Sequence[int], rounding: torch.dtype = torch.float64
 ) -> Tensor:
-    """(N, D) float64: Eq. 2-3 with the original weights, Eq. 6 with the target's rows; or, as `result` says, (P, D):
-    the words with the largest mean coefficients, spelled out.
+    """(N, Dv) float64 -> (N, R): Eq. 2-3 in float64 with the original weights, for the rows `kept`.
 
     Args:
-        rounding: dtype that the hidden layer and the coefficients are rounded to, to measure how much that matters.
+        rounding: dtype that the hidden layer and the result are rounded to, to measure how much that matters.
     """
     weight = {name: tensor.double() for name, tensor in trained_tensors(original).items() if "head" not in name}
     hidden = features @ weight["linear_1.weight"].T + weight["linear_1.bias"]
     hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
     hidden = (hidden @ weight["linear_2.weight"].T + weight["linear_2.bias"]).to(rounding).double()
-    kept = torch.tensor([row for row, parts in enumerate(ids) if parts])
-    head, bias = original.head.weight, original.head.bias
-    scores = torch.cat([hidden @ head[rows].double().T + bias[rows].double() for rows in kept.split(_BLOCK)], dim=1)
+    head, bias, blocks = original.head.weight, original.head.bias, torch.tensor(kept).split(_BLOCK)
+    scores = torch.cat([hidden @ head[rows].double().T + bias[rows].double() for rows in blocks], dim=1)
     if original.config.head == "softmax":
         scores = torch.softmax(scores / original.config.temperature, dim=1)
-    p = scores.to(rounding).double()  # (N, R)
-    if result.config.spelled is not None:
-        counts = original.shared.counts
-        seen = [0 if counts is None else int(counts[row]) for row in kept.tolist()]
-        usual = [count / max(sum(seen), 1) for count in seen]
-        spelled = _spelled(p, [ids[row] for row in kept.tolist()], result.config.spelled, usual)
-        return result.scale * target.embeddings.rows(spelled).double()
-    tokens = torch.zeros(len(features), target.embeddings.width, dtype=torch.float64)
-    for start in range(0, len(kept), _BLOCK):
-        parts = [ids[row] for row in kept[start : start + _BLOCK].tolist()]
-        tokens += p[:, start : start + _BLOCK] @ _mean_rows(parts, target)  # (N, B) @ (B, D) -> (N, D)
-    return result.scale * tokens
+    return scores.to(rounding)
 
 
-def _spelled(p: Tensor, ids: list[list[int]], settings: Spelled, usual: list[float]) -> list[int]:
-    """The ids at each position, for (N, R) coefficients of an image, the ids of rows and their shares of the corpus."""
+def _spelled(p: Tensor, ids: list[list[int]], original: LangBridgeAdapter, settings: Spelled) -> list[int]:
+    """The target's id at each position, for (N, R) coefficients of an image, of the rows of `original` with ids."""
+    kept, counts = [row for row, parts in enumerate(ids) if parts], original.shared.counts
+    seen = [0 if counts is None else int(counts[row]) for row in kept]
+    usual = [count / max(sum(seen), 1) for count in seen]
     shares, columns = p.mean(dim=0).tolist(), p.T.tolist()
     rows = sorted(range(len(shares)), key=lambda row: -shares[row])
     told = [row for row in rows if shares[row] >= settings.threshold and shares[row] >= LIFT * usual[row]]
     rows = told or rows[:1]
     if settings.order == "place":
         rows.sort(key=lambda row: columns[row].index(max(columns[row])))
-    spelled = [token for row in rows for token in ids[row]]
+    spelled = [token for row in rows for token in ids[kept[row]]]
     return [spelled[at % len(spelled)] for at in range(settings.positions or len(p))]
 
 
@@ -267,9 +307,16 @@ def _mean_rows(parts: Sequence[list[int]], target: Target) -> Tensor:
     sizes = torch.tensor([len(each) for each in parts])
     table = target.embeddings
     rows = table.rows(np.array([i for each in parts for i in each], np.int64)).double()
+    if len(rows) == len(parts):
+        return rows
     owner = torch.repeat_interleave(torch.arange(len(parts)), sizes)
     means = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64).index_add_(0, owner, rows) / sizes[:, None]
     return means.to(table.dtype).double()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, without a copy of the tensor."""
+    return all(math.isfinite(bound) for bound in tensor.aminmax())
 
 
 def _error(ours: Tensor, reference: Tensor) -> float:
