@@ -78,6 +78,14 @@ def build_shared(
         bool,
         typer.Option("--phrases", help="Also make rows of words that belong together, such as `teddy bear`."),
     ] = False,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also make a row of each line of this text file: a word or phrase, such as the name of a class of a "
+            "vision model.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Keep only this many of the most frequent rows.", show_default=False)
     ] = None,
@@ -106,7 +114,8 @@ def build_shared(
     }  # fmt: skip
     if phrases and not words:
         raise VocabkitError("--phrases needs captions: add --words FILE")
-    if words and (given := next((name for name, value in of_tokens.items() if value), None)):
+    of_words = bool(words or names)
+    if of_words and (given := next((name for name, value in of_tokens.items() if value), None)):
         raise VocabkitError(f"{given} is for rows of tokens; leave it out with --words, whose rows are ranked already")
     found = resolve_all(tokenizers)
     vocabularies = _with_given_roles([each.vocabulary for each in found], role or ())
@@ -115,15 +124,18 @@ def build_shared(
         for line in vocabulary.notes:
             note(f"{vocabulary.name}: {line}")
     path = out or arrow_file("-".join(vocabulary.name for vocabulary in vocabularies))
-    check_output(path, [*(each.file for each in found), *(rank_by or ()), *(words or ())], overwrite)
+    check_output(
+        path, [*(each.file for each in found), *(rank_by or ()), *(words or ()), *([names] if names else ())], overwrite
+    )
     at_least = 1 if union else at_least
-    if words:
+    if of_words:
         from vocabkit.shared.align_words import align_words
+        from vocabkit.shared.words import read_names
 
         with show_progress() as progress:
             shared = align_words(
-                vocabularies, words, top=top, at_least=at_least, phrases=phrases, text_column=text_column,
-                progress=progress,
+                vocabularies, words or (), top=top, at_least=at_least, phrases=phrases,
+                names=read_names(names) if names else (), text_column=text_column, progress=progress,
             )  # fmt: skip
     else:
         shared = align(vocabularies, at_least=at_least, special_roles=special_roles, reachable=reachable)
@@ -142,11 +154,17 @@ def build_shared(
         show_json({**shared_as_json(path, shared), **({"unmatched_roles": unmatched} if special_roles else {})})
         return
     required, count = shared.selection.at_least, len(shared.names)
-    rows = f"words{' and phrases' * phrases}" if words else "shared tokens" if required == count else "tokens"
+    rows = (
+        f"words{' and phrases' * (phrases or names is not None)}"
+        if of_words
+        else "shared tokens"
+        if required == count
+        else "tokens"
+    )
     what = rows if required == count else f"{rows} that {required} or more of {count} have"
     say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
-        if words:
+        if of_words:
             lengths = shared.spellings(info.name).lengths
             say(f"  {info.name}: {(lengths == 1).sum():,} of one token, at most {lengths.max()}")
         else:
@@ -157,7 +175,7 @@ def build_shared(
         say(f"  role {one} not matched, missing in {', '.join(lacking)}")
     if shared.selection.unreachable is not None:
         say(f"  {shared.selection.unreachable:,} tokens left out that encode never produces")
-    if shared.selection.mass_kept is not None:
+    if shared.selection.mass_kept is not None and (words or rank_by):
         unit = "words" if words else "tokens"
         say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus {unit} kept")
 

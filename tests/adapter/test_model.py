@@ -137,6 +137,25 @@ def test_invalid_initial_embeddings_raise(head: Any, embeddings: Tensor, words: 
         langbridge(head).initialise_from_embeddings(embeddings)
 
 
+# ---- the start from scores ---------------------------------------------------------------------------------------
+
+
+def test_softmax_head_starts_at_linear_scores_of_the_features() -> None:
+    adapter = langbridge("softmax", hidden=2 * VISION + 3)
+    features, weight, bias = normal(7, VISION), normal(ROWS, VISION, seed=2), normal(ROWS, seed=3)
+    adapter.initialise_from_scores(weight, bias)
+    torch.testing.assert_close(adapter.coefficients(features), (features @ weight.T + bias).softmax(dim=1))
+    adapter.coefficients(features).square().sum().backward()
+    assert adapter.head.weight.grad is not None
+    assert adapter.head.weight.grad[:, -3:].any()  # free units are trained as well
+
+
+@pytest.mark.parametrize(("head", "hidden"), [("softmax", 2 * VISION - 1), ("linear", 2 * VISION)])
+def test_start_from_scores_needs_a_softmax_head_that_is_wide_enough(head: Any, hidden: int) -> None:
+    with pytest.raises(VocabkitError, match=f"`hidden_width` of at least {2 * VISION}"):
+        langbridge(head, hidden=hidden).initialise_from_scores(normal(ROWS, VISION), normal(ROWS))
+
+
 # ---- parts that do not belong together ---------------------------------------------------------------------------
 
 

@@ -20,10 +20,11 @@ from tokenizer_files import real, real_file
 from tokenizers import Tokenizer
 from vocabularies import refusal, text_vocabulary
 
+from vocabkit.errors import VocabkitError
 from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, open_shared, parse_shared, read_rows
 from vocabkit.shared.verify import other_ids, verify
-from vocabkit.shared.words import WordFinder, count_words, words_of
+from vocabkit.shared.words import WordFinder, count_words, read_names, words_of
 from vocabkit.tokenizer.load import load_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
@@ -263,3 +264,26 @@ def test_pieces_of_right_bytes_that_encode_does_not_give_are_wrong() -> None:
     assert len(verify(spelled_out, pair).problems) == 1
     assert other_ids(spelled_out, "llama3", pair["llama3"]) is None, "they join to the word"
     assert documented_fingerprint(spelled_out.table) != documented_fingerprint(right.table)
+
+
+# ---- names of a list beside the words of captions ------------------------------------------------------------------
+
+
+def test_names_are_rows_after_the_words_of_captions(tmp_path: Path) -> None:
+    captions, names = tmp_path / "captions.txt", tmp_path / "names.txt"
+    captions.write_text("a Banjo and a banjo\n")
+    names.write_text("sea lion\nBANJO\n sea  lion.\n")
+    shared = align_words([known("llama3"), known("deepseek")], [captions], names=read_names(names))
+    assert list(shared) == [b" a", b" banjo", b" and", b" sea lion"]
+    assert shared.counts is not None
+    assert shared.counts.tolist() == [2, 2, 1, 0]
+    alone = align_words([known("llama3"), known("deepseek")], [], names=read_names(names))
+    assert list(alone) == [b" sea lion", b" BANJO"]
+    assert alone.selection.corpus is None
+
+
+@pytest.mark.parametrize("content", [b"", b"cat\n\ndog\n", b"!\n", b"\xff\n"])
+def test_lists_with_lines_without_a_name_raise(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(VocabkitError, match=r"names\.txt: (not UTF-8 text|should have a word or phrase in each line)"):
+        read_names(tmp_path / "names.txt")

@@ -27,11 +27,11 @@ def shared_vocabulary() -> SharedVocabulary:
 
 
 def langbridge(
-    head: Head = "linear", *, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any
+    head: Head = "linear", *, hidden: int = HIDDEN, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any
 ) -> LangBridgeAdapter:
     """An adapter trained with nothing, biases not zero."""
     config = AdapterConfig.of(
-        shared_vocabulary(), llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, head=head, **options
+        shared_vocabulary(), llm="qwen2", vision_width=VISION, hidden_width=hidden, head=head, **options
     )
     return randomised(LangBridgeAdapter(config, shared_vocabulary()), seed).to(dtype)
 

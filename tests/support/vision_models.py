@@ -17,6 +17,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    SiglipConfig,
+    SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     ViTConfig,
@@ -44,12 +46,18 @@ def clip(folder: Path, *, pixels: int = PIXELS, dtype: torch.dtype = torch.float
 
 
 def whole_clip(folder: Path) -> Path:
-    """A CLIP with its text half."""
-    text = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "intermediate_size": 64, "num_hidden_layers": 1}
-    text |= {"hidden_size": 16, "num_attention_heads": 2}
-    config = CLIPConfig(vision_config=_sizes(), text_config=text)
+    """A CLIP with its text half, for `small_models.byte_tokenizer`."""
+    config = CLIPConfig(vision_config=_sizes(), text_config=_text_sizes() | {"hidden_size": 16}, projection_dim=16)
     clip(folder)
     save(seeded(CLIPModel, config), folder)
+    return folder
+
+
+def whole_siglip(folder: Path) -> Path:
+    """The same of SigLIP, whose two halves have one width."""
+    config = SiglipConfig(vision_config=_sizes(), text_config=_text_sizes() | {"hidden_size": VISION})
+    siglip(folder)
+    save(seeded(SiglipModel, config), folder)
     return folder
 
 
@@ -80,6 +88,11 @@ def vit(folder: Path) -> Path:
     clip(folder)
     save(seeded(ViTForImageClassification, ViTConfig(**_sizes())), folder)
     return folder
+
+
+def _text_sizes() -> dict[str, Any]:
+    ids = {"vocab_size": 258, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257}
+    return ids | {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def _dino_sizes() -> dict[str, Any]:

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import byte_tokenizer
 from small_world import World, make_world
+from vision_models import whole_clip
 
 from vocabkit.adapter.card import hf_card
 from vocabkit.adapter.config import AdapterConfig, Spelled
@@ -28,7 +30,9 @@ from vocabkit.tokenizer.catalog import resolve
 from vocabkit.train.train import train
 from vocabkit.transfer.check import check_transfer
 from vocabkit.transfer.transfer import transfer
-from vocabkit.vision.features import open_features
+from vocabkit.vision.encoder import open_vision
+from vocabkit.vision.features import cache_features, open_features
+from vocabkit.vision.labels import label_scores
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +201,37 @@ def test_stage_2_trains_llm_on_spelled_tokens_but_not_the_adapter(world: World, 
         train(world.recipe(**changes, steps=1), tmp_path / "adapter")
     words_alone = world.recipe(**changes, word_steps=1, word_weight=0.0, steps=None, epochs=0)
     assert train(words_alone, tmp_path / "words").word_loss is not None
+
+
+def test_head_starts_from_the_labels_of_the_vision_model(world: World, tmp_path: Path) -> None:
+    """Without a step; names that are no rows are left out."""
+    vision = whole_clip(tmp_path / "clip")
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = "</s>"
+    tokenizer.save_pretrained(vision)
+    pictures = [picture for sample in read_llava(world.data) for picture in sample.images]
+    encoder = open_vision(str(vision), layer=-1)
+    cache_features(encoder, pictures, tmp_path / "features")
+    names = tmp_path / "names.txt"
+    names.write_text("red\nxylophone\nblue\n")
+    settings = {
+        "connector": "softmax",
+        "features": str(tmp_path / "features"),
+        "hidden_width": 64,
+        "epochs": 0,
+        "steps": 0,
+    }
+    recipe = world.recipe(**settings, start_from_labels=str(names))
+    trained = train(recipe, tmp_path / "out")
+    assert trained.steps == 0
+    adapter = load_adapter(trained.adapter)
+    assert isinstance(adapter, LangBridgeAdapter)
+    patches = torch.cat([open_features(tmp_path / "features")[picture.key] for picture in pictures]).float()
+    weight, bias = label_scores(str(vision), -1, ["red", "xylophone", "blue"], patches)
+    red, blue = (list(adapter.shared).index(word) for word in (b" red", b" blue"))
+    scores = adapter.coefficients(patches).log()
+    expected = patches @ (weight[0] - weight[2]) + bias[0] - bias[2]
+    torch.testing.assert_close(scores[:, red] - scores[:, blue], expected, rtol=1e-3, atol=1e-3)
+    names.write_text("xylophone\n")
+    with pytest.raises(VocabkitError, match=r"none of its names is a row of .*; build that with"):
+        train(recipe, tmp_path / "again")

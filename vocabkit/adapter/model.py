@@ -206,6 +206,32 @@ class LangBridgeAdapter(Pretrained):
         self.head.weight.copy_(rows * (INITIAL_SCALE / deviation))
         self.head.bias.zero_()
 
+    @torch.no_grad()
+    def initialise_from_scores(self, weight: Tensor, bias: Tensor) -> None:
+        """Initialise a softmax head whose scores are a linear function of the features, in place.
+
+        As GELU(x) - GELU(-x) = x, the MLP hands the features on unchanged in the first Dv of the H hidden units. The
+        other units keep their random start, for training on top; the head does not read them yet.
+
+        Args:
+            weight, bias: (V, Dv) and (V,): the scores of a patch x are weight x + bias.
+
+        Raises VocabkitError: a linear head, or H < 2 Dv.
+        """
+        width = self.config.vision_width
+        if self.config.head != "softmax" or self.config.hidden_width < 2 * width:
+            raise VocabkitError(
+                f"only a softmax head with a `hidden_width` of at least {2 * width}, twice the width of the features, "
+                "starts from scores"
+            )
+        one = torch.eye(width)
+        self.linear_1.weight[: 2 * width].copy_(torch.cat([one, -one]))
+        self.linear_1.bias[: 2 * width].zero_()
+        self.linear_2.weight[:width].zero_()[:, : 2 * width].copy_(torch.cat([one, -one], dim=1))
+        self.linear_2.bias[:width].zero_()
+        self.head.weight.zero_()[:, :width].copy_(weight)
+        self.head.bias.copy_(bias)
+
     def generate_model_card(self, *_: object, **__: object) -> ModelCard:
         """The README.md of a checkpoint folder."""
         return langbridge_card(self.config, self.shared) if self.embeddings is None else transferred_card(self.config)

@@ -29,6 +29,7 @@ def align_words(
     top: int | None = None,
     at_least: int | None = None,
     phrases: bool = False,
+    names: Sequence[str] = (),
     text_column: str | None = None,
     progress: Progress = no_progress,
 ) -> SharedVocabulary:
@@ -44,6 +45,8 @@ def align_words(
         top: how many words to keep.
         at_least: how many of the tokenizers must spell a word; None for all.
         phrases: whether words of a corpus that belong together are rows as well (see `vocabkit.shared.phrases`).
+        names: further words and phrases that are rows, such as names of classes (see `read_names`). Those that the
+            corpus lacks have the count 0.
         text_column, progress: as for `captions`.
 
     Raises:
@@ -55,10 +58,13 @@ def align_words(
     if isinstance(corpus, Mapping):
         counts, name = corpus, None
     else:
-        counts = count_words(corpus, text_column=text_column, progress=progress)
+        counts = count_words(corpus, text_column=text_column, progress=progress) if corpus else {}
         if phrases:
             counts = count_phrases(corpus, counts, text_column=text_column, progress=progress)
-        name = f"words{' and phrases' * phrases} of {corpus_name(corpus, text_column)}"
+        name = f"words{' and phrases' * phrases} of {corpus_name(corpus, text_column)}" if corpus else None
+    known = {word.casefold() for word in counts}
+    further = {each.casefold(): each for each in names if each.casefold() not in known}
+    counts = {**counts, **dict.fromkeys(further.values(), 0)}
     total = sum(counts.values())
     tokens = binary_array([f" {word}".encode() for word in counts])
     spelled = [spell(tokens, vocabulary) for vocabulary in vocabularies]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vocabkit.errors import VocabkitError
+from vocabkit.files.atomic import reading
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.shared.corpus import captions
 
@@ -18,6 +19,22 @@ def words_of(text: str) -> list[str]:
     Scripts without spaces have none: a whole clause would be one word.
     """
     return [word for part in text.split() if (word := bare(part))]
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Read names, such as those of the classes of a vision model: a text file with a word or phrase in each line.
+
+    Raises VocabkitError: missing, not UTF-8, a line without a word, or no lines.
+    """
+    path = Path(path)
+    with reading(path):
+        try:
+            names = [" ".join(words_of(line)) for line in path.read_text("utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise VocabkitError(f"{path}: not UTF-8 text") from error
+    if not names or not all(names):
+        raise VocabkitError(f"{path}: should have a word or phrase in each line")
+    return names
 
 
 def bare(part: str) -> str:

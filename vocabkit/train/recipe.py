@@ -76,6 +76,10 @@ class Recipe:
     """Divisor of the scores of a softmax head."""
     start_from_embeddings: bool = False
     """Whether a softmax head starts at the LLM's own embeddings."""
+    start_from_labels: str | None = None
+    """Text file with a name in each line. A softmax head starts at the scores that the vision model itself gives to
+    them: the names of its classes in their order (data/imagenet-classes.txt for efficientnet-lite0) or, for a model
+    with a text encoder, any names. With word_steps and epochs 0, the adapter is written without any training."""
     prompt: str | None = None
     """What to ask an LLM so that it reads the visual tokens as they are meant, with <image> in their place. The adapter
     carries it; `vocabkit infer --captions` asks it by default."""
@@ -148,7 +152,7 @@ class Recipe:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
-        if not (self.steps or self.epochs or self.steps_on_words):
+        if not (self.steps or self.epochs or self.steps_on_words or self.start_from_labels):
             raise VocabkitError("steps, epochs and word_steps are all 0: nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
@@ -168,8 +172,11 @@ class Recipe:
             raise VocabkitError(
                 f"word_steps do not train the LLM, but train_llm is {self.train_llm}; use two recipes in turn"
             )
-        if self.start_from_embeddings and (self.connector != "softmax" or self.adapter is not None):
-            raise VocabkitError("start_from_embeddings needs a new adapter with a softmax head")
+        for start in ("start_from_embeddings", "start_from_labels"):
+            if getattr(self, start) and (self.connector != "softmax" or self.adapter is not None):
+                raise VocabkitError(f"{start} needs a new adapter with a softmax head")
+        if self.start_from_embeddings and self.start_from_labels:
+            raise VocabkitError("a head has one start: start_from_embeddings or start_from_labels")
         if self.connector != "softmax" and self.temperature != 1.0:
             raise VocabkitError(f"temperature is {self.temperature}: must be 1 without a softmax head")
         if self.adapter is None and self.connector != "mlp" and self.shared is None:

@@ -7,17 +7,19 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig, with_llm
@@ -31,14 +33,18 @@ from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.shared.words import read_names
 from vocabkit.tokenizer.catalog import without_name
-from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
+from vocabkit.train.dataset import CaptionData, Images, SampleWords, image_tensor, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import ADAPTER, LLM_FOLDER, METRICS, RECIPE, STATE, Recipe
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
+from vocabkit.vision.labels import head_scores, label_scores
 
+SEEN = 256
+"""Pictures whose patches show what features are like, for a head that starts from labels."""
 NAMED = 5
 """Reasons for skipping samples that a result lists."""
 
@@ -105,7 +111,7 @@ def _train(
     keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
     llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
     torch.manual_seed(recipe.seed)
-    connector = _open_connector(recipe, images, llm)
+    connector = _open_connector(recipe, samples, images, llm)
     llm = dataclasses.replace(llm, model=_trainable(llm.model, recipe))
     spelled = isinstance(connector, LangBridgeAdapter) and connector.config.spelled is not None
     if spelled and recipe.train_adapter and (recipe.steps or recipe.epochs):
@@ -237,14 +243,14 @@ def _not_of_tiles(connector: Adapter) -> Adapter:
     return connector
 
 
-def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
+def _open_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, llm: LLM) -> Adapter:
     """The adapter to continue from, or a new one, with float32 weights, trainable as the recipe says.
 
     Raises:
         VocabkitError: not found, or made for other features.
     """
     if recipe.adapter is None:
-        connector = _new_connector(recipe, images, llm)
+        connector = _new_connector(recipe, samples, images, llm)
     else:
         connector = _not_of_tiles(load_adapter(recipe.adapter))
         if recipe.image_aspect_ratio is not None:  # it may be trained for another one
@@ -257,7 +263,7 @@ def _open_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
     return connector.requires_grad_(recipe.train_adapter)
 
 
-def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
+def _new_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, llm: LLM) -> Adapter:
     info = _info(images)
     known: dict[str, Any] = {
         "llm": llm.vocabulary.name,
@@ -279,7 +285,27 @@ def _new_connector(recipe: Recipe, images: Images, llm: LLM) -> Adapter:
     adapter = LangBridgeAdapter(config, shared)
     if recipe.start_from_embeddings:
         adapter.initialise_from_embeddings(llm.rows(shared).detach())
+    if recipe.start_from_labels is not None:
+        names = read_names(recipe.start_from_labels)
+        tokens = shared.tokens.to_pylist()
+        row_of = {(token or b"").decode("utf-8", "replace").strip().casefold(): row for row, token in enumerate(tokens)}
+        rows = [row_of.get(name.casefold()) for name in names]
+        if set(rows) == {None}:
+            raise VocabkitError(
+                f"{recipe.start_from_labels}: none of its names is a row of {recipe.shared}; "
+                "build that with `vocabkit build-shared --names`"
+            )
+        scores = label_scores(info["name"], info["layer"], names, _some_patches(samples, images))
+        adapter.initialise_from_scores(*head_scores(*scores, rows, len(shared)))
     return adapter
+
+
+def _some_patches(samples: Sequence[Sample], images: Images) -> Tensor:
+    """(n, Dv) the patches of `SEEN` pictures, spread over the samples."""
+    pictured = [sample.images[0] for sample in samples if sample.images]
+    chosen = [pictured[number] for number in np.linspace(0, len(pictured) - 1, SEEN).round().astype(int)]
+    found = torch.stack([image_tensor(images, picture) for picture in dict.fromkeys(chosen)]).float()
+    return (found if isinstance(images, Features) else images(found).cpu()).flatten(0, 1)
 
 
 def _info(images: Images) -> EncoderInfo:

@@ -54,6 +54,15 @@ class EfficientNetLite:
         return weights
 
 
+def classifier() -> tuple[Tensor, Tensor]:
+    """Return the (1000, 1280) weight and (1000,) bias that score ImageNet's classes, in their order, from a patch.
+
+    Its own score of a picture is the mean over all patches. Raises VocabkitError: its packages are not installed.
+    """
+    weights = EfficientNetLite().weights()
+    return weights["_fc.weight"], weights["_fc.bias"]
+
+
 def untrained() -> Any:
     """Return the network with random weights. Raises VocabkitError: its package is not installed."""
     with needs_extra("offline", NAME):
