@@ -454,6 +454,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    hidden_width: Annotated[
+        int | None,
+        typer.Option(
+            help="Hidden units of the projector; mmproj and projector may have any number. [default: the LLM's width]",
+            min=1,
+            rich_help_panel=DISTILLATION,
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int, typer.Option(help="Optimizer steps, of 1,024 patches each.", min=1, rich_help_panel=DISTILLATION)
     ] = 2000,
@@ -487,7 +496,7 @@ def export(
         options = ExportOptions(
             llm=llm, other_weights=other_weights, vision=vision, keep_cls=keep_cls,
             image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features,
-            data=tuple(data or ()), steps=steps, seed=seed, device=device,
+            data=tuple(data or ()), hidden_width=hidden_width, steps=steps, seed=seed, device=device,
         )  # fmt: skip
         done = write(adapter, form.value, out, options, progress=progress)
     fit = done.distillation

@@ -97,6 +97,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None], str], ...] = (
     ("Training", "scenes", training.scenes, "scenes --train 6000 --held-out 300"),
     ("Training", "features", training.features, "data.json --vision CLIP --out features"),
     ("Training", "train", training.train, "recipe.toml --out trained --set steps=100"),
+    ("Training", "adopt", training.adopt, "LLAVA --pictures photos/ --for llama3 --for qwen2.5 --out adopted"),
     ("Training", "validate", training.validate, "data.json --llm LLM --features features --adapter moved=moved"),
     ("Training", "compare", training.compare, "mlp=mlp.json moved=moved.json"),
     ("Installation", "doctor", doctor, "--json"),

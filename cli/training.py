@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from .options import (
     DATA,
+    TOKENIZER,
     AsJson,
     Aspect,
     Device,
@@ -22,6 +24,7 @@ from .options import (
     Template,
     TextColumn,
     Vision,
+    aspect_ratio,
     check_data,
     check_device,
     check_output,
@@ -29,7 +32,7 @@ from .options import (
     grid_size,
     named_values,
 )
-from .show import note, note_broken, running, say, show, show_json, show_progress
+from .show import Show, note, note_broken, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -198,12 +201,7 @@ def train(
     with show_progress(kept) as progress:
         from vocabkit.train.train import train as run_training
 
-        def on_step(step: Step) -> None:
-            losses = {"loss": step.caption_loss, "words": step.word_loss}
-            text = ", ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
-            progress("training", step.step, step.steps, f"{step.phase}: {text}")
-
-        trained = run_training(read, out, on_step=on_step, progress=progress)
+        trained = run_training(read, out, on_step=_show_steps(progress), progress=progress)
     if not _is_first_process():
         return
     if trained.skipped:
@@ -226,6 +224,143 @@ def train(
             say(f"  {name} in training {loss:.3f} {unit}, mean of the last tenth of its steps")
     if trained.llm is not None:
         say(f"{trained.llm}: the tuned LLM")
+
+
+def _show_steps(progress: Show) -> Callable[[Step], None]:
+    """Return what shows each step of a training."""
+
+    def on_step(step: Step) -> None:
+        losses = {"loss": step.caption_loss, "words": step.word_loss}
+        text = ", ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
+        progress("training", step.step, step.steps, f"{step.phase}: {text}")
+
+    return on_step
+
+
+def adopt(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Llava or LlavaNext checkpoint (folder or hub id), LLaVA's own checkpoint or mm_projector.bin, or "
+            "an MLP projector of `vocabkit train`.",
+            show_default=False,
+        ),
+    ],
+    targets: Annotated[
+        list[str],
+        typer.Option(
+            "--for",
+            metavar="TOKENIZER",
+            help=f"Another LLM that the adapter is for; may be repeated: {TOKENIZER}.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Pictures, captioned or not: a folder of images, a LLaVA file, or a dataset (folder or hub id).",
+            show_default=False,
+        ),
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="The LLM of a projector alone: a model folder, GGUF, catalog model or hub id.")
+    ] = None,
+    vision: Annotated[
+        str | None,
+        typer.Option(help="The projector's vision model. [default: as the checkpoint says]", show_default=False),
+    ] = None,
+    image_aspect_ratio: Annotated[
+        Aspect | None,
+        typer.Option(
+            help="How pictures become square, if not as the checkpoint says.",
+            show_default=False,
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Rows are words and phrases of the captions, instead of tokens.")
+    ] = False,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows to keep. [default: all in the captions]", show_default=False),
+    ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to ask about each picture, with <image> in its place; may be repeated. [default: to describe "
+            "it, and to name what is in it]",
+            show_default=False,
+        ),
+    ] = None,
+    template: Template = "chat",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 48,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Their features, from `vocabkit features`. Without --pictures, all that it has.", show_default=False
+        ),
+    ] = None,
+    images: Images = None,
+    split: Split = "train",
+    image_column: ImageColumn = "image",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned at a time.")] = 32,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A field of the training's recipe, such as epochs=2; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Make a portable adapter of a LLaVA's projector, which can't be moved.
+
+    The projector with its LLM is the teacher; no captions are needed. It says what it sees on the pictures, and an
+    adapter with a softmax head learns to make the LLM say the same. That adapter can be moved to the LLMs of --for.
+
+    For several GPUs or machines: accelerate launch -m vocabkit_cli adopt MODEL ...
+    """
+    from vocabkit.data.sources import Columns
+    from vocabkit.files.memory import keep_freed_memory
+    from vocabkit.llm.prompts import check_question, parse_template
+
+    keep_freed_memory()
+    check_device(device)
+    form = parse_template(template)
+    for each in question or ():
+        check_question(each, form)
+    check_source(model)
+    check_data([] if pictures is None else [pictures])
+    running.quiet = running.quiet or not _is_first_process()
+    with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
+        from vocabkit.adopt.adopt import AdoptOptions
+        from vocabkit.adopt.adopt import adopt as run_adoption
+
+        options = AdoptOptions(
+            targets=tuple(targets), words=words, top=top, llm=llm, vision=vision,
+            image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features, images=images,
+            columns=Columns(split, image_column), template=form, questions=tuple(question or ()),
+            max_new_tokens=max_new_tokens, batch=batch, device=device, settings=tuple(settings or ()),
+        )  # fmt: skip
+
+        found = run_adoption(model, pictures, out, options, on_step=_show_steps(progress), progress=progress)
+    if not _is_first_process():
+        return
+    if json:
+        show_json(found)
+        return
+    trained = found.trained
+    say(
+        f"{trained.adapter}: {found.rows:,} rows, which are {found.covered:.1%} of what {found.llm} says with its "
+        f"projector; {trained.steps:,} steps on {trained.samples:,} of its answers"
+    )
+    say(f"  its captions gain {found.gain_of_picture:.2f} nats per token from their own pictures")
+    if trained.caption_loss is not None:
+        say(f"  distance from the projector {trained.caption_loss:.3f} nats per token, mean of the last tenth of steps")
 
 
 def _is_first_process() -> bool:

@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parent.parent / ".sources"
 
 NEED_TORCH = [
     "adapter",
+    "adopt",
     "evaluate",
     "golden",
     "infer",

@@ -86,6 +86,14 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
         (["recipe.toml", "--out", "t"], "stepz"),
         (["recipe.toml", "--out", "t", "--set", "steps"], "'steps'"),
     ],
+    "adopt": [
+        (["folder", "--for", "qwen2", "--out", "a", "--template", "foo"], "--template 'foo'"),
+        (["folder", "--for", "qwen2", "--out", "a", "--device", "foo"], "--device 'foo'"),
+        (["folder", "--for", "qwen2", "--out", "a", "--question", "What?"], "--question"),
+        (["folder", "--for", "qwen2", "--out", "a", "--pictures", "missing.json"], "missing.json"),
+        (["folder", "--out", "a"], "'--for'"),
+        (["missing.pt", "--for", "qwen2", "--out", "a"], "missing.pt"),
+    ],
     "validate": [
         (["data.json", "--llm", "x", "--template", "foo"], "--template 'foo'"),
         (["data.json", "--llm", "x", "--adapter", "foo"], "--adapter 'foo'"),

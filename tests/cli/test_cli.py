@@ -27,7 +27,7 @@ PANELS = {
     ],
     "Adapters": ["transfer", "export"],
     "Pictures": ["infer", "interpret"],
-    "Training": ["scenes", "features", "train", "validate", "compare"],
+    "Training": ["scenes", "features", "train", "adopt", "validate", "compare"],
     "Installation": ["doctor"],
 }  # fmt: skip
 COMMANDS = [command for commands in PANELS.values() for command in commands]

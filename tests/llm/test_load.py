@@ -14,15 +14,17 @@ import pytest
 import torch
 from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
 from safetensors import safe_open
-from small_models import llm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from small_models import llm, projector
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 from vision_models import clip
 
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
-from vocabkit.llm.load import llm_folder, model_folder, quiet_transformers
+from vocabkit.llm.load import llm_folder, load_llm, model_folder, quiet_transformers
 from vocabkit.tokenizer.catalog import resolve
+from vocabkit.transfer.export.llava import export_llava
 
 # ---- folders and GGUF files --------------------------------------------------------------------------------------
 
@@ -33,6 +35,31 @@ def test_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
         with llm_folder(argument) as found:
             assert found == folder
     assert model_folder(str(folder)) == folder
+
+
+def test_llm_inside_a_llava_checkpoint_is_the_llm(tmp_path: Path) -> None:
+    """Under the names of the hub's checkpoints, and under those that transformers writes today."""
+    alone = llm(tmp_path / "llm")
+    export_llava(projector(), clip(tmp_path / "vision"), alone, tmp_path / "llava")
+    with quiet_transformers():
+        model: Any = LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava")
+        model.save_pretrained(tmp_path / "again")
+    AutoTokenizer.from_pretrained(tmp_path / "llava").save_pretrained(tmp_path / "again")
+    ids = torch.arange(200)[None]
+    expected = load_llm(alone).model(input_ids=ids).logits
+    for folder in ("llava", "again"):
+        found = load_llm(tmp_path / folder)
+        assert torch.equal(found.model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
+        assert found.vocabulary.name == folder
+
+
+def test_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    folder = llm(tmp_path / "llm")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(VocabkitError, match=r"its weights lack model\.layers\.1\.mlp\.up_proj\.weight, one of 1"):
+        load_llm(folder)
 
 
 def test_gguf_becomes_a_folder_of_transformers(smollm: Path, sources: Path) -> None:

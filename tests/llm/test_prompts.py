@@ -84,6 +84,17 @@ def test_chat_uses_the_llms_own_template() -> None:
     ]  # fmt: skip
 
 
+def test_chat_template_of_a_processor_gets_parts() -> None:
+    """As those of llava-hf's checkpoints, which show nothing of plain text."""
+    chat = (
+        "{% for message in messages %}{{ message['role'] }}:"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %};"
+        "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    found = encoded(tokenizer(chat=chat), "chat", Turn("<image>\nWhat?", "an owl"))
+    assert "".join(text for text, _ in found) == "user:###\nWhat?;assistant:an owl;"
+
+
 def test_llm_without_chat_template_gets_that_of_llava() -> None:
     assert encoded(tokenizer(), "chat") == [
         ("USER: ###\nWhat? ASSISTANT:", False), (" A dog.</s>", True),

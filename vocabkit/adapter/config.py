@@ -391,7 +391,7 @@ def vision_of(config: AdapterConfig | MLPConfig) -> dict[str, Any]:
 def with_llm(config: AdapterConfig | MLPConfig, name: str, info: LLMInfo) -> AdapterConfig | MLPConfig:
     """Return the config of an adapter that has been trained with the LLM `name`, which may have been tuned as well."""
     if isinstance(config, MLPConfig):
-        return dataclasses.replace(config, llm_info=info)
+        return dataclasses.replace(config, llm_info=info, distilled_from=None)
     if config.transfer is None:
         return dataclasses.replace(config, llm=name, llm_info=info)
     return dataclasses.replace(config, transfer=dataclasses.replace(config.transfer, llm_info=info, trained=True))

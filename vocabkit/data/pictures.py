@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,8 @@ _Item = TypeVar("_Item")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of photographs. Pillow reads others, and one of them starts a program (EPS)."""
 
+IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
+"""Names of images."""
 PICTURE_RULES = "upright, over white, 8 bits"
 """What `load_image` does, for fingerprints of features: change the text when the pixels change."""
 
@@ -57,6 +60,11 @@ class ImageFolder:
                 f"image {quote(name, 200)} is outside {self.path}; copy it there, or name another folder"
             )
         return self.path / inner
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and those below it, by name, sorted by path."""
+    return sorted(file for file in folder.rglob("*") if IMAGE.fullmatch(file.name) and file.is_file())
 
 
 class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports

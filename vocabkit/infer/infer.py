@@ -9,7 +9,6 @@ Sizes: B pictures, N patches each, Dv width of the features, D width of the LLM,
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.adapter.words import READING, Word, check_words, image_words
 from vocabkit.data.llava import is_llava
-from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
+from vocabkit.data.pictures import IMAGE, BrokenImage, ahead, decoding_threads, each_once, image_files
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.data.sources import Columns, pictures_of
 from vocabkit.errors import VocabkitError
@@ -43,7 +42,6 @@ from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
 from vocabkit.vision.tiles import Tiles, visual_tokens
 
-_IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 _AHEAD = 3
 """Batches decoded ahead: enough to hide a slow picture, and a bound on memory."""
 _NAMED = 5
@@ -247,12 +245,11 @@ def open_inputs(
 def _pictures(source: str, images: Path | None, split: str, image_column: str) -> Iterable[Picture]:
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _IMAGE.fullmatch(file.name) and file.is_file())
-        if files:
+        if files := image_files(path):
             return [Picture(_key(file), file) for file in files]
     elif is_llava(path):
         return pictures_of(source, images)
-    elif path.exists() or _IMAGE.fullmatch(path.name):  # a missing image counts as broken
+    elif path.exists() or IMAGE.fullmatch(path.name):  # a missing image counts as broken
         return [Picture(_key(path), path)]
     elif not is_hub_id(source):
         raise VocabkitError(f"{source}: not found: not a file, a folder or the hub id of a dataset (owner/name)")

@@ -1,6 +1,7 @@
 """Load LLMs: for generation and losses, or as a folder in the layout of transformers.
 
-An LLM is a model folder, a hub repository, a model of the catalog, a GGUF file or LoRA weights.
+An LLM is a model folder, a hub repository, a model of the catalog, a GGUF file or LoRA weights. Of a Llava checkpoint,
+it is the LLM inside.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from vocabkit.adapter.partners import LLMTable, llm_spellings
 from vocabkit.adapter.spelled import compose
 from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.files.records import decode_json
 from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.llm.lora_rows import trained_rows, unties_output
@@ -114,12 +116,19 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
         own = next((lora for lora in loras if holds_tokenizer(lora)), folder)
         try:
             # LoRA weights are merged in the dtype of their LLM, so that the rows are the same wherever they are read
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto" if loras else dtype, trust_remote_code=False
+            load: Any = AutoModelForCausalLM.from_pretrained
+            model, found = load(
+                folder,
+                dtype="auto" if loras else dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **_inside_llava(folder),
             )
             tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds on a damaged model
             raise VocabkitError(f"{llm}: transformers can't load this LLM ({first_line(error)})") from error
+    if missing := sorted(found["missing_keys"]):
+        raise VocabkitError(f"{llm}: its weights lack {missing[0]}, one of {len(missing)} missing tensors")
     for lora in reversed(loras):
         model = _with_lora(model, lora)
     if loras and isinstance(dtype, torch.dtype):
@@ -127,6 +136,26 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
             parameter.data = parameter.data.to(dtype)
         model.config.dtype = dtype
     return model, tokenizer
+
+
+LLAVA = ("llava", "llava_next")
+"""`model_type` of checkpoints of Llava and LlavaNext in the layout of transformers."""
+LLAVA_OWN = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+"""`model_type` of LLaVA's own checkpoints, whose config is that of their LLM -> that of their LLM."""
+_INSIDE_LLAVA = {r"^language_model\.lm_head": "lm_head", r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model."}
+"""Names of tensors in Llava of transformers -> in its LLM."""
+
+
+def _inside_llava(folder: Path) -> dict[str, Any]:
+    """How transformers loads the LLM inside a Llava checkpoint; nothing for other models."""
+    file = folder / "config.json"
+    content = decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
+    kind = content.get("model_type")
+    if kind in LLAVA and "text_config" in content:
+        return {"config": read_config(folder).text_config, "key_mapping": _INSIDE_LLAVA}
+    if kind in LLAVA_OWN:
+        return {"config": AutoConfig.for_model(**content | {"model_type": LLAVA_OWN[kind]})}
+    return {}
 
 
 def llm_table(source: str) -> LLMTable:

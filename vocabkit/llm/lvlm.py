@@ -141,7 +141,30 @@ def embed(llm: Any, ids: Tensor, visual: Tensor) -> Tensor:
 
 
 def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
-    """Return (B,) float32: the summed nats of each sequence's answer tokens; visual: (I, N, D).
+    """Return (B,) float32: the summed nats of each sequence's answer tokens; visual: (I, N, D)."""
+    logits, labels = answer_logits(llm, batch, visual)
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(len(labels), -1).sum(dim=1)
+
+
+def teacher_loss(llm: Any, batch: Batch, visual: Tensor, teacher: Tensor) -> Tensor:
+    """Return (B,) float32: the KL divergence, in nats, of the LLM's next-token distributions with the visual tokens
+    `visual` from those with `teacher`, both (I, N, D), summed over each sequence's answer tokens.
+    """
+    found, labels = answer_logits(llm, batch, visual)
+    counted = labels != IGNORED  # (B, W), K of them
+    with torch.no_grad():
+        wanted = answer_logits(llm, batch, teacher)[0][counted].float().log_softmax(dim=-1)  # (K, T)
+    found = found[counted].float().log_softmax(dim=-1)
+    nats = functional.kl_div(found, wanted, log_target=True, reduction="none").sum(dim=-1)  # (K, T) -> (K,)
+    return torch.zeros(labels.shape, device=nats.device).masked_scatter(counted, nats).sum(dim=1)
+
+
+def answer_logits(llm: Any, batch: Batch, visual: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, W, T) logits for the W positions whose next token is an answer's in some sequence, and those tokens
+    (B, W), `IGNORED` where they are none.
 
     A frozen LLM reads the common prefix of all sequences, before their images, once and not B times.
     """
@@ -154,11 +177,7 @@ def caption_loss(llm: Any, batch: Batch, visual: Tensor) -> Tensor:
     known = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
     embedded = embed(llm, batch.ids[:, start:], visual)
     logits = llm(inputs_embeds=embedded, attention_mask=batch.mask, **known, **some).logits
-    logits = logits if some else logits[:, wanted - start]  # (B, W, T)
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 1), labels[:, wanted].flatten(), reduction="none", ignore_index=IGNORED
-    )
-    return losses.view(len(labels), -1).sum(dim=1)
+    return logits if some else logits[:, wanted - start], labels[:, wanted]  # (B, W, T), (B, W)
 
 
 def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:

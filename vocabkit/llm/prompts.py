@@ -24,6 +24,8 @@ IMAGE_ID = -200
 IGNORED = -100
 """Label of a token that does not count in the loss, the default of torch's cross_entropy."""
 
+_PROBE = "question"
+"""Text that a chat template shows if it takes text."""
 _PLAIN_CHAT = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ 'USER: ' + message['content'] | trim + ' ' }}"
@@ -107,7 +109,7 @@ def _pieces(tokenizer: Any, turns: Sequence[Turn], template: Template) -> list[t
 
 def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
-    messages: list[dict[str, str]] = []
+    messages: list[dict[str, Any]] = []
     before = ""
     template = tokenizer.chat_template or _PLAIN_CHAT
 
@@ -117,10 +119,18 @@ def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
         )
         return text
 
+    def content(text: str) -> Any:
+        """As the template takes it: text, or its parts, as those that came with a processor."""
+        return text if takes_text else [{"type": "text", "text": text}]
+
+    messages.append({"role": "user", "content": _PROBE})
+    takes_text = _PROBE in rendered(asks=False)
+    messages.clear()
+
     for turn in turns:
-        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "user", "content": content(turn.question)})
         asked = rendered(asks=True)
-        messages.append({"role": "assistant", "content": turn.answer})
+        messages.append({"role": "assistant", "content": content(turn.answer)})
         answered = rendered(asks=False)
         if not (asked.startswith(before) and answered.startswith(asked)):
             raise VocabkitError(

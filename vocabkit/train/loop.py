@@ -53,7 +53,7 @@ class Step:
     steps: int
     """Total steps of all phases."""
     caption_loss: float | None
-    """Nats per answer token."""
+    """Nats per answer token; with a teacher, the KL divergence from it."""
     word_loss: float | None
     """Nats per image."""
     learning_rate: float

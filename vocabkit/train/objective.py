@@ -1,13 +1,13 @@
-"""Training objective: the caption loss of an LVLM, and the word loss of its head."""
+"""Training objective: the caption loss of an LVLM, or its distance from a teacher, and the word loss of its head."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter
 from vocabkit.errors import VocabkitError
-from vocabkit.llm.lvlm import LVLM, caption_loss
+from vocabkit.llm.lvlm import LVLM, caption_loss, teacher_loss
 from vocabkit.train.dataset import Images, Item
 from vocabkit.train.word_loss import word_loss, word_loss_and_tokens
 from vocabkit.vision.encoder import VisionEncoder
@@ -16,15 +16,18 @@ from vocabkit.vision.encoder import VisionEncoder
 class Objective(nn.Module):
     """An LVLM in training: one module, so that a wrapper (DDP, FSDP2) sees all trained parameters."""
 
-    def __init__(self, lvlm: LVLM, images: Images, *, entropy: float = 0.0) -> None:
+    def __init__(self, lvlm: LVLM, images: Images, *, teacher: Adapter | None = None, entropy: float = 0.0) -> None:
         """Wrap `lvlm`.
 
         Args:
             images: source of features; a frozen vision encoder computes them from pixels.
+            teacher: another adapter for the same LLM, which is frozen. The caption loss is then the KL divergence from
+                it.
             entropy: weight of the coefficients' entropy in the word loss.
         """
         super().__init__()
         self.lvlm = lvlm
+        self._teacher = (teacher,)  # in a tuple: no part of this module, so that nothing saves or trains it
         self._images = images
         self._entropy = entropy
         self._no_split_modules = getattr(lvlm.llm, "_no_split_modules", None)  # accelerate shards by it under FSDP2
@@ -46,7 +49,12 @@ class Objective(nn.Module):
         if not caption:
             return zero, word
         visual = self.lvlm.visual_tokens(features) if visual is None else visual
-        return caption_loss(self.lvlm.llm, item.batch, visual).sum(), word
+        (teacher,) = self._teacher
+        if teacher is None:
+            return caption_loss(self.lvlm.llm, item.batch, visual).sum(), word
+        with torch.no_grad():
+            wanted = teacher(features.to(next(teacher.parameters()).dtype))
+        return teacher_loss(self.lvlm.llm, item.batch, visual, wanted).sum(), word
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

@@ -86,6 +86,10 @@ class Recipe:
     adapter: str | None = None
     """Adapter to continue from (stage 2), which may have been transferred, instead of a new one."""
 
+    teacher: str | None = None
+    """Another adapter for this LLM, to learn from: the caption loss is then the KL divergence of the LLM's next-token
+    distributions in the answers from those with its visual tokens. The LLM stays frozen."""
+
     other_weights: bool = False
     """Accept an LLM that was tuned since `adapter` was made for it."""
 
@@ -177,6 +181,8 @@ class Recipe:
                 raise VocabkitError(f"{start} needs a new adapter with a softmax head")
         if self.start_from_embeddings and self.start_from_labels:
             raise VocabkitError("a head has one start: start_from_embeddings or start_from_labels")
+        if self.teacher is not None and self.train_llm != "no":
+            raise VocabkitError(f"a teacher needs the LLM as it is, but train_llm is {self.train_llm}; set it to no")
         if self.connector != "softmax" and self.temperature != 1.0:
             raise VocabkitError(f"temperature is {self.temperature}: must be 1 without a softmax head")
         if self.adapter is None and self.connector != "mlp" and self.shared is None:
@@ -204,16 +210,28 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
             content = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise VocabkitError(f"{path}: not TOML ({quote(str(error), 120)})") from error
+    return make_recipe(content, settings, path)
+
+
+def make_recipe(content: Mapping[str, Any], settings: Sequence[str], where: str | Path) -> Recipe:
+    """Return the recipe with these fields; `settings`, each NAME=VALUE, replace them.
+
+    Args:
+        where: they come from, for messages.
+
+    Raises:
+        VocabkitError: an unknown name, or a value of the wrong type.
+    """
     known = {field.name for field in dataclasses.fields(Recipe)}
     given = dict(_setting(text, known) for text in settings)
-    content |= given
+    content = {**content, **given}
     if unknown := sorted(content.keys() - known):
-        raise VocabkitError(f"{path}: unknown field {quote(unknown[0])}; {_near(unknown[0], known)}")
+        raise VocabkitError(f"{where}: unknown field {quote(unknown[0])}; {_near(unknown[0], known)}")
     try:
         return msgspec.convert(content, type=Recipe)
     except msgspec.ValidationError as error:
         problem = str(error.__cause__ or _misfit(content, str(error)))
-        place = "`settings`" if problem.partition(" ")[0] in given else path
+        place = "`settings`" if problem.partition(" ")[0] in given else where
         raise VocabkitError(f"{place}: {problem}") from error
 
 

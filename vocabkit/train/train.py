@@ -24,7 +24,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig, with_llm
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
-from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder, llm_info
+from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder, check_llm, llm_info
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, needs_extra, quote
@@ -66,7 +66,8 @@ class Trained:
     first_skipped: tuple[str, ...]
     """The first few distinct reasons that the main process met in this run."""
     caption_loss: float | None
-    """Nats per answer token of the training data: mean over the last tenth of the steps with a caption loss."""
+    """Nats per answer token of the training data, with a teacher the KL divergence from it: mean over the last tenth of
+    the steps with a caption loss."""
     word_loss: float | None
     """Nats per image: mean over the last tenth of the steps with a word loss."""
 
@@ -124,7 +125,8 @@ def _train(
         with_llm(connector.config, llm.vocabulary.name, llm_info(llm.table())),
         vision_fingerprint=_info(images)["fingerprint"],
     )
-    objective = Objective(lvlm, images, entropy=recipe.word_entropy)
+    teacher = None if recipe.teacher is None else _open_teacher(recipe, images, llm, connector).to(accelerator.device)
+    objective = Objective(lvlm, images, teacher=teacher, entropy=recipe.word_entropy)
     phases = _plan_phases(recipe, samples, images, llm, lvlm, accelerator)
     metrics = _Metrics(accelerator, out / METRICS, saved.step if saved else 0)
     if accelerator.is_main_process:
@@ -261,6 +263,25 @@ def _open_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, l
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # small updates would be lost in half precision
     return connector.requires_grad_(recipe.train_adapter)
+
+
+def _open_teacher(recipe: Recipe, images: Images, llm: LLM, student: Adapter) -> Adapter:
+    """The adapter to learn from.
+
+    Raises:
+        VocabkitError: not found, made for other features or another LLM, or with another number of visual tokens.
+    """
+    assert recipe.teacher is not None
+    teacher = _not_of_tiles(load_adapter(recipe.teacher)).requires_grad_(False)
+    if teacher.llm_width is None:
+        raise VocabkitError(f"{recipe.teacher}: has no embedding rows to teach with; run `vocabkit transfer` first")
+    check_encoder(teacher.config, _info(images), recipe.features or recipe.vision or "")
+    rows = getattr(teacher, "embeddings", None)
+    check_llm(teacher.config, teacher.shared, llm.table(), rows=rows, other_weights=recipe.other_weights)
+    gives, shown = (each.config.visual_tokens(images.tokens) for each in (teacher, student))
+    if gives != shown:
+        raise VocabkitError(f"{recipe.teacher}: gives {gives} visual tokens of a picture, but the adapter {shown}")
+    return teacher
 
 
 def _new_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, llm: LLM) -> Adapter:

@@ -74,12 +74,13 @@ def distil(
     features: Features,
     *,
     keys: Iterable[str] | None = None,
+    hidden_width: int | None = None,
     steps: int = 2000,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[MLPProjector, Distillation]:
-    """Fit a projector to the visual tokens of `transferred`, with as many hidden units as the LLM is wide, as in Llava.
+    """Fit a projector to the visual tokens of `transferred`.
 
     It starts from the most important hidden units of the adapter, and the `linear_2` of least squared error for them,
     in closed form. Then AdamW (a short warm-up, then a cosine) lowers the mean squared error of both layers. All on
@@ -88,6 +89,7 @@ def distil(
 
     Args:
         keys: the pictures of `features` to use; by default all of them.
+        hidden_width: hidden units; by default as many as the LLM is wide, as in Llava.
         progress: reports the batches of the start and the steps.
 
     Returns:
@@ -104,7 +106,7 @@ def distil(
     assert moved is not None
     tensors = {name: tensor.to(device, torch.float32) for name, tensor in transferred.state_dict().items()}
     teacher = LangBridgeAdapter.from_parts(Path(moved.target), transferred.config, tensors, transferred.shared)
-    config = replace(folded_config(transferred.config), hidden_width=moved.target_width)
+    config = replace(folded_config(transferred.config), hidden_width=hidden_width or moved.target_width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = MLPProjector(config).to(device)

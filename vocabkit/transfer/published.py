@@ -28,6 +28,7 @@ from vocabkit.adapter.tensors import check_tensors, detach_copy, read_torch, wri
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
+from vocabkit.llm.load import LLAVA, LLAVA_OWN
 from vocabkit.llm.weight_files import read_index, weights_file
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.lora import LORA_CONFIG
@@ -82,7 +83,7 @@ def import_published(
             "trained with"
         )
     recorded = _recorded_vision(weights)
-    ratio = image_aspect_ratio or _recorded_aspect_ratio(weights)
+    ratio = image_aspect_ratio or aspect_ratio_of(weights)
     given = {"vision_model": vision, "vision_layer": layer, "vision_aspect_ratio": ratio}
     recorded |= {name: value for name, value in given.items() if value is not None}
     if ratio == "anyres":
@@ -92,6 +93,47 @@ def import_published(
     if vision is not None and Path(vision).is_dir():
         config = dataclasses.replace(config, vision_fingerprint=_fingerprint(config, vision))
     return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
+
+
+def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the layers of an MLP projector from an `mm_projector.bin`, LLaVA's own checkpoint or one of transformers.
+
+    Returns:
+        `linear_1` and `linear_2` by name, and what a checkpoint's config.json says of the features, as fields of an
+        `MLPConfig`.
+
+    Raises:
+        VocabkitError: damaged, a pickle with more than tensors, or another kind of projector, which is named.
+    """
+    content = _llava_config(weights)
+    kind, own = str(content.get("model_type", "")), content.get("mm_projector_type", "mlp2x_gelu")
+    if content and kind not in (*LLAVA, *LLAVA_OWN):
+        what = _OTHER_KINDS.get(kind, "no projector that vocabkit knows")
+        raise VocabkitError(f"{weights}: a {quote(kind)} with {what}, not with LLaVA's MLP of two layers")
+    activation = content.get("projector_hidden_act", "gelu")
+    if own != "mlp2x_gelu" or activation != "gelu":
+        other = own if own != "mlp2x_gelu" else activation
+        raise VocabkitError(f"{weights}: its projector is {quote(str(other))}, not an MLP of two layers with a GELU")
+    tensors = _read_layers(weights, mlp=True)
+    if kind not in LLAVA or "vision_feature_layer" not in content:
+        return tensors, _recorded_vision(weights)
+    layer = content["vision_feature_layer"]
+    if not isinstance(layer, int):
+        raise VocabkitError(f"{weights}: takes features of several layers ({quote(str(layer))}), not of one")
+    kept = content.get("vision_feature_select_strategy") == "full"
+    return tensors, {"vision_model": str(weights), "vision_layer": layer, "vision_keep_cls": kept}
+
+
+_OTHER_KINDS = {
+    "blip-2": "a Q-Former", "instructblip": "a Q-Former", "idefics": "a perceiver resampler",
+    "idefics2": "a perceiver resampler", "minicpmv": "a resampler", "mllama": "cross-attention layers",
+    "gemma3": "a projector that pools patches", "idefics3": "a projector that merges patches",
+    "internvl": "a projector that merges patches", "mistral3": "a projector that merges patches",
+    "qwen2_vl": "a projector that merges patches", "qwen2_5_vl": "a projector that merges patches",
+    "qwen3_vl": "a projector that merges patches", "smolvlm": "a projector that merges patches",
+    "paligemma": "a projector of one layer",
+}  # fmt: skip
+"""`model_type` -> what stands between its vision model and its LLM."""
 
 
 def _fingerprint(config: AdapterConfig, vision: str) -> str:
@@ -156,7 +198,7 @@ def _recorded_vision(weights: Path) -> dict[str, Any]:
     return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept}
 
 
-def _recorded_aspect_ratio(weights: Path) -> AspectRatio | None:
+def aspect_ratio_of(weights: Path) -> AspectRatio | None:
     """What that config.json says about pictures that are not square; None if it is not LLaVA's.
 
     Raises VocabkitError: they are cut into tiles, or their features are joined in another way.
@@ -220,18 +262,24 @@ def _llava_config(weights: Path) -> dict[str, Any]:
     return decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
 
 
-def _read_layers(path: Path) -> dict[str, Tensor]:
+def _read_layers(path: Path, *, mlp: bool = False) -> dict[str, Tensor]:
+    """The layers of a LangBridge projector, or of a plain MLP."""
     content = _contents(path)
     keys = _projector_keys(path, content)
     layers = {layer for layer, _ in keys}
-    if layers == {"0", "2"}:
-        raise VocabkitError(f"{path}: a plain LLaVA projector (layers 0 and 2), without LangBridge's head (layer 3)")
-    if not layers <= LAYERS.keys():
+    expected = {layer: name for layer, name in LAYERS.items() if layer != "3" or not mlp}
+    if layers == {"0", "2"} and not mlp:
         raise VocabkitError(
-            f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but LangBridge's are 0, 2 and 3"
+            f"{path}: a plain LLaVA projector (layers 0 and 2), without LangBridge's head (layer 3); `vocabkit adopt` "
+            "makes an adapter of it"
         )
+    if layers == LAYERS.keys() and mlp:
+        raise VocabkitError(f"{path}: has LangBridge's head already (layer 3); `vocabkit import` reads it")
+    if not layers <= expected.keys():
+        whose = "those of a plain MLP are 0 and 2" if mlp else "LangBridge's are 0, 2 and 3"
+        raise VocabkitError(f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but {whose}")
     _check_usable(path, content, keys.values())
-    lacking = [f"mm_projector.{k}.{part}" for k in LAYERS for part in ("weight", "bias") if (k, part) not in keys]
+    lacking = [f"mm_projector.{k}.{part}" for k in expected for part in ("weight", "bias") if (k, part) not in keys]
     if lacking:
         raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
     return {f"{LAYERS[layer]}.{part}": content[key] for (layer, part), key in keys.items()}

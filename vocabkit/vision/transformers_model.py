@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.llm.load import first_line, model_folder, quiet_transformers, read_config
+from vocabkit.llm.load import LLAVA, first_line, model_folder, quiet_transformers, read_config
 from vocabkit.vision.tiles import Layout, Sizes, Tiles
 
 _PREPARATION = (
@@ -141,7 +142,25 @@ def image_processor(vision: Path) -> Any:
     """Load the image processor in the folder. Raises VocabkitError: there is none.
 
     Always Pillow's: torchvision's, which transformers prefers where it is installed, resizes to slightly other pixels.
+    That of a Llava checkpoint does not pad, which `image_aspect_ratio` decides; that of a LlavaNext checkpoint shows
+    the whole picture as its first tile, resized to a square.
     """
+    processor: Any = _own_processor(vision)
+    if isinstance(processor, LlavaNextImageProcessorPil):
+        side = min(size for size in dict(processor.size).values() if size)
+        square = {"size": {"height": side, "width": side}, "do_center_crop": False}
+        return LlavaImageProcessorPil(**preprocessing(processor) | square)
+    if isinstance(processor, LlavaImageProcessorPil):
+        setattr(processor, "do_pad", None)  # noqa: B010 - as it is without padding
+    return processor
+
+
+def pads(vision: Path) -> bool:
+    """Whether the image processor in the folder pads pictures to squares. Raises VocabkitError: there is none."""
+    return bool(getattr(_own_processor(vision), "do_pad", False))
+
+
+def _own_processor(vision: Path) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(vision, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -193,11 +212,20 @@ def processed(processor: Any, image: Image.Image) -> Tensor:
     return pixels.float()
 
 
+def _inside_llava(folder: Path) -> dict[str, Any]:
+    """How the names of tensors in a Llava checkpoint become those of its vision model; nothing for other models."""
+    if read_config(folder).model_type not in LLAVA:
+        return {}
+    return {"key_mapping": {r"^(model\.)?vision_tower\.(vision_model\.)?": ""}}
+
+
 def _load(folder: Path, config: PreTrainedConfig) -> tuple[Any, frozenset[str]]:
     """Load the model, and return it with the names of weights that the folder lacks."""
     load: Any = AutoModel.from_pretrained
     try:
-        module, found = load(folder, config=config, trust_remote_code=False, output_loading_info=True)
+        module, found = load(
+            folder, config=config, trust_remote_code=False, output_loading_info=True, **_inside_llava(folder)
+        )
     except Exception as error:  # safetensors and transformers raise many kinds on damaged files
         raise VocabkitError(f"{folder}: transformers can't load its weights ({first_line(error)})") from error
     absent = frozenset(found["missing_keys"])

@@ -67,6 +67,8 @@ class ExportOptions:
     """Folder of patch features to distil on; None to fold."""
     data: tuple[str | Path, ...] = ()
     """LLaVA JSON or JSONL files with the pictures to distil on; by default all pictures in `features`."""
+    hidden_width: int | None = None
+    """Hidden units of a distilled projector; by default as many as the LLM is wide, the most that Llava can hold."""
     steps: int = 2000
     """Optimizer steps of the distillation."""
     seed: int = 0
@@ -121,7 +123,7 @@ def export(
     if form == "hf":
         return _export_hf(adapter, out, options, progress)
     features = None if options.features is None else open_features(Path(options.features))
-    config = _projector_config(adapter, features, form)
+    config = _projector_config(adapter, features, form, options.hidden_width)
     if form in (*_WHOLE_MODELS, "mm_projector"):
         check_padding(config.hidden_width, config.llm_width)
     layer = -2 if config.vision_layer is None else config.vision_layer
@@ -224,6 +226,8 @@ def _check_options(form: Form, options: ExportOptions) -> None:
             raise VocabkitError(f"{form} holds no such model; leave `{name}` out")
     if options.data and options.features is None:
         raise VocabkitError("`data` chooses pictures to distil on: give `features`")
+    if options.hidden_width is not None and options.features is None:
+        raise VocabkitError("`hidden_width` is of a distilled projector: give `features`")
 
 
 def _check_recorded_width(config: Mapping[str, Any]) -> None:
@@ -244,7 +248,7 @@ def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) 
         )
 
 
-def _projector_config(adapter: Adapter, features: Features | None, form: Form) -> MLPConfig:
+def _projector_config(adapter: Adapter, features: Features | None, form: Form, hidden_width: int | None) -> MLPConfig:
     """Return the configuration of the projector that will be written, as far as it is known before the work."""
     if isinstance(adapter, MLPProjector):
         if features is not None:
@@ -261,7 +265,7 @@ def _projector_config(adapter: Adapter, features: Features | None, form: Form) -
         check_distillable(adapter, features)
         config = folded_config(adapter.config)
         ratio = config.vision_aspect_ratio or features.encoder.get("image_aspect_ratio", "square")
-        return dataclasses.replace(config, hidden_width=config.llm_width, vision_aspect_ratio=ratio)
+        return dataclasses.replace(config, hidden_width=hidden_width or config.llm_width, vision_aspect_ratio=ratio)
     check_folds(adapter.config.head)
     return folded_config(adapter.config)
 
@@ -297,7 +301,14 @@ def _projector(
         keys = {image.key for file in options.data for sample in read_llava(Path(file)) for image in sample.images}
     device = open_device(options.device)
     return distil(
-        adapter, features, keys=keys, steps=options.steps, seed=options.seed, device=device, progress=progress
+        adapter,
+        features,
+        keys=keys,
+        hidden_width=options.hidden_width,
+        steps=options.steps,
+        seed=options.seed,
+        device=device,
+        progress=progress,
     )
 
 

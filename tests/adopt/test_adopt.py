@@ -1,0 +1,353 @@
+"""A projector becomes a portable adapter: what it says, what the adapter learns of it, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import error_of, vocabkit_here
+from results import curve, same_bits, weights
+from small_models import llm as small_llm
+from small_world import World
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from vocabkit.adapter.config import MLPConfig
+from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.adopt import captions
+from vocabkit.adopt.adopt import AdoptOptions, adopt
+from vocabkit.adopt.teacher import open_teacher
+from vocabkit.data.llava import read_llava
+from vocabkit.errors import VocabkitError
+from vocabkit.evaluate.validate import FileOptions, validate_files
+from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.transfer.published import export_mm_projector
+from vocabkit.transfer.transfer import transfer
+from vocabkit.vision.features import open_features
+
+QUICK = ("word_steps=30", "word_batch=12", "word_learning_rate=0.02", "hidden_width=16", "learning_rate=0.03")
+
+
+def options(world: World, *settings: str, **changes: Any) -> AdoptOptions:
+    """A quick adoption for LLM two, of captions as the projector was trained on."""
+    given = {"targets": (world.two,), "template": "plain", "max_new_tokens": 12, "batch": 4} | changes
+    return AdoptOptions(**given, settings=(*QUICK, "batch=12", "steps=30", *settings))
+
+
+@pytest.fixture(scope="module")
+def pictures(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of the small world, without their captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for file in world.data.parent.glob("*.png"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adopted(world: World, llava: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adoption of the Llava."""
+    out = tmp_path_factory.mktemp("adopted") / "out"
+    adopt(str(llava), str(pictures), out, options(world))
+    return out
+
+
+# ---- the result --------------------------------------------------------------------------------------------------
+
+
+def test_adapter_has_a_softmax_head_over_what_the_captions_say(world: World, adopted: Path) -> None:
+    adapter = load_adapter(adopted / "adapter")
+    assert isinstance(adapter, LangBridgeAdapter)
+    assert adapter.config.head == "softmax"
+    assert adapter.shared.names == ["llava", "two"]
+    said = b"".join(sample.turns[0].answer.encode() for sample in read_llava(adopted / "captions.jsonl"))
+    assert {bytes([byte]) for byte in said} <= set(adapter.shared)
+
+
+def test_adapter_comes_closer_to_its_teacher(adopted: Path) -> None:
+    distances = curve(adopted)
+    assert distances[-1] < 0.95 * distances[0]
+
+
+def test_adapter_makes_the_llm_say_what_the_projector_does(world: World, llava: Path, adopted: Path) -> None:
+    """On captions that neither saw: those of the world."""
+    both = {"adopted": str(adopted / "adapter"), "mlp": str(adopted / "teacher")}
+    found = validate_files([str(world.data)], str(llava), both, FileOptions(features=world.features))["data"].validation
+    assert found.of_mlp["adopted"].value > 0.2
+    assert found.gain["adopted"].value > 0
+
+
+def test_adapter_moves_to_the_other_llm(world: World, adopted: Path) -> None:
+    moved, _ = transfer(adopted / "adapter", world.two)
+    assert moved.llm == "two"
+    assert len(moved.embeddings) == len(open_shared(adopted / "shared.arrow"))
+
+
+def test_captions_are_the_teachers_own_and_need_none(adopted: Path, pictures: Path) -> None:
+    samples = list(read_llava(adopted / "captions.jsonl"))
+    assert [sample.images[0].key for sample in samples] == sorted(file.name for file in pictures.iterdir())
+    by_colour: dict[int, set[str]] = {}
+    for sample in samples:
+        by_colour.setdefault(int(Path(sample.images[0].key).stem) % 4, set()).add(sample.turns[0].answer)
+    assert [len(answers) for answers in by_colour.values()] == [1, 1, 1, 1]  # one caption for each colour
+    assert len(set.union(*by_colour.values())) > 1
+
+
+def test_every_question_is_asked_of_every_picture(world: World, projector: Path, tmp_path: Path) -> None:
+    questions = ("Image: <image>\nThis is", "<image> What?")
+    chosen = options(
+        world, "steps=1", "word_steps=0", template="completion", questions=questions, llm=world.one,
+        features=world.features,
+    )  # fmt: skip
+    found = adopt(str(projector), None, tmp_path / "out", chosen)
+    samples = list(read_llava(tmp_path / "out" / "captions.jsonl"))
+    assert [sample.turns[0].question for sample in samples] == [*questions] * 12
+    assert found.trained.samples == 24
+
+
+def test_rows_may_be_words(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
+    """Of captions in the file already, so the teacher is not asked."""
+    adopt(str(llava), str(pictures), tmp_path / "out", options(world, "steps=1", "word_steps=1", words=True))
+    assert open_shared(tmp_path / "out" / "shared.arrow").of_words
+
+
+def test_command_says_what_came_of_it(world: World, projector: Path, tmp_path: Path) -> None:
+    words = [tmp_path, "adopt", str(projector), "--llm", world.one, "--features", world.features, "--for", world.two]
+    words += ["--template", "plain", "--max-new-tokens", "12", "--batch", "4", "--out", tmp_path / "out"]
+    words += [word for setting in (*QUICK, "steps=1") for word in ("--set", setting)]
+    found = json.loads(vocabkit_here(*words, "--json").stdout)
+    assert found["trained"]["samples"] == 12
+    assert found["covered"] == 1
+    assert "31 steps on 12 of its answers" in vocabkit_here(*words).stdout
+
+
+# ---- what may be adopted -----------------------------------------------------------------------------------------
+
+
+def test_llava_folder_has_all_that_is_needed(world: World, llava: Path, projector: Path) -> None:
+    """Also the vision model, which is recognised as that of the training."""
+    found = open_teacher(str(llava))
+    own, config = load_adapter(projector), found.projector.config
+    assert found.llm == str(llava)
+    assert config.vision_fingerprint == own.config.vision_fingerprint
+    assert (config.vision_layer, config.vision_keep_cls, config.vision_aspect_ratio) == (-2, False, "square")
+    features = open_features(world.features)["0.png"].float()
+    torch.testing.assert_close(found.projector(features), own(features))
+
+
+def test_mm_projector_needs_llm_and_vision(world: World, projector: Path, tmp_path: Path) -> None:
+    own = load_adapter(projector)
+    assert isinstance(own, MLPProjector)
+    export_mm_projector(own, tmp_path / "mm_projector.bin")
+    with pytest.raises(VocabkitError, match="without its LLM: give `llm`"):
+        open_teacher(str(tmp_path / "mm_projector.bin"))
+    found = open_teacher(str(tmp_path / "mm_projector.bin"), world.one, str(world.vision))
+    assert found.projector.config.vision_model == str(world.vision)
+    assert found.projector.config.llm == "one"
+    with pytest.raises(VocabkitError, match="have width 32, but the projector gives visual tokens of width 24"):
+        open_teacher(str(tmp_path / "mm_projector.bin"), world.two)
+
+
+def test_llavas_own_layout_is_read(world: World, projector: Path, tmp_path: Path) -> None:
+    folder = own_layout(world, projector, tmp_path / "own")
+    found = open_teacher(str(folder))
+    config = found.projector.config
+    assert (config.vision_model, config.vision_layer, config.vision_keep_cls) == (str(world.vision), -2, False)
+    assert config.vision_aspect_ratio == "pad"
+    chosen = options(world, "steps=1", "word_steps=0")
+    assert adopt(str(folder), str(world.data), tmp_path / "out", chosen).llm == "own"
+
+
+def own_layout(world: World, projector: Path, folder: Path, **changes: Any) -> Path:
+    """A checkpoint in LLaVA's own layout: the LLM's config and tensors, and a projector among them."""
+    from safetensors.torch import load_file, save_file
+
+    one = Path(world.one.partition("=")[2])
+    shutil.copytree(one, folder)
+    layers = load_file(projector / "model.safetensors")
+    tensors = {
+        f"model.mm_projector.{number}.{part}": layers[f"linear_{number // 2 + 1}.{part}"]
+        for number in (0, 2)
+        for part in ("weight", "bias")
+    }
+    save_file(load_file(one / "model.safetensors") | tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((one / "config.json").read_text())
+    config |= {"model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu", "mm_vision_tower": str(world.vision)}
+    config |= {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "image_aspect_ratio": "pad"}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def test_llava_next_sees_the_whole_picture(world: World, llava: Path, tmp_path: Path) -> None:
+    """Its base tile, a square of the size of a tile, whatever the picture's shape."""
+    folder = Path(shutil.copytree(llava, tmp_path / "next"))
+    edit(folder / "config.json", model_type="llava_next", image_grid_pinpoints=[[28, 56]])
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        content = json.loads((folder / name).read_text())
+        inner = content.get("image_processor", content)
+        inner |= {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": [[28, 56]]}
+        (folder / name).write_text(json.dumps(content))
+    found = open_teacher(str(folder)).projector.config
+    assert found.vision_aspect_ratio == "square"
+    assert adopt(str(folder), str(world.data), tmp_path / "out", options(world, "steps=1", "word_steps=0"))
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# ---- resumption --------------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Stop as a power failure would."""
+
+
+def test_stopped_captioning_goes_on_to_the_same_bytes(world: World, projector: Path, tmp_path: Path) -> None:
+    chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
+    batches = []
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        batches.extend([done] if what.startswith("captions") else [])
+        if done == 8 and what.startswith("captions"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        adopt(str(projector), None, tmp_path / "out", chosen, progress=stop)
+    file = tmp_path / "out" / "captions.jsonl"
+    with file.open("a") as torn:
+        torn.write('{"id": "torn')
+    adopt(str(projector), None, tmp_path / "out", chosen, progress=stop)
+    assert batches == [4, 8, 12]
+    adopt(str(projector), None, tmp_path / "whole", chosen)
+    assert file.read_bytes() == (tmp_path / "whole" / "captions.jsonl").read_bytes()
+
+
+def test_stopped_training_ends_with_the_same_bits(
+    world: World, llava: Path, pictures: Path, adopted: Path, tmp_path: Path
+) -> None:
+    def stop(step: Any) -> None:
+        if step.step == 42:
+            raise Stopped
+
+    chosen = options(world, "checkpoint_every=20")
+    with pytest.raises(Stopped):
+        adopt(str(llava), str(pictures), tmp_path / "out", chosen, on_step=stop)
+    adopt(str(llava), str(pictures), tmp_path / "out", chosen)
+    assert same_bits(weights(tmp_path / "out"), weights(adopted))
+
+
+def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pictures: Path, adopted: Path) -> None:
+    before = (adopted / "captions.jsonl").read_bytes()
+    with pytest.raises(VocabkitError, match="answers of another teacher or about other pictures; choose another"):
+        adopt(str(llava), str(pictures), adopted, options(world, max_new_tokens=5))
+    with pytest.raises(VocabkitError, match=r"shared\.arrow: of another adoption"):
+        adopt(str(llava), str(pictures), adopted, options(world, top=3))
+    assert (adopted / "captions.jsonl").read_bytes() == before
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model_type": "blip-2"}, "a 'blip-2' with a Q-Former"),
+        ({"model_type": "idefics2"}, "a 'idefics2' with a perceiver resampler"),
+        ({"model_type": "qwen2_vl"}, "a 'qwen2_vl' with a projector that merges patches"),
+        ({"model_type": "llama"}, "a 'llama' with no projector that vocabkit knows"),
+        ({"mm_projector_type": "ldp"}, "its projector is 'ldp', not an MLP of two layers"),
+        ({"mm_projector_type": "linear"}, "its projector is 'linear', not an MLP of two layers"),
+        ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type 'spatial', which vocabkit does not compute"),
+    ],
+)  # fmt: skip
+def test_other_projectors_are_refused_by_name(
+    world: World, projector: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    folder = own_layout(world, projector, tmp_path / "own", **changes)
+    with pytest.raises(VocabkitError, match=problem):
+        open_teacher(str(folder))
+
+
+def test_llm_without_a_projector_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match="a 'llama' with no projector that vocabkit knows"):
+        open_teacher(str(small_llm(tmp_path / "llm")))
+
+
+def test_adapter_with_a_head_is_moved_instead(adopted: Path) -> None:
+    with pytest.raises(VocabkitError, match="has a head over a shared vocabulary already; `vocabkit transfer` moves"):
+        open_teacher(str(adopted / "adapter"))
+
+
+def test_features_of_several_layers_are_refused(llava: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(llava, tmp_path / "layers"))
+    edit(folder / "config.json", vision_feature_layer=[-2, -1])
+    with pytest.raises(VocabkitError, match=r"takes features of several layers \('\[-2, -1\]'\)"):
+        open_teacher(str(folder))
+
+
+def test_teacher_that_sees_nothing_is_told(world: World, tmp_path: Path) -> None:
+    own = open_features(world.features)
+    config = MLPConfig(own.width, 8, 24, "one", vision_fingerprint=own.encoder["fingerprint"])
+    blind = MLPProjector(config)
+    torch.nn.init.zeros_(blind.linear_2.weight)
+    blind.save(tmp_path / "blind")
+    chosen = options(world, llm=world.one, features=world.features)
+    with pytest.raises(VocabkitError, match=r"does not depend on the picture \(0\.000 nats per token\)"):
+        adopt(str(tmp_path / "blind"), None, tmp_path / "out", chosen)
+
+
+def test_shared_vocabulary_that_covers_too_little_is_told(world: World, projector: Path, tmp_path: Path) -> None:
+    few = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=few, unk_token="?").save_pretrained(tmp_path / "few")
+    chosen = options(world, targets=(f"few={tmp_path / 'few'}",), llm=world.one, features=world.features)
+    with pytest.raises(VocabkitError, match=r"one, few share \d+% of the tokens in the teacher's captions, too few"):
+        adopt(str(projector), None, tmp_path / "out", chosen)
+    assert not (tmp_path / "out" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"targets": ()}, "say which other LLMs the adapter is for, with `targets`"),
+        ({"template": "completion"}, "also say what to ask, with `question`"),
+        ({"template": "chat", "questions": ("What?",)}, "needs <image> exactly once"),
+        ({"features": None}, "give `pictures`, or `features`"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    world: World, projector: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    chosen = dataclasses.replace(options(world, llm=world.one, features=world.features), **changes)
+    with pytest.raises(VocabkitError, match=problem):
+        adopt(str(projector), None, tmp_path / "out", chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_names_its_options(world: World, projector: Path, tmp_path: Path) -> None:
+    words = [
+        tmp_path,
+        "adopt",
+        str(projector),
+        "--for",
+        world.two,
+        "--out",
+        tmp_path / "out",
+        "--features",
+        world.features,
+    ]
+    assert "give --llm" in error_of(vocabkit_here(*words))
+    assert captions.QUESTIONS["chat"]
+
+
+def test_pictures_choose_among_features(world: World, projector: Path, tmp_path: Path) -> None:
+    records = json.loads(world.data.read_text())
+    (tmp_path / "some.json").write_text(json.dumps(records[:8]))
+    chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
+    adopt(str(projector), str(tmp_path / "some.json"), tmp_path / "out", chosen)
+    samples = list(read_llava(tmp_path / "out" / "captions.jsonl"))
+    assert [sample.images[0].key for sample in samples] == [f"{number}.png" for number in range(8)]

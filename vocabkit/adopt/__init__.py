@@ -1,0 +1,1 @@
+"""A portable adapter that does for its LLM what a projector does."""
