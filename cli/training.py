@@ -317,10 +317,11 @@ def adopt(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Make a portable adapter of a LLaVA's projector, which can't be moved.
+    """Make a portable adapter of a LLaVA's projector.
 
-    The projector with its LLM is the teacher; no captions are needed. It says what it sees on the pictures, and an
-    adapter with a softmax head learns to make the LLM say the same. That adapter can be moved to the LLMs of --for.
+    A projector can't be moved. With its LLM it is the teacher; no captions are needed. It says what it sees on the
+    pictures, and an adapter with a softmax head learns to make the LLM say the same. That adapter can be moved to the
+    LLMs of --for.
 
     For several GPUs or machines: accelerate launch -m vocabkit_cli adopt MODEL ...
     """

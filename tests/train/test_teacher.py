@@ -99,7 +99,7 @@ def test_projector_learns_from_an_adapter_that_was_moved(world: World, tmp_path:
     train(recipe, tmp_path / "out")
     assert curve(tmp_path / "out")[-1] < 0.4 * curve(tmp_path / "out")[0]
     assert load_adapter(tmp_path / "out" / "adapter").llm == "two"
-    with pytest.raises(VocabkitError, match=r"its tokenizer is not that of two|visual tokens of width 32"):
+    with pytest.raises(VocabkitError, match="its tokenizer has other ids than two has"):
         train(mlp(world, teacher=str(tmp_path / "moved")), tmp_path / "other")
     with pytest.raises(VocabkitError, match="has no embedding rows to teach with; run `vocabkit transfer` first"):
         train(mlp(world, teacher=str(head)), tmp_path / "unmoved")

@@ -76,6 +76,18 @@ def test_linear_head_wider_than_the_llm_is_imitated(world: World, many: Features
     assert report.warning is None
 
 
+def test_projector_is_as_wide_as_wanted_where_the_format_allows(world: World, many: Features, tmp_path: Path) -> None:
+    adapter = moved(world)
+    assert distil(adapter, many, hidden_width=48, steps=1)[0].config.hidden_width == 48
+    chosen = ExportOptions(features=world.features, hidden_width=48, steps=1)
+    export(adapter, "projector", tmp_path / "wide", chosen)
+    assert load_adapter(tmp_path / "wide").linear_1.weight.shape == (48, many.width)
+    with pytest.raises(VocabkitError, match="the hidden layer has 48 units, more than the LLM's width 32"):
+        export(adapter, "mm_projector", tmp_path / "mm_projector.bin", chosen)
+    with pytest.raises(VocabkitError, match="`hidden_width` is of a distilled projector: give `features`"):
+        export(adapter, "projector", tmp_path / "none", ExportOptions(hidden_width=48))
+
+
 def test_rarely_varying_feature_does_not_dominate(world: World, many: Features, tmp_path: Path) -> None:
     """Encoders that end in a ReLU have features that are 0 but in a few pictures."""
     writer = FeatureWriter(tmp_path, FeatureInfo(**many.encoder))

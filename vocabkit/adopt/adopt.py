@@ -30,9 +30,9 @@ from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.llm.prompts import Template, check_question
 from vocabkit.shared.align import align
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.rank import rank
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
-from vocabkit.shared.words import align_words
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.train.loop import Step
