@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from vocabkit.evaluate.validate import SpaceMap, procrustes, ridge
+from vocabkit.adapter.space_maps import SpaceMap, procrustes, ridge
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -20,6 +20,7 @@ from small_world import World, write_data
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
+from vocabkit.adapter.words import image_words
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.losses import Estimate, EvaluateOptions, measure, prepare
@@ -37,7 +38,9 @@ from vocabkit.evaluate.validate import (
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.report.adapters import validation_report
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer.catalog import resolve
 from vocabkit.train.train import train
 from vocabkit.transfer.transfer import open_target, transfer
 from vocabkit.vision.encoder import open_vision
@@ -378,7 +381,7 @@ def test_softmax_adapter_of_tiles_is_measured_and_asked(world: World, tmp_path: 
     torch.nn.init.normal_(adapter.image_newline)
     adapter.save(tmp_path / "tiles")
     found = validation_of_pictures(tmp_path, world, tmp_path / "tiles", "--answers", "--limit", "8", "--batch", "3")
-    assert list(found["validation"]["caption_loss"]) == ["blind", "x", "x shuffled", "x random vocabulary"]
+    assert list(found["validation"]["caption_loss"]) == ["blind", "x", "x as text", "x shuffled", "x random vocabulary"]
     assert found["answers"]["x"]["yes_no"]["questions"] == 16
     assert found["validation"]["visual_tokens"] == 16 + 16 + 4  # whole, in one tile, a newline for each of its rows
 
@@ -472,3 +475,29 @@ def test_progress_names_the_file_and_the_condition(world: World, trained: dict[s
     conditions = ("blind", "x", "x shuffled", "x random vocabulary")
     loading = (f"loading {world.two}", 0, None)
     assert seen == [loading, *((f"data: {condition}", 2, 2) for condition in conditions)]
+
+
+def test_words_as_text_are_a_control_of_softmax_heads(world: World, tmp_path: Path) -> None:
+    shared = tmp_path / "words.arrow"
+    align_words([resolve(world.one).vocabulary, resolve(world.two).vocabulary], [world.data]).save(shared)
+    recipe = world.recipe(connector="softmax", shared=str(shared), word_steps=20, word_batch=12, epochs=0, steps=0)
+    adapter = load_adapter(train(recipe, tmp_path / "out").adapter)
+    assert isinstance(adapter, LangBridgeAdapter)
+    llm, features, samples = load_llm(world.one), open_features(world.features), list(read_llava(world.data))
+    found = validate(llm, samples, features, {"head": adapter}, EvaluateOptions(template="completion"))
+    assert list(found.caption_loss) == ["blind", "head", "head as text", "head shuffled", "head random vocabulary"]
+    nats, count = 0.0, 0
+    for sample in samples:
+        words = ", ".join(word.text for word in image_words(adapter, features[sample.images[0].key].float()))
+        (turn,) = sample.turns
+        asked, answer = (
+            llm.tokenizer.encode(text, add_special_tokens=False)
+            for text in (turn.question.replace("<image>", words), f" {turn.answer}")
+        )
+        ids = torch.tensor([asked + answer])
+        scores = llm.model(ids).logits[0, len(asked) - 1 : -1].log_softmax(dim=-1)  # (A, V)
+        nats -= float(scores.gather(1, ids[0, len(asked) :, None]).sum())
+        count += len(answer)
+    assert found.caption_loss["head as text"].value == pytest.approx(nats / count, rel=1e-4)
+    plain = validate(llm, samples, features, {"head": adapter}, EvaluateOptions(template="plain"))
+    assert "head as text" not in plain.caption_loss

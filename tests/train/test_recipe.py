@@ -98,6 +98,18 @@ def test_setting_adds_a_missing_field(tmp_path: Path) -> None:
             {"start_from_embeddings": "true", "connector": '"mlp"'},
             "start_from_embeddings needs a new adapter with a softmax head",
         ),
+        (
+            {"start_from_labels": '"names.txt"', "connector": '"linear"'},
+            "start_from_labels needs a new adapter with a softmax head",
+        ),
+        (
+            {"start_from_embeddings": "true", "start_from_labels": '"names.txt"', "connector": '"softmax"'},
+            "a head has one start: start_from_embeddings or start_from_labels",
+        ),
+        (
+            {"least_squares": "true", "connector": '"softmax"'},
+            "least_squares needs a new adapter whose connector is mlp",
+        ),
         ({"train_adapter": "false", "word_steps": "0"}, "nothing is trained: set train_adapter or train_llm"),
         ({"seed": "-1"}, "seed is -1: must not be negative"),
         ({"prompt": '"What is this?"'}, "prompt: needs <image> exactly once, in place of the picture"),

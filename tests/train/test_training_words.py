@@ -233,5 +233,20 @@ def test_head_starts_from_the_labels_of_the_vision_model(world: World, tmp_path:
     expected = patches @ (weight[0] - weight[2]) + bias[0] - bias[2]
     torch.testing.assert_close(scores[:, red] - scores[:, blue], expected, rtol=1e-3, atol=1e-3)
     names.write_text("xylophone\n")
-    with pytest.raises(VocabkitError, match=r"none of its names is a row of .*; build that with"):
+    with pytest.raises(VocabkitError, match=r"none of its names is a row of the shared vocabulary; build that with"):
         train(recipe, tmp_path / "again")
+
+
+def test_mlp_in_closed_form_gives_the_mean_embedding_of_captions(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe(connector="mlp", shared=None, hidden_width=64, least_squares=True, steps=0, epochs=0)
+    trained = train(recipe, tmp_path / "out")
+    assert trained.steps == 0
+    llm, features, mlp = load_llm(world.one), open_features(world.features), load_adapter(trained.adapter)
+    table = llm.model.get_input_embeddings().weight
+    samples = list(read_llava(world.data))
+    tokens = [llm.tokenizer.encode(f" {sample.turns[0].answer}", add_special_tokens=False) for sample in samples]
+    captions = torch.stack([table[ids].mean(dim=0) for ids in tokens])
+    patches = torch.stack([features[sample.images[0].key].float().mean(dim=0) for sample in samples])
+    own = torch.cdist(mlp(patches), captions)  # (S, S)
+    same = torch.tensor([[a.turns == b.turns for b in samples] for a in samples])
+    assert own[same].max() < own[~same].min()

@@ -210,8 +210,8 @@ class LangBridgeAdapter(Pretrained):
     def initialise_from_scores(self, weight: Tensor, bias: Tensor) -> None:
         """Initialise a softmax head whose scores are a linear function of the features, in place.
 
-        As GELU(x) - GELU(-x) = x, the MLP hands the features on unchanged in the first Dv of the H hidden units. The
-        other units keep their random start, for training on top; the head does not read them yet.
+        The MLP hands the features on unchanged in the first Dv of the H hidden units. The other units keep their random
+        start, for training on top; the head does not read them yet.
 
         Args:
             weight, bias: (V, Dv) and (V,): the scores of a patch x are weight x + bias.
@@ -224,11 +224,7 @@ class LangBridgeAdapter(Pretrained):
                 f"only a softmax head with a `hidden_width` of at least {2 * width}, twice the width of the features, "
                 "starts from scores"
             )
-        one = torch.eye(width)
-        self.linear_1.weight[: 2 * width].copy_(torch.cat([one, -one]))
-        self.linear_1.bias[: 2 * width].zero_()
-        self.linear_2.weight[:width].zero_()[:, : 2 * width].copy_(torch.cat([one, -one], dim=1))
-        self.linear_2.bias[:width].zero_()
+        _map_linearly(self.linear_1, self.linear_2, torch.eye(width), torch.zeros(width))
         self.head.weight.zero_()[:, :width].copy_(weight)
         self.head.bias.copy_(bias)
 
@@ -271,6 +267,21 @@ class MLPProjector(Pretrained):
         """(..., Dv) patch features -> (..., D) visual tokens."""
         return _mlp(features, self.linear_1, self.linear_2)
 
+    @torch.no_grad()
+    def initialise_from_map(self, weight: Tensor, bias: Tensor) -> None:
+        """Make the visual tokens a linear function of the features, in place: x weight + bias.
+
+        Args:
+            weight, bias: (Dv, D) and (D,).
+
+        Raises VocabkitError: H < 2 Dv.
+        """
+        if self.config.hidden_width < 2 * self.config.vision_width:
+            raise VocabkitError(
+                f"a linear map needs a `hidden_width` of {2 * self.config.vision_width}, twice the features'"
+            )
+        _map_linearly(self.linear_1, self.linear_2, weight.T, bias)
+
     def generate_model_card(self, *_: object, **__: object) -> ModelCard:
         """The README.md of a checkpoint folder."""
         return projector_card(self.config)
@@ -298,6 +309,16 @@ def load_adapter(source: str | Path, **options: Any) -> Adapter:
 
 def _newline(config: AdapterConfig | MLPConfig) -> Tensor | None:
     return None if config.newline_width is None else torch.empty(config.newline_width)
+
+
+def _map_linearly(linear_1: nn.Linear, linear_2: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Let the first outputs of an MLP be weight x + bias, as GELU(x) - GELU(-x) = x; weight: (outputs, Dv)."""
+    outputs, width = weight.shape
+    one = torch.eye(width)
+    linear_1.weight[: 2 * width].copy_(torch.cat([one, -one]))
+    linear_1.bias[: 2 * width].zero_()
+    linear_2.weight[:outputs].zero_()[:, : 2 * width].copy_(torch.cat([weight, -weight], dim=1))
+    linear_2.bias[:outputs].copy_(bias)
 
 
 def _mlp(features: Tensor, linear_1: nn.Linear, linear_2: nn.Linear) -> Tensor:

@@ -165,7 +165,8 @@ def measure(
         counts = iter([len(tokens) for tokens in shown])
         placed = [with_visual_tokens(prompt, counts) for prompt in prompts]
         made = collate(placed, []).to(llm.model.device)
-        nats += caption_loss(llm.model, made, torch.cat(shown)[None]).double().tolist()
+        joined = torch.cat(shown)[None] if shown else torch.empty(1, 0, 1)  # (1, ΣN, D); no images, no visual tokens
+        nats += caption_loss(llm.model, made, joined.to(llm.model.device)).double().tolist()
         tokens += [sum(label != IGNORED for label in prompt.labels[1:]) for prompt in prompts]
         progress(what, start + len(prompts), len(held.prompts))
     return Losses(np.array(nats), np.array(tokens))

@@ -1,9 +1,8 @@
 """Validate visual tokens on one LLM: adapters, controls, and the baseline that a transfer has to beat.
 
 The baseline, called the rival, needs no shared vocabulary: an MLP projector trained with LLM-1, whose visual tokens are
-mapped into the embedding space of LLM-2. The map is fitted to the embeddings of the tokens that both share: `ridge` is
-the best linear map with a bias, `procrustes` the best rotation with a scale (Schönemann, 1966; if widths differ, onto
-the common dimensions).
+mapped into the embedding space of LLM-2. The map is fitted to the embeddings of the tokens that both share, see
+`vocabkit.adapter.space_maps`.
 """
 
 from __future__ import annotations
@@ -17,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabkit.adapter.model import Adapter, MLPProjector, load_adapter
+from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adapter.partners import check_encoder, check_llm, llm_spellings
-from vocabkit.data.samples import Sample
+from vocabkit.adapter.space_maps import SpaceMap, procrustes, ridge
+from vocabkit.adapter.words import image_words
+from vocabkit.data.samples import PLACEHOLDER, Sample
 from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.answers import Answers, ask
 from vocabkit.evaluate.losses import (
+    LONGEST_PROMPT,
     Estimate,
     EvaluateOptions,
     HeldOut,
@@ -41,6 +43,7 @@ from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM
+from vocabkit.llm.prompts import Template, encode_sample
 from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.computed import ComputedFeatures
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
@@ -83,7 +86,8 @@ class Validation:
     caption_loss: Mapping[str, Estimate]
     """Nats per answer token by condition: `blind` (the mean embedding), each adapter, followed by `NAME shuffled` (the
     visual tokens of other images; not if all samples have the same) and `NAME random vocabulary` (embedding rows
-    permuted; not for an MLP), `ridge` and `procrustes`."""
+    permuted; not for an MLP), `ridge` and `procrustes`. Of a softmax head also `NAME as text`: its words of each image
+    as text in the prompt; not with the template plain, which has no text."""
     retention: Mapping[str, Estimate]
     """(blind - NAME) / (blind - native), for all but `native`."""
     of_mlp: Mapping[str, Estimate]
@@ -182,10 +186,14 @@ def validate(
     held, kept = prepare(llm, samples, features, options.template)
     held = replace(held, tokens=_same_number(adapters, rival, features.tokens))
     mean = sum(held.counts) / len(held.counts)
-    losses: dict[str, Losses] = {
-        name: measure(llm, held, visual, batch=options.batch, what=name, progress=progress)
-        for name, visual in conditions(llm, held, adapters, rival, seed, options.other_weights).items()
-    }
+    losses: dict[str, Losses] = {}
+    for name, visual in conditions(llm, held, adapters, rival, seed, options.other_weights).items():
+        losses[name] = measure(llm, held, visual, batch=options.batch, what=name, progress=progress)
+        adapter = adapters.get(name)
+        if isinstance(adapter, LangBridgeAdapter) and adapter.config.head == "softmax" and options.template != "plain":
+            text = as_text(llm, kept, adapter, features, options.template)
+            what = f"{name} {AS_TEXT}"
+            losses[what] = measure(llm, text, lambda _: (), batch=options.batch, what=what, progress=progress)
 
     def shares(reference: str) -> dict[str, Estimate]:
         if reference not in losses:
@@ -249,15 +257,11 @@ def _rival(source: str, llm: str, connectors: Mapping[str, Adapter], target: LLM
 
 BLIND = "blind"
 """The baseline: the mean embedding in place of every visual token."""
-SHUFFLED, RANDOM_VOCABULARY = "shuffled", "random vocabulary"
+AS_TEXT, SHUFFLED, RANDOM_VOCABULARY = "as text", "shuffled", "random vocabulary"
 """Controls of each adapter, named after it."""
 
 _BLOCK = 8192
 """Rows of the embedding table in float64 at a time."""
-_PENALTIES = torch.logspace(-6, 1, 8, dtype=torch.float64)
-"""Penalties of ridge, in units of the mean variance."""
-_HELD_OUT = 10
-"""One row in this many is held out to choose the penalty."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +346,26 @@ def random_vocabulary(lvlm: LVLM, held: HeldOut, seed: int) -> VisualTokens:
     return lambda numbers: held.visual_tokens(mix, numbers, adapter.image_newline)
 
 
+def as_text(
+    llm: LLM, samples: Sequence[Sample], adapter: LangBridgeAdapter, features: Images, template: Template
+) -> HeldOut:
+    """The samples with the words that `image_words` gives of each picture as text in its place."""
+
+    def put(sample: Sample) -> Sample:
+        pictures = iter(sample.images)
+        turns = []
+        for turn in sample.turns:
+            first, *others = turn.question.split(PLACEHOLDER)
+            told = (features[next(pictures).key].float() for _ in others)
+            words = [", ".join(word.text for word in image_words(adapter, patches)) for patches in told]
+            turns.append(turn._replace(question=first + "".join(map("".join, zip(words, others, strict=True)))))
+        return replace(sample, turns=tuple(turns), images=())
+
+    tokenizer, told = llm.tokenizer, map(put, samples)
+    prompts = [encode_sample(tokenizer, sample.turns, template, 0, longest=LONGEST_PROMPT) for sample in told]
+    return HeldOut(prompts, (), features)
+
+
 def carried(mlp: MLPProjector, carry: SpaceMap, held: HeldOut) -> VisualTokens:
     """The visual tokens of an MLP projector, mapped to another LLM."""
 
@@ -368,55 +392,3 @@ def derangement(count: int, seed: int) -> np.ndarray:
     found = np.empty(count, dtype=np.int64)
     found[order] = np.roll(order, 1)
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class SpaceMap:
-    """x -> (x - source_mean) weight + target_mean."""
-
-    source_mean: Tensor
-    """(D1,)."""
-    weight: Tensor
-    """(D1, D2)."""
-    target_mean: Tensor
-    """(D2,)."""
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """(..., D1) -> (..., D2), in the dtype of `tokens`."""
-        moved = (tokens.double() - self.source_mean) @ self.weight + self.target_mean
-        return moved.to(tokens.dtype)
-
-
-def ridge(source: Tensor, target: Tensor) -> SpaceMap:
-    """Fit the linear map of least squared error plus a penalty, which is chosen on held-out rows.
-
-    Args:
-        source: (V, D1) embeddings of the shared tokens.
-        target: (V, D2) of the same tokens.
-    """
-    source, target = source.double(), target.double()
-    held = torch.arange(len(source)) % _HELD_OUT == 0
-    trials = [_ridge(source[~held], target[~held], float(penalty)) for penalty in _PENALTIES]
-    errors = [float((trial(source[held]) - target[held]).square().sum()) for trial in trials]
-    return _ridge(source, target, float(_PENALTIES[errors.index(min(errors))]))
-
-
-def procrustes(source: Tensor, target: Tensor) -> SpaceMap:
-    """Fit the rotation and scale of least squared error. Arguments as for `ridge`."""
-    x, y, source_mean, target_mean = _centred(source.double(), target.double())
-    u, singular, v = torch.linalg.svd(x.T @ y, full_matrices=False)
-    rotation = u @ v  # (D1, D2)
-    scale = singular.sum() / (x @ rotation).square().sum()
-    return SpaceMap(source_mean, rotation * scale, target_mean)
-
-
-def _ridge(source: Tensor, target: Tensor, penalty: float) -> SpaceMap:
-    x, y, source_mean, target_mean = _centred(source, target)
-    gram = x.T @ x
-    gram.diagonal().add_(penalty * gram.diagonal().mean())
-    return SpaceMap(source_mean, torch.linalg.solve(gram, x.T @ y), target_mean)
-
-
-def _centred(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    source_mean, target_mean = source.mean(dim=0), target.mean(dim=0)
-    return source - source_mean, target - target_mean, source_mean, target_mean

@@ -213,9 +213,9 @@ def validation_report(name: str, result: Result) -> RenderableType:
 
 def _label(shown: str, adapters: Collection[str]) -> str:
     """The label of a row: a control comes below its adapter, indented."""
-    from vocabkit.evaluate.validate import RANDOM_VOCABULARY, SHUFFLED
+    from vocabkit.evaluate.validate import AS_TEXT, RANDOM_VOCABULARY, SHUFFLED
 
-    for control in (SHUFFLED, RANDOM_VOCABULARY):
+    for control in (AS_TEXT, SHUFFLED, RANDOM_VOCABULARY):
         if shown not in adapters and shown.removesuffix(f" {control}") in adapters:
             return f"  {control}"
     return printable(shown, _NAME)

@@ -80,6 +80,9 @@ class Recipe:
     """Text file with a name in each line. A softmax head starts at the scores that the vision model itself gives to
     them: the names of its classes in their order (data/imagenet-classes.txt for efficientnet-lite0) or, for a model
     with a text encoder, any names. With word_steps and epochs 0, the adapter is written without any training."""
+    least_squares: bool = False
+    """Whether an MLP starts at the least-squares map from a picture's mean patch to the mean embedding of its caption.
+    With epochs 0 it is written without any training: a rival in closed form."""
     prompt: str | None = None
     """What to ask an LLM so that it reads the visual tokens as they are meant, with <image> in their place. The adapter
     carries it; `vocabkit infer --captions` asks it by default."""
@@ -156,7 +159,7 @@ class Recipe:
                 raise VocabkitError(f"{field.name} is {value}: must not be negative")
             if value == math.inf:
                 raise VocabkitError(f"{field.name} is {value}: must be finite")
-        if not (self.steps or self.epochs or self.steps_on_words or self.start_from_labels):
+        if not (self.steps or self.epochs or self.steps_on_words or self.start_from_labels or self.least_squares):
             raise VocabkitError("steps, epochs and word_steps are all 0: nothing to do")
         if self.warmup > 1:
             raise VocabkitError(f"warmup is {self.warmup}: must be a share of the steps, from 0 to 1")
@@ -179,6 +182,8 @@ class Recipe:
         for start in ("start_from_embeddings", "start_from_labels"):
             if getattr(self, start) and (self.connector != "softmax" or self.adapter is not None):
                 raise VocabkitError(f"{start} needs a new adapter with a softmax head")
+        if self.least_squares and (self.connector != "mlp" or self.adapter is not None):
+            raise VocabkitError("least_squares needs a new adapter whose connector is mlp")
         if self.start_from_embeddings and self.start_from_labels:
             raise VocabkitError("a head has one start: start_from_embeddings or start_from_labels")
         if self.teacher is not None and self.train_llm != "no":

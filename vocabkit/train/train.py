@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from vocabkit.adapter.config import AdapterConfig, AspectRatio, MLPConfig, with_llm
@@ -33,18 +31,15 @@ from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.shared.shared_vocabulary import open_shared
-from vocabkit.shared.words import read_names
 from vocabkit.tokenizer.catalog import without_name
-from vocabkit.train.dataset import CaptionData, Images, SampleWords, image_tensor, plan
+from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import ADAPTER, LLM_FOLDER, METRICS, RECIPE, STATE, Recipe
+from vocabkit.train.starts import start_from_captions, start_from_labels
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
-from vocabkit.vision.labels import head_scores, label_scores
 
-SEEN = 256
-"""Pictures whose patches show what features are like, for a head that starts from labels."""
 NAMED = 5
 """Reasons for skipping samples that a result lists."""
 
@@ -299,7 +294,10 @@ def _new_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, ll
         "llm_info": llm_info(llm.table()),
     }
     if recipe.connector == "mlp":
-        return MLPProjector(MLPConfig(llm_width=llm.width, **known))
+        projector = MLPProjector(MLPConfig(llm_width=llm.width, **known))
+        if recipe.least_squares:
+            start_from_captions(projector, samples, images, llm)
+        return projector
     assert recipe.shared is not None
     shared = open_shared(Path(recipe.shared))
     config = AdapterConfig.of(shared, head=recipe.connector, temperature=recipe.temperature, **known)
@@ -307,26 +305,8 @@ def _new_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, ll
     if recipe.start_from_embeddings:
         adapter.initialise_from_embeddings(llm.rows(shared).detach())
     if recipe.start_from_labels is not None:
-        names = read_names(recipe.start_from_labels)
-        tokens = shared.tokens.to_pylist()
-        row_of = {(token or b"").decode("utf-8", "replace").strip().casefold(): row for row, token in enumerate(tokens)}
-        rows = [row_of.get(name.casefold()) for name in names]
-        if set(rows) == {None}:
-            raise VocabkitError(
-                f"{recipe.start_from_labels}: none of its names is a row of {recipe.shared}; "
-                "build that with `vocabkit build-shared --names`"
-            )
-        scores = label_scores(info["name"], info["layer"], names, _some_patches(samples, images))
-        adapter.initialise_from_scores(*head_scores(*scores, rows, len(shared)))
+        start_from_labels(adapter, recipe.start_from_labels, samples, images)
     return adapter
-
-
-def _some_patches(samples: Sequence[Sample], images: Images) -> Tensor:
-    """(n, Dv) the patches of `SEEN` pictures, spread over the samples."""
-    pictured = [sample.images[0] for sample in samples if sample.images]
-    chosen = [pictured[number] for number in np.linspace(0, len(pictured) - 1, SEEN).round().astype(int)]
-    found = torch.stack([image_tensor(images, picture) for picture in dict.fromkeys(chosen)]).float()
-    return (found if isinstance(images, Features) else images(found).cpu()).flatten(0, 1)
 
 
 def _info(images: Images) -> EncoderInfo:
