@@ -14,6 +14,7 @@ import typer
 from .show import note
 
 if TYPE_CHECKING:
+    from vocabkit.data.partition import Partition
     from vocabkit.report.html.page import Origin
     from vocabkit.tokenizer.catalog import Resolved
 
@@ -30,6 +31,16 @@ CorpusColumn = Annotated[
 CORPUS = "a caption corpus: text, JSONL, LLaVA JSON, Parquet (.gz and .zst too), or a folder; may be repeated"
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        "--partition",
+        metavar="I/N",
+        help="Compute only part I of N, such as 1/8, into the folder that all parts share. [default: all; each process "
+        "of accelerate launch takes its part]",
+        show_default=False,
+    ),
+]
 OtherWeights = Annotated[
     bool,
     typer.Option("--other-weights", help="Accept an LLM that has been tuned since the adapter was made for it."),
@@ -47,6 +58,13 @@ IMAGE_FOLDER = "Folder of the images of LLaVA files. [default: that of each file
 Images = Annotated[Path | None, typer.Option(help=IMAGE_FOLDER, show_default=False)]
 TEMPLATE = "How question and answer become text: plain, completion or chat (see docs/training.md)."
 Template = Annotated[str, typer.Option(help=TEMPLATE)]
+
+
+def part_of(partition: str | None) -> Partition | None:
+    """Return the partition of --partition."""
+    from vocabkit.data.partition import Partition
+
+    return None if partition is None else Partition.parse(partition)
 
 
 def check_device(device: str) -> None:

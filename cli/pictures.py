@@ -19,6 +19,7 @@ from .options import (
     Images,
     OtherWeights,
     Overwrite,
+    PartOf,
     Pool,
     Split,
     Vision,
@@ -28,9 +29,10 @@ from .options import (
     check_source,
     grid_size,
     page_origin,
+    part_of,
     write_page,
 )
-from .show import note_broken, say, show, show_json, show_progress
+from .show import note_broken, note_left, say, show, show_json, show_progress
 
 
 class Dtype(enum.StrEnum):
@@ -101,6 +103,7 @@ def infer(
     split: Split = "train",
     image_column: ImageColumn = "image",
     batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 32,
+    partition: PartOf = None,
     dtype: Annotated[
         Dtype, typer.Option(help="Dtype of models and visual tokens; auto is bfloat16 on a GPU, else float32.")
     ] = Dtype.auto,
@@ -130,7 +133,8 @@ def infer(
         "words": words, "prompt_embeds": prompt_embeds, "captions": captions,
         "visual_tokens": visual_tokens or None, "question": question,
         "template": form, "max_new_tokens": max_new_tokens, "images": images, "split": split,
-        "image_column": image_column, "batch": batch, "dtype": dtype.value, "device": device,
+        "image_column": image_column, "partition": part_of(partition), "batch": batch, "dtype": dtype.value,
+        "device": device,
     }  # fmt: skip
     with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
         from vocabkit.infer import infer as library
@@ -143,7 +147,7 @@ def infer(
         show_json(found)
         return
     say(
-        f"{out}: results of {report.pictures - report.broken:,} pictures; {report.present:,} were already there, "
+        f"{out}: results of {report.present + report.computed:,} pictures; {report.present:,} were already there, "
         f"{report.computed:,} computed on {found.device} in {found.settings['dtype']}, "
         f"{report.per_second:,.1f} per second"
     )
@@ -154,6 +158,7 @@ def infer(
     if report.reading is not None:
         say(f"an LLM reads them in place of <image>: {report.reading}")
     note_broken(report.broken, report.pictures, report.first_broken)
+    note_left(report.left)
     if profile:
         say(f"{report.profile.seconds:.1f} s of wall time:")
         for stage, share in report.profile.shares.items():

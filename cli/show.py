@@ -101,6 +101,12 @@ def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
             note(f"  {problem}")
 
 
+def note_left(left: int) -> None:
+    """Say on stderr how many pictures of other parts are not there yet, if any."""
+    if left:
+        note(f"{left:,} pictures are of other parts, and not there yet; the part that ends last completes the folder")
+
+
 def show(renderable: Any) -> None:
     """Print a Rich renderable, in colour only on a terminal."""
     from rich.console import Console

@@ -20,6 +20,7 @@ from .options import (
     Images,
     OtherWeights,
     Overwrite,
+    PartOf,
     Split,
     Template,
     TextColumn,
@@ -31,8 +32,9 @@ from .options import (
     check_source,
     grid_size,
     named_values,
+    part_of,
 )
-from .show import Show, note, note_broken, running, say, show, show_json, show_progress
+from .show import Show, note, note_broken, note_left, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -126,6 +128,7 @@ def features(
             help="Pictures that are not square: `square` leaves them to the image processor, `pad` pads them."
         ),
     ] = Aspect.square,
+    partition: PartOf = None,
     dtype: Annotated[Stored, typer.Option(help="Dtype of the stored features.")] = Stored.float16,
     device: Device = "auto",
     json: AsJson = False,
@@ -137,7 +140,7 @@ def features(
     from vocabkit.data.sources import Columns
     from vocabkit.files.memory import keep_freed_memory
 
-    grid = grid_size(pool)
+    grid, part = grid_size(pool), part_of(partition)
     check_device(device)
     check_data(data)
     keep_freed_memory()
@@ -147,16 +150,19 @@ def features(
 
         from vocabkit.vision.features import FeatureOptions, cache_files
 
-        options = FeatureOptions(layer, keep_cls, grid, image_aspect_ratio.value, getattr(torch, dtype.value), device)
+        stored = getattr(torch, dtype.value)
+        options = FeatureOptions(layer, keep_cls, grid, image_aspect_ratio.value, stored, device, part)
         encoder, report = cache_files(data, vision, out, options, images=images, columns=columns, progress=progress)
     if json:
         show_json({"folder": out, "encoder": encoder, "report": report})
         return
+    there = report.pictures - report.broken - report.left
     say(
-        f"{out}: {report.pictures - report.broken:,} pictures, {encoder['tokens']} x {encoder['width']} features of "
+        f"{out}: {there:,} pictures, {encoder['tokens']} x {encoder['width']} features of "
         f"{encoder['name']} each; {report.cached:,} were already there, {report.computed:,} computed"
     )
     note_broken(report.broken, report.pictures, report.first_broken)
+    note_left(report.left)
 
 
 def train(

@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
+from vocabkit.data.partition import Partition
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.errors import VocabkitError
@@ -492,6 +495,68 @@ def test_damaged_shard_raises(world: InferWorld, copies: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     refused = vocabkit_here(copies, "infer", world.mlp, "pictures", "--out", "out")
     assert "00000.arrow: " in error_of(refused)
+
+
+# ---- parts, each by a process of its own -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_parts_make_the_folder_of_a_single_run_in_any_order(world: InferWorld, copies: Path) -> None:
+    (copies / "pictures" / "4.png").write_bytes(b"broken")
+    words = (world.transferred, "pictures", "--top", "3", "--visual-tokens", "--batch", "2")
+    infer(copies, *words)
+    whole = content(copies / "out")
+    shutil.rmtree(copies / "out")
+    assert "results of 4 pictures" in infer(copies, *words, "--partition", "3/3").stdout
+    first = infer(copies, *words, "--partition", "1/3")
+    assert "results of 7 pictures; 4 were already there, 3 computed" in first.stdout
+    assert "4 pictures are of other parts, and not there yet" in first.stderr
+    assert not (copies / "out" / "index.json").exists()
+    again = infer(copies, *words, "--partition", "1/3", "--json")
+    assert json.loads(again.stdout)["report"]["left"] == 4
+    last = infer(copies, *words, "--partition", "2/3")
+    assert "other parts" not in last.stderr
+    assert content(copies / "out") == whole
+    assert "11 were already there, 0 computed" in infer(copies, *words).stdout
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_each_process_of_a_launcher_takes_its_part(
+    world: InferWorld, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, left in (("0", 6), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        report = library.infer(world.mlp, [copies / "pictures"], copies / "out", device="cpu").report
+        assert (report.computed, report.left) == (6, left)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_part_that_ends_while_another_one_computes_is_seen(
+    world: InferWorld, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(part: str) -> library.Report:
+        options = {"device": "cpu", "partition": Partition.parse(part)}
+        return library.infer(world.mlp, [copies / "pictures"], copies / "out", **options).report
+
+    real = library._batches
+
+    def slow(*given: Any) -> Iterator[Any]:
+        yield from real(*given)
+        monkeypatch.setattr(library, "_batches", real)
+        run("2/2")
+
+    monkeypatch.setattr(library, "_batches", slow)
+    report = run("1/2")
+    assert (report.present, report.computed, report.left) == (6, 6, 0)
+    assert (copies / "out" / "index.json").exists()
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_part_that_does_not_exist_raises(world: InferWorld, tmp_path: Path, part: str) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", "out", f"--partition={part}")
+    assert error_of(refused).startswith("--partition ")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- reports -----------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from torch.testing import assert_close
 from vision_models import PATCHES, VISION, clip, siglip
 
 from vocabkit.data import shards as shard_files
+from vocabkit.data.partition import Partition
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
-from vocabkit.vision import feature_files
+from vocabkit.vision import feature_files, features
 from vocabkit.vision.encoder import VisionEncoder, open_vision
 from vocabkit.vision.features import CacheReport, cache_features, open_features
 
@@ -81,7 +82,7 @@ def test_cached_features_are_the_encoders_rounded_to_the_stored_dtype(
 ) -> None:
     pictures = painted(tmp_path / "images", 7)
     report = cache_features(encoder, pictures, tmp_path / "out", batch_size=3, dtype=dtype)
-    assert report == CacheReport(pictures=7, cached=0, computed=7, equal=0, broken=0, first_broken=())
+    assert report == CacheReport(pictures=7, cached=0, computed=7, equal=0, broken=0, left=0, first_broken=())
     features = open_features(tmp_path / "out")
     assert len(features) == 7
     assert set(features.keys) == {picture.key for picture in pictures}
@@ -298,7 +299,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from vocabkit.vision import feature_files
+from vocabkit.vision import feature_files, features
 from vocabkit.data.samples import Picture
 from vocabkit.vision.features import cache_features
 from vocabkit.vision.encoder import open_vision
@@ -333,6 +334,38 @@ def test_killed_run_resumes(encoder: VisionEncoder, model: Path, tmp_path: Path)
     features = open_features(out)
     for picture in pictures:
         assert_close(features[picture.key].float(), features_of(encoder, picture), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_parts_make_one_cache_in_any_order(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SHARD_PICTURES", 2)
+    pictures = painted(tmp_path / "pictures", 7)
+    cache_features(encoder, pictures, tmp_path / "whole")
+    reports = [cache_features(encoder, pictures, tmp_path / "parts", partition=Partition(i, 3)) for i in (3, 1, 2)]
+    assert [(report.cached, report.computed, report.left) for report in reports] == [(0, 2, 5), (2, 3, 2), (5, 2, 0)]
+    whole, parts = open_features(tmp_path / "whole"), open_features(tmp_path / "parts")
+    assert whole.keys == parts.keys
+    assert all(torch.equal(whole[key], parts[key]) for key in whole.keys)
+
+
+def test_index_has_the_shards_that_other_processes_wrote_meanwhile(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SHARD_PICTURES", 2)
+    pictures = painted(tmp_path / "pictures", 6)
+    finish = shard_files.ShardFolder.finish
+
+    def interrupted(self: shard_files.ShardFolder, index: bytes) -> None:
+        """Another process writes its shard and its index before ours, which lacks that shard, replaces it."""
+        monkeypatch.setattr(shard_files.ShardFolder, "finish", finish)
+        cache_features(encoder, pictures, tmp_path / "out", partition=Partition(2, 2))
+        finish(self, index)
+
+    monkeypatch.setattr(shard_files.ShardFolder, "finish", interrupted)
+    cache_features(encoder, pictures, tmp_path / "out", partition=Partition(1, 2))
+    assert len(open_features(tmp_path / "out")) == 6
 
 
 def test_leftovers_of_a_killed_write_are_ignored(encoder: VisionEncoder, tmp_path: Path) -> None:

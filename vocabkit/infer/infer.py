@@ -27,6 +27,7 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.adapter.words import READING, Word, check_words, image_words
 from vocabkit.data.llava import is_llava
+from vocabkit.data.partition import Partition
 from vocabkit.data.pictures import IMAGE, BrokenImage, ahead, decoding_threads, each_once, image_files
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.data.sources import Columns, pictures_of
@@ -88,6 +89,9 @@ class InferOptions:
     """Dataset split."""
     image_column: str = "image"
     """Dataset column with the images."""
+    partition: Partition | None = None
+    """The part of the pictures to compute into `out`, which all parts share. By default that of this process, see
+    `Partition.of_this_process`."""
     batch: int = 32
     """Pictures per batch. Another size can change the last bits of the results."""
     device: str = "auto"
@@ -119,6 +123,8 @@ class Report:
     """Pictures with results from this run."""
     broken: int
     """Pictures that are missing or can't be decoded."""
+    left: int
+    """Pictures of other parts, which other processes have not computed yet."""
     first_broken: tuple[str, ...]
     """What is wrong with the first few of these, one line each."""
     first_captions: Mapping[str, str]
@@ -154,7 +160,7 @@ def infer(
     """Compute visual tokens, largest coefficients, words or captions: `infer("moved", ["photos/"], "seen", top=3)`.
 
     Safe to kill: the next run resumes and writes the same bytes. Broken and missing pictures are left out, and tried
-    again by the next run.
+    again by the next run. Several processes may each compute a part.
 
     Args:
         adapter: a checkpoint folder, a `.pt` file or a hub id.
@@ -386,10 +392,11 @@ def run(
     Raises VocabkitError: as `infer`.
     """
     watch = Stopwatch(models.device)
+    partition = wanted.partition or Partition.of_this_process()
     step = make_step(models, wanted, watch) if models.encoder.sizes is None else make_tile_step(models, wanted, watch)
     counts, shard = _Counts(progress), list[_Started]()
     with decoding_threads() as threads, _Writer(folder, watch) as writer:
-        prepared = ahead(_batches(models.encoder, pictures, folder, wanted.batch, threads, counts), _AHEAD)
+        prepared = ahead(_batches(models.encoder, pictures, folder, partition, wanted.batch, threads, counts), _AHEAD)
         # one step ahead: a GPU gets the next batch before this thread waits for the results of the last
         for done in ahead((_start(each, step, watch) for each in prepared), 1):
             done.wait()
@@ -398,17 +405,23 @@ def run(
             if done.batch.ends_shard:
                 writer.write(done.batch.shard, shard)
                 shard = []
+    for number, keys in list(counts.left.items()):  # others may have ended meanwhile
+        if (broken := folder.broken_of(number, keys)) is not None:
+            counts.skip(counts.left.pop(number), broken)
+    left = sum(map(len, counts.left.values()))
     if len(counts.broken) == counts.pictures:
         folder.discard(counts.shards)
         first = next(iter(counts.broken.values()), "there are none")
         raise VocabkitError(f"none of {counts.pictures} pictures can be used; the first: {first}")
-    folder.finish(counts.shards, counts.pictures - len(counts.broken), counts.broken)
+    if not left:
+        folder.finish(counts.shards, counts.pictures - len(counts.broken), counts.broken)
     profile = watch.read()
     return Report(
         counts.pictures,
         counts.present,
         counts.computed,
         len(counts.broken),
+        left,
         tuple(islice(counts.broken.values(), _NAMED)),
         counts.captions,
         counts.words,
@@ -432,18 +445,23 @@ def _batches(
     encoder: VisionEncoder,
     pictures: Iterable[Picture],
     folder: ResultFolder,
+    partition: Partition,
     batch: int,
     threads: ThreadPoolExecutor,
     counts: _Counts,
 ) -> Iterator[_Batch]:
-    """Yield the batches of all missing shards, and of shards with a broken picture that has been repaired since."""
+    """Yield the batches of shards of `partition` that are missing, or have a broken picture that was repaired since."""
     remaining = iter(pictures)
     while block := list(islice(remaining, folder.per_shard)):
         number = counts.shards
         counts.shards, counts.pictures = number + 1, counts.pictures + len(block)
-        broken = folder.broken_of(number, [picture.key for picture in block])
-        if broken is not None and not any(_is_usable(encoder, each) for each in block if each.key in broken):
-            counts.skip(block, broken)
+        keys, mine = [picture.key for picture in block], partition.has(number)
+        broken = folder.broken_of(number, keys)
+        if broken is None and not mine:
+            counts.left[number] = keys
+            continue
+        if broken is not None and not (mine and any(_is_usable(encoder, each) for each in block if each.key in broken)):
+            counts.skip(keys, broken)
             continue
         for at in range(0, len(block), batch):
             part = block[at : at + batch]
@@ -507,6 +525,8 @@ class _Counts:
     present: int = 0
     computed: int = 0
     broken: dict[str, str] = field(default_factory=dict)
+    left: dict[int, list[str]] = field(default_factory=dict)
+    """Keys of the shards of other parts that are not there."""
     captions: dict[str, str] = field(default_factory=dict)
     words: dict[str, Sequence[Word]] = field(default_factory=dict)
 
@@ -520,9 +540,9 @@ class _Counts:
         self.words |= dict(islice(words, _NAMED - len(self.words)))
         self._show()
 
-    def skip(self, block: Sequence[Picture], broken: Mapping[str, str]) -> None:
-        """Count a shard of an earlier run."""
-        self.present += len(block) - len(broken)
+    def skip(self, keys: Sequence[str], broken: Mapping[str, str]) -> None:
+        """Count a shard of an earlier run, or of another process."""
+        self.present += len(keys) - len(broken)
         self.broken |= broken
         self._show()
 

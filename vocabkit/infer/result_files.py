@@ -21,7 +21,8 @@ Patches are in row-major order. `settings`, also in the metadata of the Arrow fi
 (rows and columns of patches, N = rows x columns) and everything else that results depend on. Broken pictures are not in
 the table: `broken`, in its metadata and in `index.json`, maps their keys to what is wrong with them. The table is the
 last file of a shard to be written. A shard holds the results of `per_shard` consecutive pictures, and an interrupted
-run resumes after the last complete shard: the files are the same, byte for byte, as without the interruption.
+run resumes after the last complete shard: the files are the same, byte for byte, as without the interruption. They are
+also the same if several processes compute some of the shards each; the one that ends last writes `index.json`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,14 +12,17 @@ from vocabkit.errors import VocabkitError, quote
 
 
 def open_device(device: str = "auto") -> torch.device:
-    """Return the device that torch calls `device`; `auto` is cuda if there is one, else cpu.
+    """Return the device that torch calls `device`; `auto` is cuda if there is one, else cpu. Each process of
+    `accelerate launch` or `torchrun` gets a GPU of its own.
 
     A GPU becomes the current device of this thread, on which kernels and events are created.
 
     Raises VocabkitError: no such device on this machine.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # an unknown kind of device, or none of that kind here

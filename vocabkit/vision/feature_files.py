@@ -3,7 +3,8 @@
 A folder holds shards, `<hash>.safetensors`, and `index.json`, which is written last. A shard has the tensor `features`
 (M, N, Dv) and, as JSON under `vocabkit` in its metadata: what made the features, a digest of the pixels of each row,
 and for each key the digest of its picture, whose row may be in another shard. So keys with the same picture share a
-row, and the shards alone say all that it takes to resume after an interruption.
+row, and the shards alone say all that it takes to resume after an interruption. Several processes may write shards.
+Each writes the index of all shards at its end, so that of the last one is complete.
 """
 
 from __future__ import annotations
@@ -79,10 +80,7 @@ class FeatureWriter:
         self._new_keys: dict[str, str] = {}
         self._new_rows: dict[str, Tensor] = {}
         self._bytes = 0
-        for file in sorted(folder.glob("*.safetensors")):
-            header = _read_header(file)
-            self._folder.check(header.encoder)
-            self._add_shard(file.name, header.rows, header.keys)
+        self._read_shards()
 
     def has(self, digest: str) -> bool:
         """Whether the picture with these pixels has features already."""
@@ -100,8 +98,22 @@ class FeatureWriter:
         """Write the last shard and the index."""
         if self._new_keys:
             self._write_shard()
-        places = {key: self._places[digest] for key, digest in self.keys.items()}
-        self._folder.finish(msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places)))
+        self._read_shards()
+        while True:
+            places = {key: self._places[digest] for key, digest in self.keys.items()}
+            self._folder.finish(msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places)))
+            if not self._read_shards():  # else the index may have replaced that of a process that knew more
+                return
+
+    def _read_shards(self) -> bool:
+        """Add the shards in the folder that are not known yet; return whether there were any."""
+        known = set(self._shards)
+        for file in sorted(self._folder.folder.glob("*.safetensors")):
+            if file.name not in known:
+                header = _read_header(file)
+                self._folder.check(header.encoder)
+                self._add_shard(file.name, header.rows, header.keys)
+        return len(self._shards) > len(known)
 
     def _write_shard(self) -> None:
         digests = list(self._new_rows)

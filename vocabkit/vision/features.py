@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import EncoderInfo
+from vocabkit.data.partition import Partition
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
 from vocabkit.data.shards import INDEX
@@ -48,6 +49,8 @@ class FeatureOptions:
     """float16 or float32: how features are stored."""
     device: str = "auto"
     """A GPU computes in float16, a CPU in float32."""
+    partition: Partition | None = None
+    """The part of the pictures to compute. By default that of this process, see `Partition.of_this_process`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class CacheReport:
     """Have the same pixels as the picture of another key."""
     broken: int
     """Are missing or can't be decoded."""
+    left: int
+    """Are of other parts, and were not in the folder."""
     first_broken: tuple[str, ...]
     """What is wrong with the first few, a line each."""
 
@@ -150,7 +155,8 @@ def cache_files(
     pictures: Iterable[Picture] = chain.from_iterable(found)
     if all(isinstance(each, list) for each in found):
         pictures = list(pictures)
-    return encoder.info, cache_features(encoder, pictures, out, dtype=options.dtype, progress=progress)
+    report = cache_features(encoder, pictures, out, dtype=options.dtype, partition=options.partition, progress=progress)
+    return encoder.info, report
 
 
 def cache_features(
@@ -160,6 +166,7 @@ def cache_features(
     *,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float16,
+    partition: Partition | None = None,
     progress: Progress = no_progress,
 ) -> CacheReport:
     """Compute the features of the `pictures` that `folder` lacks. Safe to kill; the next call resumes.
@@ -169,12 +176,13 @@ def cache_features(
 
     Args:
         dtype: float16 or float32: how features are stored.
+        partition: as in `FeatureOptions`.
         progress: counts the pictures that are done.
 
     Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
     pictures, or whose picture has changed; features that are not finite; no usable picture; can't write.
     """
-    folder = Path(folder)
+    folder, part = Path(folder), partition or Partition.of_this_process()
     total = len({picture.key for picture in pictures}) if isinstance(pictures, list) else None
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
     counts: Counter[str] = Counter()
@@ -185,8 +193,11 @@ def cache_features(
     progress(encoder.name, 0, total)
 
     def missing() -> Iterator[Picture]:
-        for picture in each_once(pictures, "cache their data in two folders"):
+        for at, picture in enumerate(each_once(pictures, "cache their data in two folders")):
             there = picture.key in writer.keys
+            if not there and not part.has(at // SHARD_PICTURES):
+                counts["left"] += 1
+                continue
             counts["cached"] += there
             if not there or counts["cached"].bit_count() == 1:  # powers of two: few, spread over all
                 yield picture
@@ -235,7 +246,15 @@ def cache_features(
         why = f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
         raise VocabkitError(f"{folder}: no features to compute: {why}")
     writer.finish()
-    return CacheReport(count, counts["cached"], counts["computed"], counts["equal"], counts["broken"], tuple(broken))
+    return CacheReport(
+        count,
+        cached=counts["cached"],
+        computed=counts["computed"],
+        equal=counts["equal"],
+        broken=counts["broken"],
+        left=counts["left"],
+        first_broken=tuple(broken),
+    )
 
 
 def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:
