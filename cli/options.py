@@ -60,11 +60,11 @@ TEMPLATE = "How question and answer become text: plain, completion or chat (see 
 Template = Annotated[str, typer.Option(help=TEMPLATE)]
 
 
-def part_of(partition: str | None) -> Partition | None:
-    """Return the partition of --partition."""
+def part_of(partition: str | None) -> Partition:
+    """Return what --partition says, by default the part of this process."""
     from vocabkit.data.partition import Partition
 
-    return None if partition is None else Partition.parse(partition)
+    return Partition.of_this_process() if partition is None else Partition.parse(partition)
 
 
 def check_device(device: str) -> None:

@@ -527,8 +527,8 @@ def test_each_process_of_a_launcher_takes_its_part(
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, left in (("0", 6), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        report = library.infer(world.mlp, [copies / "pictures"], copies / "out", device="cpu").report
-        assert (report.computed, report.left) == (6, left)
+        report = json.loads(infer(copies, world.mlp, "pictures", "--json").stdout)["report"]
+        assert (report["computed"], report["left"]) == (6, left)
 
 
 @pytest.mark.usefixtures("small_shards")

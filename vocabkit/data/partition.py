@@ -44,3 +44,6 @@ class Partition:
     def has(self, block: int) -> bool:
         """Whether block number `block`, from 0, is in this part."""
         return block % self.count == self.number - 1
+
+
+WHOLE = Partition()

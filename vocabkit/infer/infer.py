@@ -27,7 +27,7 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.adapter.words import READING, Word, check_words, image_words
 from vocabkit.data.llava import is_llava
-from vocabkit.data.partition import Partition
+from vocabkit.data.partition import WHOLE, Partition
 from vocabkit.data.pictures import IMAGE, BrokenImage, ahead, decoding_threads, each_once, image_files
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.data.sources import Columns, pictures_of
@@ -89,9 +89,8 @@ class InferOptions:
     """Dataset split."""
     image_column: str = "image"
     """Dataset column with the images."""
-    partition: Partition | None = None
-    """The part of the pictures to compute into `out`, which all parts share. By default that of this process, see
-    `Partition.of_this_process`."""
+    partition: Partition = WHOLE
+    """The part of the pictures to compute into `out`, which all parts share."""
     batch: int = 32
     """Pictures per batch. Another size can change the last bits of the results."""
     device: str = "auto"
@@ -392,11 +391,12 @@ def run(
     Raises VocabkitError: as `infer`.
     """
     watch = Stopwatch(models.device)
-    partition = wanted.partition or Partition.of_this_process()
     step = make_step(models, wanted, watch) if models.encoder.sizes is None else make_tile_step(models, wanted, watch)
     counts, shard = _Counts(progress), list[_Started]()
     with decoding_threads() as threads, _Writer(folder, watch) as writer:
-        prepared = ahead(_batches(models.encoder, pictures, folder, partition, wanted.batch, threads, counts), _AHEAD)
+        prepared = ahead(
+            _batches(models.encoder, pictures, folder, wanted.partition, wanted.batch, threads, counts), _AHEAD
+        )
         # one step ahead: a GPU gets the next batch before this thread waits for the results of the last
         for done in ahead((_start(each, step, watch) for each in prepared), 1):
             done.wait()

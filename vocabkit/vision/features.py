@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import EncoderInfo
-from vocabkit.data.partition import Partition
+from vocabkit.data.partition import WHOLE, Partition
 from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
 from vocabkit.data.samples import Picture
 from vocabkit.data.shards import INDEX
@@ -49,8 +49,8 @@ class FeatureOptions:
     """float16 or float32: how features are stored."""
     device: str = "auto"
     """A GPU computes in float16, a CPU in float32."""
-    partition: Partition | None = None
-    """The part of the pictures to compute. By default that of this process, see `Partition.of_this_process`."""
+    partition: Partition = WHOLE
+    """The part of the pictures to compute into the folder, which all parts share."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def cache_features(
     *,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float16,
-    partition: Partition | None = None,
+    partition: Partition = WHOLE,
     progress: Progress = no_progress,
 ) -> CacheReport:
     """Compute the features of the `pictures` that `folder` lacks. Safe to kill; the next call resumes.
@@ -182,7 +182,7 @@ def cache_features(
     Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
     pictures, or whose picture has changed; features that are not finite; no usable picture; can't write.
     """
-    folder, part = Path(folder), partition or Partition.of_this_process()
+    folder = Path(folder)
     total = len({picture.key for picture in pictures}) if isinstance(pictures, list) else None
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
     counts: Counter[str] = Counter()
@@ -195,7 +195,7 @@ def cache_features(
     def missing() -> Iterator[Picture]:
         for at, picture in enumerate(each_once(pictures, "cache their data in two folders")):
             there = picture.key in writer.keys
-            if not there and not part.has(at // SHARD_PICTURES):
+            if not there and not partition.has(at // SHARD_PICTURES):
                 counts["left"] += 1
                 continue
             counts["cached"] += there
