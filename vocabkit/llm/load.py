@@ -6,7 +6,6 @@ it is the LLM inside.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import logging
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import huggingface_hub
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.records import decode_json
 from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
+from vocabkit.llm.gguf_reader import quick_reader
 from vocabkit.llm.lora_rows import trained_rows, unties_output
 from vocabkit.llm.weight_files import open_gguf
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
@@ -247,23 +246,12 @@ def _is_tied(model: Any) -> bool:
 def _from_gguf(path: Path, folder: Path) -> None:
     try:
         # its progress bar can't be switched off
-        with quiet_transformers(), _read_once(), redirect_stderr(io.StringIO()):
+        with quiet_transformers(), quick_reader(), redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="bfloat16")
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # gguf and transformers raise many kinds on a damaged file
         raise VocabkitError(f"{path}: transformers can't load this GGUF ({first_line(error)})") from error
     _write(path, "dequantised", model, tokenizer, folder)
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """Cache GGUFReader: transformers reads a GGUF three times, token by token, which takes most of the time."""
-    plain = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(plain)  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = plain  # type: ignore[misc]
 
 
 def _from_lora(path: Path, folder: Path) -> None:
