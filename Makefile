@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-light test-robust test-browser golden mutants ecosystem release check docs snapshots benchmark clean
+.PHONY: demo app test test-light test-robust test-browser golden mutants ecosystem release check docs snapshots benchmark clean
 
 GEMMA := .sources/gemma-3-270m-q4_k_m.gguf
 # Ends with pages to open in a browser. The pictures are the first ones; nobody chose them.
@@ -24,7 +24,12 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit validate demo/scenes/combination.json --limit 60 --llm gemma3=$(GEMMA) --template completion \
 	  --adapter words=demo/adapter --answers --out demo/validation.json
 	@echo; echo "Open in a browser: demo/overlap.html, demo/check.html, demo/interpret.html"
+	@echo 'Ask it about pictures of your own: make app'
 	@echo 'Go on: export PATH="$$PWD/$(VENV)/bin:$$PATH", then vocabkit --help; docs/quickstart.md explains each step'
+
+# A page to talk to: what Gemma 3 270M sees in your pictures through the adapter in data/.
+app: $(VENV)/.installed-dev .sources/.complete
+	$(BIN)/vocabkit app data/scenes-words.pt --llm gemma3=$(GEMMA)
 
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 
@@ -45,7 +50,7 @@ LIGHT := tests/test_imports.py tests/test_public_face.py tests/cli tests/report
 test-robust: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python $(PYTEST) --ignore tests/browser -m robust
 
-# HTML reports in a real browser: Debian's chromium, driven by Playwright.
+# HTML reports and the page of `vocabkit app` in a real browser: Debian's chromium, driven by Playwright.
 test-browser: $(VENV)/.installed-dev .sources/.complete
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; }
 	$(BIN)/python $(PYTEST) tests/browser
@@ -99,7 +104,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-EXTRAS := adapter,offline,train,report,browser,kernels,dev
+EXTRAS := adapter,offline,train,report,app,browser,kernels,dev
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[$(EXTRAS)]'
 	touch $@

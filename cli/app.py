@@ -94,6 +94,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None], str], ...] = (
     ("Adapters", "export", adapters.export, "moved --as llava --llm LLM --vision CLIP --out llava"),
     ("Pictures", "infer", pictures.infer, "moved photos/ --captions --llm LLM --out captions"),
     ("Pictures", "interpret", pictures.interpret, "adapter.pt photo.jpg --llm LLM --html words.html"),
+    ("Pictures", "app", pictures.app, "adapter.pt --llm gemma3=gemma.gguf --llm qwen2.5=LLM"),
     ("Training", "scenes", training.scenes, "scenes --train 6000 --held-out 300"),
     ("Training", "features", training.features, "data.json --vision CLIP --out features"),
     ("Training", "train", training.train, "recipe.toml --out trained --set steps=100"),

@@ -32,7 +32,7 @@ from .options import (
     part_of,
     write_page,
 )
-from .show import note_broken, note_left, say, show, show_json, show_progress
+from .show import note, note_broken, note_left, say, show, show_json, show_progress
 
 
 class Dtype(enum.StrEnum):
@@ -253,3 +253,57 @@ def interpret(
     from vocabkit.report.interpretation import interpretation_report
 
     show(interpretation_report(found, everything=everything))
+
+
+def app(
+    adapter: Annotated[
+        str | None,
+        typer.Argument(
+            help="An adapter with a head: folder, .pt or hub id. [default: data/scenes-words.pt]", show_default=False
+        ),
+    ] = None,
+    llm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE",
+            help="An LLM to ask: a model folder, GGUF, catalog model or hub id; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    other_weights: OtherWeights = False,
+    vision: Vision = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 64,
+    device: Device = "auto",
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen at; whoever reaches it can use the page. By default this machine's own."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8017,
+    json: AsJson = False,
+) -> None:
+    """Serve a page to talk to: pictures in words, and answers of LLMs side by side.
+
+    The adapter is moved to each LLM in memory. The LLMs are loaded while the page can already be used. Ctrl-C ends it.
+    """
+    from vocabkit.files.memory import keep_freed_memory
+    from vocabkit.tokenizer.catalog import snapshot_path
+
+    source = adapter or str(snapshot_path("x").with_name("scenes-words.pt"))
+    check_source(source)
+    check_device(device)
+    keep_freed_memory()
+    with show_progress(lambda: "the page is closed") as progress:
+        from vocabkit.app.server import address, listen, serve
+        from vocabkit.app.talk import open_talk
+
+        sock = listen(host, port)
+        progress("opening the adapter", 0, None)
+        talk = open_talk(
+            source, llm or (), vision=vision, other_weights=other_weights, max_new_tokens=max_new_tokens, device=device
+        )
+    if json:
+        show_json({"url": address(sock), "adapter": source, "llms": llm or (), "fingerprints": talk.fingerprints})
+    else:
+        say(f"open in a browser: {address(sock)}")
+        note("Ctrl-C ends it")
+    serve(talk, sock, host)

@@ -28,6 +28,7 @@ SOURCES = Path(__file__).parent.parent / ".sources"
 NEED_TORCH = [
     "adapter",
     "adopt",
+    "app",
     "evaluate",
     "golden",
     "infer",

@@ -41,6 +41,14 @@ class Kind:
 
 
 def moved(world: World, kind: Kind, folder: Path) -> LangBridgeAdapter:
+    """An adapter of this kind as `trained` gives it, moved to LLM two."""
+    adapter = trained(world, kind, folder)
+    result, _ = transfer(adapter, world.two, scale=kind.scale, visual_tokens=kind.visual_tokens)
+    assert dataclasses.replace(result.config, transfer=None) == adapter.config
+    return result
+
+
+def trained(world: World, kind: Kind, folder: Path) -> LangBridgeAdapter:
     """An adapter of this kind with random weights, which records its encoder; a new vision model goes to `folder`."""
     source = kind.vision if kind.vision not in VISION else str(VISION[kind.vision](folder / "vision"))
     layer = {} if kind.layer is None else {"layer": kind.layer}
@@ -56,9 +64,7 @@ def moved(world: World, kind: Kind, folder: Path) -> LangBridgeAdapter:
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter *= 0.3
-    result, _ = transfer(adapter, world.two, scale=kind.scale, visual_tokens=kind.visual_tokens)
-    assert dataclasses.replace(result.config, transfer=None) == config
-    return result
+    return adapter
 
 
 def rows(world: World, over: str) -> SharedVocabulary:

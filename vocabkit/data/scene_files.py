@@ -179,6 +179,16 @@ def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: in
     )
 
 
+def held_out_scene(seed: int, size: int = 224) -> Image:
+    """Paint one of the combinations that `write_scenes` holds out by default: no shipped adapter was trained on them.
+
+    Raises VocabkitError: packages are missing.
+    """
+    files, rng = {name: [file] for name, file in drawings().items()}, random.Random(seed)
+    scenes = plan_scenes(files, train=12_000, held_out=500, seed=0)["combination"]
+    return painter(files, size)(rng.choice(scenes), rng)
+
+
 def painter(files: Mapping[str, Sequence[Path]], size: int) -> Callable[[Scene, random.Random], Image]:
     """Return a function that paints scenes of the drawings or pictures in `files`, by name, as (size, size) RGB.
 

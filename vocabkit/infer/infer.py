@@ -180,7 +180,7 @@ def infer(
     pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
     if wanted.captions:
-        wanted = _with_prompt(wanted, connector.config.prompt)
+        wanted = with_prompt(wanted, connector.config.prompt)
     if wanted.words:
         check_words(connector)
     if wanted.captions:
@@ -276,7 +276,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _with_prompt(wanted: InferOptions, own: str | None) -> InferOptions:
+def with_prompt(wanted: InferOptions, own: str | None) -> InferOptions:
     """Fill in the question and template of captions for an adapter whose prompt is `own`."""
     question = wanted.question or (own if wanted.template != "plain" else None) or PLACEHOLDER
     template = parse_template(wanted.template or ("plain" if question == PLACEHOLDER else "completion"))

@@ -61,6 +61,14 @@ def read_head(adapter: LangBridgeAdapter, features: Tensor, k: int, m: int) -> H
     return HeadReading(*found, torch.cat(entropy).numpy(), mass_rows.int().numpy(), mass.numpy())
 
 
+@torch.no_grad()
+def coefficients_of(adapter: LangBridgeAdapter, features: Tensor, rows: np.ndarray) -> np.ndarray:
+    """(N, Dv) features of one image, (m,) rows -> (N, m) float32: the coefficients of these rows, in blocks."""
+    blocks = features.split(max(1, _COEFFICIENTS // adapter.config.rows))
+    found = [adapter.coefficients(block)[:, torch.from_numpy(rows).long()].float().cpu() for block in blocks]
+    return torch.cat(found).numpy()
+
+
 def searched_ids(vocabulary: Vocabulary, table: EmbeddingTable) -> np.ndarray:
     """(V,) int64, ascending: the ids with both a token and a row. Reserved ids, holes and padding rows have none."""
     return np.flatnonzero(vocabulary.kinds[: table.num_rows] != Kind.UNUSED).astype(np.int64)

@@ -6,7 +6,7 @@ Sizes: B sequences of L tokens, I images of N patches, Dv width of the vision en
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.streamers import BaseStreamer
 
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter
 from vocabkit.adapter.partners import check_llm, llm_spellings
@@ -219,17 +220,30 @@ def generate(llm: Any, batch: Batch, visual: Tensor, **options: Any) -> Tensor:
 
 
 def write_answers(
-    llm: LLM, questions: Sequence[list[int]], visual: Tensor, *, template: Template, max_new_tokens: int
+    llm: LLM,
+    questions: Sequence[list[int]],
+    visual: Tensor,
+    *,
+    template: Template,
+    max_new_tokens: int,
+    told: Callable[[list[str]], None] | None = None,
 ) -> list[str]:
     """Return the LLM's greedy answers: one line each, except for the template chat, which has an end of turn.
 
     Args:
         questions: their token ids, from `encode_question` with `template`.
         visual: (I, N, D) visual tokens of their images.
+        told: called after each token with the answers so far; what it raises ends the writing.
     """
     tokenizer = llm.tokenizer
     line = {} if template == "chat" else {"stop_strings": "\n", "tokenizer": tokenizer}
     batch = collate([Prompt(ids, [IGNORED] * len(ids)) for ids in questions], [], left=True).to(llm.model.device)
+
+    def texts(written: Tensor) -> list[str]:
+        """(B, new) ids -> the answer of each sequence."""
+        found = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [text.partition("\n")[0].strip() if line else text.strip() for text in found]
+
     written = generate(
         llm.model,
         batch,
@@ -237,10 +251,26 @@ def write_answers(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
+        streamer=None if told is None else _Teller(lambda ids: told(texts(ids))),
         **line,
     )
-    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [text.partition("\n")[0].strip() if line else text.strip() for text in texts]
+    return texts(written)
+
+
+class _Teller(BaseStreamer):
+    """Hands on all ids that generate has written after each new one."""
+
+    def __init__(self, told: Callable[[Tensor], None]) -> None:
+        self._told, self._written = told, list[Tensor]()
+
+    def put(self, ids: Tensor) -> None:
+        """Take the next id of each sequence, (B,); generate gives the prompt first, as (B, L)."""
+        if ids.ndim == 1:
+            self._written.append(ids)
+            self._told(torch.stack(self._written, dim=1))
+
+    def end(self) -> None:
+        """Nothing is left to tell."""
 
 
 def _takes(llm: Any, argument: str) -> bool:

@@ -10,10 +10,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
-from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Reading
+from vocabkit.interpret.results import Development, ImageInfo, Interpretation, Part, Reading
 from vocabkit.report.html.page import Origin, pack, render
 from vocabkit.report.layout import spelled
 
@@ -76,13 +77,13 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: 
     return render(
         "interpretation.html.j2",
         origin,
-        scripts=("data.js", "patches.js"),
+        scripts=("data.js", "grid.js", "patches.js"),
         data=data,
         top=top,
         found=found,
         pictures=pictures,
         writer=writer,
-        frames=[_frame(image) for image in found.images],
+        frames=[frame(image.size, image.seen) for image in found.images],
         words_fit=found.grid[1] <= _MOST_COLUMNS,
         named=any(image.words for image in found.images),
         curves=[curve for measure in _MEASURES if (curve := _curve(found, *measure))],
@@ -91,7 +92,11 @@ def interpretation_page(found: Interpretation, pictures: Sequence[str], origin: 
 
 def picture_uri(image: ImageInfo) -> str:
     """The picture as a small JPEG in a data: URI. Raises BrokenImage, like `load_image`."""
-    picture = load_image(Picture(image.key, image.path))
+    return small_jpeg(load_image(Picture(image.key, image.path)))
+
+
+def small_jpeg(picture: Image) -> str:
+    """A data: URI of `picture`, which becomes small."""
     picture.thumbnail((_PIXELS, _PIXELS))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_QUALITY, optimize=True)
@@ -166,8 +171,9 @@ def _whole(numbers: np.ndarray | None, parts: int) -> list[float] | None:
     return None if numbers is None else np.rint(numbers.astype(np.float64) * parts).astype(int).ravel().tolist()
 
 
-def _frame(image: ImageInfo) -> Frame:
-    left, top, right, bottom = image.seen
+def frame(size: tuple[int, int], seen: Part) -> Frame:
+    """Place a picture of `size` (width, height) and the grid of patches on the part of it that is seen."""
+    left, top, right, bottom = seen
     start_x, start_y = min(0.0, left), min(0.0, top)
     width, height = max(1.0, right) - start_x, max(1.0, bottom) - start_y
 
@@ -179,7 +185,7 @@ def _frame(image: ImageInfo) -> Frame:
             100 * (bottom - top) / height,
         )
 
-    ratio = image.size[0] * width / (image.size[1] * height)
+    ratio = size[0] * width / (size[1] * height)
     return Frame(ratio, placed(0.0, 0.0, 1.0, 1.0), placed(left, top, right, bottom))
 
 

@@ -20,39 +20,14 @@
   function view(section) {
     const image = Number(section.dataset.image);
     const grid = section.querySelector(".patches");
-    const cells = Array.from({ length: count }, () => element("i", ""));
-    grid.append(...cells);
-    const made = { image, grid, cells, patch: data.telling[image],
-      panel: section.querySelector(".patch"), whole: section.querySelector(".whole"),
+    const made = { image, grid, panel: section.querySelector(".patch"), whole: section.querySelector(".whole"),
       scale: section.querySelector(".scale") };
-    const point = (event) => {
-      const box = grid.getBoundingClientRect();
-      const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-      const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
-      if (row >= 0 && row < rows && column >= 0 && column < columns) choose(made, row * columns + column);
-    };
-    grid.addEventListener("pointermove", (event) => event.pointerType === "mouse" && point(event));
-    grid.addEventListener("pointerdown", point);
-    grid.addEventListener("keydown", (event) => {
-      const row = Math.floor(made.patch / columns), column = made.patch % columns;
-      const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0],
-        Home: [0, -column], End: [0, columns - 1 - column] }[event.key];
-      if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
-      event.preventDefault();
-      const next = [row + step[0], column + step[1]];
-      if (next[0] >= 0 && next[0] < rows && next[1] >= 0 && next[1] < columns) choose(made, next[0] * columns + next[1]);
-    });
+    Object.assign(made, patchGrid(grid, data.grid, data.telling[image], () => showPatch(made)));
     return made;
   }
 
-  function choose(view, patch) {
-    if (patch === view.patch) return;
-    view.patch = patch;
-    showPatch(view);
-  }
-
-  function showPatch({ image, cells, patch, panel }) {
-    cells.forEach((cell, number) => cell.classList.toggle("chosen", number === patch));
+  function showPatch({ image, panel, ...made }) {
+    const patch = made.patch();
     const where = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
     const blocks = data.llms.map((name, llm) => {
       const found = reading(image, llm);
@@ -81,25 +56,8 @@
   const coefficient = (value, values) =>
     data.head === "softmax" ? share(value) : [String(value), value / Math.max(...values.map(Math.abs), 1e-9)];
 
-  function list(words, values, shown) {
-    const items = words.map((word, number) => {
-      const [text, length] = shown(values[number], values);
-      const bar = element("i", "length");
-      bar.style.width = `${100 * Math.min(1, Math.max(0, length))}%`;
-      return element("li", "", wordOf(word), element("span", "value", text), bar);
-    });
-    return element("ol", "", ...items);
-  }
-
-  function wordOf(number) {
-    return data.words[number] === "" ? element("span", "quiet", "(a special token)") : showToken(data.words[number]);
-  }
-
-  /** A word on the picture: to be read, so without the mark of the space that most words begin with. */
-  function labelOf(number) {
-    const word = data.words[number];
-    return word.length > 1 && word[0] === " " && word[1] !== " " ? showToken(word.slice(1)) : wordOf(number);
-  }
+  const wordOf = (number) => data.words[number];
+  const list = (words, values, shown) => wordList(words.map(wordOf), values, shown);
 
   function paint({ image, cells, grid, scale }) {
     const found = reading(image, painted ? Number(painted.value) : 0);
@@ -110,7 +68,7 @@
     const [least, most] = [Math.min(...best), Math.max(...best)];
     cells.forEach((cell, number) => {
       const words = kind === "words" ? found.nearest : kind === "rows" ? found.rows : null;
-      cell.replaceChildren(...(words ? [labelOf(first(words, number))] : []));
+      cell.replaceChildren(...(words ? [labelOf(wordOf(first(words, number)))] : []));
       cell.classList.toggle("names", kind === "names" && Boolean(found.names?.[number]));
       cell.style.setProperty("--near", kind === "cosine" ? ((best[number] - least) / (most - least || 1)).toFixed(3) : 0);
     });
