@@ -29,7 +29,7 @@ def talk_page(talk: Talk) -> str:
             ("Trained with", config.llm),
             ("Vision encoder", f"{encoder.name}, {rows} × {columns} patches of width {encoder.width:,}"),
             ("Widths", f"features {config.vision_width:,}, hidden {config.hidden_width:,}"),
-            *([("Drawings", ATTRIBUTION)] if draws else []),
+            *([("Drawings", ATTRIBUTION.partition(": ")[2])] if draws else []),
         ],
         fingerprints=talk.fingerprints,
         draws=draws,

@@ -167,15 +167,16 @@
       give(file);
     }
   });
-  named("draw")?.addEventListener("click", async (event) => {
-    event.target.disabled = true;
+  named("draw")?.addEventListener("click", async () => {
+    const button = named("draw");
+    button.disabled = true;
     try {
       await give(await (await send("drawing", "")).blob());
     } catch (error) {
       told.className = "bad";
       told.textContent = error.message;
     }
-    event.target.disabled = false;
+    button.disabled = false;
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
