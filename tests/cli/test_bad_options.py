@@ -75,6 +75,11 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
         ([ADAPTER, "a.png", "--top", "0"], "'--top'"),
         (["missing.pt", "a.png"], "missing.pt"),
     ],
+    "app": [
+        (["missing.pt"], "missing.pt"),
+        ([ADAPTER, "--device", "foo"], "--device 'foo'"),
+        ([ADAPTER, "--port", "-1"], "'--port'"),
+    ],
     "scenes": [(["scenes", "--size", "1"], "'--size'")],
     "features": [
         (["data.json", "--vision", "v", "--out", "f", "--pool", "3"], "--pool '3'"),
