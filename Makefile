@@ -63,9 +63,10 @@ golden: $(VENV)/.installed-dev .sources/.complete
 mutants: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python tests/mutants/run.py $(FILE)
 
-# Exported checkpoints in the programs that read them: transformers, TRL, llama.cpp, lmms-eval. Ten minutes.
-ecosystem: .venv-ecosystem/.installed
-	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python $(BIN)/python -m pytest tests/ecosystem
+# Adapters in the programs that people use: transformers, TRL, llama.cpp, lmms-eval, vLLM. Twenty minutes.
+ecosystem: .venv-ecosystem/.installed .venv-vllm/.installed
+	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python \
+	  $(BIN)/python -m pytest tests/ecosystem
 
 # sdist and wheel of the last commit in dist/, byte for byte the same each time, tried in an empty environment of each
 # installed Python. Fifteen minutes per Python.
@@ -93,7 +94,7 @@ benchmark: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python benchmarks/build_shared.py
 
 clean:
-	rm -rf .venv .venv-light .venv-ecosystem .sources .mutants demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-light .venv-ecosystem .venv-vllm .sources .mutants demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vocabkit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -117,6 +118,14 @@ SITE_PACKAGES = import site; print(site.getsitepackages()[0])
 	.venv-ecosystem/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/ecosystem/requirements.txt
 	cp -r docs/examples/lmms-eval-vocabkit .venv-ecosystem/plugin
 	.venv-ecosystem/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .venv-ecosystem/plugin
+	touch $@
+
+# vLLM pins torch (a CPU build, 2.13.0+cpu) and transformers. vocabkit goes beside it, as users do it.
+.venv-vllm/.installed: pyproject.toml tests/ecosystem/requirements-vllm.txt tests/ecosystem/fit_vllm.py | $(VENV)/.created
+	$(BIN)/python -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/ecosystem/requirements-vllm.txt --editable '.[adapter]'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	.venv-vllm/bin/python tests/ecosystem/fit_vllm.py
 	touch $@
 
 # Real tokenizers and models for tests and snapshots: the publishers' packages without their dependencies.

@@ -134,11 +134,13 @@ def make_models(work: Path, device: torch.device) -> Models:
     return Models(encoder, adapter, None, None, device, dtype).on_device()
 
 
-def make_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VisionEncoder:
-    """A vision transformer with random weights."""
+def make_encoder(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, width: int = 1024, layers: int = 24, heads: int = 16
+) -> VisionEncoder:
+    """A vision transformer of 576 patches with random weights."""
     config = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
-        patch_size=14,
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+        image_size=336, patch_size=14,
     )  # fmt: skip
     CLIPVisionModel(config).save_pretrained(folder)
     size = {"height": 336, "width": 336}

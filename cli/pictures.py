@@ -82,7 +82,10 @@ def infer(
     ] = False,
     prompt_embeds: Annotated[
         bool,
-        typer.Option("--prompt-embeds", help="Write visual tokens for vLLM's --enable-prompt-embeds."),
+        typer.Option(
+            "--prompt-embeds",
+            help="Write visual tokens for vLLM's --enable-prompt-embeds, which is for trusted clients only.",
+        ),
     ] = False,
     captions: Annotated[bool, typer.Option("--captions", help="Have the LLM caption the pictures.")] = False,
     visual_tokens: Annotated[

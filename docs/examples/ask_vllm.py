@@ -39,7 +39,7 @@ def main() -> None:
     client = OpenAI(base_url=asked.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     model = client.models.list().data[0].id
     (picture,) = prompt_embeds(asked.adapter, [asked.picture])
-    first: list[Any] = [picture, {"type": "text", "text": f"\n{asked.question}"}]
+    first: list[Any] = [picture, {"type": "text", "text": asked.question}]  # vLLM puts a new line between them
     messages: list[Any] = [{"role": "user", "content": first}]
     questions = () if sys.stdin.isatty() else map(str.strip, sys.stdin)
     for question in chain([None], questions):

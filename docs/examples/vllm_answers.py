@@ -7,20 +7,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 
 from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
 
 
-def main(checkpoint: str, question: str, *files: str) -> None:
+def main() -> None:
     """Ask the question about each file, greedily."""
-    llm = LLM(checkpoint, limit_mm_per_prompt={"image": 1}, enforce_eager=True, max_num_seqs=2)
+    parser = argparse.ArgumentParser(description="What vLLM answers about pictures.")
+    parser.add_argument("checkpoint")
+    parser.add_argument("question")
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--dtype", default="auto", help="float32 compares to more digits [as vLLM chooses]")
+    asked = parser.parse_args()
+    llm = LLM(asked.checkpoint, dtype=asked.dtype, limit_mm_per_prompt={"image": 1}, enforce_eager=True, max_num_seqs=2)
     settings = SamplingParams(temperature=0, max_tokens=32, logprobs=5)
-    for file in files:
+    for file in asked.files:
         picture = {"type": "image_pil", "image_pil": ImageOps.exif_transpose(Image.open(file))}
-        chat = [{"role": "user", "content": [picture, {"type": "text", "text": question}]}]
+        chat = [{"role": "user", "content": [picture, {"type": "text", "text": asked.question}]}]
         (answer,) = llm.chat([chat], settings, use_tqdm=False)
         said = answer.outputs[0]
         first = {token: value.logprob for token, value in said.logprobs[0].items()}
@@ -29,4 +35,4 @@ def main(checkpoint: str, question: str, *files: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

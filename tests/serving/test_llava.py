@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from bad_requests import bad_files
 from command_line import error_of, vocabkit_here
 from moved_adapters import Kind, moved
+from odd_pictures import LIKE_TRANSFORMERS, SIXTEEN_BIT_GREY
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_adapters import projector
 from small_world import World
@@ -23,6 +30,7 @@ from vision_models import clip, images
 
 from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM, collate, embed
@@ -206,6 +214,65 @@ def test_half_precision_of_the_llm_is_kept(pooled: Served) -> None:
         logits = model(**pooled.prompted(ONE).to(torch.bfloat16)).logits.float()
         expected = pooled.model(**pooled.prompted(ONE)).logits
     assert (logits - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+# ---- pictures of any origin --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*LIKE_TRANSFORMERS, *SIXTEEN_BIT_GREY])
+def test_pixels_of_every_kind_of_picture_are_those_of_infer(pooled: Served, tmp_path: Path, name: str) -> None:
+    content = (LIKE_TRANSFORMERS | SIXTEEN_BIT_GREY)[name]()
+    (tmp_path / name).write_bytes(content)
+    encoded = base64.b64encode(content).decode()
+    given = [str(tmp_path / name), tmp_path / name, content, f"data:image/png;base64,{encoded}", encoded]
+    with Image.open(tmp_path / name) as opened:
+        pixels = pooled.processor(images=[*given, opened], text="<image>" * 6, return_tensors="pt")["pixel_values"]
+    expected = pooled.encoder.pixels_of(Picture(name, content))
+    assert all(torch.equal(each, expected) for each in pixels)
+
+
+def test_image_processor_is_pillow_s(pooled: Served) -> None:
+    assert type(pooled.processor.image_processor).__name__ == "CLIPImageProcessorPil"
+
+
+def test_bad_pictures_are_named_by_their_number(pooled: Served) -> None:
+    good = images(1)[0]
+    for what, content in bad_files():
+        with pytest.raises(VocabkitError, match=r"^picture 2: .*$") as raised:
+            pooled.processor(images=[[good], [content, good]], text=["<image>", "<image><image>"])
+        assert len(str(raised.value)) < 200, what
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("missing.png", "picture 1: 'missing.png' is neither a file, nor a URL, nor base64"),
+        ("data:image/png;base64,@@", "is neither a file, nor a URL, nor base64"),
+        ("http://127.0.0.1:9/x.png", "picture 1: can't be fetched from 'http://127.0.0.1:9/x.png'"),
+        ("http://[", "picture 1: can't be fetched"),
+        ("?" * 10_000, "is neither a file"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_source_that_is_no_picture_is_refused(pooled: Served, source: str, says: str) -> None:
+    with pytest.raises(VocabkitError, match=re.escape(says)):
+        pooled.processor(images=source, text="<image>")
+
+
+@pytest.mark.parametrize("ratio", ["square", "pad"])
+def test_long_picture_is_refused_before_it_fills_the_memory(pooled: Served, ratio: str) -> None:
+    processor = deepcopy(pooled.processor)
+    processor.image_processor.do_pad = ratio == "pad"
+    with pytest.raises(VocabkitError, match=r"picture 1: has 60000 x 1 pixels, too long to be (resized|padded)"):
+        processor(images=Image.new("RGB", (60_000, 1)), text="<image>")
+
+
+def test_arrays_and_tensors_are_taken_as_they_are(pooled: Served) -> None:
+    array = np.asarray(images(1)[0])
+    expected = pooled.processor(images=images(1)[0], text="<image>", return_tensors="pt")["pixel_values"]
+    for given in (array, torch.from_numpy(array.copy()).permute(2, 0, 1)):
+        found = pooled.processor(images=given, text="<image>", return_tensors="pt")["pixel_values"]
+        assert_close(found, expected)
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------

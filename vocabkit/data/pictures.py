@@ -30,6 +30,9 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 """Names of images."""
+_STRETCHED = 100
+"""Largest ratio of a picture's sides: resized by its shorter side, a longer one could fill the memory."""
+
 PICTURE_RULES = "upright, over white, 8 bits"
 """What `load_image` does, for fingerprints of features: change the text when the pixels change."""
 
@@ -67,6 +70,21 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if IMAGE.fullmatch(file.name) and file.is_file())
 
 
+def check_shape(image: Image, *, pad: bool) -> None:
+    """Raise VocabkitError: made a square, or resized by its shorter side, the picture could fill the memory.
+
+    Args:
+        pad: whether it is padded to a square first.
+    """
+    from PIL import Image as pillow  # noqa: N813 - its class has the same name
+
+    side, limit = max(image.size), pillow.MAX_IMAGE_PIXELS
+    if pad and limit is not None and side * side > 2 * limit:
+        raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be padded to a square")
+    if not pad and side > _STRETCHED * min(image.size):
+        raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
+
+
 class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
     """An image that is missing or can't be decoded."""
 
@@ -102,33 +120,51 @@ def load_cut_out(path: Path) -> Image:
 
 def _as_rgba(image: Image, name: str) -> Image:
     image.load()
-    return (image if _has_transparency(image) else as_rgb(image, name)).convert("RGBA")
+    return (image if _has_transparency(image) else _as_rgb(image, name)).convert("RGBA")
 
 
-def _decoded(name: str, file: IO[bytes], converted: Callable[[Image, str], Image] | None = None) -> Image:
+def _decoded(name: str, file: IO[bytes], how: Callable[[Image, str], Image] | None = None) -> Image:
     with needs_extra("adapter", "opening images"):
         from PIL import Image, UnidentifiedImageError
     try:
-        with Image.open(file, formats=_FORMATS) as image:
-            # Pillow only warns, and warning filters are shared by all threads
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
-            return (converted or as_rgb)(image, name)
-    except VocabkitError:
-        raise
+        opened = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise VocabkitError(f"{name}: not an image in any of {', '.join(_FORMATS)}") from error
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})") from error
+    except Exception as error:  # as below
+        raise _broken(name, error) from error
+    with opened as image:
+        return _converted(image, name, how or _as_rgb)
 
 
 def as_rgb(image: Image, name: str = "picture") -> Image:
     """Turn an opened picture into what `load_image` gives: as transformers does, except for 16-bit greys.
 
-    Raises VocabkitError, naming it `name`: pixels whose white is unknown.
+    Raises VocabkitError, naming it `name`: as `load_image`.
     """
+    return _converted(image, name, _as_rgb)
+
+
+def _converted(image: Image, name: str, how: Callable[[Image, str], Image]) -> Image:
+    from PIL import Image as pillow  # noqa: N813 - its class has the same name
+
+    # Pillow only warns, and warning filters are shared by all threads
+    if pillow.MAX_IMAGE_PIXELS is not None and image.width * image.height > pillow.MAX_IMAGE_PIXELS:
+        raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
+    try:
+        return how(image, name)
+    except (VocabkitError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> VocabkitError:
+    return VocabkitError(f"{name}: broken image ({quote(str(error) or type(error).__name__, 120)})")
+
+
+def _as_rgb(image: Image, name: str) -> Image:
     from PIL import Image as pillow  # noqa: N813 - its class has the same name
 
     image.load()

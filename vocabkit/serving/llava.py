@@ -6,16 +6,22 @@ hf` writes. Names of tensors are those of Llava; the adapter's are under `model.
 
 from __future__ import annotations
 
+import base64
+import os
+import urllib.request
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoImageProcessor,
     AutoModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -27,6 +33,8 @@ from transformers.processing_utils import MultiModalData
 
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter
+from vocabkit.data.pictures import as_rgb, check_shape, load_image
+from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.load import first_line
 from vocabkit.shared.shared_vocabulary import Spellings
@@ -180,7 +188,18 @@ class VocabkitLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
 
 class VocabkitLlavaProcessor(LlavaProcessor):
-    """Llava's processor with a number of image tokens that the adapter sets, not the patches."""
+    """Llava's processor for pictures of any origin, with a number of image tokens that the adapter sets."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Load as transformers does, but with Pillow's image processor also where torchvision is installed.
+
+        torchvision's, which transformers prefers, resizes to slightly other pixels than those of the training.
+        """
+        found: Any = super().from_pretrained(pretrained_model_name_or_path, **options)
+        own = {**options, "backend": "pil"}
+        found.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **own)
+        return found
 
     def __init__(
         self,
@@ -203,6 +222,42 @@ class VocabkitLlavaProcessor(LlavaProcessor):
             image_processor, tokenizer, chat_template=chat_template, image_token=image_token, **options
         )
 
+    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
+        """Open pictures by the rules of `load_image`, then as LlavaProcessor.
+
+        Args:
+            images: opened ones, arrays and tensors, paths, URLs, data URLs, base64; lists of them.
+
+        Raises VocabkitError, naming the picture by its number: unreadable, or of an extreme size or proportions.
+        """
+        return super().__call__(images=None if images is None else self.opened(images), text=text, **options)
+
+    def opened(self, images: Any) -> Any:
+        """Pictures as `load_image` gives them, in nested lists like `images`; arrays and tensors as they are.
+
+        Raises VocabkitError: see `__call__`.
+        """
+        numbers = count(1)
+        pad = bool(getattr(self.image_processor, "do_pad", False))
+
+        def one(image: Any) -> Any:
+            if isinstance(image, list | tuple):
+                return [one(each) for each in image]
+            name = f"picture {next(numbers)}"
+            if isinstance(image, str | Path | bytes):
+                image = load_image(Picture(name, _source(name, image)))
+            elif isinstance(image, Image):
+                image = as_rgb(image, name)
+            else:
+                return image
+            try:
+                check_shape(image, pad=pad)
+            except VocabkitError as error:
+                raise VocabkitError(f"{name}: {error}") from error
+            return image
+
+        return one(images)
+
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
         """Return the image tokens of a picture."""
         return str(self.image_token * self.image_seq_length)
@@ -210,3 +265,22 @@ class VocabkitLlavaProcessor(LlavaProcessor):
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **_: Any) -> MultiModalData:
         counts = [] if image_sizes is None else [self.image_seq_length] * len(image_sizes)
         return MultiModalData(num_image_tokens=counts, num_image_patches=[1] * len(counts))
+
+
+def _source(name: str, image: str | Path | bytes) -> Path | bytes:
+    """A file, or the content of one. Raises VocabkitError: neither a file, nor a URL, nor base64."""
+    if not isinstance(image, str):
+        return image
+    if image.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(image, timeout=60) as reply:
+                return bytes(reply.read())
+        except (OSError, ValueError) as error:
+            raise VocabkitError(f"{name}: can't be fetched from {quote(image, 200)} ({first_line(error)})") from error
+    content = image.partition(",")[2] if image.startswith("data:") else image
+    if content is image and os.path.isfile(image):  # noqa: PTH113 - Path refuses names that are too long
+        return Path(image)
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except ValueError as error:
+        raise VocabkitError(f"{name}: {quote(image)} is neither a file, nor a URL, nor base64") from error

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import AutoModel
 from vllm.config import VllmConfig
@@ -21,13 +22,40 @@ from vllm.model_executor.models.llava import (
 )
 from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.parse import ImageSize
+from vllm.multimodal.media import MediaWithBytes
+from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalDataParser
 
 from vocabkit.errors import VocabkitError
 from vocabkit.serving.llava import Connector, VocabkitLlavaConfig, VocabkitLlavaProcessor
 
 _SIDE = 224
 """Of the picture that memory is planned with; all have the same number of visual tokens."""
+
+
+class _Parser(MultiModalDataParser):  # type: ignore[misc]
+    """Pictures of requests."""
+
+    def __init__(self, processor: VocabkitLlavaProcessor, **options: Any) -> None:
+        super().__init__(**options)
+        self._processor = processor
+
+    def _parse_image_data(self, data: Any) -> Any:
+        """Decode files again by our own rules: vLLM's take other sizes and formats, and clip 16-bit greys to white.
+
+        Raises VocabkitError, which the server answers with: see `VocabkitLlavaProcessor.opened`.
+        """
+        if data is None or self.is_embeddings(data):
+            return super()._parse_image_data(data)
+        is_one = isinstance(data, Image | MediaWithBytes) or getattr(data, "ndim", None) == 3
+        items = [data] if is_one else list(data)
+        files = [item.original_bytes if isinstance(item, MediaWithBytes) else item for item in items]
+        images = self._processor.opened(files)
+        return ImageProcessorItems(
+            [
+                MediaWithBytes(image, file) if isinstance(file, bytes) else image  # hashed by its bytes
+                for image, file in zip(images, files, strict=True)
+            ]
+        )
 
 
 class _Info(BaseLlavaProcessingInfo):  # type: ignore[misc]
@@ -45,6 +73,13 @@ class _Info(BaseLlavaProcessingInfo):  # type: ignore[misc]
                 f"{self.get_hf_config().image_seq_length}; export the adapter again"
             )
         return processor
+
+    def get_data_parser(self) -> MultiModalDataParser:
+        return _Parser(
+            self.get_hf_processor(),
+            expected_hidden_size=self._get_expected_hidden_size(),
+            allow_missing_mm_embeddings=self.allow_missing_mm_embeddings,
+        )
 
     def get_num_image_tokens(self, *, image_width: int, image_height: int) -> int:
         return self.get_hf_config().image_seq_length

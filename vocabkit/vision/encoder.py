@@ -19,7 +19,7 @@ from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter
 from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
-from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, load_image
+from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, check_shape, load_image
 from vocabkit.data.samples import Picture
 from vocabkit.errors import VocabkitError
 from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
@@ -132,6 +132,7 @@ class VisionEncoder:
         """
         if self.sizes is not None:
             raise VocabkitError("an encoder of tiles (image_aspect_ratio anyres) takes pictures by `tiles_of` only")
+        check_shape(image, pad=self._fill is not None)
         return self.model.pixels(image if self._fill is None else padded(image, self._fill))
 
     def pixels_of(self, picture: Picture) -> Tensor:
@@ -147,6 +148,7 @@ class VisionEncoder:
         assert self.sizes is not None
         image = load_image(picture)
         try:
+            check_shape(image, pad=False)
             return self.model.tiles(image, self.sizes)
         except VocabkitError as error:
             raise BrokenImage(f"{picture.key}: {error}") from error
@@ -180,8 +182,6 @@ def _check_tiles(model: PatchModel, sizes: Sizes | None, *, keep_cls: bool, pool
 def padded(image: Image, fill: tuple[int, int, int]) -> Image:
     """The picture in the middle of a square, as LLaVA's `expand2square` rounds it."""
     side = max(image.size)
-    if pillow.MAX_IMAGE_PIXELS is not None and side * side > 2 * pillow.MAX_IMAGE_PIXELS:
-        raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be padded to a square")
     square = pillow.new("RGB", (side, side), fill)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

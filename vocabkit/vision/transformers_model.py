@@ -26,8 +26,6 @@ _PREPARATION = (
 """The settings of an image processor that pixels depend on."""
 _AFTER_FEATURES = ("pooler.", "head.")
 """Weights after the hidden states, which some checkpoints lack."""
-_STRETCHED = 100
-"""Largest ratio of a picture's sides: resized by its shorter side, a longer one could fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,11 @@ class TransformersModel:
         self.preparation = json.dumps({key: settings.get(key) for key in _PREPARATION}, sort_keys=True, default=str)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """RGB -> (3, H, W) float32. Raises VocabkitError: a picture of extreme proportions."""
-        if max(image.size) > _STRETCHED * min(image.size):
-            raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
+        """RGB -> (3, H, W) float32."""
         return processed(self._processor, image)
 
     def tiles(self, image: Image.Image, sizes: Sizes) -> Tiles:
-        """RGB -> its tiles. Raises VocabkitError: a picture of extreme proportions."""
-        if max(image.size) > _STRETCHED * min(image.size):
-            raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
+        """RGB -> its tiles."""
         assert self.tile is not None
         processor = tile_processor(self._processor, sizes)
         pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]

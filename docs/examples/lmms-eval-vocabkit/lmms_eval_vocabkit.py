@@ -1,12 +1,13 @@
 """A model of lmms-eval: a vision model, any adapter of vocabkit, and an LLM.
 
-    python -m lmms_eval --model vocabkit --model_args adapter=ADAPTER,llm=LLM,vision=VISION --tasks mme --batch_size 1
+    python -m lmms_eval --model vocabkit --model_args adapter=ADAPTER,llm=LLM,vision=VISION --tasks mme --batch_size 8
 
 Stock Llava checkpoints hold only linear heads and distilled projectors; this evaluates a softmax head unchanged.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def manifest() -> ModelManifest:
 
 
 class Vocabkit(lmms):
-    """Answers one question at a time, greedily."""
+    """Answers questions greedily, `batch_size` at a time."""
 
     is_simple = True
 
@@ -62,32 +63,41 @@ class Vocabkit(lmms):
         loaded.model.to(self._device)
         self._tokenizer = loaded.tokenizer
         self._lvlm = LVLM(loaded, connector).to(self._device)
+        self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """An answer to each request."""
-        return [self._answer(*request.args) for request in requests]
+        answers: list[str] = []
+        for settings, alike in groupby([request.args for request in requests], key=lambda args: args[1]):
+            questions = list(alike)
+            for start in range(0, len(questions), self._batch_size):
+                answers += self._answers(questions[start : start + self._batch_size], settings)
+        return answers
 
     @torch.no_grad()
-    def _answer(
-        self, question: str, settings: dict[str, Any], doc_to_visual: Any, doc_id: int, task: str, split: str
-    ) -> str:
-        pictures = [as_rgb(picture) for picture in doc_to_visual(self.task_dict[task][split][doc_id])]
-        features = [self._encoder(self._encoder.pixels(picture)[None].to(self._device))[0] for picture in pictures]
-        if PLACEHOLDER not in question:
-            question = f"{PLACEHOLDER * len(pictures)}\n{question}" if pictures else question
-        ids = encode_question(self._tokenizer, [Turn(question, "")], self._template, self._encoder.tokens)
-        batch = collate([Prompt(ids, [0] * len(ids))], features, width=self._encoder.width).to(self._device)
+    def _answers(self, questions: list[tuple[Any, ...]], settings: dict[str, Any]) -> list[str]:
+        """Of a batch of requests with the same settings."""
+        prompts, pictures = [], []
+        for question, _, doc_to_visual, doc_id, task, split in questions:
+            shown = [as_rgb(picture) for picture in doc_to_visual(self.task_dict[task][split][doc_id])]
+            if shown and PLACEHOLDER not in question:
+                question = f"{PLACEHOLDER * len(shown)}\n{question}"
+            ids = encode_question(self._tokenizer, [Turn(question, "")], self._template, self._encoder.tokens)
+            prompts.append(Prompt(ids, [0] * len(ids)))
+            pictures += [self._encoder.pixels(picture) for picture in shown]
+        features = list(self._encoder(torch.stack(pictures).to(self._device))) if pictures else []
+        batch = collate(prompts, features, width=self._encoder.width, left=True).to(self._device)
         written = self._lvlm.generate(
             batch,
             max_new_tokens=settings.get("max_new_tokens", 64),
             do_sample=False,
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        text: str = self._tokenizer.decode(written[0], skip_special_tokens=True)
         until = settings.get("until", [])
+        texts: list[str] = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         for stop in [until] if isinstance(until, str) else until:
-            text = text.partition(stop)[0] if stop else text
-        return text.strip()
+            texts = [text.partition(stop)[0] if stop else text for text in texts]
+        return [text.strip() for text in texts]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not offered."""
