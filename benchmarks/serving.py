@@ -75,27 +75,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     words = parser.parse_args()
+    cases = []
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints = make_checkpoints(Path(temporary))
         programs = {"transformers": in_transformers}
         if "VLLM_PYTHON" in os.environ:
             programs["vLLM"] = in_vllm
-        cases = []
         for program, started in programs.items():
             with ExitStack() as stack:
                 running = {name: stack.enter_context(started(folder)) for name, folder in checkpoints.items()}
-                cases += measure(program, running, words.rounds)
+                found = measure(program, running, words.rounds)
+            for case in found:
+                print(as_line(case, found[0]), flush=True)
+            cases += found
     if words.json:
         write_json(words.json, {"limit": LIMIT, "cores": os.cpu_count(), "cases": cases})
-    for case in cases:
-        plain = next(each for each in cases if each.program == case.program)
-        ratio = case.request_cpu / plain.request_cpu
-        print(
-            f"{case.program}, {case.connector}: first token {case.first_token:.2f} s (processor "
-            f"{case.first_token_cpu:.2f}, ratio {case.first_token_cpu / plain.first_token_cpu:.2f}); request "
-            f"{case.request:.2f} s, {1 / case.request:.2f} a second (processor {case.request_cpu:.2f}, ratio "
-            f"{ratio:.3f}, limit {LIMIT}: {'ok' if ratio <= LIMIT else 'MISSED'}); {case.megabytes:,.0f} MB"
-        )
+
+
+def as_line(case: Case, plain: Case) -> str:
+    """The figures of a checkpoint, beside those of the plain projector."""
+    ratio = case.request_cpu / plain.request_cpu
+    return (
+        f"{case.program}, {case.connector}: first token {case.first_token:.2f} s (processor "
+        f"{case.first_token_cpu:.2f}, ratio {case.first_token_cpu / plain.first_token_cpu:.2f}); request "
+        f"{case.request:.2f} s, {1 / case.request:.2f} a second (processor {case.request_cpu:.2f}, ratio "
+        f"{ratio:.3f}, limit {LIMIT}: {'ok' if ratio <= LIMIT else 'MISSED'}); {case.megabytes:,.0f} MB"
+    )
 
 
 def measure(program: str, running: dict[str, tuple[Ask, int]], rounds: int) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gc
 import json
 import re
 import shutil
@@ -214,6 +215,20 @@ def test_half_precision_of_the_llm_is_kept(pooled: Served) -> None:
         logits = model(**pooled.prompted(ONE).to(torch.bfloat16)).logits.float()
         expected = pooled.model(**pooled.prompted(ONE)).logits
     assert (logits - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_rows_and_head_are_in_memory_once(pooled: Served) -> None:
+    def alive() -> int:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if type(each) in (Tensor, torch.nn.Parameter)]
+        return sum(tuple(each.shape) in shapes for each in tensors)
+
+    shapes = {tuple(pooled.adapter.embeddings.shape), tuple(pooled.adapter.head.weight.shape)}
+    before = alive()
+    model, _ = loaded(pooled.folder)
+    with torch.no_grad():
+        model(**pooled.prompted(ONE))
+    assert alive() == before + 2
 
 
 # ---- pictures of any origin --------------------------------------------------------------------------------------
