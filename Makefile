@@ -19,8 +19,10 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit check demo/adapter data/scenes-words.pt --to gemma3=$(GEMMA) --html demo/check.html
 	@echo; echo "Gemma, which never saw the adapter, captions pictures that training never had. It takes some minutes ..."
 	$(BIN)/vocabkit scenes demo/scenes --only combination
+	$(BIN)/vocabkit infer demo/adapter demo/scenes/images/combination-00000[0-7].png --captions --llm gemma3=$(GEMMA) \
+	  --max-new-tokens 24 --out demo/captions > demo/captions.txt
 	$(BIN)/vocabkit interpret demo/adapter demo/scenes/combination.json --llm gemma3=$(GEMMA) --limit 8 \
-	  --html demo/interpret.html > demo/interpret.txt
+	  --captions demo/captions --html demo/interpret.html > demo/interpret.txt
 	$(BIN)/vocabkit validate demo/scenes/combination.json --limit 60 --llm gemma3=$(GEMMA) --template completion \
 	  --adapter words=demo/adapter --answers --out demo/validation.json
 	@echo; echo "Open in a browser: demo/overlap.html, demo/check.html, demo/interpret.html"

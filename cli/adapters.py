@@ -30,7 +30,7 @@ from .options import (
     page_origin,
     write_page,
 )
-from .show import Show, note, say, show, show_json, show_progress
+from .show import Show, note, say, show, show_json, show_progress, working
 
 if TYPE_CHECKING:
     from vocabkit.evaluate.calibrate import Calibration
@@ -280,7 +280,8 @@ def _reads_rows(adapter: str, to: str, *, json: bool, **chosen: Any) -> bool:
     from vocabkit.transfer.plan import preview
 
     try:
-        found = preview(adapter, to, **chosen)
+        with working(f"reading {adapter} and {to}"):
+            found = preview(adapter, to, **chosen)
     except VocabkitError as error:
         raise VocabkitError(f"{error}{_apart(to, chosen['weights'])}") from error
     here = Path(found.embeddings).expanduser().exists()

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from typer.exceptions import TyperException
 
 from . import adapters, lookups, pictures, training, vocabularies
 from .options import AsJson, Everything
-from .show import Run, fitted, note, running, show, show_json, showing_warnings
+from .show import Run, fitted, note, running, show, show_json, show_progress, showing_warnings
 
 ADAPTER_EXTRA = {"PIL", "accelerate", "gguf", "safetensors", "torch", "transformers"}
 """Packages that only the commands about adapters need, and a light installation lacks."""
@@ -46,9 +47,10 @@ def doctor(everything: Everything = False, json: AsJson = False) -> None:
 
     With --all, all versions and, for typical sizes, how visual tokens are computed here and why.
     """
-    from vocabkit.llm.environment import environment
+    with show_progress():
+        from vocabkit.llm.environment import environment
 
-    found = environment()
+        found = environment()
     if json:
         show_json(found)
         return
@@ -70,6 +72,8 @@ class _Panels(TyperGroup):
                 formatter.write_dl([(f"{n:{width}}", self.commands[n].get_short_help_str(limit)) for n in names])
 
 
+# Help breaks its lines between words only: an option that is broken at its hyphen can be neither found nor copied.
+textwrap.TextWrapper.wordsep_re = textwrap.TextWrapper.wordsep_simple_re  # type: ignore[misc]
 app = typer.Typer(
     cls=_Panels,
     no_args_is_help=True,

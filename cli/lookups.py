@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import TOKENIZER, AsJson, Overwrite, check_output, resolve_one
-from .show import counted, note, say, shared_as_json, show_json
+from .show import counted, note, say, shared_as_json, show_json, working
 
 if TYPE_CHECKING:
     from vocabkit.shared.shared_vocabulary import Row
@@ -127,7 +127,8 @@ def map_ids(
     check_format(out)
     resolved = resolve_one(source), resolve_one(target)
     check_output(out, [each.file for each in resolved], overwrite)
-    found = token_map(resolved[0].vocabulary, resolved[1].vocabulary)
+    with working("mapping"):
+        found = token_map(resolved[0].vocabulary, resolved[1].vocabulary)
     found.save(out)
     if found.note:
         note(found.note)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .show import note
+from .show import note, working
 
 if TYPE_CHECKING:
     from vocabkit.data.partition import Partition
@@ -125,9 +125,13 @@ DATA = "LLaVA JSON or JSONL files, or Hugging Face datasets (folder or hub id)"
 
 def resolve_one(argument: str) -> Resolved:
     """Resolve the tokenizer that `argument` names, and note on stderr what was used."""
-    from vocabkit.tokenizer.catalog import resolve
+    from vocabkit.tokenizer.catalog import catalog, resolve
 
-    found = resolve(argument)
+    if argument.lower() in catalog():  # a moment's work
+        found = resolve(argument)
+    else:
+        with working(f"reading {argument}"):
+            found = resolve(argument)
     note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}")
     return found
 

@@ -159,7 +159,9 @@ def infer(
     for picture, seen in report.first_words.items():
         say(f"  {picture}: {', '.join(word.text for word in seen)}")
     if report.reading is not None:
-        say(f"an LLM reads them in place of <image>: {report.reading}")
+        say("prompt for an LLM, with the words of a picture in place of <image>:")
+        for line in report.reading.strip().splitlines():
+            say(f"  {line}", unbroken=True)
     note_broken(report.broken, report.pictures, report.first_broken)
     note_left(report.left)
     if profile:

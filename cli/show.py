@@ -39,9 +39,15 @@ running = Run()
 """There is one command in a process at a time; `main` resets it."""
 
 
-def say(line: str) -> None:
-    """Print a line of data; control characters in names and paths are escaped."""
-    print(fitted(line, sys.stdout), flush=True)
+def say(line: str, *, unbroken: bool = False) -> None:
+    """Print a line of data; control characters in names and paths are escaped.
+
+    Args:
+        unbroken: leave the line to the terminal, for what is to be copied.
+    """
+    from vocabkit.errors import one_line
+
+    print(one_line(line) if unbroken else fitted(line, sys.stdout), flush=True)
 
 
 def fitted(line: str, stream: TextIO) -> str:
@@ -65,7 +71,7 @@ def note(line: str, *, unbroken: bool = False) -> None:
     """Print a line on stderr, as `say` does on stdout; not with --quiet.
 
     Args:
-        unbroken: leave the line to the terminal, for a command that is to be copied.
+        unbroken: leave the line to the terminal, for what is to be copied.
     """
     from vocabkit.errors import one_line
 
@@ -164,6 +170,14 @@ def show_progress(kept: Callable[[], str] | None = None) -> Iterator[Show]:
             yield lines.show
         finally:
             lines.ended.set()
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on stderr that a step runs which can't say how far it is."""
+    with show_progress() as progress:
+        progress(what, 0, None)
+        yield
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from .options import (
     named_values,
     part_of,
 )
-from .show import Show, note, note_broken, note_left, running, say, show, show_json, show_progress
+from .show import SCHEMA, Show, note, note_broken, note_left, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -463,7 +463,7 @@ def validate(
     if out is not None:
         from vocabkit.report.as_json import write_json
 
-        write_json(out, results)
+        write_json(out, {"schema": SCHEMA, **results})
     if json:
         show_json(results)
         return

@@ -28,7 +28,7 @@ from .options import (
     resolve_one,
     write_page,
 )
-from .show import note, say, shared_as_json, show, show_json, show_progress
+from .show import note, say, shared_as_json, show, show_json, show_progress, working
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +138,8 @@ def build_shared(
                 names=read_names(names) if names else (), text_column=text_column, progress=progress,
             )  # fmt: skip
     else:
-        shared = align(vocabularies, at_least=at_least, special_roles=special_roles, reachable=reachable)
+        with working("aligning"):
+            shared = align(vocabularies, at_least=at_least, special_roles=special_roles, reachable=reachable)
     if rank_by:
         from vocabkit.shared.rank import rank
 
@@ -295,7 +296,8 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
         changed = [f"{name} was {quote(str(path))}, which has changed since" for name, path in moved.items()]
         found = "; ".join([f"{', '.join(map(quote, missing))} {verb}", *changed])
         raise VocabkitError(f"{file}: {found}; add {options}")
-    verdict = verify(shared, vocabularies)
+    with working("checking"):
+        verdict = verify(shared, vocabularies)
     if json:
         about = {"file": file, "rows": len(shared), "fingerprint": shared.fingerprint}
         show_json({**about, "problems": verdict.problems, "notes": verdict.notes})
@@ -349,7 +351,8 @@ def overlap(
         for vocabulary in vocabularies:
             with show_progress() as progress:
                 counts[vocabulary.name] = count_tokens(vocabulary, corpus, text_column=text_column, progress=progress)
-    report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
+    with working("comparing"):
+        report = compare(vocabularies, examples=examples, reachability=reachability, counts=counts)
     if json:
         show_json(report)
     else:
@@ -361,10 +364,12 @@ def overlap(
     if html is not None:
         from vocabkit.report.html.overlap import overlap_page, string_matching, token_table
 
-        # for more than two, `audit` is quicker, pair by pair
-        matching = string_matching(vocabularies) if len(vocabularies) == 2 else None
-        origin = page_origin({each.name: each.fingerprint for each in vocabularies})
-        write_page(html, overlap_page(report, token_table(vocabularies), matching, origin))
+        with working(f"making {html}"):
+            # for more than two, `audit` is quicker, pair by pair
+            matching = string_matching(vocabularies) if len(vocabularies) == 2 else None
+            origin = page_origin({each.name: each.fingerprint for each in vocabularies})
+            page = overlap_page(report, token_table(vocabularies), matching, origin)
+        write_page(html, page)
 
 
 def explain(
@@ -383,7 +388,8 @@ def explain(
     from vocabkit.shared.explain import parse_token
 
     vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
-    found = look_up(parse_token(token, vocabularies[0]), vocabularies)
+    with working("looking it up"):
+        found = look_up(parse_token(token, vocabularies[0]), vocabularies)
     if json:
         show_json(found)
     else:
@@ -541,7 +547,8 @@ def _import_map(
     inputs = [file, *sisters.values(), *([counts] if counts else []), *(each.file for each in found)]
     check_output(path, inputs, overwrite)
     first, *rest = (each.vocabulary for each in found)
-    shared = import_map(file, first, rest, sisters, counts=counts)
+    with working(f"checking {file}"):
+        shared = import_map(file, first, rest, sisters, counts=counts)
     shared.save(path)
     if json:
         show_json(shared_as_json(path, shared))
@@ -589,7 +596,8 @@ def audit(
         pairs = TRANSLATIONS[translation](spellings(first), spellings(second))
     else:
         pairs = read_translation(Path(translation), first, target_map)
-    found = judge(pairs, first, second, examples=examples)
+    with working("comparing"):
+        found = judge(pairs, first, second, examples=examples)
     if json:
         show_json(found)
     else:

@@ -36,17 +36,18 @@ def test_index_comes_last_and_failed_writes_leave_nothing(tmp_path: Path) -> Non
 def test_equal_settings_pass_whatever_their_type(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path, "features", {"pool": (2, 2), "layer": -2})
     folder.check({"pool": [2, 2], "layer": -2, "name": "moved"})
-    with pytest.raises(VocabkitError, match=r"with pool \[2, 3\], not \[2, 2\]"):
+    with pytest.raises(VocabkitError, match=r"other settings \(`pool` \[2, 3\], now \[2, 2\]\)"):
         folder.check({"pool": [2, 3], "layer": -2, "name": "moved"})
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"pool": None, "layer": -2}, r"holds features with pool null, not \[2, 2\]; choose another folder"),
-        ({"pool": [2, 2]}, "with layer null, not -2"),
-        ({"pool": "x" * 1000, "layer": -2}, 'with pool "x{78}…, not'),
-        ({"pool": "a\nb", "layer": -2}, r'with pool "a\\nb", not'),
+        ({"pool": None, "layer": -2}, r"features of other settings \(`pool` none, now \[2, 2\]\); choose another folder"),
+        ({"pool": [2, 2]}, "`layer` none, now -2"),
+        ({"pool": "x" * 1000, "layer": -2}, '`pool` "x{78}…, now'),
+        ({"pool": "a\nb", "layer": -2}, r'`pool` "a\\nb", now'),
+        ({}, r"`pool` none, now \[2, 2\]; `layer` none, now -2"),
     ],
 )
 def test_other_settings_raise_in_one_line(tmp_path: Path, found: dict[str, object], message: str) -> None:
@@ -54,6 +55,24 @@ def test_other_settings_raise_in_one_line(tmp_path: Path, found: dict[str, objec
     with pytest.raises(VocabkitError, match=message) as caught:
         folder.check(found)
     assert "\n" not in str(caught.value)
+
+
+def test_fingerprints_and_switches_are_told_in_words(tmp_path: Path) -> None:
+    asked = {"question": "What?", "template": "plain"}
+    settings = {"adapter": "a", "llm": "x", "vision": "v", "words": False, "captions": asked, "per_shard": 4}
+    folder = ShardFolder(tmp_path, "results", settings)
+
+    def told(**found: object) -> str:
+        with pytest.raises(VocabkitError) as caught:
+            folder.check({**settings, **found})
+        return str(caught.value).split("(")[1].split(")")[0]
+
+    assert told(adapter="b") == "another adapter, or other weights of its LLM"
+    assert told(adapter="b", llm="y", per_shard=2) == 'another LLM, or an adapter for another one: "y", now "x"'
+    assert told(vision="w", words=True) == "another vision model; with `words`, now without"
+    assert told(captions=None, adapter="b") == "without `captions`, now with"
+    assert told(captions={**asked, "question": "Who?"}) == '`question` "Who?", now "What?"'
+    assert told(per_shard=2) == "`per_shard` 2, now 4"
 
 
 def test_file_in_place_of_the_folder_raises(tmp_path: Path) -> None:

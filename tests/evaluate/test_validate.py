@@ -86,7 +86,8 @@ def whole(world: World, trained: dict[str, Path], tmp_path_factory: pytest.TempP
 def test_command_measures_every_condition(whole: tuple[Done, Path]) -> None:
     done, out = whole
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {"schema": SCHEMA, **json.loads(out.read_text())}
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+    assert json.loads(done.stdout)["schema"] == SCHEMA
     found = json.loads(done.stdout)["data"]["validation"]
     assert list(found["caption_loss"]) == [
         "blind", "transferred", "transferred shuffled", "transferred random vocabulary", "native", "native shuffled",
@@ -139,11 +140,10 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
-    assert labels[:7] == ["right answers", "named", "recognised", "name chosen", "yes no", "yes no ranked", "counted"]
-    assert lines[start + 8] == "how often it said yes; half is right"
-    assert labels[9:11] == ["yes or no", "said yes"]
+    assert labels[1:6] == ["names in full", "names or nouns", "name out of ten", "yes or no", "yes ranked first"]
+    start = lines.index("half is right") + 1
     said = [answers.said_yes for answers in found.answers.values()]
-    assert [word for word in lines[start + 10].split() if "." in word] == [
+    assert [word for word in lines[start + 1].split() if "." in word] == [
         f"{share.value:.1%}" for share in said if share
     ]
 
@@ -161,8 +161,20 @@ def test_report_has_intervals_and_question_counts(whole: tuple[Done, Path]) -> N
     shares = [answers.yes_no for answers in found.answers.values()]
     cells = [f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})" for share in shares if share]
     assert len(cells) == 3
-    assert re.split("  +", next(line for line in lines if line.startswith("yes no  "))) == ["yes no", "24", *cells]
-    assert next(line for line in lines if line.startswith("counted")).split() == ["counted", "0", "-", "-", "-"]
+    line = next(line for line in lines if line.startswith("yes or no  "))
+    assert re.split("  +", line) == ["yes or no", "24", "50%", *cells]
+
+
+def test_questions_that_tell_nothing_have_no_row(whole: tuple[Done, Path]) -> None:
+    found, lines = shown(whole)
+    assert not any(line.startswith("number out of four") for line in lines)  # nothing to count in this data
+    one = next(iter(found.answers.values()))
+    always = dataclasses.replace(one, said_yes=dataclasses.replace(one.said_yes, value=1.0, low=1.0, high=1.0))
+    written = io.StringIO()
+    report = validation_report("data", dataclasses.replace(found, answers={"one": always}))
+    Console(file=written, width=80).print(report)
+    assert "yes or no " not in written.getvalue().split("asked yes or no")[0]
+    assert "it always says yes" in " ".join(written.getvalue().split())
 
 
 def test_report_shows_captions_beside_the_right_ones(whole: tuple[Done, Path]) -> None:

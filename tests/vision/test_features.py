@@ -393,16 +393,16 @@ def test_other_encoder_or_setting_raises(encoder: VisionEncoder, model: Path, tm
     cache_features(encoder, pictures, out)
     (out / shard_files.INDEX).unlink()  # also while it is unfinished
     others = {
-        "layer -2, not -1": open_vision(source, layer=-1),
-        "keep_cls false, not true": open_vision(source, keep_cls=True),
-        r"pool null, not \[2, 2\]": open_vision(source, pool=(2, 2)),
-        'precision "float32", not "bfloat16"': open_vision(source, dtype=torch.bfloat16),
-        'fingerprint "sha256:.*, not "sha256:': open_vision(str(siglip(tmp_path / "siglip"))),
+        "`layer` -2, now -1": open_vision(source, layer=-1),
+        "without `keep_cls`, now with": open_vision(source, keep_cls=True),
+        r"`pool` none, now \[2, 2\]": open_vision(source, pool=(2, 2)),
+        '`precision` "float32", now "bfloat16"': open_vision(source, dtype=torch.bfloat16),
+        ".*another vision model": open_vision(str(siglip(tmp_path / "siglip"))),
     }
     for difference, other in others.items():
-        with pytest.raises(VocabkitError, match=f"out: holds features with {difference}.*choose another folder"):
+        with pytest.raises(VocabkitError, match=rf"out: holds features of other settings \({difference}.*choose another folder"):
             cache_features(other, pictures, out)
-    with pytest.raises(VocabkitError, match='with dtype "float16", not "float32"'):
+    with pytest.raises(VocabkitError, match='`dtype` "float16", now "float32"'):
         cache_features(encoder, pictures, out, dtype=torch.float32)
 
 

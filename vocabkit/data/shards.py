@@ -7,7 +7,7 @@ makes it complete. Shards record the settings that their content depends on, so 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ class ShardFolder:
     def check(self, found: Mapping[str, Any]) -> None:
         """Raise VocabkitError unless `found`, the settings of a shard in the folder, are those of this run."""
         found = json.loads(json.dumps(found))
-        for name, wanted in self.settings.items():
-            if found.get(name) != wanted:
-                old, new = _shown(found.get(name)), _shown(wanted)
-                raise self.refusal(f"{self._content} with {name} {old}, not {new}")
+        if told := list(_differences(found, self.settings)):
+            raise self.refusal(f"{self._content} of other settings ({'; '.join(told)})")
 
     def refusal(self, held: str) -> VocabkitError:
         """Return the error for a folder that holds something else than this run writes."""
@@ -68,6 +66,35 @@ class ShardFolder:
             temporary.write_bytes(content)
 
 
+_FOLLOW = ("grid", "tokens", "width", "precision", "per_shard")
+"""Settings that follow from others, and are told only if nothing else differs."""
+_HASHES = {
+    "adapter": "another adapter, or other weights of its LLM",
+    "vision": "another vision model",
+    "fingerprint": "another vision model",
+}
+"""What it means if these settings, which are fingerprints, differ."""
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Tell in words what differs of the settings `wanted`."""
+    differ = [name for name, value in wanted.items() if found.get(name) != value]
+    if "llm" in differ or (found.get("captions") is None) != (wanted.get("captions") is None):
+        differ = [name for name in differ if name != "adapter"]  # its fingerprint includes an LLM that was loaded
+    for name in [name for name in differ if name not in _FOLLOW] or differ:
+        old, new = found.get(name), wanted[name]
+        if name in _HASHES:
+            yield _HASHES[name]
+        elif name == "llm":
+            yield f"another LLM, or an adapter for another one: {_shown(old)}, now {_shown(new)}"
+        elif isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif isinstance(old or new, bool | dict):
+            yield f"with `{name}`, now without" if old else f"without `{name}`, now with"
+        else:
+            yield f"`{name}` {_shown(old)}, now {_shown(new)}"
+
+
 def _shown(value: Any) -> str:
-    text = json.dumps(value)  # ASCII on one line, whatever a file holds
+    text = "none" if value is None else json.dumps(value)  # ASCII on one line, whatever a file holds
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -81,8 +81,20 @@ class Answers:
     """What the LLM wrote, in the order of the samples."""
 
 
-RIGHT = ("named", "recognised", "name_chosen", "yes_no", "yes_no_ranked", "counted")
-"""The fields of `Answers` that are shares of right answers: more is better."""
+RIGHT: dict[str, tuple[str, float]] = {
+    "named": ("names in full", 0.0),
+    "recognised": ("names or nouns", 0.0),
+    "name_chosen": ("name out of ten", 0.1),
+    "yes_no": ("yes or no", 0.5),
+    "yes_no_ranked": ("yes ranked first", 0.5),
+    "counted": ("number out of four", 0.25),
+}
+"""The fields of `Answers` that are shares of right answers, more is better: their labels, and what chance gives."""
+
+
+def asked(answers: Collection[Answers]) -> list[str]:
+    """The fields of `RIGHT` that the data allows."""
+    return [name for name in RIGHT if any(getattr(each, name) is not None for each in answers)]
 
 
 def ask(

@@ -100,7 +100,7 @@ def interpret(
         raise VocabkitError(f"`top` {wanted.top}: must be at least 1")
     series = _series(adapter, wanted.checkpoints)
     own = series["adapter"]
-    targets = _targets(wanted.llms, own.llm, progress)
+    targets = _targets(wanted.llms, own.llm, adapter, progress)
     encoder = encoder_of(
         own, wanted.vision, layer=wanted.layer, pool=wanted.pool, image_aspect_ratio=wanted.image_aspect_ratio
     )
@@ -120,7 +120,7 @@ def interpret(
         llms=tuple(targets),
         vocabularies={name: part.searched for name, part in parts.items()},
         checkpoints=tuple(series),
-        images=tuple(dataclasses.replace(image, written=wanted.written.get(image.key)) for image in images),
+        images=tuple(dataclasses.replace(image, written=_written(image, wanted.written)) for image in images),
         broken=tuple(broken),
         readings=tuple(reading for part in parts.values() for reading in part.readings),
         development=tuple(entry for part in parts.values() for entry in part.development),
@@ -154,11 +154,19 @@ def _series(adapter: str | Path, checkpoints: str | Path | None) -> dict[str, Ad
     return series
 
 
-def _targets(llms: Sequence[str], own: str, progress: Progress) -> dict[str, Target]:
+def _targets(llms: Sequence[str], own: str, adapter: str | Path, progress: Progress) -> dict[str, Target]:
     """Name -> LLM; the adapter's own first, if it is among them."""
     targets = {}
     for llm in llms or [own]:
-        target = open_target(llm, progress=progress)
+        try:
+            target = open_target(llm, progress=progress)
+        except VocabkitError as error:
+            if llms:
+                raise
+            raise VocabkitError(
+                f"{adapter}: its visual tokens are for {own}, whose words are searched: add `llm` {own}=SOURCE, a "
+                "model folder, GGUF, catalog model or hub id"
+            ) from error
         if target.vocabulary.name in targets:
             raise VocabkitError(f"`llm` {llm}: {target.vocabulary.name} is already given; rename one with NAME=SOURCE")
         targets[target.vocabulary.name] = target
@@ -216,6 +224,11 @@ def _opened(encoder: VisionEncoder, picture: Picture) -> tuple[Image.Image, Tens
         return image, encoder.pixels(image)
     except VocabkitError as error:
         raise BrokenImage(f"{picture.key}: {error}") from error
+
+
+def _written(image: ImageInfo, captions: Mapping[str, str]) -> str | None:
+    """The caption of an image, by its key or, where the images themselves were captioned, by its path."""
+    return captions.get(image.key) or captions.get(str(image.path))
 
 
 def _info(picture: Picture, sample: Sample | None, size: tuple[int, int], seen: Part) -> ImageInfo:

@@ -6,7 +6,7 @@ The rooms below import torch, so only their types are imported here: `compare` n
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -175,8 +175,6 @@ def calibration_report(found: Calibration) -> RenderableType:
 
 def validation_report(name: str, result: Result) -> RenderableType:
     """Caption losses, retention and answers on one dataset."""
-    from vocabkit.evaluate.answers import RIGHT
-
     found = result.validation
     rows = [
         (
@@ -197,9 +195,7 @@ def validation_report(name: str, result: Result) -> RenderableType:
     if found.left_out:
         parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
     if result.answers:
-        right, yes = ([_answers(name, result.answers) for name in names] for names in (RIGHT, ("said_yes",)))
-        sections = [Section("right answers", right), Section("yes or no", yes, "how often it said yes; half is right")]
-        parts += [Text(), Columns(("asked", *(printable(name, _NAME) for name in result.answers)), sections)]
+        parts += [Text(), *_right_answers(result.answers)]
         for name, answers in result.answers.items():
             parts += [Text(), Text(f"first pictures, {printable(name, _NAME)}", style="bold")]
             for each in answers.captions[:_CAPTIONS]:
@@ -221,11 +217,26 @@ def _label(shown: str, adapters: Collection[str]) -> str:
     return printable(shown, _NAME)
 
 
-def _answers(name: str, answers: Mapping[str, Answers]) -> tuple[str, list[str]]:
-    """The row of a kind of question: how many were asked, and the share that each adapter got right."""
-    shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
-    asked = next((share.questions for share in shares if share), 0)
-    return name.replace("_", " "), [f"{asked:,}", *map(_percent, shares)]
+def _right_answers(answers: Mapping[str, Answers]) -> Iterator[RenderableType]:
+    """Shares of right answers, without questions that were not asked or that each adapter answers always alike."""
+    from vocabkit.evaluate.answers import RIGHT, asked
+
+    def row(name: str, label: str, chance: str) -> tuple[str, list[str]]:
+        shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
+        questions = next(share.questions for share in shares if share)
+        return label, [f"{questions:,}", chance, *map(_percent, shares)]
+
+    said = {each.said_yes.value for each in answers.values() if each.said_yes}
+    alike = said in ({0.0}, {1.0})
+    names = [name for name in asked(answers.values()) if not (alike and name == "yes_no")]
+    rows = [row(name, RIGHT[name][0], f"{RIGHT[name][1]:.0%}") for name in names]
+    sections = [Section("right answers", rows)]
+    if said and not alike:
+        sections.append(Section("said yes", [row("said_yes", "to yes or no", "")], "half is right"))
+    yield Columns(("asked", "by chance", *(printable(name, _NAME) for name in answers)), sections)
+    if alike:
+        always = "yes" if said == {1.0} else "no"
+        yield Text(f"asked yes or no, it always says {always}; ranked: how much likelier yes is where it is right", "dim")
 
 
 def _verdict(found: Validation, name: str) -> str:

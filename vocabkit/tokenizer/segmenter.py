@@ -51,9 +51,13 @@ class Segmenter:
         self._rules = load_rules(vocabulary)
         if self._rules is None:
             raise rules_missing(vocabulary)
-        self._ids: dict[bytes, list[int]] = {}
-        for i in np.flatnonzero(vocabulary.kinds == Kind.TEXT).tolist():
-            self._ids.setdefault(self._values[i], []).append(i)
+        text = np.flatnonzero(vocabulary.kinds == Kind.TEXT).tolist()
+        self._ids: dict[bytes, int] = dict(zip(map(self._values.__getitem__, text), text, strict=True))
+        self._others: dict[bytes, list[int]] = {}
+        """Where several ids have the same bytes: the rest of them. A list for each token would cost more than all else."""
+        if len(self._ids) < len(text):
+            for i in [i for i in text if self._ids[self._values[i]] != i]:
+                self._others.setdefault(self._values[i], []).append(i)
         self._longest = max(map(len, self._ids), default=0)
 
     def ids(self, value: bytes) -> list[int] | None:
@@ -78,7 +82,9 @@ class Segmenter:
         if rules.spelling == "sentencepiece":  # whose `▁` in a text is a space
             values = [value.replace("▁".encode(), b" ") for value in values]
         parts = {part for value in set(values) for part in _parts(value, self._longest)}
-        known = {i for part in parts for i in self._ids.get(part, ())} | set(self._byte_ids.values())
+        found = parts & self._ids.keys()
+        known = {self._ids[part] for part in found} | set(self._byte_ids.values())
+        known.update(i for part in found & self._others.keys() for i in self._others[part])
         if rules.unk is not None:
             known.add(rules.unk)
         with refusing_damaged(self._vocabulary):

@@ -13,7 +13,7 @@ import msgspec
 from vocabkit.adapter.config import Spelled
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.evaluate.answers import RIGHT
+from vocabkit.evaluate.answers import RIGHT, asked
 from vocabkit.evaluate.losses import Estimate
 from vocabkit.evaluate.validate import BLIND, NATIVE, Result
 from vocabkit.files.atomic import reading
@@ -35,8 +35,8 @@ class Measured:
     loss: Plot
     retention: Plot | None
     of_mlp: Plot | None
-    questions: tuple[str, ...]
-    """The kinds of questions of `RIGHT` that the data allows."""
+    questions: Mapping[str, tuple[str, float]]
+    """The entries of `RIGHT` that the data allows."""
 
 
 def transfer_page(
@@ -78,7 +78,7 @@ def read_validation(path: Path) -> dict[str, Result]:
         try:
             content = _without_gaps(msgspec.json.decode(path.read_bytes()))
             if isinstance(content, dict):
-                content.pop("schema", None)  # of `validate --json`
+                content.pop("schema", None)  # files of earlier versions have none
             found: dict[str, Result] = msgspec.convert(content, dict[str, Result])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             reason = quote(str(error).replace("`", ""), 100)  # backticks are for parameters
@@ -106,14 +106,13 @@ def _measured(name: str, result: Result) -> Measured:
     found = result.validation
     losses = {line: found.caption_loss[line].value for line in (BLIND, NATIVE) if line in found.caption_loss}
     ends = {"no better than blind": 0.0, "as good": 1.0}
-    asked = [name for name in RIGHT if any(getattr(answers, name) is not None for answers in result.answers.values())]
     return Measured(
         name=name,
         result=result,
         loss=plot(found.caption_loss, losses),
         retention=plot(found.retention, ends) if found.retention else None,
         of_mlp=plot(found.of_mlp, ends) if found.of_mlp else None,
-        questions=tuple(asked),
+        questions={name: RIGHT[name] for name in asked(result.answers.values())},
     )
 
 
