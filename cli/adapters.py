@@ -28,6 +28,7 @@ from .options import (
     check_page,
     check_source,
     page_origin,
+    told_once,
     write_page,
 )
 from .show import Show, note, say, show, show_json, show_progress, working
@@ -552,8 +553,9 @@ def _open_target(to: str, weights: str | None, embedding_tensor: str | None, pro
         target = open_target(to, weights=weights, embedding_tensor=embedding_tensor, progress=progress)
     except VocabkitError as error:
         raise VocabkitError(f"{error}{_apart(to, weights)}") from error
-    rows = f"{target.embeddings.num_rows:,} embedding rows of {target.embeddings.source}"
-    note(f"{to}: {len(target.vocabulary):,} ids, {target.how}; {rows}")
+    rows, source = f"{target.embeddings.num_rows:,} embedding rows", str(target.embeddings.source)
+    of = "" if to.endswith(source) else f" of {source}"
+    note(f"{to}: {len(target.vocabulary):,} ids, {told_once(target.how, to)}; {rows}{of}")
     return target
 
 

@@ -132,8 +132,14 @@ def resolve_one(argument: str) -> Resolved:
     else:
         with working(f"reading {argument}"):
             found = resolve(argument)
-    note(f"{argument}: {len(found.vocabulary):,} ids, {found.how}")
+    note(f"{argument}: {len(found.vocabulary):,} ids, {told_once(found.how, argument)}")
     return found
+
+
+def told_once(how: str, argument: str) -> str:
+    """`how` a tokenizer was found, without the path that `argument` tells already."""
+    path = how.removeprefix("local file ")
+    return "local file" if path != how and argument.endswith(path) else how
 
 
 def resolve_all(arguments: Sequence[str]) -> list[Resolved]:

@@ -29,7 +29,12 @@ def test_page_shows_coverage_proof_and_norms(visit: Open, file: Path) -> None:
 def test_share_of_yes_is_not_a_right_answer(visit: Open, file: Path) -> None:
     page = visit(file)
     table = page.locator("[aria-label='Right answers']")
-    assert table.locator("tbody th").all_inner_texts() == ["names in full", "name out of ten", "yes or no", "yes ranked first"]
+    assert table.locator("tbody th").all_inner_texts() == [
+        "names in full",
+        "name out of ten",
+        "yes or no",
+        "yes ranked first",
+    ]
     said = "Whether an object is there was answered yes by transferred 50.0% of the time. Half is right."
     assert said in page.inner_text("main")
 

@@ -43,7 +43,10 @@ def test_equal_settings_pass_whatever_their_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"pool": None, "layer": -2}, r"features of other settings \(`pool` none, now \[2, 2\]\); choose another folder"),
+        (
+            {"pool": None, "layer": -2},
+            r"features of other settings \(`pool` none, now \[2, 2\]\); choose another folder",
+        ),
         ({"pool": [2, 2]}, "`layer` none, now -2"),
         ({"pool": "x" * 1000, "layer": -2}, '`pool` "x{78}…, now'),
         ({"pool": "a\nb", "layer": -2}, r'`pool` "a\\nb", now'),

@@ -480,7 +480,10 @@ def test_other_settings_or_pictures_raise_and_change_nothing(world: InferWorld, 
     def refused(*words: str | Path) -> str:
         return error_of(vocabkit_here(copies, "infer", *words, "--out", "out", "--device", "cpu"))
 
-    assert "out: holds results of other settings (another LLM, or an adapter for another one: \"one\", now \"two\"" in refused(world.transferred, "pictures")
+    assert (
+        'out: holds results of other settings (another LLM, or an adapter for another one: "one", now "two"'
+        in refused(world.transferred, "pictures")
+    )
     assert '(--dtype "float32", now "bfloat16"); choose another' in refused(
         world.mlp, "pictures", "--dtype", "bfloat16"
     )

@@ -400,7 +400,9 @@ def test_other_encoder_or_setting_raises(encoder: VisionEncoder, model: Path, tm
         ".*another vision model": open_vision(str(siglip(tmp_path / "siglip"))),
     }
     for difference, other in others.items():
-        with pytest.raises(VocabkitError, match=rf"out: holds features of other settings \({difference}.*choose another folder"):
+        with pytest.raises(
+            VocabkitError, match=rf"out: holds features of other settings \({difference}.*choose another folder"
+        ):
             cache_features(other, pictures, out)
     with pytest.raises(VocabkitError, match='`dtype` "float16", now "float32"'):
         cache_features(encoder, pictures, out, dtype=torch.float32)

@@ -78,7 +78,9 @@ def test_bad_input_raises_in_one_line(folder: Path) -> None:
     assert "no config.json in it" in error_of(vocabkit_here(folder, *words, "images"))
     assert not (folder / "out").exists()
     assert vocabkit_here(folder, *words, "clip").returncode == 0
-    assert "out: holds features of other settings (--layer -2, now -1)" in error_of(vocabkit_here(folder, *words, "clip", "--layer", "-1"))
+    assert "out: holds features of other settings (--layer -2, now -1)" in error_of(
+        vocabkit_here(folder, *words, "clip", "--layer", "-1")
+    )
 
 
 def test_efficientnet_lite0_works_in_a_process_of_its_own(folder: Path) -> None:

@@ -401,7 +401,7 @@ def why_not_foldable(head: str) -> str | None:
     """Say why an adapter with this head does not fold; None if it does."""
     if head == "linear":
         return None
-    return "a softmax is not linear: V_shared stays in the model and is streamed at run time"
+    return "a softmax is not linear: the shared vocabulary stays in the model and is streamed at run time"
 
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
