@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/vocabkit build-shared qwen2 llama3 --out demo/qwen2-llama3.arrow
 	$(BIN)/vocabkit overlap qwen2 llama3
 	@echo; echo "Downloading torch and Gemma 3 270M, to move an adapter over words to it ..."
-	@$(MAKE) --no-print-directory $(VENV)/.installed-dev .sources/.complete
+	@$(MAKE) --no-print-directory --silent $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/vocabkit overlap qwen2 llama3 --html demo/overlap.html > /dev/null
 	$(BIN)/vocabkit transfer data/scenes-words.pt --to gemma3=$(GEMMA) --visual-tokens spelled --out demo/adapter
 	$(BIN)/vocabkit check demo/adapter data/scenes-words.pt --to gemma3=$(GEMMA) --html demo/check.html

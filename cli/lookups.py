@@ -36,11 +36,16 @@ def show(
     Prints its tokenizers, how its rows were chosen, and some of its rows. Exit code 1 if no row has the token of
     --token. Example: vocabkit show qwen2-llama3.arrow --search house
     """
-    from vocabkit.errors import quote
+    from vocabkit.errors import VocabkitError, quote
     from vocabkit.report.layout import show_token
     from vocabkit.shared.explain import unescape
     from vocabkit.shared.shared_vocabulary import find_rows, open_shared, read_rows
+    from vocabkit.tokenizer.catalog import catalog
 
+    if not file.exists() and str(file).lower() in catalog():
+        raise VocabkitError(
+            f"{file}: is one tokenizer; `vocabkit build-shared` makes a shared vocabulary of two or more"
+        )
     shared = open_shared(file)
     asked = None if token is None else unescape(token)
     found = find_rows(shared, token=asked, search=None if search is None else search.encode(), rows=_range(rows))
@@ -101,11 +106,14 @@ def diff(
         if changed:
             say(f"{name}: {counted(len(changed), 'id')}")
         for each in changed[:examples]:
-            was = "-" if each.before is None else f"{show_token(each.before)} ({each.kind_before})"
-            now = "-" if each.after is None else f"{show_token(each.after)} ({each.kind_after})"
-            say(f"  {each.id:>8}  {was} -> {now}")
-    for role, (was_id, now_id) in found.roles.items():
-        say(f"role {role}: {'-' if was_id is None else was_id} -> {'-' if now_id is None else now_id}")
+            tokens = ((each.before, each.kind_before), (each.after, each.kind_after))
+            shown = [f"{show_token(token)} ({kind})" for token, kind in tokens if token is not None]
+            say(f"  {each.id:>8}  {' -> '.join(shown)}")
+        if examples < len(changed):
+            say(f"  and {len(changed) - examples:,} more; --examples shows more of them")
+    for role, ids in found.roles.items():
+        was_id, now_id = ("none" if each is None else each for each in ids)
+        say(f"role {role}: {was_id} -> {now_id}")
     raise typer.Exit(0 if found.is_equal else 1)
 
 
@@ -137,7 +145,15 @@ def map_ids(
         return
     say(f"{out}: {len(found):,} ids of {found.source} in {found.target}")
     for match, count in found.counts().items():
-        say(f"  {match:6} {count:>9,}  {count / len(found):.1%}")
+        say(f"  {match:6} {count:>9,}  {count / len(found):6.1%}  {_MATCHES[match]}")
+
+
+_MATCHES = {
+    "token": "a token of the same bytes",
+    "role": "the special token of the same role",
+    "pieces": "several tokens, of the same bytes together",
+    "none": "nothing",
+}
 
 
 def _range(rows: str | None) -> tuple[int, int] | None:

@@ -83,16 +83,22 @@ def check_source(adapter: str) -> None:
     from vocabkit.errors import VocabkitError
 
     if problem := nowhere(adapter):
-        raise VocabkitError(problem)
+        from vocabkit.tokenizer.catalog import catalog
+
+        raise VocabkitError(f"{adapter}: names an LLM; give an adapter" if adapter.lower() in catalog() else problem)
 
 
 def check_data(sources: Iterable[str]) -> None:
     """Raise VocabkitError, before torch is imported, if one of `sources` is neither here nor a hub id."""
-    from vocabkit.errors import VocabkitError
+    from vocabkit.errors import VocabkitError, did_you_mean
     from vocabkit.hub import is_hub_id
 
     for source in sources:
-        if not Path(source).exists() and not is_hub_id(source):
+        path = Path(source)
+        if not path.exists() and path.suffix.lower().startswith(".js"):  # in a folder, it looks like owner/name
+            near = [file.name for file in path.parent.glob("*.js*")]
+            raise VocabkitError(f"{source}: no such file; {did_you_mean(path.name, near, 'check the name')}")
+        if not path.exists() and not is_hub_id(source):
             raise VocabkitError(f"{source}: no such file or folder, and no hub id of a dataset (owner/name)")
 
 
@@ -150,7 +156,7 @@ def resolve_all(arguments: Sequence[str]) -> list[Resolved]:
     from vocabkit.tokenizer.catalog import distinct_names
 
     if len(arguments) < 2:
-        raise VocabkitError(f"only {quote(arguments[0])} is given; name two or more tokenizers")
+        raise VocabkitError(f"only {quote(arguments[0])} is given; name two or more tokenizers, with spaces between")
     found = [resolve_one(argument) for argument in arguments]
     names = distinct_names([each.vocabulary.name for each in found], [each.above for each in found])
     return [
@@ -198,7 +204,8 @@ def named_values(arguments: Sequence[str] | None, option: str) -> dict[str, str]
     for argument in arguments or ():
         name, separator, value = argument.partition("=")
         if not (name and separator and value) or name in pairs:
-            problem = f"names {quote(name)} a second time" if name in pairs else "is not of the form NAME=VALUE"
+            own = f", such as {Path(argument).stem}={argument}" if argument and not separator else ""
+            problem = f"names {quote(name)} a second time" if name in pairs else f"is not of the form NAME=VALUE{own}"
             raise VocabkitError(f"{option} {quote(argument)} {problem}")
         pairs[name] = value
     return pairs

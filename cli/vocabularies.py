@@ -386,6 +386,10 @@ def explain(
     """Say why a token is shared by tokenizers, or why not."""
     from vocabkit.shared.explain import explain as look_up
     from vocabkit.shared.explain import parse_token
+    from vocabkit.tokenizer.catalog import catalog as names
+
+    if token.lower() in names():
+        note(f"{token} is looked up as text: the token comes first, then two or more tokenizers")
 
     vocabularies = [found.vocabulary for found in resolve_all(tokenizers)]
     with working("looking it up"):
@@ -511,6 +515,8 @@ def import_(
     of_map = {"the tokenizers": tokenizers, "--sister": sister, "--counts": counts}
     if what := next((name for name, value in of_map.items() if value), None):
         raise VocabkitError(f"{source}: is not a map (JSON); leave out {what}, which are for maps")
+    if not source.exists():
+        raise VocabkitError(f"{source}: no such file or folder")
     if shared is None or llm is None:
         raise VocabkitError(f"{source}: is not a map (JSON); for weights, give --shared and --llm")
     from .adapters import import_adapter
@@ -584,11 +590,14 @@ def audit(
 
     Count and show what it gets right, gets wrong and misses.
     """
-    from vocabkit.errors import VocabkitError
+    from vocabkit.errors import VocabkitError, did_you_mean
     from vocabkit.shared.audit import TRANSLATIONS, read_translation, spellings
     from vocabkit.shared.audit import audit as judge
 
     by_rule = translation in TRANSLATIONS and not Path(translation).exists()
+    if not by_rule and not Path(translation).exists():
+        near = did_you_mean(translation, TRANSLATIONS, f"the rules are {', '.join(TRANSLATIONS)}")
+        raise VocabkitError(f"{translation}: no such file, and no rule; {near}")
     if by_rule and target_map is not None:
         raise VocabkitError(f"--target-map goes with a MAP of ids, not with {translation}")
     first, second = (each.vocabulary for each in resolve_all([source, target]))

@@ -89,7 +89,7 @@ def why_unreachable() -> str:
 
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set; unset it to download"
-    return f"{ENDPOINT} can't be reached as a Hugging Face hub; check the network"
+    return f"{ENDPOINT} can't be reached as a Hugging Face hub; check the network, or give a local copy"
 
 
 def what_the_hub_said(error: Exception) -> Exception:

@@ -214,9 +214,9 @@ def test_newer_format_raises_with_upgrade_advice() -> None:
 def test_snapshot_and_shared_vocabulary_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
     snapshot.write(path, text_vocabulary("a", b"x"), snapshot.Provenance("a.json", "0" * 64))
-    assert "a vocabkit 'vocabulary', expected a vocabkit shared-vocabulary" in refusal(open_shared, path)
+    assert "is the vocabulary of one tokenizer, expected a shared vocabulary" in refusal(open_shared, path)
     small().save(path)
-    assert "expected a vocabkit vocabulary" in refusal(snapshot.read, path)
+    assert "expected the vocabulary of one tokenizer" in refusal(snapshot.read, path)
 
 
 def test_arrow_file_of_another_program_raises() -> None:

@@ -25,10 +25,14 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
     ],
     "overlap": [(["qwen2", "llama3", "--html", "notes.txt"], "notes.txt"), (["qwen2", "lama3"], "lama3")],
     "explain": [([" dog", "qwen2"], "name two or more")],
-    "show": [(["missing.arrow"], "missing.arrow"), (["shared.arrow", "--rows", "a:b"], "--rows")],
+    "show": [
+        (["missing.arrow"], "missing.arrow"),
+        (["shared.arrow", "--rows", "a:b"], "--rows"),
+        (["qwen2"], "qwen2: is one tokenizer"),
+    ],
     "diff": [(["qwen2", "lama3"], "lama3")],
     "map": [(["qwen2", "llama3", "--out", "map.txt"], "map.txt")],
-    "audit": [(["spelling", "qwen2", "lama3"], "lama3")],
+    "audit": [(["spelling", "qwen2", "lama3"], "lama3"), (["speling", "qwen2", "llama3"], "did you mean spelling?")],
     "check": [
         ([ADAPTER], "add the adapter before it"),
         ([ADAPTER, ADAPTER, *TO, "--validation", "data.json"], "add --html"),
@@ -37,6 +41,7 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
     ],
     "import": [
         (["missing.json"], "missing.json"),
+        (["missing.bin"], "missing.bin: no such file"),
         (["weights.bin", "--shared", "shared.arrow", "--llm", "qwen2", "--out", "a.bin"], "a.bin"),
         (["weights.bin", "--shared", "missing.arrow", "--llm", "qwen2"], "missing.arrow"),
     ],
@@ -53,6 +58,7 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
         ([ADAPTER, *TO, "--out", "moved.safetensors"], "moved.safetensors"),
         ([ADAPTER, *TO, "--out", "taken.pt"], "is not a transferred adapter"),
         (["missing.pt", *TO, "--out", "moved"], "missing.pt"),
+        (["llama3-8b", "--to", ADAPTER], "llama3-8b: names an LLM"),
     ],
     "export": [
         ([ADAPTER, "--as", "foo", "--out", "x"], "'foo'"),
@@ -85,6 +91,8 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
         (["data.json", "--vision", "v", "--out", "f", "--pool", "3"], "--pool '3'"),
         (["data.json", "--vision", "v", "--out", "f", "--device", "foo"], "--device 'foo'"),
         (["missing.json", "--vision", "v", "--out", "f"], "missing.json"),
+        (["folder/missing.json", "--vision", "v", "--out", "f"], "folder/missing.json: no such file"),
+        (["./dat.json", "--vision", "v", "--out", "f"], "did you mean data.json?"),
     ],
     "train": [
         (["missing.toml", "--out", "t"], "missing.toml"),
@@ -101,7 +109,7 @@ REFUSED: dict[str, list[tuple[list[str], str]]] = {
     ],
     "validate": [
         (["data.json", "--llm", "x", "--template", "foo"], "--template 'foo'"),
-        (["data.json", "--llm", "x", "--adapter", "foo"], "--adapter 'foo'"),
+        (["data.json", "--llm", "x", "--adapter", "foo.pt"], "of the form NAME=VALUE, such as foo=foo.pt"),
         (["data.json", "--llm", "x", "--adapter", "a=missing.pt"], "missing.pt"),
         (["data.json", "--llm", "x", "--rival", "mlp.pt"], "--rival-llm"),
         (["data.json", "--llm", "x", "--device", "foo"], "--device 'foo'"),

@@ -119,7 +119,7 @@ def test_unknown_name_suggests_near_ones(here: Path, typed: str, meant: str) -> 
 
 @pytest.mark.parametrize("command", [["build-shared"], ["overlap"], ["explain", "a"]], ids=str)
 def test_one_tokenizer_is_refused(here: Path, command: list[str]) -> None:
-    assert refused(here, *command, "left") == "only 'left' is given; name two or more tokenizers"
+    assert refused(here, *command, "left") == "only 'left' is given; name two or more tokenizers, with spaces between"
 
 
 def test_at_most_fifty_tokenizers_are_aligned(here: Path) -> None:
@@ -168,7 +168,7 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["check", "moved.pt"], "add the adapter before it and --to TARGET"),
         (["check", "moved", "adapter", "--to", "x", "--tokenizer", "a=b"], "is an adapter; leave out --tokenizer"),
         (["import", "map.json"], "map.json: is a map; name the tokenizer whose ids it holds"),
-        (["import", "map.json", "left"], "only 'left' is given; name two or more tokenizers"),
+        (["import", "map.json", "left"], "only 'left' is given; name two or more tokenizers, with spaces between"),
         (
             ["import", "map.json", "left", "right", "--llm", "left"],
             "map.json: is a map; leave out --llm, which is for weights",
@@ -177,13 +177,13 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["import", "left"], "left: is not a map (JSON); for weights, give --shared and --llm"),
         (["check", "shared.arrow", "--tokenizer", "a=left"], "name one of left, right"),
         (["check", "shared.arrow", "--tokenizer=left=left", "--tokenizer=left=right"], "names 'left' a second time"),
-        (["check", "left/tokenizer.json"], "expected a vocabkit shared-vocabulary"),
+        (["check", "left/tokenizer.json"], "expected a shared vocabulary"),
         (["import", "map.json", "left", "right", "--sister", "map.json"], "is not of the form NAME=VALUE"),
         (["import", "map.json", "left", "right", "--sister", "middle=map.json"], "is not one of the others"),
         (["import", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "nothing.json", "left", "right"], "nothing.json: no such file"),
         (["audit", "spelling", "left", "right", "--target-map", "map.json"], "goes with a MAP of ids"),
-        (["explain", "a", "left", "shared.arrow"], "expected a vocabkit vocabulary"),
+        (["explain", "a", "left", "shared.arrow"], "expected the vocabulary of one tokenizer"),
     ],
     ids=" ".join,
 )

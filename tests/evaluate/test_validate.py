@@ -150,7 +150,7 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
 
 def shown(whole: tuple[Done, Path]) -> tuple[Result, list[str]]:
     """The results, and the lines that report them."""
-    found = msgspec.json.decode(whole[1].read_bytes(), type=dict[str, Result])["data"]
+    found = msgspec.convert(json.loads(whole[1].read_text())["data"], Result)
     written = io.StringIO()
     Console(file=written, width=80).print(validation_report("data", found))
     return found, written.getvalue().splitlines()

@@ -108,13 +108,13 @@ def test_they_are_printed_with_the_prompt(world: InferWorld, spelled: Path, tmp_
 
 def test_adapter_s_own_prompt_is_told(world: InferWorld, spelled: Path, tmp_path: Path) -> None:
     adapter = load_adapter(spelled / "moved")
-    adapter.config = dataclasses.replace(adapter.config, prompt="The words <image>: a")
+    adapter.config = dataclasses.replace(adapter.config, prompt="Picture:\nThe words <image>: a")
     adapter.save(tmp_path / "own")
     words = ("infer", "own", world.pictures / "1.png", "--words", "--device", "cpu", "--out", "out")
     done = vocabkit_here(tmp_path, *words)
     (row,) = table(tmp_path / "out").to_pylist()
-    assert row["prompt"] == f"The words {', '.join(row['words'])}: a"
-    assert "in place of <image>: The words <image>: a\n" in done.stdout
+    assert row["prompt"] == f"Picture:\nThe words {', '.join(row['words'])}: a"
+    assert "in place of <image>:\n  Picture:\n  The words <image>: a\n" in done.stdout
 
 
 def test_words_of_the_shipped_adapter_name_what_drawings_show(tmp_path: Path) -> None:

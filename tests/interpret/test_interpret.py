@@ -118,7 +118,7 @@ def test_best_cosine_and_entropy_are_means_over_all_patches(shipped: Interpretat
 def test_default_llm_is_the_adapters_own(world: World, tmp_path: Path) -> None:
     """Its LLM is called `one` here, a name that no catalog has."""
     saying(world, b"q").save(tmp_path / "adapter")
-    with pytest.raises(VocabkitError, match="one"):
+    with pytest.raises(VocabkitError, match="are for one, whose words are searched: add `llm` one=SOURCE"):
         interpret(str(tmp_path / "adapter"), [world.data])
 
 
@@ -197,6 +197,15 @@ def test_caption_and_objects_of_the_data_are_kept(world: World, tmp_path: Path) 
     saying(world, b"q").save(tmp_path / "adapter")
     first = interpret(str(tmp_path / "adapter"), [world.data], llms=[world.one], limit=1).images[0]
     assert (first.key, first.caption, first.objects) == ("0.png", "a red thing.", ("red",))
+
+
+def test_caption_of_an_llm_is_found_by_the_key_or_the_path_of_a_picture(world: World, tmp_path: Path) -> None:
+    saying(world, b"q").save(tmp_path / "adapter")
+    options: dict[str, Any] = {"llms": [world.one], "limit": 2}
+    plain = interpret(str(tmp_path / "adapter"), [world.data], **options).images
+    written = {plain[0].key: "by key", str(plain[1].path): "by path"}
+    found = interpret(str(tmp_path / "adapter"), [world.data], **options, written=written).images
+    assert [image.written for image in found] == ["by key", "by path"]
 
 
 def test_interpretation_converts_to_json(world: World, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_markup_in_names_is_shown_verbatim(hostile: list[Vocabulary]) -> None:
 def test_two_tokenizers_are_shown_with_the_share_of_each() -> None:
     found = measured(2)
     text = shown(overlap_report(found))
-    assert text.startswith(f"{found.shared_by_all:,} tokens shared by qwen2 and llama3, Jaccard 64.4%\n")
+    assert text.startswith(f"{found.shared_by_all:,} tokens shared by qwen2 and llama3, 64.4% of all that they have\n")
     assert rows(text, "tokenizer")["distinct tokens"] == ["151,643", "128,000", "109,566", "72.3%", "85.6%"]
     script = {row.label: row for row in found.by_script}["Han"]
     numbers = [f"{number:,}" for number in (*script.distinct, script.shared_by_all)]
@@ -200,7 +200,7 @@ def test_explanation_shows_ids_pieces_and_hints() -> None:
     text = shown(explanation(explain("Ġthe".encode(), vocabularies(3))))
     assert text.startswith("'Ġthe'\n  bytes  c4 a0 74 68 65\n")
     assert "  gemma3  -  2 tokens: 'Ġ' 245237, 'the' 1437\n" in text
-    assert "read as a byte-level spelling it is ' the', found in qwen2, llama3, gemma3" in text
+    assert "read as a byte-level spelling: ' the', found in qwen2, llama3, gemma3" in text
 
 
 def test_audit_shows_verdicts_and_examples() -> None:

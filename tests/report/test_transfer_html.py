@@ -63,8 +63,8 @@ def test_page_shows_answers_with_number_and_interval(here: Path, tmp_path: Path)
     write_json(tmp_path / "validation.json", {"held-out": found})
     done = check(here, "--html", tmp_path / "page.html", "--validation", tmp_path / "validation.json")
     assert done.returncode == 0, done.stderr
-    (row,) = re.findall("<tr><th>named</th>.*", (tmp_path / "page.html").read_text("utf-8"))
-    assert re.sub("<[^>]*>", " ", row).split() == ["named", "60", "41.7%", "30.0%", "to", "53.3%"]
+    (row,) = re.findall("<tr><th>names in full</th>.*", (tmp_path / "page.html").read_text("utf-8"))
+    assert re.sub("<[^>]*>", " ", row).split() == ["names", "in", "full", "60", "0.0%", "41.7%", "30.0%", "to", "53.3%"]
 
 
 def test_page_is_written_if_the_proof_fails(here: Path, tmp_path: Path) -> None:

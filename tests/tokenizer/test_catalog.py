@@ -473,7 +473,7 @@ def test_unreachable_hub_raises_on_one_line(tmp_path: Path) -> None:
     (found,) = resolve_in_child(["org/whole"], tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     assert found["error"] == (
         "org/whole: no such path, none in the cache, and http://127.0.0.1:9 can't be reached as a Hugging Face hub; "
-        "check the network"
+        "check the network, or give a local copy"
     )
 
 

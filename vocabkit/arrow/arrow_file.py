@@ -164,13 +164,20 @@ def _digest(content: memoryview, places: Sequence[int]) -> bytes:
     return b"file-sha256:" + digest.hexdigest().encode()
 
 
+_KINDS = {
+    "shared-vocabulary": "a shared vocabulary",
+    "vocabulary": "the vocabulary of one tokenizer",
+    "inference": "results of infer",
+}
+
+
 def _our_metadata(where: str, schema: pa.Schema, format_name: str, newest: int) -> dict[str, str]:
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     name, _, version = ours.get("format", "").partition("/")
     if name != format_name:
-        found = f"a vocabkit {quote(name)}" if name else "an Arrow file of another program"
-        raise VocabkitError(f"{where}: {found}, expected a vocabkit {format_name}")
+        found = _KINDS.get(name, f"a vocabkit {quote(name)}") if name else "an Arrow file of another program"
+        raise VocabkitError(f"{where}: is {found}, expected {_KINDS.get(format_name, f'a vocabkit {format_name}')}")
     if version not in map(str, range(1, newest + 1)):
         raise VocabkitError(
             f"{where}: {format_name} format {quote(version)}; this vocabkit reads format {newest}. "

@@ -91,9 +91,9 @@ def _devices() -> list[Device]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    found = [
-        Device("cpu", f"{torch.get_num_threads()} threads, {capability}", None, ["float32", "float64", "bfloat16"])
-    ]
+    threads = torch.get_num_threads()
+    model = f"{threads} thread{'s' * (threads != 1)}, {capability}"
+    found = [Device("cpu", model, None, ["float32", "float64", "bfloat16"])]
     for index in reversed(range(torch.cuda.device_count() if torch.cuda.is_available() else 0)):
         properties = torch.cuda.get_device_properties(index)
         dtypes = ["float32", "float64", "float16"]

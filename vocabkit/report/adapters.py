@@ -34,7 +34,7 @@ _FAR = 3
 def preflight_report(found: Preflight) -> RenderableType:
     """Transfer summary."""
     facts = {
-        "head": f"{found.head}, {found.rows:,} rows of the shared vocabulary, trained with {printable(found.source)}",
+        "head": f"{found.head}, {found.rows:,} shared rows, trained with {printable(found.source)}",
         "embeddings": f"{printable(found.embeddings)}, {found.dtype or 'not read'}",
         **_to_read(found),
         "coverage": _coverage(found),
@@ -70,7 +70,7 @@ def proof_report(proof: Proof) -> RenderableType:
     ]
     parts: list[RenderableType] = []
     if rows:
-        how = "compared with the equations of the transfer (LangBridge, Eq. 5-6), computed anew in float64"
+        how = "compared with the equations of the transfer (LangBridge, Eq. 5-6)"
         parts.append(Columns(("patches", "relative error", "limit", ""), [Section("visual tokens of", rows, how)]))
     parts.append(Text(f"scale of the visual tokens, as recorded: {proof.scale:.6g}"))
     parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
@@ -237,9 +237,7 @@ def _right_answers(answers: Mapping[str, Answers]) -> Iterator[RenderableType]:
     yield Columns(("asked", "by chance", *(printable(name, _NAME) for name in answers)), sections)
     if alike:
         always = "yes" if said == {1.0} else "no"
-        yield Text(
-            f"asked yes or no, it always says {always}; ranked: how much likelier yes is where it is right", "dim"
-        )
+        yield Text(f"asked yes or no, it always says {always}, so only the ranking can tell something", "dim")
 
 
 def _verdict(found: Validation, name: str) -> str:

@@ -63,8 +63,8 @@ def overlap_report(overlap: Overlap) -> RenderableType:
 
 def _headline(overlap: Overlap, names: Sequence[str]) -> Text:
     owners = " and ".join(names) if len(names) == 2 else f"all {len(names)} tokenizers"
-    jaccard = _share(overlap.shared_by_all / overlap.union)
-    return Text(f"{overlap.shared_by_all:,} tokens shared by {owners}, Jaccard {jaccard}", style="bold")
+    share = _share(overlap.shared_by_all / overlap.union)
+    return Text(f"{overlap.shared_by_all:,} tokens shared by {owners}, {share} of all that they have", style="bold")
 
 
 def explanation(found: Explanation) -> RenderableType:
@@ -80,10 +80,7 @@ def explanation(found: Explanation) -> RenderableType:
         Listing([("bytes", found.token.hex(" ").split())]),
         Listing([(label, _what(finding)) for label, finding in zip(labels, found.findings, strict=True)]),
         Text(printable(found.reason), style="green" if found.shared else "yellow"),
-        *(
-            Text(f"{h.how} it is {show_token(h.token)}, found in {printable(', '.join(h.found_in))}")
-            for h in found.hints
-        ),
+        *(Text(f"{h.how}: {show_token(h.token)}, found in {printable(', '.join(h.found_in))}") for h in found.hints),
     )
 
 

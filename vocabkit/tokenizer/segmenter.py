@@ -54,7 +54,7 @@ class Segmenter:
         text = np.flatnonzero(vocabulary.kinds == Kind.TEXT).tolist()
         self._ids: dict[bytes, int] = dict(zip(map(self._values.__getitem__, text), text, strict=True))
         self._others: dict[bytes, list[int]] = {}
-        """Where several ids have the same bytes: the rest of them. A list for each token would cost more than all else."""
+        """Where several ids have the same bytes: the rest of them. A list for every token would take far longer."""
         if len(self._ids) < len(text):
             for i in [i for i in text if self._ids[self._values[i]] != i]:
                 self._others.setdefault(self._values[i], []).append(i)

@@ -21,7 +21,7 @@ from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, check_shape, load_image
 from vocabkit.data.samples import Picture
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, did_you_mean
 from vocabkit.vision.efficientnet_lite import NAME, EfficientNetLite
 from vocabkit.vision.tiles import Sizes, Tiles, check_sizes, largest
 
@@ -224,6 +224,8 @@ def open_vision(
                 f"{NAME}: has no layers to choose from and no class token; leave out `layer` and `keep_cls`"
             )
         model: Any = EfficientNetLite()
+    elif "/" not in source and not Path(source).exists() and did_you_mean(source, [NAME], ""):
+        raise VocabkitError(f"{source}: no such folder, and no hub id (owner/name); {did_you_mean(source, [NAME], '')}")
     else:
         from vocabkit.vision.transformers_model import TransformersModel
 
