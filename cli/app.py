@@ -73,7 +73,7 @@ class _Panels(TyperGroup):
 
 
 # Help breaks its lines between words only: an option that is broken at its hyphen can be neither found nor copied.
-textwrap.TextWrapper.wordsep_re = textwrap.TextWrapper.wordsep_simple_re  # type: ignore[misc]
+textwrap.TextWrapper.wordsep_re = textwrap.TextWrapper.wordsep_simple_re
 app = typer.Typer(
     cls=_Panels,
     no_args_is_help=True,

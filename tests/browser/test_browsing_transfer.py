@@ -31,9 +31,9 @@ def test_share_of_yes_is_not_a_right_answer(visit: Open, file: Path) -> None:
     table = page.locator("[aria-label='Right answers']")
     assert table.locator("tbody th").all_inner_texts() == [
         "names in full",
-        "name out of ten",
+        "name of ten",
         "yes or no",
-        "yes ranked first",
+        "yes above no",
     ]
     said = "Whether an object is there was answered yes by transferred 50.0% of the time. Half is right."
     assert said in page.inner_text("main")

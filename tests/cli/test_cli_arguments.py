@@ -181,7 +181,7 @@ def test_conflicting_options_are_refused_with_advice(here: Path, options: list[s
         (["import", "map.json", "left", "right", "--sister", "map.json"], "is not of the form NAME=VALUE"),
         (["import", "map.json", "left", "right", "--sister", "middle=map.json"], "is not one of the others"),
         (["import", "nothing.json", "left", "right"], "nothing.json: no such file"),
-        (["audit", "nothing.json", "left", "right"], "nothing.json: no such file"),
+        (["audit", "nothing.json", "left", "right"], "nothing.json: no such file, and no rule; the rules are spelling"),
         (["audit", "spelling", "left", "right", "--target-map", "map.json"], "goes with a MAP of ids"),
         (["explain", "a", "left", "shared.arrow"], "expected the vocabulary of one tokenizer"),
     ],

@@ -140,7 +140,7 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
-    assert labels[1:6] == ["names in full", "names or nouns", "name out of ten", "yes or no", "yes ranked first"]
+    assert labels[1:6] == ["names in full", "names by noun", "name of ten", "yes or no", "yes above no"]
     start = lines.index("half is right") + 1
     said = [answers.said_yes for answers in found.answers.values()]
     assert [word for word in lines[start + 1].split() if "." in word] == [
@@ -162,12 +162,13 @@ def test_report_has_intervals_and_question_counts(whole: tuple[Done, Path]) -> N
     cells = [f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})" for share in shares if share]
     assert len(cells) == 3
     line = next(line for line in lines if line.startswith("yes or no  "))
-    assert re.split("  +", line) == ["yes or no", "24", "50%", *cells]
+    assert re.split("  +", line) == ["yes or no", "24", *cells]
+    assert "by chance  name of ten 10%, yes or no 50%, yes above no 50%" in lines
 
 
 def test_questions_that_tell_nothing_have_no_row(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
-    assert not any(line.startswith("number out of four") for line in lines)  # nothing to count in this data
+    assert not any(line.startswith("count of four") for line in lines)  # nothing to count in this data
     one = next(iter(found.answers.values()))
     always = dataclasses.replace(one, said_yes=dataclasses.replace(one.said_yes, value=1.0, low=1.0, high=1.0))
     written = io.StringIO()

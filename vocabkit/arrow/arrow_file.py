@@ -98,7 +98,7 @@ def parse_table(
     """Open a file's bytes, as `read_table` does a file, without copying them. Errors call them `where`."""
     view = memoryview(content)
     if view[: len(MAGIC)] != MAGIC:
-        raise VocabkitError(f"{where}: not an Arrow file; expected a vocabkit {format_name}")
+        raise VocabkitError(f"{where}: not an Arrow file; expected {_kind(format_name)}")
     if check:
         places = _digest_places(view)
         # a file rewritten by another program may have no checksum; then only the fingerprint is checked
@@ -164,11 +164,9 @@ def _digest(content: memoryview, places: Sequence[int]) -> bytes:
     return b"file-sha256:" + digest.hexdigest().encode()
 
 
-_KINDS = {
-    "shared-vocabulary": "a shared vocabulary",
-    "vocabulary": "the vocabulary of one tokenizer",
-    "inference": "results of infer",
-}
+def _kind(format_name: str) -> str:
+    kinds = {"shared-vocabulary": "a shared vocabulary", "vocabulary": "the vocabulary of one tokenizer"}
+    return kinds.get(format_name, f"a vocabkit {quote(format_name)}")
 
 
 def _our_metadata(where: str, schema: pa.Schema, format_name: str, newest: int) -> dict[str, str]:
@@ -176,8 +174,8 @@ def _our_metadata(where: str, schema: pa.Schema, format_name: str, newest: int) 
     ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     name, _, version = ours.get("format", "").partition("/")
     if name != format_name:
-        found = _KINDS.get(name, f"a vocabkit {quote(name)}") if name else "an Arrow file of another program"
-        raise VocabkitError(f"{where}: is {found}, expected {_KINDS.get(format_name, f'a vocabkit {format_name}')}")
+        found = _kind(name) if name else "an Arrow file of another program"
+        raise VocabkitError(f"{where}: is {found}, expected {_kind(format_name)}")
     if version not in map(str, range(1, newest + 1)):
         raise VocabkitError(
             f"{where}: {format_name} format {quote(version)}; this vocabkit reads format {newest}. "

@@ -83,11 +83,11 @@ class Answers:
 
 RIGHT: dict[str, tuple[str, float]] = {
     "named": ("names in full", 0.0),
-    "recognised": ("names or nouns", 0.0),
-    "name_chosen": ("name out of ten", 0.1),
+    "recognised": ("names by noun", 0.0),
+    "name_chosen": ("name of ten", 0.1),
     "yes_no": ("yes or no", 0.5),
-    "yes_no_ranked": ("yes ranked first", 0.5),
-    "counted": ("number out of four", 0.25),
+    "yes_no_ranked": ("yes above no", 0.5),
+    "counted": ("count of four", 0.25),
 }
 """The fields of `Answers` that are shares of right answers, more is better: their labels, and what chance gives."""
 

@@ -222,19 +222,20 @@ def _right_answers(answers: Mapping[str, Answers]) -> Iterator[RenderableType]:
     """Shares of right answers, without questions that were not asked or that each adapter answers always alike."""
     from vocabkit.evaluate.answers import RIGHT, asked
 
-    def row(name: str, label: str, chance: str) -> tuple[str, list[str]]:
+    def row(name: str, label: str) -> tuple[str, list[str]]:
         shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
         questions = next(share.questions for share in shares if share)
-        return label, [f"{questions:,}", chance, *map(_percent, shares)]
+        return label, [f"{questions:,}", *map(_percent, shares)]
 
     said = {each.said_yes.value for each in answers.values() if each.said_yes}
     alike = said in ({0.0}, {1.0})
     names = [name for name in asked(answers.values()) if not (alike and name == "yes_no")]
-    rows = [row(name, RIGHT[name][0], f"{RIGHT[name][1]:.0%}") for name in names]
-    sections = [Section("right answers", rows)]
+    sections = [Section("right answers", [row(name, RIGHT[name][0]) for name in names])]
     if said and not alike:
-        sections.append(Section("said yes", [row("said_yes", "to yes or no", "")], "half is right"))
-    yield Columns(("asked", "by chance", *(printable(name, _NAME) for name in answers)), sections)
+        sections.append(Section("said yes", [row("said_yes", "to yes or no")], "half is right"))
+    yield Columns(("asked", *(printable(name, _NAME) for name in answers)), sections)
+    if chances := [f"{label} {chance:.0%}," for label, chance in map(RIGHT.__getitem__, names) if chance]:
+        yield Listing([("by chance", [*chances[:-1], chances[-1].rstrip(",")])], indent="")
     if alike:
         always = "yes" if said == {1.0} else "no"
         yield Text(f"asked yes or no, it always says {always}, so only the ranking can tell something", "dim")
