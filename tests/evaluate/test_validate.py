@@ -140,7 +140,7 @@ def test_yes_ratio_is_separate_from_accuracy(whole: tuple[Done, Path]) -> None:
     found, lines = shown(whole)
     start = next(number for number, line in enumerate(lines) if line.startswith("right answers"))
     labels = [line[:15].strip() for line in lines[start:]]
-    assert labels[1:6] == ["names in full", "names by noun", "name of ten", "yes or no", "yes above no"]
+    assert labels[1:5] == ["names in full", "names by noun", "yes or no", "yes above no"]
     start = lines.index("half is right") + 1
     said = [answers.said_yes for answers in found.answers.values()]
     assert [word for word in lines[start + 1].split() if "." in word] == [
@@ -163,7 +163,7 @@ def test_report_has_intervals_and_question_counts(whole: tuple[Done, Path]) -> N
     assert len(cells) == 3
     line = next(line for line in lines if line.startswith("yes or no  "))
     assert re.split("  +", line) == ["yes or no", "24", *cells]
-    assert "by chance  name of ten 10%, yes or no 50%, yes above no 50%" in lines
+    assert "by chance  yes or no 50%, yes above no 50%" in lines
 
 
 def test_questions_that_tell_nothing_have_no_row(whole: tuple[Done, Path]) -> None:
