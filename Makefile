@@ -113,7 +113,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 SITE_PACKAGES = import site; print(site.getsitepackages()[0])
-.venv-ecosystem/.installed: $(VENV)/.installed-dev .sources/.complete tests/ecosystem/requirements.txt
+.venv-ecosystem/.installed: $(VENV)/.installed-dev .sources/.complete tests/ecosystem/requirements.txt docs/examples/lmms-eval-vocabkit/lmms_eval_vocabkit.py
 	rm -rf .venv-ecosystem
 	$(BIN)/python -m venv .venv-ecosystem
 	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE_PACKAGES)')')" > "$$(.venv-ecosystem/bin/python -c '$(SITE_PACKAGES)')/vocabkit.pth"
