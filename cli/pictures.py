@@ -286,14 +286,16 @@ def app(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8017,
     json: AsJson = False,
 ) -> None:
-    """Serve a page to talk to: pictures in words, and answers of LLMs side by side.
+    """Serve a page to talk to about pictures.
+
+    Shows the words that patches became, and answers of LLMs side by side as they are written.
 
     The adapter is moved to each LLM in memory. The LLMs are loaded while the page can already be used. Ctrl-C ends it.
     """
     from vocabkit.files.memory import keep_freed_memory
-    from vocabkit.tokenizer.catalog import snapshot_path
+    from vocabkit.tokenizer.catalog import shipped
 
-    source = adapter or str(snapshot_path("x").with_name("scenes-words.pt"))
+    source = adapter or str(shipped("scenes-words.pt"))
     check_source(source)
     check_device(device)
     keep_freed_memory()

@@ -26,7 +26,7 @@ PANELS = {
         "build-shared", "overlap", "explain", "show", "diff", "map", "audit", "check", "import", "catalog",
     ],
     "Adapters": ["transfer", "export"],
-    "Pictures": ["infer", "interpret"],
+    "Pictures": ["infer", "interpret", "app"],
     "Training": ["scenes", "features", "train", "adopt", "validate", "compare"],
     "Installation": ["doctor"],
 }  # fmt: skip
@@ -88,9 +88,9 @@ def test_help_describes_every_option_in_80_columns(tmp_path: Path, command: str)
     options, example = text.split("Options:\n")[1].split("\n\n")
     for row in re.split(r"^  (?=\S)", options, flags=re.MULTILINE)[1:]:
         row = row.removeprefix("-h, ").removeprefix("-q, ")
-        assert re.fullmatch(r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=]*)?\s{2,}[\w`].*\s*", row, re.DOTALL), (
-            row
-        )
+        assert re.fullmatch(
+            r"--[a-z-]+( / --[a-z-]+)?( <[^>]+>| [A-Z][A-Za-z:=/]*)?\s{2,}[\w`].*\s*", row, re.DOTALL
+        ), row
     words = example.split()
     assert words[:3] == ["Example:", "vocabkit", command]
     assert all(f"  {word} " in options for word in words if word.startswith("--"))

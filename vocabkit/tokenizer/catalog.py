@@ -184,10 +184,15 @@ def without_name(argument: str) -> str:
 
 def snapshot_path(name: str) -> Path:
     """Path of a shipped snapshot."""
+    return shipped(f"{name}.arrow")
+
+
+def shipped(file: str) -> Path:
+    """Path of a file of data/: a snapshot, or an adapter."""
     spec = importlib.util.find_spec("vocabkit_data")
     assert spec is not None
     assert spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations))) / f"{name}.arrow"
+    return Path(next(iter(spec.submodule_search_locations))) / file
 
 
 def read_source(entry: Entry, path: Path) -> Vocabulary:
