@@ -353,6 +353,27 @@ def test_answers_are_one_line_except_for_chat(world: World, llm: LLM, template: 
     assert len(set(answers)) == 2
 
 
+def test_writing_ends_with_the_line_unless_it_is_a_chat(
+    world: World, llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvlm, (end,) = LVLM(llm, adapter(world)), llm.tokenizer.encode("\n", add_special_tokens=False)
+    plain = llm.model.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        found = plain(*arguments, **options)
+        if told:  # from the second token on, the likeliest one is a line break
+            found.logits[..., end] = 1e4
+        return found
+
+    monkeypatch.setattr(llm.model, "forward", forward)
+    visual = lvlm.visual_tokens(torch.stack(features(1))).detach()
+    for template, tokens in (("completion", 2), ("chat", 5)):
+        told: list[list[str]] = []
+        ids = encode_question(llm.tokenizer, [Turn("<image>", "")], template, TOKENS)
+        write_answers(llm, [ids], visual, template=template, max_new_tokens=5, told=told.append)
+        assert len(told) == tokens
+
+
 # ---- the exported checkpoint -------------------------------------------------------------------------------------
 
 

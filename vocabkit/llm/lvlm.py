@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.streamers import BaseStreamer
 
@@ -236,7 +236,7 @@ def write_answers(
         told: called after each token with the answers so far; what it raises ends the writing.
     """
     tokenizer = llm.tokenizer
-    line = {} if template == "chat" else {"stop_strings": "\n", "tokenizer": tokenizer}
+    line = {} if template == "chat" else {"stopping_criteria": StoppingCriteriaList([_LineEnds(tokenizer)])}
     batch = collate([Prompt(ids, [IGNORED] * len(ids)) for ids in questions], [], left=True).to(llm.model.device)
 
     def texts(written: Tensor) -> list[str]:
@@ -255,6 +255,18 @@ def write_answers(
         **line,
     )
     return texts(written)
+
+
+class _LineEnds(StoppingCriteria):
+    """Ends a sequence with its first line break. `stop_strings` would read the whole vocabulary each time: 1.6 s."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        """(B, L) ids -> (B,) bool: whether the last one has a line break."""
+        last = self._tokenizer.batch_decode(input_ids[:, -1:])
+        return torch.tensor(["\n" in text for text in last], device=input_ids.device)
 
 
 class _Teller(BaseStreamer):
