@@ -92,13 +92,13 @@ def _with_text(source: str) -> tuple[Any, Any]:
     folder: Path = model_folder(source)
     try:
         model = AutoModel.from_pretrained(folder, trust_remote_code=False)
-        if not (hasattr(model, "logit_scale") and hasattr(model, "get_text_features")):
-            raise VocabkitError(
-                f"{source}: has neither names of classes nor a text encoder, so no labels to start from"
-            )
-        return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        has_text = hasattr(model, "logit_scale") and hasattr(model, "get_text_features")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if has_text else None
     except (OSError, ValueError, RuntimeError) as error:
         raise VocabkitError(f"{source}: its text encoder can't be loaded ({first_line(error)})") from error
+    if not has_text:
+        raise VocabkitError(f"{source}: has neither names of classes nor a text encoder, so no labels to start from")
+    return model.eval(), tokenizer
 
 
 def _in_common_space(model: Any, patches: Tensor) -> Tensor:
