@@ -28,6 +28,11 @@ class SpaceMap:
     target_mean: Tensor
     """(D2,)."""
 
+    @property
+    def bias(self) -> Tensor:
+        """(D2,): x -> x weight + bias is the same map."""
+        return self.target_mean - self.source_mean @ self.weight
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """(..., D1) -> (..., D2), in the dtype of `tokens`."""
         moved = (tokens.double() - self.source_mean) @ self.weight + self.target_mean
@@ -43,9 +48,9 @@ def ridge(source: Tensor, target: Tensor) -> SpaceMap:
     """
     source, target = source.double(), target.double()
     held = torch.arange(len(source)) % _HELD_OUT == 0
-    trials = [_ridge(source[~held], target[~held], float(penalty)) for penalty in _PENALTIES]
+    trials = [penalised(source[~held], target[~held], float(penalty)) for penalty in _PENALTIES]
     errors = [float((trial(source[held]) - target[held]).square().sum()) for trial in trials]
-    return _ridge(source, target, float(_PENALTIES[errors.index(min(errors))]))
+    return penalised(source, target, float(_PENALTIES[errors.index(min(errors))]))
 
 
 def procrustes(source: Tensor, target: Tensor) -> SpaceMap:
@@ -57,7 +62,8 @@ def procrustes(source: Tensor, target: Tensor) -> SpaceMap:
     return SpaceMap(source_mean, rotation * scale, target_mean)
 
 
-def _ridge(source: Tensor, target: Tensor, penalty: float) -> SpaceMap:
+def penalised(source: Tensor, target: Tensor, penalty: float) -> SpaceMap:
+    """Fit the map of `ridge` for one penalty, in units of the mean variance; in the dtype of the arguments."""
     x, y, source_mean, target_mean = _centred(source, target)
     gram = x.T @ x
     gram.diagonal().add_(penalty * gram.diagonal().mean())

@@ -61,7 +61,7 @@ def start_from_captions(projector: MLPProjector, samples: Sequence[Sample], imag
             ids = torch.tensor(llm.tokenizer.encode(text, add_special_tokens=False), device=table.weight.device)
             means.append(table(ids).float().mean(dim=0).cpu())
     fitted = ridge(patches, torch.stack(means))
-    projector.initialise_from_map(fitted.weight, fitted.target_mean - fitted.source_mean @ fitted.weight)
+    projector.initialise_from_map(fitted.weight, fitted.bias)
 
 
 def _spread(items: Sequence[_Item], count: int) -> list[_Item]:

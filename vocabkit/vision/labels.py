@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vocabkit.adapter.space_maps import penalised
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import first_line, model_folder, quiet_transformers
 from vocabkit.vision.efficientnet_lite import NAME, classifier
@@ -57,13 +58,8 @@ def label_scores(source: str, layer: int | None, names: Sequence[str], patches: 
             seen = _in_common_space(model, patches.float())  # (n, d)
             parts = [_texts(model, tokenizer, names[start : start + _BATCH]) for start in range(0, len(names), _BATCH)]
             texts = torch.cat(parts) * model.logit_scale.exp()  # (L, d)
-    x, y = patches.double(), seen.double()
-    centred = x - x.mean(dim=0)
-    gram = centred.T @ centred
-    gram.diagonal().add_(_PENALTY * gram.diagonal().mean())
-    linear = torch.linalg.solve(gram, centred.T @ (y - y.mean(dim=0)))  # (Dv, d)
-    offset = y.mean(dim=0) - x.mean(dim=0) @ linear
-    return (texts.double() @ linear.T).float(), (texts.double() @ offset).float()
+    fitted = penalised(patches.double(), seen.double(), _PENALTY)  # (n, Dv) -> (n, d)
+    return (texts.double() @ fitted.weight.T).float(), (texts.double() @ fitted.bias).float()
 
 
 def head_scores(weight: Tensor, bias: Tensor, rows: Sequence[int | None], count: int) -> tuple[Tensor, Tensor]:
