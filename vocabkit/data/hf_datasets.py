@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vocabkit.data.pictures import ImageFolder
+from vocabkit.data.pictures import ImageFolder, stored_source
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turns
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.records import is_text
@@ -19,6 +18,7 @@ from vocabkit.hub import is_hub_id
 
 _ROWS = 32
 """Rows in memory at a time."""
+_DOWNLOAD = "download the dataset (hf download --repo-type dataset) and name its folder"
 
 
 def read_dataset(
@@ -139,27 +139,12 @@ def _sample(
 def _images(row: Mapping[str, Any], column: str, key: str, folder: ImageFolder | None) -> tuple[Picture, ...]:
     found = _column(row, column)
     stored = found if isinstance(found, list) else [found]
-    return tuple(Picture(f"{key}/{number}", _source(each, folder)) for number, each in enumerate(stored))
+    return tuple(
+        Picture(f"{key}/{number}", stored_source(each, folder, _DOWNLOAD)) for number, each in enumerate(stored)
+    )
 
 
 def _column(row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
         raise VocabkitError(f"no column {quote(name)}; it has {quote(', '.join(row), 120)}: choose one of them")
     return row[name]
-
-
-def _source(stored: Any, folder: ImageFolder | None) -> Path | bytes:
-    """Return content or path of an image from the value of an Image feature, or of a plain column in its place."""
-    if isinstance(stored, dict):
-        stored = stored.get("path") if stored.get("bytes") is None else stored["bytes"]
-    if stored is None or isinstance(stored, bytes):
-        return stored or b""
-    if not isinstance(stored, str):
-        raise VocabkitError(f"an image is {type(stored).__name__}, expected bytes or the name of a file")
-    if folder is None:
-        raise VocabkitError(
-            f"image {quote(stored)} is not in the table; download the dataset (hf download --repo-type dataset) and"
-            " name its folder"
-        )
-    home = folder.path.absolute()  # datasets makes paths of images absolute
-    return folder.file(os.path.relpath(stored, home) if Path(stored).is_relative_to(home) else stored)

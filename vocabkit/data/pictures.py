@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from vocabkit.files.records import is_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
+
+    from vocabkit.data.samples import Source
 
 
 _Item = TypeVar("_Item")
@@ -100,9 +103,51 @@ def load_image(picture: Picture) -> Image:
         if isinstance(source, Path):
             with reading(source), source.open("rb") as file:
                 return _decoded(str(source), file)
-        return _decoded(picture.key, io.BytesIO(source if isinstance(source, bytes) else source()))
+        found = source if isinstance(source, bytes) else source()
+        return _decoded(picture.key, io.BytesIO(found)) if isinstance(found, bytes) else as_rgb(found, picture.key)
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error
+
+
+def stored_source(stored: Any, folder: ImageFolder | None, advice: str) -> Source:
+    """Return the source of a picture from its value in a table: the content of a file, {bytes, path} as `datasets` and
+    Parquet have it, an opened picture of Pillow, pixels as a numpy array, or the name of a file in `folder`.
+
+    Args:
+        advice: what to do about the name of a file if there is no `folder`.
+
+    Raises VocabkitError: another kind of value, or a file that is not in `folder`. Null is a broken picture.
+    """
+    from PIL.Image import Image
+
+    if isinstance(stored, dict):
+        stored = stored.get("path") if stored.get("bytes") is None else stored["bytes"]
+    if stored is None or isinstance(stored, bytes):
+        return stored or b""
+    if isinstance(stored, Image):
+        return lambda: stored
+    if isinstance(stored, np.ndarray):
+        return partial(_of_pixels, stored)
+    if not isinstance(stored, str):
+        raise VocabkitError(f"an image is {type(stored).__name__}, expected bytes or the name of a file")
+    if folder is None:
+        raise VocabkitError(f"image {quote(stored)} is not in the table; {advice}")
+    home = folder.path.absolute()  # datasets makes paths of images absolute
+    return folder.file(os.path.relpath(stored, home) if Path(stored).is_relative_to(home) else stored)
+
+
+def _of_pixels(pixels: np.ndarray) -> Image:
+    """(H, W) or (H, W, 1, 3 or 4) of 8 bits, or (H, W) of 16 -> picture."""
+    from PIL import Image as pillow  # noqa: N813 - its class has the same name
+
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    try:
+        if flat.dtype not in (np.uint8, np.uint16) or not flat.size:
+            raise TypeError
+        return pillow.fromarray(np.ascontiguousarray(flat))
+    except TypeError as error:
+        shape = " x ".join(map(str, pixels.shape))
+        raise VocabkitError(f"pixels are {pixels.dtype}, {shape}; expected height x width x 3 of uint8") from error
 
 
 def load_cut_out(path: Path) -> Image:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.records import is_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Source = Path | bytes | Callable[[], bytes | Image]
 
 PLACEHOLDER = "<image>"
 """Placeholder of one image in a question, as in LLaVA's files."""
@@ -29,8 +34,8 @@ class Picture:
 
     key: str
     """Its identity within a dataset, the same in every run."""
-    source: Path | bytes | Callable[[], bytes]
-    """The file, its content, or a function that reads it."""
+    source: Source
+    """The file, its content, or a function that reads it or gives the opened image."""
 
 
 @dataclass(frozen=True)

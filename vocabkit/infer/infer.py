@@ -43,7 +43,7 @@ from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, encoder_of
 from vocabkit.vision.tiles import Tiles, visual_tokens
 
-_AHEAD = 3
+DECODED_AHEAD = 3
 """Batches decoded ahead: enough to hide a slow picture, and a bound on memory."""
 _NAMED = 5
 """Captions and broken pictures that a report lists."""
@@ -176,9 +176,38 @@ def infer(
     if wanted.batch < 1:
         raise VocabkitError(f"`batch` {wanted.batch}: must be at least 1")
     device = open_device(wanted.device)
-    dtype = _dtype(wanted.dtype, device)
+    dtype = open_dtype(wanted.dtype, device)
     pictures, total = open_inputs(inputs, images=wanted.images, split=wanted.split, image_column=wanted.image_column)
     connector = load_adapter(adapter)
+    wanted, reader, encoder = open_parts(connector, wanted, device, dtype, progress)
+    settings = _settings(wanted, connector, reader, encoder, dtype)
+    shown = connector.config.visual_tokens(encoder.largest)
+    values = shown * reader.width * (wanted.writes_visual_tokens + 2 * wanted.prompt_embeds)
+    folder = ResultFolder(
+        Path(out),
+        settings,
+        picture_bytes=values * dtype.itemsize + encoder.largest * 16 * (wanted.top or 0) + 1,
+        shared=connector.shared,
+        llm=reader.name,
+        reading=connector.config.prompt,
+    )
+    models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
+    progress("pictures", 0, total)
+    report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
+    return Inference(Path(out), str(device), settings, report)
+
+
+def open_parts(
+    connector: Adapter,
+    wanted: InferOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress = no_progress,
+) -> tuple[InferOptions, Reader, VisionEncoder]:
+    """Open what `wanted` needs beside the adapter; in the options, the prompt is filled in.
+
+    Raises VocabkitError: as `infer`.
+    """
     if wanted.captions:
         wanted = with_prompt(wanted, connector.config.prompt)
     if wanted.words:
@@ -196,21 +225,7 @@ def infer(
         device=device,
         dtype=dtype,
     )
-    settings = _settings(wanted, connector, reader, encoder, dtype)
-    shown = connector.config.visual_tokens(encoder.largest)
-    values = shown * reader.width * (wanted.writes_visual_tokens + 2 * wanted.prompt_embeds)
-    folder = ResultFolder(
-        Path(out),
-        settings,
-        picture_bytes=values * dtype.itemsize + encoder.largest * 16 * (wanted.top or 0) + 1,
-        shared=connector.shared,
-        llm=reader.name,
-        reading=connector.config.prompt,
-    )
-    models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
-    progress("pictures", 0, total)
-    report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
-    return Inference(Path(out), str(device), settings, report)
+    return wanted, reader, encoder
 
 
 # ---- what is named: pictures, dtype, LLM -------------------------------------------------------------------------
@@ -266,7 +281,7 @@ def _key(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def open_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
     if name not in ("float32", "bfloat16"):
@@ -285,7 +300,7 @@ def with_prompt(wanted: InferOptions, own: str | None) -> InferOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
+class Reader:
     """The LLM that the visual tokens are for."""
 
     name: str
@@ -298,34 +313,34 @@ class _Reader:
     """For captions."""
 
 
-def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -> _Reader:
+def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -> Reader:
     own, llm = connector.llm, wanted.llm
     if wanted.captions:
         if llm is None:
             raise VocabkitError("`captions`: also give `llm` as NAME=SOURCE, the LLM that writes them")
         loaded = load_llm(llm, dtype)
         rows = LVLM(loaded, connector, other_weights=wanted.other_weights).embeddings
-        return _Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
+        return Reader(own if rows is None else loaded.vocabulary.name, loaded.width, rows, loaded)
     if connector.shared is None or connector.embeddings is not None:
         if llm is not None:
             raise VocabkitError(f"`llm`: only for captions; the adapter itself gives visual tokens of {own}")
-        return _Reader(own, connector.llm_width or 0)
+        return Reader(own, connector.llm_width or 0)
     if llm is None:
         if wanted.makes_visual_tokens:
             raise VocabkitError(
                 "visual tokens of this adapter are sums of an LLM's embeddings: give `llm` as NAME=SOURCE, or transfer "
                 "the adapter first"
             )
-        return _Reader(own, 0)
+        return Reader(own, 0)
     target = open_target(llm)
     check_llm(connector.config, connector.shared, target.table(llm), other_weights=wanted.other_weights)
     spellings = connector.shared.spellings_for(target.vocabulary.name)
     rows, _ = target.embeddings.composed(spellings, tokens=target.vocabulary)
-    return _Reader(target.vocabulary.name, target.embeddings.width, rows)
+    return Reader(target.vocabulary.name, target.embeddings.width, rows)
 
 
 def _settings(
-    wanted: InferOptions, connector: Adapter, reader: _Reader, encoder: VisionEncoder, dtype: torch.dtype
+    wanted: InferOptions, connector: Adapter, reader: Reader, encoder: VisionEncoder, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Return everything that the results depend on: a run resumes only if all of it is the same."""
     tensors = {}
@@ -392,13 +407,13 @@ def run(
     """
     watch = Stopwatch(models.device)
     step = make_step(models, wanted, watch) if models.encoder.sizes is None else make_tile_step(models, wanted, watch)
-    counts, shard = _Counts(progress), list[_Started]()
+    counts, shard = _Counts(progress), list[Started]()
     with decoding_threads() as threads, _Writer(folder, watch) as writer:
         prepared = ahead(
-            _batches(models.encoder, pictures, folder, wanted.partition, wanted.batch, threads, counts), _AHEAD
+            _batches(models.encoder, pictures, folder, wanted.partition, wanted.batch, threads, counts), DECODED_AHEAD
         )
         # one step ahead: a GPU gets the next batch before this thread waits for the results of the last
-        for done in ahead((_start(each, step, watch) for each in prepared), 1):
+        for done in ahead((start(each, step, watch) for each in prepared), 1):
             done.wait()
             counts.add(done)
             shard.append(done)
@@ -432,7 +447,7 @@ def run(
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
+class Batch:
     """Pictures of one shard, and their pixels, which threads are preparing."""
 
     shard: int
@@ -449,7 +464,7 @@ def _batches(
     batch: int,
     threads: ThreadPoolExecutor,
     counts: _Counts,
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """Yield the batches of shards of `partition` that are missing, or have a broken picture that was repaired since."""
     remaining = iter(pictures)
     while block := list(islice(remaining, folder.per_shard)):
@@ -465,27 +480,27 @@ def _batches(
             continue
         for at in range(0, len(block), batch):
             part = block[at : at + batch]
-            pixels = [threads.submit(_prepared, encoder, picture) for picture in part]
-            yield _Batch(number, at + batch >= len(block), part, pixels)
+            pixels = [threads.submit(prepared_pixels, encoder, picture) for picture in part]
+            yield Batch(number, at + batch >= len(block), part, pixels)
 
 
-def _prepared(encoder: VisionEncoder, picture: Picture) -> Tensor | Tiles:
+def prepared_pixels(encoder: VisionEncoder, picture: Picture) -> Tensor | Tiles:
     return encoder.pixels_of(picture) if encoder.sizes is None else encoder.tiles_of(picture)
 
 
 def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
     try:
-        _prepared(encoder, picture)
+        prepared_pixels(encoder, picture)
     except BrokenImage:
         return False
     return True
 
 
 @dataclass(eq=False)
-class _Started:
+class Started:
     """A batch on the device, and its results once they have arrived."""
 
-    batch: _Batch
+    batch: Batch
     images: list[str]
     """Keys of the pictures that are not broken."""
     broken: dict[str, str]
@@ -499,7 +514,7 @@ class _Started:
             self.results = self.pending.results(self.images)
 
 
-def _start(batch: _Batch, step: Callable[[Any], Pending], watch: Stopwatch) -> _Started:
+def start(batch: Batch, step: Callable[[Any], Pending], watch: Stopwatch) -> Started:
     images: list[str] = []
     pixels: list[Any] = []
     broken: dict[str, str] = {}
@@ -511,8 +526,8 @@ def _start(batch: _Batch, step: Callable[[Any], Pending], watch: Stopwatch) -> _
             except BrokenImage as error:
                 broken[picture.key] = str(error)
     if not pixels:
-        return _Started(batch, images, broken, None)
-    return _Started(batch, images, broken, step(torch.stack(pixels) if isinstance(pixels[0], Tensor) else pixels))
+        return Started(batch, images, broken, None)
+    return Started(batch, images, broken, step(torch.stack(pixels) if isinstance(pixels[0], Tensor) else pixels))
 
 
 @dataclass(eq=False)
@@ -530,7 +545,7 @@ class _Counts:
     captions: dict[str, str] = field(default_factory=dict)
     words: dict[str, Sequence[Word]] = field(default_factory=dict)
 
-    def add(self, done: _Started) -> None:
+    def add(self, done: Started) -> None:
         """Count a batch."""
         self.computed += len(done.images)
         self.broken |= done.broken
@@ -558,7 +573,7 @@ class _Writer:
         self._thread = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
-    def write(self, number: int, shard: Sequence[_Started]) -> None:
+    def write(self, number: int, shard: Sequence[Started]) -> None:
         """Start writing a shard once the previous one is written, so that at most two are in memory."""
         with self._watch.host("writing"):
             self._wait()
@@ -577,7 +592,7 @@ class _Writer:
             self._last.result()
 
 
-def _write(folder: ResultFolder, number: int, shard: Sequence[_Started]) -> None:
+def _write(folder: ResultFolder, number: int, shard: Sequence[Started]) -> None:
     broken = {key: reason for each in shard for key, reason in each.broken.items()}
     folder.write(number, Results.joined([each.results for each in shard if each.results is not None]), broken)
 

@@ -121,9 +121,7 @@ class ResultFolder:
         self.per_shard = 1 << (min(max(SHARD_BYTES // picture_bytes, 1), SHARD_PICTURES).bit_length() - 1)
         """Pictures of a shard: a power of two, so that batches fill it."""
         self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard})
-        self._reading = reading
-        self._tokens = None if shared is None else shared.tokens
-        self._ids = None if shared is None or llm is None else shared.ids_column(llm)
+        self._lookup = Lookup.of(shared, llm, reading)
 
     def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
         """Return which of `images` are broken, and why, as shard `number` records it; None if there is no such shard.
@@ -147,24 +145,9 @@ class ResultFolder:
         if "visual_tokens" in results.tensors and settings["visual_tokens"]:
             tensors = {name: results.tensors[name] for name in ("visual_tokens", "lengths") if name in results.tensors}
             self._shards.write_tensors(name, tensors, _text({"images": images, "settings": settings}))
-        columns = {"image": pa.array(images, pa.string())}
-        if settings.get("prompt_embeds"):
-            columns["prompt_embeds"] = pa.array(map(embeds_data, _each(results.tensors)), pa.string())
-        if results.captions is not None:
-            columns["caption"] = pa.array(results.captions, pa.string())
-        if results.words is not None:
-            columns |= {
-                "words": pa.array([[word.text for word in words] for words in results.words], pa.list_(pa.string())),
-                "share": pa.array([[word.share for word in words] for words in results.words], pa.list_(pa.float32())),
-                "prompt": pa.array([prompt(words, self._reading) for words in results.words], pa.string()),
-            }
-        if "visual_ids" in results.tensors:
-            columns["visual_ids"] = pa.array(results.tensors["visual_ids"].tolist(), pa.list_(pa.int32()))
-        if "row" in results.tensors:
-            counts = results.tensors.get("patches")
-            columns |= self._top_columns(results.tensors["coefficient"].numpy(), results.tensors["row"].numpy(), counts)
+        table = result_table(results, self._lookup, prompt_embeds=bool(settings.get("prompt_embeds")))
         metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
-        self._shards.write_table(name, pa.table(columns), metadata)
+        self._shards.write_table(name, table, metadata)
 
     def discard(self, shards: int) -> None:
         """Remove the first shards, which hold no results, and the folder if nothing else is in it."""
@@ -190,25 +173,66 @@ class ResultFolder:
     def _file(self, number: int) -> Path:
         return self._shards.folder / f"{_name(number)}.arrow"
 
-    def _top_columns(self, coefficients: np.ndarray, rows: np.ndarray, counts: Tensor | None) -> dict[str, pa.Array]:
-        assert self._tokens is not None
-        assert self._ids is not None
-        used, places = np.unique(rows.ravel(), return_inverse=True)
-        tokens = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), self._tokens.take(pa.array(used)))
-        columns = {
-            "coefficient": pa.array(coefficients.ravel()),
-            "row": pa.array(rows.ravel()),
-            "token_id": self._ids.take(pa.array(rows.ravel())),
-            "token": tokens,
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """What a table tells of rows and words."""
+
+    tokens: pa.Array | None
+    """(V,) the bytes of each row of the shared vocabulary; None without one."""
+    ids: pa.Array | None
+    """(V,) their ids in the LLM's tokenizer."""
+    reading: str | None
+    """The adapter's own prompt for words, if it has one."""
+
+    @classmethod
+    def of(cls, shared: SharedVocabulary | None, llm: str | None, reading: str | None) -> Lookup:
+        """Look up the column of the LLM `llm`. Raises VocabkitError: no such column."""
+        if shared is None:
+            return cls(None, None, reading)
+        return cls(shared.tokens, None if llm is None else shared.ids_column(llm), reading)
+
+
+def result_table(results: Results, lookup: Lookup, *, prompt_embeds: bool) -> pa.Table:
+    """Return the columns of `NNNNN.arrow`, a row for each picture, without metadata."""
+    columns = {"image": pa.array(list(results.images), pa.string())}
+    if prompt_embeds:
+        columns["prompt_embeds"] = pa.array(map(embeds_data, each_visual_tokens(results.tensors)), pa.string())
+    if results.captions is not None:
+        columns["caption"] = pa.array(results.captions, pa.string())
+    if results.words is not None:
+        columns |= {
+            "words": pa.array([[word.text for word in words] for words in results.words], pa.list_(pa.string())),
+            "share": pa.array([[word.share for word in words] for words in results.words], pa.list_(pa.float32())),
+            "prompt": pa.array([prompt(words, lookup.reading) for words in results.words], pa.string()),
         }
-        nested = {name: _nested(values, rows.shape) for name, values in columns.items()}
-        if counts is None:
-            return nested
-        ends = np.concatenate([[0], np.cumsum(counts.numpy())]).astype(np.int32)  # (L, K) -> lists of L, one a picture
-        return {name: pa.ListArray.from_arrays(ends, values) for name, values in nested.items()}
+    if "visual_ids" in results.tensors:
+        columns["visual_ids"] = pa.array(results.tensors["visual_ids"].tolist(), pa.list_(pa.int32()))
+    if "row" in results.tensors:
+        columns |= _top_columns(results.tensors, lookup)
+    return pa.table(columns)
 
 
-def _each(tensors: Mapping[str, Tensor]) -> Iterable[Tensor]:
+def _top_columns(tensors: Mapping[str, Tensor], lookup: Lookup) -> dict[str, pa.Array]:
+    assert lookup.tokens is not None
+    assert lookup.ids is not None
+    coefficients, rows, counts = tensors["coefficient"].numpy(), tensors["row"].numpy(), tensors.get("patches")
+    used, places = np.unique(rows.ravel(), return_inverse=True)
+    tokens = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), lookup.tokens.take(pa.array(used)))
+    columns = {
+        "coefficient": pa.array(coefficients.ravel()),
+        "row": pa.array(rows.ravel()),
+        "token_id": lookup.ids.take(pa.array(rows.ravel())),
+        "token": tokens,
+    }
+    nested = {name: _nested(values, rows.shape) for name, values in columns.items()}
+    if counts is None:
+        return nested
+    ends = np.concatenate([[0], np.cumsum(counts.numpy())]).astype(np.int32)  # (L, K) -> lists of L, one a picture
+    return {name: pa.ListArray.from_arrays(ends, values) for name, values in nested.items()}
+
+
+def each_visual_tokens(tensors: Mapping[str, Tensor]) -> Iterable[Tensor]:
     """The visual tokens of each picture, (N, D)."""
     if not tensors:  # all are broken
         return ()
