@@ -45,9 +45,10 @@ sources = {
              d_p_stride=i32, p_stride=i32, d_scores_stride=i32, **strides),
         dict(HAS_BIAS=True, HAS_P=True, TILE=2048),
     ),
-    kernels._group_maxima: (
-        dict(scores=f32, bias=b16, maxima=f32, log_total=f32, maxima_stride=i32, groups=i32, **strides),
-        dict(HAS_BIAS=True, GROUP=64, GROUPS=32),
+    kernels._top_candidates: (
+        dict(hidden=b16, weight=b16, bias=b16, values=f32, rows="*i32", log_totals=f32, n=i32, columns=i32, width=i32,
+             tiles=i32, per_part=i32, parts=i32, temperature="fp32"),
+        dict(HAS_BIAS=True, CANDIDATES=4, TILE_ROWS=128, TILE_PATCHES=128, TILE_WIDTH=64, WIDEN=False),
     ),
     kernels._sum_of_rows: (
         dict(values=f32, rows="*i64", embeddings=b16, out=b16, k=i32, embeddings_stride=i32, out_stride=i32, width=i32),
@@ -151,18 +152,24 @@ def test_gradient_block_matches_softmax(n: int, columns: int, dtype: torch.dtype
     assert relative_error(d_p, gradient) < 1e-5
 
 
-@pytest.mark.parametrize(("n", "columns", "group"), [(1, 977, 64), (3, 5000, 32), (2, 64, 64), (1, 70, 64)])
-def test_group_maxima_match_torch(n: int, columns: int, group: int, with_bias: bool) -> None:
-    scores, bias = 5 * normal(n, columns, seed=0), normal(columns, seed=1) if with_bias else None
-    around, maxima = poisoned(n, columns // group)
-    log_total = torch.full((n,), torch.nan, device=DEVICE)
-    kernels.group_maxima(scores, bias, 0.7, maxima, group, log_total)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("n", "t", "h"), [(1, 977, 5), (3, 128, 70), (2, 7, 3), (130, 300, 4)])
+def test_top_candidates_are_the_largest_of_each_tile(
+    n: int, t: int, h: int, dtype: torch.dtype, with_bias: bool
+) -> None:
+    hidden, weight = normal(n, h, seed=0, dtype=dtype), normal(t, h, seed=1, dtype=dtype)
+    bias = normal(t, seed=2, dtype=dtype) if with_bias else None
+    tiles = -(-t // kernels.TILE_ROWS)
+    values = torch.full((n, tiles, kernels.CANDIDATES), torch.nan, device=DEVICE)
+    rows = torch.full(values.shape, -1, dtype=torch.int32, device=DEVICE)
+    log_total = kernels.top_candidates(hidden, weight, bias, 0.7, values, rows)
 
-    exact = (scores.double() + (0 if bias is None else bias.double())) / 0.7
-    largest = exact[:, : columns // group * group].unflatten(1, (-1, group)).amax(dim=2)
-    assert relative_error(maxima, largest) < 1e-5
+    exact = (hidden.double() @ weight.double().T + (0 if bias is None else bias.double())) / 0.7
+    padded = torch.nn.functional.pad(exact, (0, tiles * kernels.TILE_ROWS - t), value=-torch.inf)
+    largest = padded.unflatten(1, (tiles, -1)).topk(kernels.CANDIDATES, dim=2).values
+    torch.testing.assert_close(values.double(), largest, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(padded.gather(1, rows.flatten(1).long()), largest.flatten(1), rtol=1e-5, atol=1e-4)
     assert relative_error(log_total, exact.logsumexp(dim=1)) < 1e-5
-    assert around[:, columns // group :].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -215,12 +222,17 @@ def test_large_scores_and_excluded_rows_give_no_nan() -> None:
     assert relative_error(found, expected) < 1e-5
 
 
-@pytest.mark.usefixtures("_kernels")
-@pytest.mark.parametrize("k", [1, 3, 7])
+@pytest.fixture
+def _half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 stays bfloat16 in the product that the candidates come from, as on a GPU."""
+    monkeypatch.setattr(top, "operand_dtype", lambda dtype, *_: dtype)
+
+
+@pytest.mark.usefixtures("_kernels", "_half")
+@pytest.mark.parametrize("k", [1, 7, 16])
 def test_top_coefficients_with_kernels_are_exact(k: int, with_bias: bool) -> None:
-    hidden, weight, bias = normal(5, 6, seed=0), normal(977, 6, seed=1), normal(977, seed=2)
+    hidden, weight, bias = (normal(*size, seed=i).bfloat16() for i, size in enumerate([(5, 6), (977, 6), (977,)]))
     given = bias if with_bias else None
-    assert 2 * k < 977 // top._GROUP
     values, rows = top_coefficients(hidden, weight, k, head="softmax", bias=given, temperature=0.7)
     p = ((hidden.double() @ weight.double().T + (0 if given is None else given.double())) / 0.7).softmax(dim=1)
     assert relative_error(values, p.topk(k).values) < 1e-5
@@ -231,3 +243,17 @@ def test_top_coefficients_with_kernels_are_exact(k: int, with_bias: bool) -> Non
     kept = p.gather(1, rows)
     expected = (kept[:, :, None] * embeddings.double()[rows]).sum(dim=1) / kept.sum(dim=1, keepdim=True)
     assert relative_error(found, expected) < 1e-2
+
+
+@pytest.mark.usefixtures("_kernels", "_half")
+def test_patches_whose_largest_share_a_tile_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[int] = []
+    in_blocks = top._in_blocks
+    monkeypatch.setattr(top, "_in_blocks", lambda hidden, *rest: again.append(len(hidden)) or in_blocks(hidden, *rest))
+    hidden, weight = torch.eye(2, 3).bfloat16().to(DEVICE), normal(977, 3, seed=1, dtype=torch.bfloat16)
+    weight[:8, 0] = torch.arange(20, 28)  # the eight largest of the first patch: one tile gives only four
+    weight[::100, 1] = torch.arange(20, 30)  # those of the second: each in its own tile, but for two
+    values, rows = top_coefficients(hidden, weight, 8, head="linear")
+    assert again == [1]
+    assert rows.tolist() == [[7, 6, 5, 4, 3, 2, 1, 0], [900, 800, 700, 600, 500, 400, 300, 200]]
+    assert values.tolist() == [[27, 26, 25, 24, 23, 22, 21, 20], [29, 28, 27, 26, 25, 24, 23, 22]]

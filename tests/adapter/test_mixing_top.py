@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_adapters import VISION, langbridge, normal
 from torch import Tensor
 
-from vocabkit.adapter.mixing import top
+from vocabkit.adapter.mixing import choice, top
 from vocabkit.adapter.mixing.mix import mix
-from vocabkit.adapter.mixing.top import top_coefficients
+from vocabkit.adapter.mixing.top import top_coefficients, top_mix
 from vocabkit.errors import VocabkitError
 
 
@@ -58,7 +60,7 @@ def test_block_sizes_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -
     hidden, weight, bias = (tensor.bfloat16() for tensor in operands(11, 977, 8))
     whole = top_coefficients(hidden, weight, 5, head="softmax", bias=bias)
     monkeypatch.setattr(top, "SCORES", {"cpu": 3 * 977})
-    monkeypatch.setattr(top, "_COPIED_ROWS", 100)
+    monkeypatch.setattr(top, "_ROWS", {"cpu": 100})
     blocks = top_coefficients(hidden, weight, 5, head="softmax", bias=bias)
     torch.testing.assert_close(blocks[0], whole[0])
     assert torch.equal(blocks[1], whole[1])
@@ -115,6 +117,94 @@ def test_kept_coefficients_are_renormalised() -> None:
     ones = torch.ones(300, 2, dtype=torch.float64)  # a convex sum of equal rows is that row
     found = mix(hidden, weight, ones, head="softmax", bias=bias, top=3)
     torch.testing.assert_close(found, torch.ones(6, 2, dtype=torch.float64))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    t=st.integers(2, 200),
+    k=st.integers(1, 200),
+    peak=st.floats(0, 30),
+    temperature=st.floats(0.1, 10),
+)
+@settings(max_examples=50, deadline=None)
+def test_error_is_at_most_twice_the_dropped_mass_times_the_longest_row(
+    seed: int, t: int, k: int, peak: float, temperature: float
+) -> None:
+    hidden, weight, bias = operands(3, t, 4, seed=seed)
+    embeddings = torch.randn(t, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    hidden, k = peak * hidden, min(k, t)
+    found, dropped = top_mix(hidden, weight, embeddings, k, bias=bias, temperature=temperature)
+    p = all_coefficients(hidden, weight, bias, "softmax", temperature)
+    torch.testing.assert_close(dropped, 1 - p.topk(k).values.sum(dim=1), rtol=0, atol=1e-12)
+    error = (found - p @ embeddings).norm(dim=1)
+    assert (error <= 2 * dropped * embeddings.norm(dim=1).max() + 1e-9).all()
+
+
+@pytest.fixture
+def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that a tolerance permits, for small sizes too."""
+    monkeypatch.setattr(choice, "DENSE_LIMIT", -1)
+    monkeypatch.setattr(choice, "BOUNDED_TOP", 4)
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-3, 0.1, 2.0])
+def test_tolerance_bounds_the_error_of_peaked_and_flat_patches(tolerance: float) -> None:
+    hidden, weight, bias = operands(40, 300, 6)
+    hidden *= torch.linspace(0, 20, 40)[:, None]  # from flat to peaked
+    embeddings = torch.randn(300, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    exact = all_coefficients(hidden, weight, bias, "softmax", 1.0) @ embeddings
+    found = mix(hidden, weight, embeddings, head="softmax", bias=bias, tolerance=tolerance)
+    error = (found - exact).norm(dim=1) / embeddings.norm(dim=1).max()
+    assert (error <= tolerance + 1e-12).all()
+    _, dropped = top_mix(hidden, weight, embeddings, 4, bias=bias)
+    flat = 2 * dropped > tolerance
+    assert flat.any() == (tolerance < 2)
+    assert (error[flat] < 1e-12).all()  # mixed in full
+    if tolerance > 1e-9:
+        assert (error[~flat] > 1e-12).any()  # and the others are not
+
+
+def test_tolerance_is_used_for_large_calls_with_wide_embeddings() -> None:
+    sizes: dict[str, Any] = {"hidden": torch.float32, "embeddings": torch.float32, "device": torch.device("cpu")}
+    calls = {
+        (n, t, h, d, tolerance): choice.choose("softmax", n, t, h, d, tolerance=tolerance, **sizes).path
+        for n, t, h, d, tolerance in [
+            (576, 109_566, 1024, 4096, 0.01), (576, 109_566, 1024, 4096, 0.0),
+            (576, 109_566, 1024, 576, 0.01), (8, 109_566, 1024, 4096, 0.01),
+        ]
+    }  # fmt: skip
+    assert list(calls.values()) == ["bounded", "streamed", "streamed", "dense"]
+    assert choice.choose("linear", 576, 109_566, 1024, 4096, tolerance=0.01, **sizes).path == "unfused"
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
+def test_tolerance_out_of_range_raises(tolerance: float) -> None:
+    hidden, weight, _ = operands(2, 11, 5)
+    with pytest.raises(VocabkitError, match="tolerance is"):
+        mix(hidden, weight, weight, head="softmax", tolerance=tolerance)
+
+
+def test_tolerance_with_gradients_or_top_raises() -> None:
+    hidden, weight, _ = operands(2, 11, 5)
+    with pytest.raises(VocabkitError, match="not both"):
+        mix(hidden, weight, weight, head="softmax", tolerance=0.1, top=2)
+    with pytest.raises(VocabkitError, match=r"tolerance has no gradients.*torch\.no_grad"):
+        mix(hidden, weight.requires_grad_(), weight, head="softmax", tolerance=0.1)
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_adapter_is_exact_until_it_is_given_a_tolerance_and_in_training() -> None:
+    adapter = langbridge("softmax")
+    features = normal(2, 3, VISION)
+    embeddings = normal(adapter.config.rows, 5)
+    exact = adapter(features, embeddings)
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(features, embeddings), exact)
+        adapter.tolerance = 2.0  # the four largest will do
+        bounded = adapter(features, embeddings)
+    assert (bounded - exact).norm() > 1e-3
+    torch.testing.assert_close(adapter(features, embeddings), exact)
 
 
 def test_top_with_gradients_raises() -> None:

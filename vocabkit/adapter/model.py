@@ -46,6 +46,8 @@ class LangBridgeAdapter(Pretrained):
     tokens are spelled out, (I, D): the embeddings of all ids that spell the rows."""
     image_newline: Tensor | None
     """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
+    tolerance = 0.0
+    """The error of a visual token that is permitted where no gradients are wanted: see `mix`."""
 
     def __init__(self, config: AdapterConfig, shared: SharedVocabulary) -> None:
         """Make an adapter with torch's default initial weights and dtype; a target's embedding rows are uninitialised.
@@ -114,6 +116,7 @@ class LangBridgeAdapter(Pretrained):
             head=self.config.head,
             bias=self.head.bias,
             temperature=self.config.temperature,
+            tolerance=0.0 if torch.is_grad_enabled() else self.tolerance,
         )
 
     @property

@@ -12,6 +12,8 @@ from vocabkit.adapter.config import Head
 from vocabkit.adapter.mixing.products import HAS_WIDE_PRODUCTS, accumulation_dtype, operand_dtype
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+BOUNDED_TOP = 64
+"""Coefficients that the bounded path keeps of each patch."""
 DENSE_LIMIT = 2**22
 """Most coefficients (N x T) that the dense softmax path keeps for the backward pass: 16 MiB in float32."""
 
@@ -20,7 +22,7 @@ DENSE_LIMIT = 2**22
 class Choice:
     """The path of one call of `mix`, and why."""
 
-    path: Literal["unfused", "fused", "dense", "streamed", "top"]
+    path: Literal["unfused", "fused", "dense", "streamed", "top", "bounded"]
     kernels: bool
     """Whether Triton kernels compute the element-wise steps between the matrix products."""
     reason: str
@@ -37,6 +39,7 @@ def choose(
     embeddings: torch.dtype,
     device: torch.device,
     top: int | None = None,
+    tolerance: float = 0.0,
 ) -> Choice:
     """Choose the path for `n` patches, `t` rows, hidden width `h` and LLM width `d`.
 
@@ -47,6 +50,7 @@ def choose(
         embeddings: dtype of the embeddings.
         device: of all tensors.
         top: coefficients to keep of each patch; None for all.
+        tolerance: error permitted, as for `mix`.
     """
     if head == "linear":
         # multiply-adds of (hidden @ weight.T) @ embeddings and of hidden @ (weight.T @ embeddings)
@@ -60,6 +64,9 @@ def choose(
     how = f"; {how}" if how else ""
     if top is not None:
         return Choice("top", kernels, f"the {top} largest coefficients of each patch are wanted{how}")
+    # With d < h the second product, which the bounded path saves, is the smaller one.
+    if tolerance > 0 and n * t > DENSE_LIMIT and t > BOUNDED_TOP and d >= h:
+        return Choice("bounded", kernels, f"the {BOUNDED_TOP} largest coefficients where the error permits{how}")
     if n * t > DENSE_LIMIT:
         return Choice("streamed", kernels, f"more than {DENSE_LIMIT:,} coefficients: a block at a time{how}")
     if min(hidden.itemsize, embeddings.itemsize) == 2:

@@ -1,6 +1,7 @@
 """Triton kernels for the steps between and after the matrix products of mixing: each score is read and written once.
 
-The functions of `elementwise`, and two for the top-k path. Scores, sums and statistics are float32.
+The functions of `elementwise`, and two for the top-k path, whose scores are never written. Scores, sums and statistics
+are float32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ _TILE = 2048
 """Scores of a row that a program handles at a time."""
 _GATHER_TILE = 1024
 """Columns of embeddings that a program handles at a time."""
+TILE_ROWS, CANDIDATES = 128, 4
+"""Rows of the weight in a tile, and scores that each tile keeps for a patch. More in one tile are rare: `top` looks."""
+_TILE_PATCHES, _TILE_WIDTH = 128, 64
+_PROGRAMS = 1024
+"""Programs to start at least, if there are as many tiles: some for each multiprocessor of a large GPU."""
 
 
 def softmax_block(
@@ -71,25 +77,36 @@ def gradient_block(
         )  # fmt: skip
 
 
-def group_maxima(
-    scores: Tensor, bias: Tensor | None, temperature: float, maxima: Tensor, group: int, log_total: Tensor
-) -> None:
-    """Compute the maximum of each `group` of neighbouring scores, and the log of the normaliser, in one pass.
+def top_candidates(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, values: Tensor, rows: Tensor
+) -> Tensor:
+    """Compute the largest scores of each tile of rows, and the log of the normaliser, without writing scores.
 
     Args:
-        scores: (n, T), left unchanged.
+        hidden: (n, H), contiguous.
+        weight: (T, H), contiguous, of the same dtype.
         bias: (T,) or None.
-        maxima: (n, T // group), becomes the largest of (scores + bias) / temperature; the last T % group count only
-            towards the normaliser.
-        log_total: (n,), becomes logsumexp of (scores + bias) / temperature over T.
+        values: (n, tiles, CANDIDATES) float32, becomes the largest of (hidden @ weight.T + bias) / temperature in each
+            tile of TILE_ROWS rows, largest first.
+        rows: the same, int32, becomes their rows.
+
+    Returns:
+        (n,) logsumexp of (hidden @ weight.T + bias) / temperature over T.
     """
-    n, columns = scores.shape
-    with _device(scores):
-        _group_maxima[(n,)](
-            scores, scores if bias is None else bias, maxima, log_total, scores.stride(0), maxima.stride(0),
-            columns, maxima.shape[1], temperature,
-            HAS_BIAS=bias is not None, GROUP=group, GROUPS=max(_TILE // group, 1), num_warps=8,
+    n, width = hidden.shape
+    hidden, weight = hidden.contiguous(), weight.contiguous()
+    tiles, patches = values.shape[1], triton.cdiv(n, _TILE_PATCHES)
+    per_part = triton.cdiv(tiles, min(triton.cdiv(_PROGRAMS, patches), tiles))
+    parts = triton.cdiv(tiles, per_part)
+    log_totals = values.new_empty((n, parts))
+    with _device(hidden):
+        _top_candidates[(patches, parts)](
+            hidden, weight, weight if bias is None else bias, values, rows, log_totals,
+            n, len(weight), width, tiles, per_part, parts, temperature,
+            HAS_BIAS=bias is not None, CANDIDATES=CANDIDATES, TILE_ROWS=TILE_ROWS, TILE_PATCHES=_TILE_PATCHES,
+            TILE_WIDTH=_TILE_WIDTH, WIDEN=not hidden.is_cuda, num_warps=8, num_stages=3,
         )  # fmt: skip
+    return log_totals.logsumexp(dim=1)
 
 
 def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, out: Tensor) -> None:
@@ -180,29 +197,43 @@ def _gradient_block(
 
 
 @triton.jit
-def _group_maxima(
-    scores, bias, maxima, log_total, scores_stride, maxima_stride, columns, groups, temperature,
-    HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+def _top_candidates(
+    hidden, weight, bias, values, rows, log_totals,
+    n, columns, width, tiles, per_part, parts, temperature,
+    HAS_BIAS: tl.constexpr, CANDIDATES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_PATCHES: tl.constexpr,
+    TILE_WIDTH: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    scores += row * scores_stride
-    maxima += row * maxima_stride
-    reference = tl.full((), -3.4028234663852886e38, tl.float32)  # finite, so that rows of -inf leave no NaN
-    total = tl.zeros((), tl.float32)
-    for start in range(0, columns, GROUP * GROUPS):
-        group = start // GROUP + tl.arange(0, GROUPS)
-        column = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    # programs that run together differ in patches first, so that they share the rows of the weight in the L2 cache
+    patch = tl.program_id(0).to(tl.int64) * TILE_PATCHES + tl.arange(0, TILE_PATCHES)
+    part = tl.program_id(1)
+    in_patches = patch < n
+    reference = tl.full((TILE_PATCHES,), -3.4028234663852886e38, tl.float32)  # finite: rows of -inf leave no NaN
+    total = tl.zeros((TILE_PATCHES,), tl.float32)
+    for tile in range(part * per_part, tl.minimum(part * per_part + per_part, tiles)):
+        column = tile * TILE_ROWS + tl.arange(0, TILE_ROWS)
         inside = column < columns
-        s = tl.load(scores + column, mask=inside, other=float("-inf"))
+        h_rows, w_rows = hidden + patch[:, None] * width, weight + column.to(tl.int64)[:, None] * width
+        s = tl.zeros((TILE_PATCHES, TILE_ROWS), tl.float32)
+        for start in range(0, width, TILE_WIDTH):  # (P, H) @ (H, R) -> (P, R)
+            at = (start + tl.arange(0, TILE_WIDTH))[None, :]
+            h = tl.load(h_rows + at, mask=in_patches[:, None] & (at < width), other=0.0)
+            w = tl.load(w_rows + at, mask=inside[:, None] & (at < width), other=0.0)
+            if WIDEN:  # Triton's interpreter multiplies the bits of bfloat16
+                h, w = h.to(tl.float32), w.to(tl.float32)
+            s = tl.dot(h, tl.trans(w), s, input_precision="ieee")
         if HAS_BIAS:
-            s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-        s = s / temperature
-        best = tl.max(s, axis=1)
-        tl.store(maxima + group, best, mask=group < groups)
-        raised = tl.maximum(reference, tl.max(best, axis=0))
-        total = total * tl.exp(reference - raised) + tl.sum(tl.sum(tl.exp(s - raised), axis=1), axis=0)
+            s += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+        s = tl.where(inside[None, :], s / temperature, float("-inf"))
+        raised = tl.maximum(reference, tl.max(s, axis=1))
+        total = total * tl.exp(reference - raised) + tl.sum(tl.exp(s - raised[:, None]), axis=1)
         reference = raised
-    tl.store(log_total + row, reference + tl.log(total))
+        for i in tl.static_range(CANDIDATES):
+            best, place = tl.max(s, axis=1, return_indices=True)
+            to = (patch * tiles + tile) * CANDIDATES + i
+            tl.store(values + to, best, mask=in_patches)
+            tl.store(rows + to, tile * TILE_ROWS + place, mask=in_patches)
+            s = tl.where(tl.arange(0, TILE_ROWS)[None, :] == place[:, None], float("-inf"), s)
+    tl.store(log_totals + patch * parts + part, reference + tl.log(total), mask=in_patches)
 
 
 @triton.jit
