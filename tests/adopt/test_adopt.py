@@ -16,6 +16,7 @@ from small_models import llm as small_llm
 from small_world import World
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from two_processes import TORCHRUN, assert_same_training, run
 
 from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
@@ -25,6 +26,7 @@ from vocabkit.adopt.teacher import open_teacher
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.validate import FileOptions, validate_files
+from vocabkit.llm.load import load_llm
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.published import export_mm_projector
 from vocabkit.transfer.transfer import transfer
@@ -113,6 +115,18 @@ def test_rows_may_be_words(world: World, llava: Path, pictures: Path, tmp_path: 
     """Of captions in the file already, so the teacher is not asked."""
     adopt(str(llava), str(pictures), tmp_path / "out", options(world, "steps=1", "word_steps=1", words=True))
     assert open_shared(tmp_path / "out" / "shared.arrow").of_words
+
+
+def test_captions_are_written_in_the_precision_of_the_training(
+    world: World, projector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(
+        "vocabkit.adopt.adopt.load_llm", lambda source, dtype: loaded.append(dtype) or load_llm(source, dtype)
+    )
+    chosen = options(world, "steps=1", "precision=bfloat16", llm=world.one, features=world.features)
+    assert adopt(str(projector), None, tmp_path / "out", chosen).trained.steps == 31
+    assert loaded == [torch.bfloat16]
 
 
 def test_command_says_what_came_of_it(world: World, projector: Path, tmp_path: Path) -> None:
@@ -241,6 +255,16 @@ def test_stopped_training_ends_with_the_same_bits(
     assert same_bits(weights(tmp_path / "out"), weights(adopted))
 
 
+@pytest.mark.robust
+def test_two_processes_adopt_what_one_does(world: World, projector: Path, tmp_path: Path) -> None:
+    words = ["adopt", projector, "--llm", world.one, "--features", world.features, "--for", world.two]
+    words += ["--template", "plain", "--max-new-tokens", "12", "--batch", "4"]
+    words += [word for setting in (*QUICK, "word_steps=3", "steps=3") for word in ("--set", setting)]
+    run(TORCHRUN, "MULTI_CPU", *map(str, words), "--out", tmp_path / "two")
+    vocabkit_here(tmp_path, *words, "--out", tmp_path / "one")
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
 def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pictures: Path, adopted: Path) -> None:
     before = (adopted / "captions.jsonl").read_bytes()
     with pytest.raises(VocabkitError, match="answers of another teacher or about other pictures; choose another"):
@@ -262,6 +286,8 @@ def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pic
         ({"model_type": "llama"}, "a 'llama' with no projector that vocabkit knows"),
         ({"mm_projector_type": "ldp"}, "its projector is 'ldp', not an MLP of two layers"),
         ({"mm_projector_type": "linear"}, "its projector is 'linear', not an MLP of two layers"),
+        ({"mm_resampler_type": "perceiver"}, "its projector stands behind the resampler 'perceiver', not alone"),
+        ({"unfreeze_mm_vision_tower": True}, "its vision model was trained with it"),
         ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type 'spatial', which vocabkit does not compute"),
     ],
 )  # fmt: skip

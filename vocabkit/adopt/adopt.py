@@ -102,8 +102,8 @@ class Adopted:
     """Of V_shared."""
     covered: float
     """Share of the captions' tokens or words that V_shared has."""
-    gain_of_picture: float
-    """Nats per token that the teacher's first captions gain from their own pictures."""
+    gain_of_picture: float | None
+    """Nats per token that the teacher's first captions gain from their own pictures; known to the first process."""
 
 
 def adopt(
@@ -157,10 +157,11 @@ def adopt(
     make_folder(out)
     if os.environ.get("RANK", "0") == "0":
         with claiming(out):
-            shared, gain = _prepare(teacher, targets, pictures, out, questions, options, progress)
+            shared, gain = _prepare(teacher, targets, pictures, out, questions, options, recipe.precision, progress)
     else:
         while not (out / SHARED).exists():  # hours, beyond the patience of torch's barriers
             time.sleep(1)
+        shared, gain = open_shared(out / SHARED), None
     trained = train(recipe, out, on_step=on_step, progress=progress)
     return Adopted(trained, teacher.projector.config.llm, len(shared), shared.selection.mass_kept or 0.0, gain)
 
@@ -172,6 +173,7 @@ def _prepare(
     out: Path,
     questions: Sequence[str],
     options: AdoptOptions,
+    precision: str,
     progress: Progress,
 ) -> tuple[SharedVocabulary, float]:
     """Write all that the training reads. Returns V_shared and the gain of the first captions from their pictures."""
@@ -192,13 +194,15 @@ def _prepare(
     if not keys:
         raise VocabkitError(f"{features.folder}: has no features of any picture in {pictures}")
     progress(f"loading {teacher.llm}", 0, None)
-    llm = load_llm(teacher.llm, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    low = device.type == "cuda" or precision == "bfloat16"
+    llm = load_llm(teacher.llm, torch.bfloat16 if low else torch.float32)
     llm.model.to(device)
     lvlm = LVLM(llm, projector.to(device))
     asked = Asked(llm, lvlm, features, keys, questions, options.template, options.max_new_tokens, options.batch)
     captions = out / CAPTIONS
     tried = max(TRIED // options.batch, 1) * options.batch
     write_captions(captions, asked, limit=tried, progress=progress)
+    progress("comparing captions with other pictures", 0, None)
     gain = gain_of_picture(captions, asked, tried * len(questions))
     if gain < LEAST_GAIN:
         raise VocabkitError(

@@ -64,6 +64,14 @@ def open_teacher(
     ratio = image_aspect_ratio or _aspect_ratio(path)
     if vision is not None:
         recorded["vision_model"] = vision
+    elif optional_json(path / CONFIG).get(
+        "unfreeze_mm_vision_tower"
+    ):  # what it names is no longer what it was shown by
+        raise VocabkitError(
+            f"{path}: its vision model was trained with it (unfreeze_mm_vision_tower), and is read in the layout of "
+            "transformers only: take the checkpoint converted to that (llava-hf has many), or give the vision model as "
+            "`vision`"
+        )
     elif recorded.get("vision_model") == str(path):  # the checkpoint's own
         layer, kept = recorded["vision_layer"], recorded["vision_keep_cls"]
         own = open_vision(str(path), layer=layer, keep_cls=kept, image_aspect_ratio=ratio)

@@ -114,6 +114,8 @@ def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if own != "mlp2x_gelu" or activation != "gelu":
         other = own if own != "mlp2x_gelu" else activation
         raise VocabkitError(f"{weights}: its projector is {quote(str(other))}, not an MLP of two layers with a GELU")
+    if (resampler := content.get("mm_resampler_type")) is not None:
+        raise VocabkitError(f"{weights}: its projector stands behind the resampler {quote(str(resampler))}, not alone")
     tensors = _read_layers(weights, mlp=True)
     if kind not in LLAVA or "vision_feature_layer" not in content:
         return tensors, _recorded_vision(weights)
