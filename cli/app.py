@@ -6,17 +6,20 @@ Each command parses, calls one library function and shows its value: data on std
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
+from typer.models import CommandInfo
 
 from . import adapters, lookups, pictures, training, vocabularies
 from .options import AsJson, Everything
@@ -65,11 +68,32 @@ class _Panels(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel, in the order of registration."""
         width = max(map(len, self.commands))
+        limit = formatter.width - 6 - width
         for panel in dict.fromkeys(panel for panel, *_ in _COMMANDS):
-            names = [name for each, name, *_ in _COMMANDS if each == panel]
+            texts = {name: inspect.getdoc(function) for each, name, function, _ in _COMMANDS if each == panel}
+            lines = {name: TyperCommand(name, help=text).get_short_help_str(limit) for name, text in texts.items()}
             with formatter.section(panel):
-                limit = formatter.width - 6 - width
-                formatter.write_dl([(f"{n:{width}}", self.commands[n].get_short_help_str(limit)) for n in names])
+                formatter.write_dl([(f"{name:{width}}", line) for name, line in lines.items()])
+
+
+class _Commands(dict[str, Any]):
+    """Commands by name, each built when it is asked for: all of them take as long as importing Typer."""
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__getitem__(name) is None:
+            self[name] = _build(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        with suppress(KeyError):
+            return self[name]
+        return default
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
 
 
 # Help breaks its lines between words only: an option that is broken at its hyphen can be neither found nor copied.
@@ -108,8 +132,6 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None], str], ...] = (
     ("Installation", "doctor", doctor, "--json"),
 )
 """Panel of the help, name, function, and the words of an example."""
-for _panel, _name, _function, _example in _COMMANDS:
-    app.command(_name, rich_help_panel=_panel, epilog=f"Example: vocabkit {_name} {_example}")(_function)
 
 
 def main() -> None:
@@ -126,7 +148,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals whose encoding can't show some token
     try:
         with showing_warnings():
-            code = _command()(sys.argv[1:], "vocabkit", standalone_mode=False)
+            code = command_line()(sys.argv[1:], "vocabkit", standalone_mode=False)
         if code == 130:
             note(f"interrupted; {running.kept()}")
         sys.exit(code)
@@ -167,23 +189,31 @@ def _usage(error: TyperException) -> str:
 
 
 @functools.cache
-def _command() -> Any:
-    """Build the command line as a click group, once: that takes longer than most commands."""
+def command_line() -> Any:
+    """The command line as a click group."""
     group: Any = typer.main.get_command(app)
-    for command in group.commands.values():
-        for parameter in command.params:
-            kind = parameter.type.name.partition(" ")[0]
-            if parameter.metavar is None and parameter.param_type_name == "argument":
-                parameter.metavar = parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
-            elif parameter.metavar is None and kind in _METAVARS:
-                parameter.metavar = _METAVARS[kind]
-        command.params.append(
-            TyperOption(
-                param_decls=["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet,
-                help="No notes and no progress on stderr; results and errors only.",
-            )
-        )  # fmt: skip
+    group.commands = _Commands.fromkeys(name for _, name, *_ in _COMMANDS)
     return group
+
+
+def _build(name: str) -> Any:
+    """Build a command as click has it."""
+    function, example = next((function, example) for _, each, function, example in _COMMANDS if each == name)
+    info = CommandInfo(name, callback=function, epilog=f"Example: vocabkit {name} {example}")
+    command: Any = typer.main.get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+    for parameter in command.params:
+        kind = parameter.type.name.partition(" ")[0]
+        if parameter.metavar is None and parameter.param_type_name == "argument":
+            parameter.metavar = parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
+        elif parameter.metavar is None and kind in _METAVARS:
+            parameter.metavar = _METAVARS[kind]
+    command.params.append(
+        TyperOption(
+            param_decls=["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet,
+            help="No notes and no progress on stderr; results and errors only.",
+        )
+    )  # fmt: skip
+    return command
 
 
 def _quiet(context: Any, parameter: Any, given: bool) -> None:
@@ -196,7 +226,7 @@ _METAVARS = {"path": "PATH", "int": "N", "float": "X", "str": "TEXT"}
 
 def _with_options(message: str, words: Sequence[str]) -> str:
     """Replace each `parameter` that the library names in backticks by the running command's option or argument."""
-    command = next((_command().commands[word] for word in words if word in _command().commands), None)
+    command = next((command_line().commands[word] for word in words if word in command_line().commands), None)
     if command is None:
         return message
     names = {}

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from vocabkit_cli.app import app
+from vocabkit_cli.app import command_line
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = command_line().commands
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -30,6 +30,33 @@ COMMANDS = [
     "catalog",
     f"transfer {ADAPTER} --to llama3-8b",
 ]
+REFUSED = [
+    f"transfer {ADAPTER} --to llama3 --out captions.txt",
+    "transfer missing.pt --to llama3 --out moved",
+    f"transfer {ADAPTER} --to llama3 --scale rms",
+    f"check missing {ADAPTER} --to llama3",
+    "export missing --as projector --out out",
+    "infer missing.pt picture.png --out out",
+    f"infer {ADAPTER} picture.png --captions --out out",
+    f"interpret {ADAPTER} picture.png --llm llama3 --top 0",
+    "train missing.toml --out out",
+    "features missing.json --vision efficientnet-lite0 --out out",
+    "validate missing.json --llm llama3 --features features --adapter one=missing",
+    "adopt missing --pictures pictures --for llama3 --out out",
+    "app missing.pt --llm one=missing",
+]
+RUN_REFUSED = """
+import sys
+from vocabkit_cli.app import main
+for words in sys.argv[1:]:
+    sys.argv = ["vocabkit", *words.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 2, words
+    heavy = {"torch", "transformers"} & set(sys.modules)
+    assert not heavy, f"{words} imported {heavy}"
+"""
 RUN = """
 import sys
 sys.argv = ["vocabkit", *sys.argv[1:]]
@@ -84,6 +111,22 @@ def test_help_imports_neither_numpy_nor_readers(tmp_path: Path) -> None:
         imported = run(tmp_path, RUN + REPORT, *words)
         assert "vocabkit_cli" in imported
         assert not imported & (HEAVY | {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "msgspec", "ijson"})
+
+
+def test_refused_commands_import_no_heavy_package(folder: Path) -> None:
+    """What is wrong with the words of a command is said at once."""
+    run(folder, RUN_REFUSED, *REFUSED)
+
+
+def test_command_builds_no_other_command(tmp_path: Path) -> None:
+    program = (
+        "import vocabkit_cli.app as app\nbuild = app._build\napp._build = lambda name: print(name) or build(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + RUN, "catalog", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[0] == "catalog"
+    assert done.stdout.count("\nbuild-shared\n") == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

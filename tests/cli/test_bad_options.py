@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import TIMEOUT
 
-from vocabkit_cli.app import app
+from vocabkit_cli.app import command_line
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = str(ROOT / "data/smollm2-scenes.pt")
@@ -138,7 +138,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("name", [str(command.name) for command in app.registered_commands])
+@pytest.mark.parametrize("name", list(command_line().commands))
 def test_bad_options_are_refused_before_anything_heavy_is_imported(tmp_path: Path, name: str) -> None:
     for file in ("notes.txt", "captions.txt", "weights.bin"):
         (tmp_path / file).write_text("notes of the user\n")
