@@ -24,10 +24,10 @@ def printed_by(code: str, *words: str | Path) -> str:
 
 COUNT = """
 from pathlib import Path
-from vocabkit.shared import rank as ranking
+from vocabkit.shared import pieces, rank
 from vocabkit.tokenizer.catalog import resolve
-ranking.PENDING_PIECES = 1 << 13
-ranking.count_tokens(resolve("smollm2").vocabulary, [Path(sys.argv[1])])
+pieces.PENDING_PIECES = 1 << 13
+rank.count_tokens(resolve("smollm2").vocabulary, [Path(sys.argv[1])])
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
 """Prints the largest resident set in kB. (getrusage would count the parent's where that is larger.)"""

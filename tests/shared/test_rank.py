@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tiktoken
 from caption_files import CAPTIONS, FORMATS, write_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from tiktoken.load import load_tiktoken_bpe
 from tokenizer_files import (
@@ -31,7 +33,7 @@ from tokenizers import Tokenizer
 from vocabularies import text_vocabulary
 
 from vocabkit.errors import VocabkitError
-from vocabkit.shared import rank as ranking
+from vocabkit.shared import pieces
 from vocabkit.shared.align import align
 from vocabkit.shared.corpus import LONGEST
 from vocabkit.shared.rank import count_tokens, rank
@@ -175,10 +177,63 @@ def test_counts_do_not_depend_on_how_much_is_gathered(
 ) -> None:
     write_text(tmp_path / "a.txt", CAPTIONS * 3)
     expected = count_tokens(smollm, [tmp_path / "a.txt"])
-    monkeypatch.setattr(ranking, "PENDING_PIECES", pending[0])
-    monkeypatch.setattr(ranking, "PENDING_CHARACTERS", pending[1])
-    monkeypatch.setattr(ranking, "BATCH_TEXTS", 2)
+    monkeypatch.setattr(pieces, "PENDING_PIECES", pending[0])
+    monkeypatch.setattr(pieces, "PENDING_CHARACTERS", pending[1])
+    monkeypatch.setattr(pieces, "BATCH_TEXTS", 2)
     assert np.array_equal(count_tokens(smollm, [tmp_path / "a.txt"]), expected)
+
+
+@pytest.fixture(scope="module")
+def cutter(smollm: Vocabulary) -> pieces.Cutter:
+    return pieces.make_cutter(smollm)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    files=st.lists(
+        st.lists(st.sampled_from(CAPTIONS) | st.text(st.characters(codec="utf-8")), max_size=5), min_size=1, max_size=4
+    )
+)
+def test_counts_of_files_add_up(cutter: pieces.Cutter, files: list[list[str]]) -> None:
+    size = cutter.tokenizer.get_vocab_size()
+    parts = [pieces.count_ids(cutter, texts, size) for texts in files]
+    together = pieces.count_ids(cutter, (text for texts in files for text in texts), size)
+    assert np.array_equal(together, np.sum(parts, axis=0))
+
+
+@pytest.fixture
+def _three_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "ALONE", 100)
+    monkeypatch.setattr(pieces, "BATCH_TEXTS", 2)
+    monkeypatch.setattr(pieces, "_cores", lambda: 3)
+
+
+@pytest.mark.usefixtures("_three_processes")
+def test_counts_of_several_processes_are_those_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm: Vocabulary
+) -> None:
+    for name in "abc":
+        write_text(tmp_path / f"{name}.txt", CAPTIONS * 5)
+    write_text(tmp_path / "d.txt", ["<|im_start|>", "half a\u2028line"])
+    several = count_tokens(smollm, [tmp_path])
+    monkeypatch.setattr(pieces, "ALONE", 1 << 20)
+    assert np.array_equal(several, count_tokens(smollm, [tmp_path]))
+
+
+@pytest.mark.usefixtures("_three_processes")
+def test_what_a_process_cannot_cut_is_an_error_of_all(tmp_path: Path) -> None:
+    vocabulary = read_json_tokenizer(tmp_path, unigram_json(["a", "b"]))
+    write_text(tmp_path / "a.txt", ["ab"] * 1000 + ["z"] + ["ab"] * 20_000)
+    with pytest.raises(VocabkitError, match="can't cut a text"):
+        count_tokens(vocabulary, [tmp_path / "a.txt"])
+
+
+@pytest.mark.usefixtures("_three_processes")
+def test_killed_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm: Vocabulary) -> None:
+    write_text(tmp_path / "a.txt", CAPTIONS * 1000)
+    monkeypatch.setattr(pieces.sys, "executable", "/bin/false")
+    with pytest.raises(VocabkitError, match="a process ended early"):
+        count_tokens(smollm, [tmp_path / "a.txt"])
 
 
 @pytest.mark.parametrize("name", ["smollm2", "mistral-v1"])
