@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import glob
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +96,8 @@ def check_data(sources: Iterable[str]) -> None:
 
     for source in sources:
         path = Path(source)
+        if "://" in source or glob.has_magic(source) or "{" in source:
+            continue  # URLs and patterns are looked up when they are read
         if not path.exists() and path.suffix.lower().startswith(".js"):  # in a folder, it looks like owner/name
             near = [file.name for file in path.parent.glob("*.js*")]
             raise VocabkitError(f"{source}: no such file; {did_you_mean(path.name, near, 'check the name')}")
@@ -126,7 +129,7 @@ AspectRatio = Annotated[
 Split = Annotated[str, typer.Option(help="Dataset split.")]
 ImageColumn = Annotated[str, typer.Option(help="Dataset column with the images.")]
 TextColumn = Annotated[str, typer.Option(help="Dataset column with captions, or with conversations in LLaVA's form.")]
-DATA = "LLaVA JSON or JSONL files, or Hugging Face datasets (folder or hub id)"
+DATA = "LLaVA JSON or JSONL, tars, Parquet, or Hugging Face datasets (folder or hub id)"
 
 
 def resolve_one(argument: str) -> Resolved:

@@ -51,7 +51,8 @@ def infer(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Images, folders of images, LLaVA JSON, or Hugging Face datasets (folder or hub id).",
+            help="Images, folders of images, LLaVA JSON, tars, Parquet, or Hugging Face datasets (folder or hub id). "
+            "Also URLs (s3://...) and patterns (shard-{000..010}.tar).",
             show_default=False,
         ),
     ],

@@ -178,3 +178,62 @@ def test_missing_library_raises_with_install_command(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(VocabkitError, match=r"needs datasets: pip install 'vocabkit\[train\]'"):
         next(read_dataset(str(tmp_path)))
+
+
+# ---- single Parquet files ----------------------------------------------------------------------------------------
+
+
+def test_parquet_file_is_read_by_path_pattern_and_url(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    for name in ("a[1].parquet", "b.parquet"):
+        pq.write_table(pa.table({"image": [APPLE, OWL], "text": ["an apple", "an owl"]}), tmp_path / name)
+        fsspec.filesystem("memory").put_file(str(tmp_path / name), f"/parquet/{name}")
+    keys = ["a[1].parquet/0/0", "a[1].parquet/1/0"]
+    samples = list(samples_of(str(tmp_path / "a[1].parquet")))
+    assert [picture.key for sample in samples for picture in sample.images] == keys
+    assert content(samples[1].images[0]) == OWL
+    assert samples[1].turns == (Turn("<image>", "an owl"),)
+    assert [picture.key for picture in pictures_of(str(tmp_path / "a[1].parquet"))] == keys
+    for folder in (str(tmp_path), "memory://parquet"):
+        found = list(pictures_of(f"{folder}/*.parquet"))
+        assert [picture.key for picture in found] == [*keys, "b.parquet/0/0", "b.parquet/1/0"]
+        assert [picture.source for picture in found] == [APPLE, OWL] * 2
+
+
+@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "dictionary", "struct"])
+def test_any_type_of_bytes_is_a_picture(tmp_path: Path, kind: str) -> None:
+    columns: dict[str, Any] = {
+        "large_binary": pa.array([APPLE, None], pa.large_binary()),
+        "binary_view": pa.array([APPLE, None], pa.binary_view()),
+        "dictionary": pa.array([APPLE, None]).dictionary_encode(),
+        "struct": pa.array([{"bytes": APPLE, "path": "x.png"}, None]),
+    }
+    pq.write_table(pa.table({"image": columns[kind]}), tmp_path / "a.parquet")
+    assert [picture.source for picture in pictures_of(str(tmp_path / "a.parquet"))] == [APPLE, b""]
+
+
+def test_parquet_file_without_rows_has_no_pictures(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    assert list(pictures_of(str(tmp_path / "a.parquet"))) == []
+
+
+def test_bad_parquet_files_raise(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"photo": [APPLE]}, "no column 'image'; it has 'photo': choose one of them"),
+        ({"image": [5]}, "column image, row 0: an image is int, expected bytes or the name of a file"),
+        ({"image": [{"data": APPLE}]}, "column image, row 0: an image has the fields 'data', expected bytes and path"),
+        ({"image": [[1, 2]]}, "column image, row 0: an image is int"),
+        ({"image": ["../x.png"]}, "column image, row 0: image '../x.png' is outside"),
+    ]
+    for columns, reason in bad:
+        pq.write_table(pa.table(columns), file)
+        with pytest.raises(VocabkitError) as caught:
+            list(pictures_of(str(file)))
+        assert str(caught.value).startswith(f"{file}: {reason}")
+    for damaged in (b"", b"PAR1", file.read_bytes()[:-20], b"PAR1" + bytes(2000) + b"PAR1"):
+        file.write_bytes(damaged)
+        with pytest.raises(VocabkitError, match=r"a.parquet: can't read \("):
+            list(pictures_of(str(file)))
+    with pytest.raises(VocabkitError, match=r"none.parquet: no such file"):
+        list(pictures_of(str(tmp_path / "none.parquet")))

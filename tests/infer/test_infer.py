@@ -382,6 +382,36 @@ def test_hugging_face_dataset_is_an_input(world: InferWorld, tmp_path: Path) -> 
         assert torch.equal(one, other)
 
 
+def test_tars_parquet_and_urls_are_inputs(world: InferWorld, tmp_path: Path) -> None:
+    import tarfile
+
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [world.pictures / f"{number}.png" for number in range(8)]
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shard-{shard}.tar", "w") as writer:
+            for file in files[2 * shard : 2 * shard + 2]:
+                writer.add(file, file.name)
+    pq.write_table(pa.table({"photo": [file.read_bytes() for file in files[4:6]]}), tmp_path / "a.parquet")
+    memory = fsspec.filesystem("memory")
+    for file in files[6:]:
+        memory.put_file(str(file), f"/inputs/{file.name}")
+    sources = ("shard-{0..1}.tar", "*.parquet", "memory://inputs", "--image-column", "photo")
+    infer(tmp_path, world.mlp, *sources)
+    found = visual_tokens(tmp_path / "out")
+    assert list(found) == [
+        "shard-0.tar/0.png", "shard-0.tar/1.png", "shard-1.tar/2.png", "shard-1.tar/3.png", "a.parquet/0/0",
+        "a.parquet/1/0", "memory:///inputs/6.png", "memory:///inputs/7.png",
+    ]  # fmt: skip
+    assert "8 were already there, 0 computed" in infer(tmp_path, world.mlp, *sources).stdout
+    (tmp_path / "files").mkdir()
+    infer(tmp_path / "files", world.mlp, *files)
+    for one, other in zip(found.values(), visual_tokens(tmp_path / "files" / "out").values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     shutil.copy(world.pictures / "1.png", tmp_path / os.fsdecode(b"pictures/\xff.png"))

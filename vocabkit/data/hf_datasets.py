@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import glob
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,15 +11,24 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from pyarrow.parquet import ParquetFile
+
 from vocabkit.data.pictures import ImageFolder, stored_source
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Turn, parse_turns
+from vocabkit.data.urls import is_url, last_name, open_binary, opening
 from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.files.atomic import reading
 from vocabkit.files.records import is_text
 from vocabkit.hub import is_hub_id
 
 _ROWS = 32
 """Rows in memory at a time."""
 _DOWNLOAD = "download the dataset (hf download --repo-type dataset) and name its folder"
+
+
+def is_parquet(source: str) -> bool:
+    """Whether the name of a file, by path or URL, says that it is Parquet."""
+    return last_name(source).lower().endswith(".parquet")
 
 
 def read_dataset(
@@ -31,8 +41,9 @@ def read_dataset(
     content of images is not kept: `load_image` reads it again from the files of `datasets`.
 
     Args:
-        source: a local folder (of Parquet, Arrow, JSON, images with metadata, or written by `save_to_disk`) or a hub
-            id, owner/name. Images outside the dataset's files raise.
+        source: a local folder (of Parquet, Arrow, JSON, images with metadata, or written by `save_to_disk`); a hub id,
+            owner/name; or a Parquet file, by path or URL, whose name takes the place of SPLIT in keys. Images outside
+            the dataset's files raise.
 
     Raises:
         VocabkitError: `datasets` is not installed, no such dataset, split or column, damaged files, or a row of another
@@ -44,7 +55,7 @@ def read_dataset(
         table = _open(source, split, streaming=False).with_format("arrow")
         for number, row in enumerate(row for rows in table.iter(_ROWS) for row in rows.to_pylist()):
             with _naming(source, split, number):
-                sample = _sample(row, image_column, text_column, f"{split}/{number}", folder)
+                sample = _sample(row, image_column, text_column, f"{_prefix(source, split)}/{number}", folder)
             stored = (partial(_content, table, number, image_column, place) for place in count())
             pictures = tuple(
                 Picture(picture.key, read if isinstance(picture.source, bytes) else picture.source)
@@ -57,16 +68,43 @@ def read_pictures(source: str | Path, *, split: str = "train", image_column: str
     """Stream the pictures of a dataset, with their content; it needs no text. See `read_dataset`."""
     source = str(source)
     folder = _image_folder(source)
+    if is_parquet(source):
+        yield from _parquet_pictures(source, image_column, folder)
+        return
     with _opening(source, split):
         rows = _open(source, split, streaming=True)
         # without features there is nothing to decode
         for number, row in enumerate(rows.decode(False) if rows.features else rows):
             with _naming(source, split, number):
-                pictures = _images(row, image_column, f"{split}/{number}", folder)
+                pictures = _images(row, image_column, f"{_prefix(source, split)}/{number}", folder)
             yield from pictures
 
 
+def _parquet_pictures(source: str, image_column: str, folder: ImageFolder | None) -> Iterator[Picture]:
+    """Without `datasets`, which fails on files without rows and opens no store while the hub is offline."""
+    name = last_name(source)
+    with open_binary(source) as file, opening(source):
+        parquet = ParquetFile(file)
+        names = parquet.schema_arrow.names
+        if image_column not in names:
+            raise VocabkitError(f"{source}: {_lacking(image_column, names)}")
+        batches = parquet.iter_batches(_ROWS, columns=[image_column])
+        for number, stored in enumerate(each for batch in batches for each in batch.column(0).to_pylist()):
+            with _naming(source, f"column {image_column}", number):
+                pictures = _images({image_column: stored}, image_column, f"{name}/{number}", folder)
+            yield from pictures
+
+
+def _prefix(source: str, split: str) -> str:
+    return last_name(source) if is_parquet(source) else split
+
+
 def _image_folder(source: str) -> ImageFolder | None:
+    if is_parquet(source):
+        if is_url(source):
+            return None
+        with reading(Path(source)), Path(source).open("rb"):
+            return ImageFolder(Path(source).parent)
     folder = ImageFolder(Path(source)) if Path(source).is_dir() else None
     if folder is None and not is_hub_id(source):
         raise VocabkitError(f"{source}: no such folder, and no hub id (owner/name)")
@@ -77,13 +115,16 @@ def _open(source: str, split: str, *, streaming: bool) -> Any:
     """A `datasets.Dataset`, or an `IterableDataset`."""
     with needs_extra("train", "reading a Hugging Face dataset"):
         import datasets
-    if any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
+    if not is_parquet(source) and any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(source)
         rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         return rows.to_iterable_dataset() if streaming else rows
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
+        if is_parquet(source):
+            file = source if is_url(source) else glob.escape(source)  # a name is a pattern
+            return datasets.load_dataset("parquet", data_files={split: [file]}, split=split, streaming=streaming)
         return datasets.load_dataset(source, split=split, streaming=streaming)
     finally:
         if shown:
@@ -146,5 +187,9 @@ def _images(row: Mapping[str, Any], column: str, key: str, folder: ImageFolder |
 
 def _column(row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
-        raise VocabkitError(f"no column {quote(name)}; it has {quote(', '.join(row), 120)}: choose one of them")
+        raise VocabkitError(_lacking(name, row))
     return row[name]
+
+
+def _lacking(column: str, names: Iterable[str]) -> str:
+    return f"no column {quote(column)}; it has {quote(', '.join(names), 120)}: choose one of them"

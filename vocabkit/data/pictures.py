@@ -10,21 +10,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from vocabkit.data.samples import Picture
+from vocabkit.data.samples import Picture, Source
 from vocabkit.errors import VocabkitError, needs_extra, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import is_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
-
-    from vocabkit.data.samples import Source
 
 
 _Item = TypeVar("_Item")
@@ -92,6 +91,17 @@ class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
     """An image that is missing or can't be decoded."""
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """The source of a picture that is known to be broken."""
+
+    reason: str
+
+    def __call__(self) -> bytes:
+        """Raise VocabkitError with the reason, so that it is reported as any broken picture."""
+        raise VocabkitError(self.reason)
+
+
 def load_image(picture: Picture) -> Image:
     """Load a picture as 8-bit RGB, upright, by the rules of docs/formats.md: every command sees the same pixels.
 
@@ -121,6 +131,10 @@ def stored_source(stored: Any, folder: ImageFolder | None, advice: str) -> Sourc
     from PIL.Image import Image
 
     if isinstance(stored, dict):
+        if not stored.keys() & {"bytes", "path"}:
+            raise VocabkitError(
+                f"an image has the fields {quote(', '.join(map(str, stored)))}, expected bytes and path"
+            )
         stored = stored.get("path") if stored.get("bytes") is None else stored["bytes"]
     if stored is None or isinstance(stored, bytes):
         return stored or b""

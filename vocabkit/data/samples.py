@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -15,8 +15,8 @@ from vocabkit.files.records import is_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    Source = Path | bytes | Callable[[], bytes | Image]
-
+Source: TypeAlias = "Path | bytes | Callable[[], bytes | Image]"
+"""Of a picture: the file, its content, or a function that reads it or gives the opened image."""
 PLACEHOLDER = "<image>"
 """Placeholder of one image in a question, as in LLaVA's files."""
 
@@ -35,7 +35,6 @@ class Picture:
     key: str
     """Its identity within a dataset, the same in every run."""
     source: Source
-    """The file, its content, or a function that reads it or gives the opened image."""
 
 
 @dataclass(frozen=True)

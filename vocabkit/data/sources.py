@@ -1,14 +1,19 @@
-"""Sources of samples and pictures, by name: LLaVA files and Hugging Face datasets."""
+"""Sources of samples and pictures, by name: LLaVA files, tars, Parquet files and Hugging Face datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from vocabkit.data.hf_datasets import read_dataset, read_pictures
+from vocabkit.data.hf_datasets import is_parquet, read_dataset, read_pictures
 from vocabkit.data.llava import is_llava, read_llava
+from vocabkit.data.pictures import IMAGE
 from vocabkit.data.samples import Picture, Sample
+from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
+from vocabkit.data.urls import RemoteFile, check_url, each_file, files_below, is_url, last_name
+from vocabkit.errors import VocabkitError
 from vocabkit.hub import is_hub_id
 
 
@@ -23,28 +28,63 @@ class Columns:
 
 
 def samples_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterator[Sample]:
-    """Yield the samples of `source`: JSON or JSONL as for `read_llava`, or a folder or hub id as for `read_dataset`.
+    """Yield the samples of `source`: JSON or JSONL as for `read_llava`; tars as for `tar_samples`; Parquet files, a
+    folder or a hub id as for `read_dataset`. Tars and Parquet may be URLs, and patterns as for `each_file`.
 
     Args:
         images: folder of the images of a LLaVA file; by default that of the file.
 
-    Raises VocabkitError: as these two.
+    Raises VocabkitError: as these.
     """
+    return chain.from_iterable(_samples(each, images, columns) for each in each_file(source))
+
+
+def _samples(source: str, images: Path | None, columns: Columns) -> Iterator[Sample]:
+    if is_tar(source):
+        return tar_samples(source, columns.text)
     if _is_dataset(source):
         return read_dataset(source, split=columns.split, image_column=columns.image, text_column=columns.text)
-    return read_llava(Path(source), images)
+    return read_llava(_local(source), images)
 
 
 def pictures_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterable[Picture]:
-    """Return the pictures of `samples_of`, with the same keys, as a list; or as a stream from a dataset, even of images
-    without text.
+    """Return the pictures of `samples_of`, with the same keys, even of images without text; or those of a URL, which is
+    a picture, or a folder of them. As a list, or as a stream from tars, Parquet files and datasets.
     """
+    files = each_file(source)
+    found = [_pictures(each, images, columns) for each in files]
+    return found[0] if len(found) == 1 else chain.from_iterable(found)
+
+
+def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Picture]:
+    if is_tar(source):
+        return tar_pictures(source)
     if _is_dataset(source):
         return read_pictures(source, split=columns.split, image_column=columns.image)
-    return [picture for sample in read_llava(Path(source), images) for picture in sample.images]
+    if is_url(source) and not is_llava(Path(source)):
+        check_url(source)
+        single = IMAGE.fullmatch(last_name(source))
+        urls = [source] if single else [url for url in files_below(source) if IMAGE.fullmatch(last_name(url))]
+        if not urls:
+            raise VocabkitError(f"{source}: no images in this folder")
+        return [Picture(url, RemoteFile(url)) for url in urls]
+    return [picture for sample in read_llava(_local(source), images) for picture in sample.images]
+
+
+def is_data(source: str) -> bool:
+    """Whether the name is that of a file of many pictures: a LLaVA file, a tar or Parquet."""
+    return is_tar(source) or is_parquet(source) or is_llava(Path(source))
+
+
+def _local(source: str) -> Path:
+    if is_url(source):
+        raise VocabkitError(f"{source}: LLaVA files are read from a disk; copy it and its images there")
+    return Path(source)
 
 
 def _is_dataset(source: str) -> bool:
-    """Whether `source` is a folder or, if there is no such file, a hub id."""
+    """Whether `source` is a Parquet file, a folder or, if there is no such file, a hub id."""
     path = Path(source)
+    if is_parquet(source) or is_url(source):
+        return is_parquet(source)
     return path.is_dir() or (not path.exists() and not is_llava(path) and is_hub_id(source))

@@ -26,11 +26,11 @@ from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.adapter.words import READING, Word, check_words, image_words
-from vocabkit.data.llava import is_llava
 from vocabkit.data.partition import WHOLE, Partition
 from vocabkit.data.pictures import IMAGE, BrokenImage, ahead, decoding_threads, each_once, image_files
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
-from vocabkit.data.sources import Columns, pictures_of
+from vocabkit.data.sources import Columns, is_data, pictures_of
+from vocabkit.data.urls import each_file, is_url
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import is_hub_id
@@ -238,14 +238,16 @@ def open_inputs(
     split: str = "train",
     image_column: str = "image",
 ) -> tuple[Iterable[Picture], int | None]:
-    """Return the pictures of all `inputs` in order, each once, and their number; None if a dataset is streamed.
+    """Return the pictures of all `inputs` in order, each once, and their number; None if it is not known yet.
 
-    The key of a picture is its path as given; in a folder, the folder's path and its own; in LLaVA records, the value
-    of `image`; in a dataset, `SPLIT/ROW/NUMBER`.
+    The key of a picture is its path or URL as given; in a folder, the folder's and its own; in LLaVA records, the value
+    of `image`; in a tar, `NAME.tar/` and its own name; in a Parquet file or dataset, `NAME.parquet/ROW/NUMBER` or
+    `SPLIT/ROW/NUMBER`.
 
     Args:
         inputs: each an image; a folder, searched recursively for images, sorted by path; LLaVA JSON or JSONL, plain or
-            compressed; or a dataset: a folder without images, or a hub id.
+            compressed; a tar; a Parquet file; or a dataset: a folder without images, or a hub id. All but LLaVA files
+            and datasets may be URLs of fsspec, and patterns: shard-{000..010}.tar, *.parquet.
         images: folder of the images of LLaVA files. By default the folder of each file.
         split, image_column: for datasets.
 
@@ -254,7 +256,7 @@ def open_inputs(
     if isinstance(inputs, str | Path):
         raise TypeError(f"`inputs` is {type(inputs).__name__}; expected a list of images, folders, files or datasets")
     folder = None if images is None else Path(images)
-    found = [_pictures(str(source), folder, split, image_column) for source in inputs]
+    found = [_pictures(each, folder, split, image_column) for source in inputs for each in each_file(str(source))]
     once = each_once(chain.from_iterable(found), "give them in two runs")
     if all(isinstance(each, list) for each in found):
         pictures = list(once)
@@ -267,13 +269,14 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
     if path.is_dir():
         if files := image_files(path):
             return [Picture(_key(file), file) for file in files]
-    elif is_llava(path):
-        return pictures_of(source, images)
-    elif path.exists() or IMAGE.fullmatch(path.name):  # a missing image counts as broken
-        return [Picture(_key(path), path)]
-    elif not is_hub_id(source):
-        raise VocabkitError(f"{source}: not found: not a file, a folder or the hub id of a dataset (owner/name)")
-    return pictures_of(source, columns=Columns(split, image_column))
+    elif IMAGE.fullmatch(path.name) and not is_url(source):
+        return [Picture(_key(path), path)]  # a missing image counts as broken
+    elif not is_url(source) and not is_data(source):
+        if path.exists():
+            return [Picture(_key(path), path)]
+        if not is_hub_id(source):
+            raise VocabkitError(f"{source}: not found: not a file, a folder or the hub id of a dataset (owner/name)")
+    return pictures_of(source, images, Columns(split, image_column))
 
 
 def _key(path: Path) -> str:

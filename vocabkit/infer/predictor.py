@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from vocabkit.adapter.model import load_adapter
 from vocabkit.data.partition import WHOLE
-from vocabkit.data.pictures import ImageFolder, ahead, decoding_threads, stored_source
-from vocabkit.data.samples import Picture
+from vocabkit.data.pictures import ImageFolder, Unusable, ahead, decoding_threads, stored_source
+from vocabkit.data.samples import Picture, Source
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.infer.infer import (
     DECODED_AHEAD,
@@ -30,9 +29,6 @@ from vocabkit.infer.infer import (
 )
 from vocabkit.infer.result_files import Lookup, Results, each_visual_tokens, result_table
 from vocabkit.llm.devices import open_device
-
-if TYPE_CHECKING:
-    from vocabkit.data.samples import Source
 
 ERROR = "error"
 """The column that says what is wrong with a picture; empty if nothing is."""
@@ -153,12 +149,7 @@ class _Opened:
         try:
             return stored_source(value, self._folder, "name the folder of its files as `images`")
         except VocabkitError as error:
-            return partial(_refused, str(error))
-
-
-def _refused(reason: str) -> bytes:
-    """Raise VocabkitError when the picture is opened, so that it is broken, and its batch is not."""
-    raise VocabkitError(reason)
+            return Unusable(str(error))
 
 
 def _names(wanted: InferOptions, *, spelled: bool) -> list[str]:
