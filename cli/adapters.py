@@ -151,9 +151,7 @@ def transfer(
     ] = None,
     positions: Annotated[
         int | None,
-        typer.Option(
-            help="Visual tokens per image. [default: one per patch]", rich_help_panel=SPELLED, show_default=False
-        ),
+        typer.Option(help="Visual tokens per image. [default: 24]", rich_help_panel=SPELLED, show_default=False),
     ] = None,
     features: Features = None,
     data: Annotated[

@@ -61,7 +61,7 @@ def test_picture_then_answers_of_two_llms_as_they_are_written(url: str, spoken: 
         expected, prompt, visual_tokens = reader.answer(seen, "What?", lambda text: None)
         assert of_one[-1]["text"] == expected
         assert of_one[-1]["prompt"] == prompt
-        assert of_one[-1]["cost"]["visual_tokens"] == visual_tokens == 16
+        assert of_one[-1]["cost"]["visual_tokens"] == visual_tokens == 24
         assert len(of_one) == of_one[-1]["cost"]["tokens"] + 2
     assert [each["llm"] for each in said[1:]] == sorted(each["llm"] for each in said[1:]), "one after the other"
 

@@ -58,7 +58,7 @@ def test_answers_are_those_of_infer_and_grow_token_by_token(talk: Talk, world: W
         assert told[-1] == answer
         assert answer
         assert all(answer.startswith(text.rstrip("\ufffd")[: len(answer)]) for text in told)
-        assert count == talk.adapter.config.visual_tokens(talk.encoder.tokens)
+        assert count == (talk.encoder.tokens if made is None else made.positions)
         assert ("<image>" in prompt) == (made is None)
 
 

@@ -87,7 +87,7 @@ def test_words_shares_prompt_and_ids_are_those_of_the_adapter(world: InferWorld,
         assert row["words"] == texts(words)
         assert row["share"] == pytest.approx([word.share for word in words], abs=1e-6)
         assert row["prompt"] == READING.replace("<image>", ", ".join(row["words"]))
-        spoken = b"".join(b" " + word.encode() for word in row["words"])
+        spoken = b"".join(b" " + word.encode() + b"," for word in row["words"])
         said = b"".join(two.token(i) for i in row["visual_ids"])
         assert len(row["visual_ids"]) == 20
         assert said == (spoken * 20)[: len(said)]

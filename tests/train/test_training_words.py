@@ -168,14 +168,19 @@ def test_llm_reads_spelled_words_as_it_reads_text(world: World, spelled: Path) -
     assert text.startswith(f" {colour}")
 
 
-def test_validate_counts_positions_and_refuses_different_numbers(world: World, moved: Path, spelled: Path) -> None:
+def test_validate_counts_positions_and_compares_with_the_shortest_blind(
+    world: World, moved: Path, spelled: Path
+) -> None:
     options = FileOptions(features=world.features)
     found = validate_files([str(world.data)], world.two, {"spelled": str(spelled)}, options, answers=True)["data"]
     assert found.validation.visual_tokens == 12
     assert "spelled random vocabulary" in found.validation.caption_loss
     adapters = {"spelled": str(spelled), "moved": str(moved)}
-    with pytest.raises(VocabkitError, match=r"\(spelled 12, moved \d+\): validate them apart"):
-        validate_files([str(world.data)], world.two, adapters, options)
+    both = validate_files([str(world.data)], world.two, adapters, options)["data"].validation
+    alone = validate_files([str(world.data)], world.two, {"moved": str(moved)}, options)["data"].validation
+    assert both.visual_tokens == 12 < alone.visual_tokens
+    assert both.caption_loss["blind"] == found.validation.caption_loss["blind"] != alone.caption_loss["blind"]
+    assert both.caption_loss["moved"] == alone.caption_loss["moved"]
 
 
 def test_infer_writes_spelled_visual_tokens_and_captions(world: World, spelled: Path, tmp_path: Path) -> None:

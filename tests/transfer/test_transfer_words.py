@@ -113,10 +113,11 @@ def test_composed_rows_are_means_rounded_once_and_carry_gradients(lists: list[li
 # ---- spelled out -------------------------------------------------------------------------------------------------
 
 
-def pieces_of(llm: Target, words: list[str]) -> torch.Tensor:
-    """The embeddings of the tokens of these words in running text."""
-    tokens = binary_array([f" {word}".encode() for word in words])
-    return llm.embeddings.rows(spell(tokens, llm.vocabulary).ids)
+def listed(llm: Target, words: list[str], count: int) -> torch.Tensor:
+    """The embeddings of the first `count` tokens of a list of these words, again and again."""
+    spellings = spell(binary_array([*(f" {word}".encode() for word in words), b","]), llm.vocabulary).lists()
+    ids = [token for word in spellings[:-1] for token in (*word, *spellings[-1])]
+    return llm.embeddings.rows(ids).repeat(count, 1)[:count]
 
 
 def seeing(*shares: dict[str, float]) -> LangBridgeAdapter:
@@ -148,18 +149,32 @@ PATCHES = torch.eye(3, VISION)
     ],
     ids=["default", "high", "low", "place", "none reaches it"],
 )
-def test_words_above_threshold_are_spelled_in_order_and_again_until_positions_are_full(
+def test_words_above_threshold_are_listed_in_order_and_again_until_positions_are_full(
     tmp_path: Path, settings: Spelled, expected: list[str]
 ) -> None:
     adapter = seeing({"hamsa": 1.0}, {"red": 1.0}, {"red": 0.95, "t-shirt": 0.05})
     llm = target(tmp_path / "llm", "llama3")
-    settings = replace(settings, positions=9)
     moved, report = transfer(adapter, llm, visual_tokens=settings)
-    shown = pieces_of(llm, expected)
-    assert torch.equal(moved(PATCHES), shown.repeat(9, 1)[:9])
+    assert torch.equal(moved(PATCHES), listed(llm, expected, 24))
     assert report.visual_tokens == settings
     assert moved.config.transfer is not None
-    assert moved.config.transfer.pieces == len(moved.embeddings) == len(words().spell(llm.vocabulary).ids)
+    assert moved.config.transfer.pieces == len(moved.embeddings) == len(words().spell(llm.vocabulary).ids) + 1
+    assert llm.vocabulary.token(moved.config.transfer.separator) == b","
+    assert llm.vocabulary.tokens.take(moved.spelled_ids(PATCHES).numpy()).to_pylist().count(b",") >= 24 // 7
+
+
+def test_adapters_from_before_the_commas_stay_as_they_were(tmp_path: Path) -> None:
+    llm = target(tmp_path / "llm", "llama3")
+    moved, _ = transfer(seeing({"hamsa": 1.0}), llm, visual_tokens=Spelled(positions=None))
+    assert moved.config.transfer is not None
+    config = moved.config.to_json()
+    assert config.pop("separator") == moved.config.transfer.separator
+    config["pieces"] -= 1
+    tensors = {**moved.state_dict(), "embeddings": moved.embeddings[:-1]}
+    old = LangBridgeAdapter.from_parts(tmp_path, AdapterConfig.from_json(config), tensors, moved.shared)
+    hamsa = listed(llm, ["hamsa"], 8)[: len(words().spell(llm.vocabulary).lists()[WORDS.index("hamsa")])]
+    assert torch.equal(old(PATCHES), hamsa.repeat(3, 1)[:3])
+    assert check_transfer(old, seeing({"hamsa": 1.0}), llm).passed
 
 
 def test_words_no_more_frequent_than_in_any_caption_are_left_out(tmp_path: Path) -> None:
@@ -169,19 +184,22 @@ def test_words_no_more_frequent_than_in_any_caption_are_left_out(tmp_path: Path)
     def shown(adapter: LangBridgeAdapter) -> torch.Tensor:
         return transfer(adapter, llm, visual_tokens=Spelled(positions=9))[0](PATCHES)
 
-    assert torch.equal(shown(adapter), pieces_of(llm, ["red", "hamsa"]).repeat(9, 1)[:9])
+    assert torch.equal(shown(adapter), listed(llm, ["red", "hamsa"], 9))
     uncounted = align_words([resolve("qwen2").vocabulary, resolve("llama3").vocabulary], dict.fromkeys(WORDS, 0))
     assert uncounted.tokens.equals(adapter.shared.tokens)
     adapter.shared = uncounted
-    assert torch.equal(shown(adapter), pieces_of(llm, ["a", "red", "hamsa"]).repeat(9, 1)[:9])
+    assert torch.equal(shown(adapter), listed(llm, ["a", "red", "hamsa"], 9))
 
 
-def test_positions_are_as_many_as_patches_by_default_and_images_are_independent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("positions", "expected"), [(24, 24), (None, 5)])
+def test_positions_may_be_as_many_as_patches_and_images_are_independent(
+    tmp_path: Path, positions: int | None, expected: int
+) -> None:
     llm = target(tmp_path / "llm", "gemma3")
-    moved, _ = transfer(over_words(), llm, visual_tokens=Spelled())
+    moved, _ = transfer(over_words(), llm, visual_tokens=Spelled(positions=positions))
     features = normal(2, 5, VISION) * 3
     both = moved(features)
-    assert both.shape == (2, 5, 6)
+    assert both.shape == (2, expected, 6)
     assert torch.equal(both[1], moved(features[1]))
     table = set(map(tuple, moved.embeddings.tolist()))
     assert set(map(tuple, both.flatten(0, 1).tolist())) <= table
@@ -198,8 +216,15 @@ def test_check_proves_spelled_visual_tokens(tmp_path: Path, dtype: torch.dtype, 
     proof = check_transfer(loaded, adapter, llm, features=normal(30, VISION))
     assert proof.passed, proof
     assert [check.name for check in proof.checks] == ["random features, in float64", "real features, in float64"]
-    loaded.embeddings[1] += 1
-    assert not check_transfer(loaded, adapter, llm).passed
+    for place, name in ((1, "row 1 is not"), (-1, "the separator is not")):
+        right = loaded.embeddings[place].clone()
+        loaded.embeddings[place] += 1
+        assert any(name in each for each in check_transfer(loaded, adapter, llm).problems)
+        loaded.embeddings[place] = right
+    assert loaded.config.transfer is not None
+    wrong = replace(loaded.config.transfer, separator=loaded.config.transfer.separator + 1)
+    loaded.config = replace(loaded.config, transfer=wrong)
+    assert any("which is no comma" in each for each in check_transfer(loaded, adapter, llm).problems)
 
 
 def test_setting_stays_when_adapter_moves_on_and_can_be_changed(tmp_path: Path) -> None:

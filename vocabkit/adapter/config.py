@@ -94,8 +94,8 @@ class Spelled:
     no more frequent than in any caption are left out as well."""
     order: Literal["share", "place"] = "share"
     """share: the words with the largest mean coefficients first; place: by the patch where each is largest."""
-    positions: int | None = None
-    """P, visual tokens per image; None for as many as patches."""
+    positions: int | None = 24
+    """P, visual tokens per image; None for as many as patches. 24 hold five or six words, some of them twice."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -135,8 +135,10 @@ class Transfer:
     spelled: Spelled | None = None
     """How visual tokens are spelled out; None if they are mixes of embeddings, Eq. 6."""
     pieces: int | None = None
-    """Embeddings kept of the target, if visual tokens are spelled out: of the ids that spell the rows, row after row.
-    None where each row has one."""
+    """Embeddings kept of the target, if visual tokens are spelled out: of the ids that spell the rows, row after row,
+    then of the separator. None where there is one for each row and no separator."""
+    separator: int | None = None
+    """The target's id of the comma that stands between words that are spelled out; None if nothing does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
@@ -363,14 +365,18 @@ class MLPConfig:
 
 
 _LATER = (
-    "llm_info", "newline_width", "pieces", "prompt", "spelled", "trained", "vision_aspect_ratio", "vision_fingerprint",
-    "vision_grid_pinpoints",
+    "llm_info", "newline_width", "pieces", "prompt", "separator", "spelled", "trained", "vision_aspect_ratio",
+    "vision_fingerprint", "vision_grid_pinpoints",
 )  # fmt: skip
 """Fields that configs did not have at first: left out where they are unset, so that fingerprints of adapters stay."""
 
 
 def _record(value: AdapterConfig | MLPConfig | Transfer) -> dict[str, Any]:
-    return {key: field for key, field in dataclasses.asdict(value).items() if key not in _LATER or field}
+    unset = (None, False)
+    fields = dataclasses.asdict(value)
+    return {
+        key: field for key, field in fields.items() if key not in _LATER or not any(field is each for each in unset)
+    }
 
 
 def check_head(head: str, temperature: float) -> None:

@@ -43,7 +43,7 @@ class LangBridgeAdapter(Pretrained):
     shared: SharedVocabulary
     embeddings: Tensor | None
     """(V, D) the target's embedding rows for `shared`, in the target's dtype; None if not transferred. Where visual
-    tokens are spelled out, (I, D): the embeddings of all ids that spell the rows."""
+    tokens are spelled out, (I, D): the embeddings of all ids that spell the rows, then of the separator, if any."""
     image_newline: Tensor | None
     """(D,) the visual token that ends each row of patches of tiles; None without tiles."""
     tolerance = 0.0
@@ -124,11 +124,12 @@ class LangBridgeAdapter(Pretrained):
         """(V, D) the target's embeddings, also where visual tokens are spelled out; None if not transferred."""
         if self.embeddings is None or self.config.spelled is None:
             return self.embeddings
-        return compose(self.embeddings, self._spellings)
+        spellings = self._spellings
+        return compose(self.embeddings[: len(spellings.ids)], spellings)
 
     @torch.no_grad()
     def spell(self, features: Tensor) -> Tensor:
-        """(..., N, Dv) -> (..., P) int64: which of the target's ids that spell the rows stands at each position.
+        """(..., N, Dv) -> (..., P) int64: which of `embeddings` stands at each position.
 
         Without gradients: only word loss trains an adapter whose visual tokens are spelled out.
         """
@@ -139,12 +140,21 @@ class LangBridgeAdapter(Pretrained):
         coefficients = (self.coefficients(image) for image in images)
         usual = usual_shares(self._counts)
         chosen = [words_in_order(p.to(accumulation_dtype(p.dtype)), spelled, usual) for p in coefficients]
-        places = np.array([spell_out(rows, self._spellings, positions) for rows in chosen], np.int64)
+        separated = self._separator is not None
+        places = np.array(
+            [spell_out(rows, self._spellings, positions, separated=separated) for rows in chosen], np.int64
+        )
         return torch.from_numpy(places).view(*features.shape[:-2], positions).to(features.device)
 
     def spelled_ids(self, features: Tensor) -> Tensor:
         """(..., N, Dv) -> (..., P) int32: the target's ids at each position, where visual tokens are spelled out."""
-        return torch.from_numpy(self._spellings.ids)[self.spell(features).cpu()]
+        separator = [] if self._separator is None else [self._separator]
+        ids = np.append(self._spellings.ids, np.array(separator, np.int32))
+        return torch.from_numpy(ids)[self.spell(features).cpu()]
+
+    @property
+    def _separator(self) -> int | None:
+        return None if self.config.transfer is None else self.config.transfer.separator
 
     @property
     def _counts(self) -> Tensor:

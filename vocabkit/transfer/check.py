@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import Spelled, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
-from vocabkit.adapter.spelled import LIFT
+from vocabkit.adapter.spelled import LIFT, SEPARATOR
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.tokenizer.segmenter import Segmenter
 from vocabkit.transfer.fold import fold
@@ -122,11 +122,12 @@ def check_transfer(
     coarse = max((original.linear_1.weight.dtype, result.embeddings.dtype), key=TOLERANCE.__getitem__)
     kept = [row for row, parts in enumerate(ids) if parts]
     weights = [_coefficients(original, values.double(), kept) for values in inputs]
-    spelled = result.config.spelled
+    spelled, moved = result.config.spelled, result.config.transfer
+    comma = [] if moved is None or moved.separator is None else [moved.separator]
     rounded = [] if spelled else [_coefficients(original, values.double(), kept, coarse) for values in inputs]
     wrong, sums = _compare_rows(result, original, ids, target, [] if spelled else [*weights, *rounded])
     if spelled is not None:
-        sums = [target.embeddings.rows(_spelled(p, ids, original, spelled)).double() for p in weights]
+        sums = [target.embeddings.rows(_spelled(p, ids, comma, original, spelled)).double() for p in weights]
     references = [result.scale * each for each in sums]
     nearby: Sequence[Tensor | None] = references[len(inputs) :] or [None] * len(inputs)
     checks = []
@@ -213,9 +214,12 @@ def _expected_ids(
         problems.append(f"{result.config.rows} rows, but the target has {len(kept)} of the adapter's")
     elif moved.missing == "error" and len(kept) < len(ids):
         problems.append(f"{len(ids) - len(kept)} rows are missing, but the transfer allowed none")
-    elif moved.spelled is not None and len(result.state_dict()["embeddings"]) != sum(map(len, ids)):
-        stored = len(result.state_dict()["embeddings"])
-        problems.append(f"{stored} embeddings, but {sum(map(len, ids))} tokens spell the rows")
+    elif moved.spelled is not None:
+        stored, needed = len(result.state_dict()["embeddings"]), sum(map(len, ids)) + (moved.separator is not None)
+        if stored != needed:
+            problems.append(f"{stored} embeddings, but {needed} tokens spell the rows")
+        if moved.separator not in (None, id_of.get(SEPARATOR)):
+            problems.append(f"words are separated by id {moved.separator}, which is no comma")
     return ids, problems
 
 
@@ -244,10 +248,14 @@ def _compare_rows(
 
     Visual tokens alone do not reveal a wrong row that the few patches give no weight.
     """
+    moved = result.config.transfer
     assert result.embeddings is not None
+    assert moved is not None
     every = [(row, parts) for row, parts in enumerate(ids) if parts]
-    if result.config.spelled is not None:
+    if moved.spelled is not None:
         every = [(row, [token]) for row, spelling in every for token in spelling]
+        if moved.separator is not None:
+            every.append((-1, [moved.separator]))
     found: list[str] = []
     sums = torch.zeros(sum(map(len, weights)), target.embeddings.width, dtype=torch.float64)
     for start in range(0, len(every), _BLOCK):
@@ -263,8 +271,9 @@ def _compare_rows(
             wrong = ~(difference <= limits * expected.norm(dim=1))
             if wrong.any():
                 row = rows[int(wrong.nonzero()[0])]
-                token = original.shared.tokens[row].as_py().decode("utf-8", "backslashreplace")
-                found.append(f"row {row} is not the target's embedding of {quote(token)}")
+                token = SEPARATOR if row < 0 else original.shared.tokens[row].as_py()
+                name = quote(token.decode("utf-8", "backslashreplace"))
+                found.append(f"{'the separator' if row < 0 else f'row {row}'} is not the target's embedding of {name}")
     return found, list(sums.split([len(p) for p in weights]))
 
 
@@ -287,7 +296,9 @@ def _coefficients(
     return scores.to(rounding)
 
 
-def _spelled(p: Tensor, ids: list[list[int]], original: LangBridgeAdapter, settings: Spelled) -> list[int]:
+def _spelled(
+    p: Tensor, ids: list[list[int]], comma: list[int], original: LangBridgeAdapter, settings: Spelled
+) -> list[int]:
     """The target's id at each position, for (N, R) coefficients of an image, of the rows of `original` with ids."""
     kept, counts = [row for row, parts in enumerate(ids) if parts], original.shared.counts
     seen = [0 if counts is None else int(counts[row]) for row in kept]
@@ -298,7 +309,7 @@ def _spelled(p: Tensor, ids: list[list[int]], original: LangBridgeAdapter, setti
     rows = told or rows[:1]
     if settings.order == "place":
         rows.sort(key=lambda row: columns[row].index(max(columns[row])))
-    spelled = [token for row in rows for token in ids[kept[row]]]
+    spelled = [token for row in rows for token in (*ids[kept[row]], *comma)]
     return [spelled[at % len(spelled)] for at in range(settings.positions or len(p))]
 
 

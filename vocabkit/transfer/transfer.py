@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from vocabkit.adapter.config import Spelled, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import LLMTable, llm_info
+from vocabkit.adapter.spelled import SEPARATOR
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
@@ -207,10 +209,13 @@ def _move(
     if missing == "compose" and planned.pieces:
         own = spellings.lists()
         spellings = Spellings.of(planned.pieces.get(row, own[at]) for at, row in enumerate(kept.tolist()))
+    separator = None
     if spelled is None:
         embeddings, norms = target.embeddings.composed(spellings, tokens=target.vocabulary)
     else:
-        embeddings, norms = target.embeddings.rows_and_norms(spellings.ids, tokens=target.vocabulary)
+        separator = _separator(target.vocabulary) if kept_shared.of_words else None
+        ids = spellings.ids if separator is None else np.append(spellings.ids, np.int32(separator))
+        embeddings, norms = target.embeddings.rows_and_norms(ids, tokens=target.vocabulary)
     _check_scale(embeddings, scale)
     moved = Transfer(
         target=name,
@@ -222,6 +227,7 @@ def _move(
         llm_info=llm_info(target.table()),
         spelled=spelled,
         pieces=len(embeddings) if len(embeddings) != len(kept) else None,
+        separator=separator,
     )
     config = dataclasses.replace(
         as_trained(adapter.config), rows=len(kept), shared_fingerprint=kept_shared.fingerprint, transfer=moved
@@ -233,11 +239,17 @@ def _move(
         missing=missing, width=width, embeddings=target.embeddings.source, scale=scale, visual_tokens=spelled,
     )  # fmt: skip
     read = {
-        "norms": _norms(norms.numpy(), width),
+        "norms": _norms(norms[: len(spellings.ids)].numpy(), width),
         "dtype": str(embeddings.dtype).removeprefix("torch."),
         "bytes": sum(tensor.nbytes for tensor in result.state_dict().values()),
     }
     return result, dataclasses.replace(report, **read)
+
+
+def _separator(vocabulary: Vocabulary) -> int | None:
+    """The id of the comma; None in a tokenizer without one."""
+    found = int(vocabulary.ids_of(pa.array([SEPARATOR], pa.binary()))[0])
+    return None if found < 0 else found
 
 
 def _check_scale(rows: Tensor, scale: float) -> None:
