@@ -317,6 +317,7 @@ def check_adapter(
 ) -> None:
     """Check the transferred adapter `result` against `adapter`, the one before the transfer."""
     from vocabkit.errors import VocabkitError
+    from vocabkit.files.memory import return_freed_memory
     from vocabkit.report.adapters import proof_report
 
     if validation is not None and html is None:
@@ -326,6 +327,7 @@ def check_adapter(
     )
     check_source(result)
     check_source(adapter)
+    return_freed_memory()
     with show_progress(_downloads_kept) as progress:
         measured = None
         if validation is not None:  # before the work

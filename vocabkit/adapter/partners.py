@@ -294,12 +294,17 @@ def _sketch(rows: Tensor) -> np.ndarray:
     Each number is the sum of every `SKETCH`-th element under a random sign, so the squared length of the sketch is on
     average that of the rows (Alon, Matias and Szegedy, 1996), and any changed row changes it.
     """
-    numbers = rows.detach().double().cpu().numpy().ravel()
+    numbers = rows.detach().cpu().flatten()
     # RandomState, because its stream never changes between versions of numpy
-    signs = np.unpackbits(np.frombuffer(np.random.RandomState(0).bytes(-(-len(numbers) // 8)), np.uint8))
-    signed = np.where(signs[: len(numbers)], numbers, -numbers)
-    sums: np.ndarray = np.pad(signed, (0, -len(signed) % SKETCH)).reshape(-1, SKETCH).sum(axis=0)
-    return sums
+    signs = np.frombuffer(np.random.RandomState(0).bytes(-(-len(numbers) // 8)), np.uint8)
+    sums, step = np.zeros((1, SKETCH)), 1024 * SKETCH  # a part at a time: all of them in float64 take 100 MB
+    for start in range(0, len(numbers), step):
+        part = numbers[start : start + step].double().numpy()
+        positive = np.unpackbits(signs[start // 8 : -(-(start + step) // 8)])[: len(part)]
+        signed = np.where(positive, part, -part)
+        padded = np.pad(signed, (0, -len(signed) % SKETCH)).reshape(-1, SKETCH)
+        sums = np.concatenate([sums, padded]).sum(axis=0, keepdims=True)
+    return sums[0]
 
 
 def _text_fingerprint(vocabulary: Vocabulary, ids: int) -> str:
@@ -318,7 +323,8 @@ def _text_fingerprint(vocabulary: Vocabulary, ids: int) -> str:
 
 def _token_hashes(vocabulary: Vocabulary, ids: np.ndarray) -> np.ndarray:
     """(R,) -> (R,) uint8: see `LLMInfo.tokens`."""
-    tokens = [vocabulary.token(i) if i < len(vocabulary) and vocabulary.kinds[i] <= Kind.BYTE else None for i in ids]
+    is_text = vocabulary.kinds <= Kind.BYTE
+    tokens = [vocabulary.token(i) if i < len(vocabulary) and is_text[i] else None for i in ids]
     return np.array([0 if t is None else 1 + hashlib.sha256(t).digest()[0] % 255 for t in tokens], np.uint8)
 
 

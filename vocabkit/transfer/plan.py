@@ -139,7 +139,7 @@ class Plan:
     def kept(self, missing: Missing) -> np.ndarray:
         """Rows of the result, in ascending order."""
         out = np.setdiff1d(self.lacking, list(self.pieces)) if missing == "compose" else self.lacking
-        return np.setdiff1d(np.arange(len(self.shared)), out)
+        return np.delete(np.arange(len(self.shared)), out)
 
 
 def plan(config: AdapterConfig, shared: SharedVocabulary, target: Vocabulary, width: int | None) -> Plan:
@@ -237,7 +237,7 @@ def preflight(
 ) -> Preflight:
     """Sum up what the transfer of an adapter will give; `embeddings` says where its rows are, or will be, read."""
     counts, spelled = plan.shared.counts, np.array(list(plan.pieces), np.int64)
-    found = np.setdiff1d(np.arange(len(plan.shared)), plan.lacking)
+    found = np.delete(np.arange(len(plan.shared)), plan.lacking)
     order = plan.lacking if counts is None else plan.lacking[np.argsort(-counts[plan.lacking], kind="stable")]
     kept = plan.kept(missing)
     dropped = np.setdiff1d(plan.lacking, kept) if missing != "error" else plan.lacking[:0]

@@ -210,6 +210,7 @@ def _move(
         own = spellings.lists()
         spellings = Spellings.of(planned.pieces.get(row, own[at]) for at, row in enumerate(kept.tolist()))
     separator = None
+    info = llm_info(target.table())  # first: what it reads is freed before the rows are here
     if spelled is None:
         embeddings, norms = target.embeddings.composed(spellings, tokens=target.vocabulary)
     else:
@@ -224,7 +225,7 @@ def _move(
         embeddings=target.embeddings.source,
         missing=missing,
         scale=scale,
-        llm_info=llm_info(target.table()),
+        llm_info=info,
         spelled=spelled,
         pieces=len(embeddings) if len(embeddings) != len(kept) else None,
         separator=separator,
@@ -254,6 +255,8 @@ def _separator(vocabulary: Vocabulary) -> int | None:
 
 def _check_scale(rows: Tensor, scale: float) -> None:
     """Raise VocabkitError if a visual token that is one of the rows, scaled, would overflow their dtype."""
+    if scale <= 1:
+        return
     least, most = (float(each) for each in rows.aminmax())
     largest, limit = max(-least, most), torch.finfo(rows.dtype).max
     if largest * scale > limit:
