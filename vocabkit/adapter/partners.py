@@ -304,7 +304,8 @@ def _sketch(rows: Tensor) -> np.ndarray:
         signed = np.where(positive, part, -part)
         padded = np.pad(signed, (0, -len(signed) % SKETCH)).reshape(-1, SKETCH)
         sums = np.concatenate([sums, padded]).sum(axis=0, keepdims=True)
-    return sums[0]
+    first: np.ndarray = sums[0]
+    return first
 
 
 def _text_fingerprint(vocabulary: Vocabulary, ids: int) -> str:
