@@ -65,7 +65,7 @@ golden: $(VENV)/.installed-dev .sources/.complete
 mutants: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python tests/mutants/run.py $(FILE)
 
-# Adapters in the programs that people use: transformers, TRL, llama.cpp, lmms-eval, vLLM, Ray. Twenty minutes.
+# Adapters in the programs that people use: transformers, TRL, llama.cpp, lmms-eval, vLLM, Ray, S3. Twenty minutes.
 ecosystem: .venv-ecosystem/.installed .venv-vllm/.installed
 	ECOSYSTEM_PYTHON=$(CURDIR)/.venv-ecosystem/bin/python VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python \
 	  $(BIN)/python -m pytest tests/ecosystem

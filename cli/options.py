@@ -129,6 +129,14 @@ AspectRatio = Annotated[
 Split = Annotated[str, typer.Option(help="Dataset split.")]
 ImageColumn = Annotated[str, typer.Option(help="Dataset column with the images.")]
 TextColumn = Annotated[str, typer.Option(help="Dataset column with captions, or with conversations in LLaVA's form.")]
+ShardsOut = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH",
+        help="Output folder, or its URL in an object store (s3://...); resumes an interrupted run.",
+        show_default=False,
+    ),
+]
 DATA = "LLaVA JSON or JSONL, tars, Parquet, or Hugging Face datasets (folder or hub id)"
 
 

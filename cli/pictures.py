@@ -21,6 +21,7 @@ from .options import (
     Overwrite,
     PartOf,
     Pool,
+    ShardsOut,
     Split,
     Vision,
     aspect_ratio,
@@ -56,7 +57,7 @@ def infer(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
+    out: ShardsOut,
     llm: Annotated[
         str | None,
         typer.Option(

@@ -21,6 +21,7 @@ from .options import (
     OtherWeights,
     Overwrite,
     PartOf,
+    ShardsOut,
     Split,
     Template,
     TextColumn,
@@ -106,7 +107,7 @@ def features(
     vision: Annotated[
         str, typer.Option(help="Vision model: a folder, a hub id, or efficientnet-lite0.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Output folder; resumes an interrupted run.", show_default=False)],
+    out: ShardsOut,
     images: Images = None,
     split: Split = "train",
     image_column: ImageColumn = "image",

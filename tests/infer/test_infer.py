@@ -469,6 +469,57 @@ def test_no_usable_picture_raises(world: InferWorld, tmp_path: Path) -> None:
     assert content(tmp_path / "out") == {"notes.txt": b"of the user"}
 
 
+# ---- results by URL ----------------------------------------------------------------------------------------------
+
+
+def stored(folder: str) -> dict[str, bytes]:
+    """Name -> content of the files in a folder of fsspec's memory."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    return {Path(file).name: system.cat_file(file) for file in system.find(f"/{folder}")}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_results_in_an_object_store_are_those_on_a_disk_and_resume(
+    world: InferWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vocabkit.data.urls import RemoteFolder
+
+    infer(tmp_path, world.mlp, world.pictures)
+    expected, write, written = content(tmp_path / "out"), RemoteFolder.write, list[str]()
+
+    def fails(self: RemoteFolder, name: str, content: bytes) -> None:
+        if len(written) == 5:
+            raise VocabkitError("the network is down")
+        written.append(name)
+        write(self, name, content)
+
+    words = ("infer", world.mlp, world.pictures, "--out", "memory://results/seen", "--device", "cpu")
+    monkeypatch.setattr(RemoteFolder, "write", fails)
+    assert error_of(vocabkit_here(tmp_path, *words)) == "the network is down"
+    assert stored("results/seen") == {name: expected[name] for name in written}
+    monkeypatch.setattr(RemoteFolder, "write", write)
+    done = vocabkit_here(tmp_path, *words)
+    assert done.stdout.startswith("memory://results/seen: results of 12 pictures; 4 were already there, 8 computed")
+    assert stored("results/seen") == expected
+    assert "12 were already there, 0 computed" in vocabkit_here(tmp_path, *words).stdout
+    assert "holds results of other settings" in error_of(vocabkit_here(tmp_path, *words, "--dtype", "bfloat16"))
+    gone = ("infer", world.mlp, "gone.png", "--out", "memory://results/none")
+    assert "none of 1 pictures can be used" in error_of(vocabkit_here(tmp_path, *gone))
+    assert stored("results/none") == {}
+    assert not (tmp_path / "memory:").exists()
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/seen", "sftp://host/seen", "https://host/seen"])
+def test_store_that_may_keep_half_a_file_is_refused(world: InferWorld, tmp_path: Path, url: str) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", url)
+    kind = url.partition(":")[0]
+    assert error_of(refused).startswith(
+        f"{url}: files can't be written whole to {kind}://; write to a folder, or to s3"
+    )
+
+
 # ---- interruptions -----------------------------------------------------------------------------------------------
 
 KILLED = """

@@ -368,6 +368,27 @@ def test_index_has_the_shards_that_other_processes_wrote_meanwhile(
     assert len(open_features(tmp_path / "out")) == 6
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_features_in_an_object_store_are_those_on_a_disk_and_resume(encoder: VisionEncoder, tmp_path: Path) -> None:
+    import fsspec
+
+    memory, url = fsspec.filesystem("memory"), "memory://features/out"
+    pictures = painted(tmp_path / "images", 7)
+    for out in (tmp_path / "out", url):
+        assert cache_features(encoder, pictures[:4], out).computed == 4
+        report = cache_features(encoder, pictures, out)
+        assert (report.cached, report.computed) == (4, 3)
+    local = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert {Path(file).name: memory.cat_file(file) for file in memory.find("/features/out")} == local
+    file = next(iter(memory.glob("/features/out/*.safetensors")))
+    memory.pipe_file(file, (1 << 60).to_bytes(8, "little") + memory.cat_file(file)[8:])
+    with pytest.raises(VocabkitError, match=r"memory://features/out/.*: not written by|damaged"):
+        cache_features(encoder, pictures, url)
+    memory.pipe_file(file, local[Path(file).name][:100])
+    with pytest.raises(VocabkitError, match=r"memory://features/out/.*: damaged .*; remove it and run"):
+        cache_features(encoder, pictures, url)
+
+
 def test_leftovers_of_a_killed_write_are_ignored(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, out = painted(tmp_path / "images", 2), tmp_path / "out"
     out.mkdir()

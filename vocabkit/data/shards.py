@@ -1,43 +1,53 @@
 """Shards: a folder that a run fills file by file, and that the next run resumes after an interruption.
 
-Each file is written whole or not at all, `index.json` last. A shard may be several files with one name; its last file
-makes it complete. Shards record the settings that their content depends on, so a folder never holds two kinds.
+Each file is written whole or not at all, `index.json` last: on a disk by renaming it, in an object store because a file
+appears there when all of it has arrived. A shard may be several files with one name; its last file makes it complete.
+Shards record the settings that their content depends on, so a folder never holds two kinds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vocabkit.arrow.arrow_file import write_table
-from vocabkit.errors import VocabkitError
-from vocabkit.files.atomic import make_folder, replacing
+from vocabkit.arrow.arrow_file import parse_table, read_table, table_bytes
+from vocabkit.data.urls import RemoteFolder, is_url
+from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.atomic import make_folder, reading, replacing
 
 INDEX = "index.json"
+_HEADER = 100_000_000
+"""The most bytes of the header of a safetensors file, as that library has it."""
 
 
 class ShardFolder:
     """The shards in a folder, all with the same settings."""
 
-    def __init__(self, folder: Path, content: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, content: str, settings: Mapping[str, Any]) -> None:
         """Create the folder if it doesn't exist.
 
         Args:
+            folder: a folder, or the URL of one in an object store.
             content: what shards hold, for messages: features, results.
             settings: as plain JSON.
 
-        Raises VocabkitError: the folder can't be made.
+        Raises VocabkitError: the folder can't be made, or is in a store that files can't be written whole to.
         """
-        self.folder = folder
+        remote = is_url(str(folder))
+        self.folder = str(folder) if remote else str(Path(folder))
+        self._remote = RemoteFolder(self.folder) if remote else None
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._content = content
-        make_folder(folder)
+        if self._remote is None:
+            make_folder(Path(folder))
 
     def check(self, found: Mapping[str, Any]) -> None:
         """Raise VocabkitError unless `found`, the settings of a shard in the folder, are those of this run."""
@@ -49,20 +59,64 @@ class ShardFolder:
         """Return the error for a folder that holds something else than this run writes."""
         return VocabkitError(f"{self.folder}: holds {held}; choose another folder, or remove this one")
 
+    def has(self, name: str) -> bool:
+        """Whether the file `name` is there."""
+        return (Path(self.folder) / name).exists() if self._remote is None else self._remote.has(name)
+
+    def names(self, ending: str) -> list[str]:
+        """Return the names of the files with this ending, sorted."""
+        found = [file.name for file in Path(self.folder).iterdir()] if self._remote is None else self._remote.names()
+        return sorted(name for name in found if name.endswith(ending))
+
+    def read_table(self, name: str, format_name: str, columns: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+        """Read columns and metadata of a file. Raises VocabkitError: as `arrow_file.read_table`."""
+        if self._remote is None:
+            return read_table(Path(self.folder) / name, format_name, columns)
+        return parse_table(self._remote.read(name), f"{self.folder}/{name}", format_name, columns)
+
+    def tensors_metadata(self, name: str) -> dict[str, str]:
+        """Return the metadata of a safetensors file, without its tensors. Raises VocabkitError: damaged."""
+        where = f"{self.folder}/{name}"
+        try:
+            if self._remote is None:
+                with reading(Path(where)), safe_open(where, "pt") as opened:
+                    return opened.metadata() or {}
+            size = int.from_bytes(self._remote.read(name, 0, 8), "little")
+            header = json.loads(self._remote.read(name, 8, 8 + size)) if size < _HEADER else None
+            return dict((header or {}).get("__metadata__", {}))
+        except (SafetensorError, ValueError, AttributeError) as error:
+            raise VocabkitError(
+                f"{where}: damaged ({quote(str(error), 80)}); remove it and run `vocabkit {self._content}` again"
+            ) from error
+
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], header: str) -> None:
         """Write NAME.safetensors with JSON under `vocabkit` in its metadata. Raises VocabkitError: can't write."""
         self._write(f"{name}.safetensors", safetensors.torch.save(dict(tensors), {"vocabkit": header}))
 
     def write_table(self, name: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
         """Write NAME.arrow. Raises VocabkitError: can't write."""
-        write_table(self.folder / f"{name}.arrow", table, metadata, None)
+        self._write(f"{name}.arrow", table_bytes(table, metadata, None))
 
     def finish(self, index: bytes) -> None:
         """Write `index.json`, which makes the folder complete. Raises VocabkitError: can't write."""
         self._write(INDEX, index)
 
-    def _write(self, name: str, content: bytes) -> None:
-        with replacing(self.folder / name) as temporary:
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove files, and the folder if nothing else is in it."""
+        for name in names:
+            if self._remote is None:
+                (Path(self.folder) / name).unlink(missing_ok=True)
+            else:
+                self._remote.remove(name)
+        if self._remote is None:
+            with suppress(OSError):
+                Path(self.folder).rmdir()
+
+    def _write(self, name: str, content: bytes | memoryview) -> None:
+        if self._remote is not None:
+            self._remote.write(name, bytes(content))
+            return
+        with replacing(Path(self.folder) / name) as temporary:
             temporary.write_bytes(content)
 
 

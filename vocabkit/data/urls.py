@@ -15,6 +15,9 @@ from vocabkit.files.atomic import reading
 
 LARGEST = 1 << 29
 """Bytes of a picture's file: a larger one is not read into memory."""
+_WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory")
+"""Stores in which a file appears whole or not at all."""
+READING = "can't read"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
 _FILES = 1_000_000
@@ -118,25 +121,72 @@ def _matching(pattern: str) -> list[str]:
         return [str(system.unstrip_protocol(each)) for each in sorted(system.glob(path))]
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it. Settings and keys are those of its own library."""
+class RemoteFolder:
+    """A folder of an object store, which files are written to whole: its way of an atomic write.
+
+    Raises VocabkitError: another kind of URL, or a package for it is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        kind = self.url.partition("://")[0].lower()
+        if kind not in _WHOLE:
+            raise VocabkitError(
+                f"{url}: files can't be written whole to {kind}://; write to a folder, or to {', '.join(_WHOLE[:7:2])}"
+            )
+        with opening(url):
+            self._system, self._path = _system(self.url, use_listings_cache=False)  # others write here, too
+
+    def names(self) -> list[str]:
+        """Return the names of its files, sorted; none if there is no such folder."""
+        with opening(self.url):
+            try:
+                found = self._system.ls(self._path, detail=False)
+            except FileNotFoundError:
+                found = []
+        return sorted(last_name(str(each)) for each in found)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        with opening(self.url):
+            return bool(self._system.exists(f"{self._path}/{name}"))
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return a file, or its bytes from `start` to before `end`. Raises VocabkitError: can't."""
+        with opening(f"{self.url}/{name}"):
+            return bytes(self._system.cat_file(f"{self._path}/{name}", start=start, end=end))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file. Raises VocabkitError: can't."""
+        with opening(f"{self.url}/{name}", "can't write here"):
+            self._system.pipe_file(f"{self._path}/{name}", content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there. Raises VocabkitError: can't."""
+        with opening(f"{self.url}/{name}", "can't remove it"):
+            if self._system.exists(f"{self._path}/{name}"):
+                self._system.rm_file(f"{self._path}/{name}")
+
+
+def _system(url: str, **settings: Any) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it. Keys and other settings are those of its own library."""
     from fsspec.core import url_to_fs
 
-    system, path = url_to_fs(url)
+    system, path = url_to_fs(url, **settings)
     return system, path
 
 
 @contextmanager
-def opening(source: str) -> Iterator[None]:
-    """Raise what a file system raises as a VocabkitError that names `source`."""
+def opening(source: str, fails: str = READING) -> Iterator[None]:
+    """Raise what a file system raises as a VocabkitError that names `source`, and says what `fails`."""
     try:
         yield
     except (VocabkitError, MemoryError):
         raise
-    except FileNotFoundError as error:
-        raise VocabkitError(f"{source}: no such file") from error
     except ImportError as error:  # it names the package to install
         raise VocabkitError(f"{source}: {quote(str(error), 160)}") from error
     except Exception as error:  # of the libraries of each store
+        if isinstance(error, FileNotFoundError) and fails == READING:
+            raise VocabkitError(f"{source}: no such file") from error
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise VocabkitError(f"{source}: can't read ({quote(reason, 160)})") from error
+        raise VocabkitError(f"{source}: {fails} ({quote(reason, 160)})") from error

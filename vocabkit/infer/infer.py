@@ -141,7 +141,7 @@ class Report:
 class Inference:
     """A finished run."""
 
-    folder: Path
+    folder: str
     device: str
     settings: dict[str, Any]
     """Everything that the results depend on."""
@@ -164,7 +164,7 @@ def infer(
     Args:
         adapter: a checkpoint folder, a `.pt` file or a hub id.
         inputs: as for `open_inputs`.
-        out: folder for the results, in the format of `result_files`.
+        out: folder for the results, in the format of `result_files`, or its URL in an object store.
         progress: reports what is loaded, then pictures.
         options: the fields of `vocabkit.infer.infer.InferOptions`, by keyword.
 
@@ -184,7 +184,7 @@ def infer(
     shown = connector.config.visual_tokens(encoder.largest)
     values = shown * reader.width * (wanted.writes_visual_tokens + 2 * wanted.prompt_embeds)
     folder = ResultFolder(
-        Path(out),
+        out,
         settings,
         picture_bytes=values * dtype.itemsize + encoder.largest * 16 * (wanted.top or 0) + 1,
         shared=connector.shared,
@@ -194,7 +194,7 @@ def infer(
     models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
     progress("pictures", 0, total)
     report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
-    return Inference(Path(out), str(device), settings, report)
+    return Inference(str(out), str(device), settings, report)
 
 
 def open_parts(

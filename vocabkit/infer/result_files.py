@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ class ResultFolder:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         settings: Mapping[str, Any],
         *,
         picture_bytes: int,
@@ -128,12 +127,13 @@ class ResultFolder:
 
         Raises VocabkitError: the shard is damaged, or of other pictures or settings.
         """
-        file = self._file(number)
-        if not file.exists():
+        name = f"{_name(number)}.arrow"
+        if not self._shards.has(name):
             return None
-        table, metadata = read_table(file, FORMAT, ["image"])
-        self._shards.check(json_field(str(file), metadata, "settings", dict[str, Any]))
-        broken: dict[str, str] = json_field(str(file), metadata, "broken", dict[str, str])
+        file = f"{self._shards.folder}/{name}"
+        table, metadata = self._shards.read_table(name, FORMAT, ["image"])
+        self._shards.check(json_field(file, metadata, "settings", dict[str, Any]))
+        broken: dict[str, str] = json_field(file, metadata, "broken", dict[str, str])
         usable = [image for image in images if image not in broken]
         if usable != table["image"].to_pylist() or set(broken) - set(images):
             raise self._shards.refusal("results of other pictures")
@@ -151,15 +151,12 @@ class ResultFolder:
 
     def discard(self, shards: int) -> None:
         """Remove the first shards, which hold no results, and the folder if nothing else is in it."""
-        for number in range(shards):
-            for suffix in (".arrow", ".safetensors"):
-                self._file(number).with_suffix(suffix).unlink(missing_ok=True)
-        with suppress(OSError):
-            self._shards.folder.rmdir()
+        endings = (".arrow", ".safetensors")
+        self._shards.discard(_name(number) + ending for number in range(shards) for ending in endings)
 
     def finish(self, shards: int, images: int, broken: Mapping[str, str]) -> None:
         """Write the index. Raises VocabkitError: can't write, or a further shard of other pictures is there."""
-        if self._file(shards).exists():
+        if self._shards.has(f"{_name(shards)}.arrow"):
             raise self._shards.refusal("results of other pictures")
         content = {
             "format": f"{FORMAT}/1",
@@ -169,9 +166,6 @@ class ResultFolder:
             "broken": broken,
         }
         self._shards.finish((json.dumps(content, indent=2) + "\n").encode())
-
-    def _file(self, number: int) -> Path:
-        return self._shards.folder / f"{_name(number)}.arrow"
 
 
 @dataclass(frozen=True, eq=False)

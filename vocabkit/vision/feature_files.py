@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vocabkit.adapter.config import AdapterConfig
@@ -67,7 +67,7 @@ _Parsed = TypeVar("_Parsed", Index, _Header)
 class FeatureWriter:
     """The shards in a folder, and the rows of the next one."""
 
-    def __init__(self, folder: Path, encoder: FeatureInfo) -> None:
+    def __init__(self, folder: str | Path, encoder: FeatureInfo) -> None:
         """Read the headers of the shards in the folder. Raises VocabkitError: see `cache_features`."""
         self._encoder = encoder
         # weights have a fingerprint, so the name does not matter: a model may have moved
@@ -108,12 +108,18 @@ class FeatureWriter:
     def _read_shards(self) -> bool:
         """Add the shards in the folder that are not known yet; return whether there were any."""
         known = set(self._shards)
-        for file in sorted(self._folder.folder.glob("*.safetensors")):
-            if file.name not in known:
-                header = _read_header(file)
+        for name in self._folder.names(".safetensors"):
+            if name not in known:
+                header = self._read_header(name)
                 self._folder.check(header.encoder)
-                self._add_shard(file.name, header.rows, header.keys)
+                self._add_shard(name, header.rows, header.keys)
         return len(self._shards) > len(known)
+
+    def _read_header(self, name: str) -> _Header:
+        file, metadata = f"{self._folder.folder}/{name}", self._folder.tensors_metadata(name)
+        if "vocabkit" not in metadata:
+            raise VocabkitError(f"{file}: not written by `vocabkit features`; choose a folder of its own for features")
+        return _parsed(file, metadata["vocabkit"], _Header)
 
     def _write_shard(self) -> None:
         digests = list(self._new_rows)
@@ -209,19 +215,7 @@ def _stored(file: Path, advice: str = _AGAIN) -> Tensor | None:
             raise _damaged(file, error, advice) from error
 
 
-def _read_header(file: Path) -> _Header:
-    with reading(file):
-        try:
-            with safe_open(file, "pt") as opened:
-                metadata = opened.metadata() or {}
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
-    if "vocabkit" not in metadata:
-        raise VocabkitError(f"{file}: not written by `vocabkit features`; choose a folder of its own for features")
-    return _parsed(file, metadata["vocabkit"], _Header)
-
-
-def _parsed(file: Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
+def _parsed(file: str | Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
     try:
         found = msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -231,5 +225,5 @@ def _parsed(file: Path, content: str | bytes, kind: type[_Parsed]) -> _Parsed:
     return found
 
 
-def _damaged(file: Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
+def _damaged(file: str | Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
     return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); {advice}")

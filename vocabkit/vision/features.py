@@ -112,7 +112,7 @@ class Features:
 
 
 def open_features(folder: str | Path) -> Features:
-    """Open the features that `cache_features` wrote to `folder`.
+    """Open the features that `cache_features` wrote to `folder`, on a disk.
 
     Raises VocabkitError: no features, unfinished, damaged, or another format.
     """
@@ -137,7 +137,7 @@ def cache_files(
     Args:
         data: each as for `samples_of`, whose `images` and `columns` these are.
         vision: as for `open_vision`.
-        out: the folder to write or to resume.
+        out: the folder to write or to resume, or its URL in an object store.
 
     Raises VocabkitError: see `pictures_of`, `open_vision` and `cache_features`.
     """
@@ -182,7 +182,6 @@ def cache_features(
     Raises VocabkitError: the folder holds features of another encoder or setting, or something else; a key of two
     pictures, or whose picture has changed; features that are not finite; no usable picture; can't write.
     """
-    folder = Path(folder)
     total = len({picture.key for picture in pictures}) if isinstance(pictures, list) else None
     writer = FeatureWriter(folder, FeatureInfo(**encoder.info, dtype=str(dtype).removeprefix("torch.")))
     counts: Counter[str] = Counter()
