@@ -92,8 +92,9 @@ docs: $(VENV)/.installed-dev .sources/.complete
 snapshots: $(VENV)/.installed-dev .sources/.complete
 	$(BIN)/python data/build.py .sources
 
+# Every claim about speed and memory that a CPU can show in ten minutes, in one table.
 benchmark: $(VENV)/.installed-dev .sources/.complete
-	$(BIN)/python benchmarks/build_shared.py
+	$(BIN)/python benchmarks/everything.py
 
 clean:
 	rm -rf .venv .venv-light .venv-ecosystem .venv-vllm .sources .mutants demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

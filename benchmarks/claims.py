@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class Claim:
             return None
         return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
 
-    def as_dict(self) -> dict[str, Any]:
-        """What --json writes."""
-        return {**vars(self), "ratio": self.ratio, "held": self.held}
+
+def report(claims: Sequence[Claim], file: Path | None) -> None:
+    """Print the table, and write the claims to `file`, which `make benchmark` collects."""
+    print(f"\n{table(claims)}", flush=True)
+    if file is not None:
+        file.write_text(json.dumps([asdict(claim) for claim in claims], indent=2) + "\n")
 
 
 def table(claims: Sequence[Claim]) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from claims import Claim, report
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -60,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, help="[1024 on a GPU, 32 on a CPU]")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--claims", type=Path, help="also write the claims to this file")
     words = parser.parse_args()
     device = open_device()
     on_gpu = device.type == "cuda"
@@ -84,14 +86,13 @@ def main() -> None:
         write_json(words.json, {**about, "limit": LIMIT, "cases": cases})
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for case in cases:
-        verdict = "ok" if case.ratio >= LIMIT else "MISSED"
-        print(
-            f"{case.wanted}: {case.ours:,.1f} pictures/s; models alone {case.peer:,.1f}; ratio {case.ratio:.2f} "
-            f"(limit {LIMIT}: {verdict})"
-        )
         shares = ", ".join(f"{stage} {share:.1%}" for stage, share in case.profile.shares.items())
         busy = "" if case.profile.busy is None else f"; GPU busy {case.profile.busy:.1%}"
-        print(f"  {shares}{busy}")
+        print(f"{case.wanted}: {shares}{busy}")
+    report(
+        [Claim(f"infer, {c.wanted}, beside models alone", c.ours, c.peer, "/s", LIMIT, True) for c in cases],
+        words.claims,
+    )
 
 
 def measure(work: Path, models: Models, pictures: list[Picture], name: str, wanted: InferOptions) -> Case:

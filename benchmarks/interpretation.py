@@ -20,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from claims import Claim, report
 from process import cost
 
 ROWS, WIDTH, QUERIES, LOOPED, K = 262_144, 640, 576, 24, 5
@@ -79,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faiss", metavar="PYTHON", help="an interpreter that has faiss-cpu")
+    parser.add_argument("--claims", type=Path, help="also write the claims to this file")
     arguments = parser.parse_args()
     contenders = {"ours": (sys.executable, OURS), "brute force": (sys.executable, BRUTE_FORCE)}
     contenders["naive loop"] = (sys.executable, LOOP)
@@ -95,12 +97,12 @@ def main() -> None:
                 costs[name].append(run(folder, python, parts))
                 check(folder, name)
     best = {name: [min(values) for values in zip(*found, strict=True)] for name, found in costs.items()}
-    for name, found in best.items():
-        ratios = ["" if name == "ours" else f"ours {o / f:.2f}x" for o, f in zip(best["ours"], found, strict=True)]
-        print(
-            f"  {name:18}{found[0]:6.1f} s {ratios[0]:11} processor {found[1]:6.1f} s {ratios[1]:11} "
-            f"peak {found[2]:6,.0f} MB {ratios[2]}".rstrip()
-        )
+    (mine, mine_processor, mine_memory), claims = best.pop("ours"), []
+    for name, (seconds, processor, memory) in best.items():
+        claims.append(Claim(f"nearest tokens, beside {name}", mine, seconds, "s", 1.0))
+        claims.append(Claim(f"nearest tokens, processor time beside {name}", mine_processor, processor, "s"))
+        claims.append(Claim(f"nearest tokens, memory beside {name}", mine_memory, memory, "MB", 1.0))
+    report(claims, arguments.claims)
 
 
 def make_table(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """`build-shared --rank-by`: counting a corpus on all cores, beside `encode_batch` of tokenizers on the same text.
 
 The peer has the text in memory and only encodes it; ours reads the file, counts, and gives counts by id. In turn, best
-of the rounds; processor time is of all processes. Run: python benchmarks/ranking.py [--megabytes N] [--rounds N]
+of the rounds; processor time is of all processes. Run: python benchmarks/ranking.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from claims import Claim, table
+from claims import Claim, report
 from scale_inputs import captions
 
 from vocabkit.shared.pieces import BATCH_TEXTS
@@ -30,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=48, help="of captions [48]")
     parser.add_argument("--rounds", type=int, default=2, help="best of so many [2]")
+    parser.add_argument("--claims", type=Path, help="also write the claims to this file")
     options = parser.parse_args()
-    print(table(measure(options.megabytes, options.rounds)))
+    report(measure(options.megabytes, options.rounds), options.claims)
 
 
 def measure(megabytes: int, rounds: int) -> list[Claim]:

@@ -6,7 +6,7 @@ there are. Adapters have hidden width 1,024 and 19,200 or 109,566 rows. Needs ab
 
 Cold: the files were dropped from the page cache before (Linux). In-process times leave out starting Python and torch,
 and alternate with those of the peer. Processor time counts both cores, which share the check for NaN.
-Run: python benchmarks/transfer.py [--layers N]
+Run: python benchmarks/transfer.py [--layers N] [--rows R ...] [--claims FILE]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from claims import Claim, report
 from process import cost
 from safetensors.torch import save_file
 from transformers import LlamaConfig
@@ -52,16 +53,20 @@ def main() -> None:
     """Print each claim: ours, the peer, the ratio, the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=1, help="layers of the checkpoint [1]")
-    layers = parser.parse_args().layers
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, best of {ROUNDS}\n")
+    parser.add_argument("--rows", type=int, nargs="+", default=[19_200, 109_566], help="of the adapters [both]")
+    parser.add_argument("--claims", type=Path, help="also write the claims to this file")
+    options = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, best of {ROUNDS}")
+    claims: list[Claim] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        model = make_model(work / "llama3-8b", layers)
-        for rows in (19_200, 109_566):
-            measure(work, model, rows)
+        model = make_model(work / "llama3-8b", options.layers)
+        for rows in options.rows:
+            claims += measure(work, model, rows)
+    report(claims, options.claims)
 
 
-def measure(work: Path, model: Path, rows: int) -> None:
+def measure(work: Path, model: Path, rows: int) -> list[Claim]:
     """One adapter: in this process, then whole processes."""
     adapter_file, adapter = make_adapter(work / f"adapter-{rows}.pt", rows)
     vocabulary = resolve("llama3").vocabulary
@@ -70,6 +75,7 @@ def measure(work: Path, model: Path, rows: int) -> None:
     print(
         f"{rows:,} rows: {needed / 1e6:,.0f} MB of embeddings, adapter of {adapter_file.stat().st_size / 1e6:,.0f} MB"
     )
+    name, claims = f"transfer of {rows:,} rows", []
 
     def ours() -> None:
         transfer(adapter, Target(vocabulary, open_embeddings(model)))
@@ -85,9 +91,9 @@ def measure(work: Path, model: Path, rows: int) -> None:
         rounds = [[timed(work, prepare) for work in (ours, same_rows)] for _ in range(ROUNDS)]
         mine, same = (tuple(map(min, zip(*times, strict=True))) for times in zip(*rounds, strict=True))
         whole = min(timed(whole_table, prepare) for _ in range(ROUNDS))  # apart: it leaves 1 GB behind to be cleared
-        line(f"  transfer in process, {how}", mine[0], same[0], "s", 1.3)
-        line("    processor time of that", mine[1], same[1], "s", None)
-        print(f"    (the peer reads these rows one after the other; the whole table in one go: {whole[0]:.2f} s)")
+        claims.append(Claim(f"{name}, {how}", mine[0], same[0], "s", 1.3))
+        claims.append(Claim(f"{name}, {how}, processor time", mine[1], same[1], "s"))
+        print(f"  {how}: (the peer reads these rows one after the other; the whole table in one go: {whole[0]:.2f} s)")
 
     out = work / "out"
     command = [sys.executable, "-m", "vocabkit_cli", "transfer", str(adapter_file), "--to", f"llama3={model}"]
@@ -98,12 +104,12 @@ def measure(work: Path, model: Path, rows: int) -> None:
     command[command.index(f"llama3={model}")] = f"llama3={tokenizer}"
     costs = {"ours": cost(command)}
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-    line("  peak memory of the command", costs["ours"].megabytes, size + 300, "MB", 1.0)
+    claims.append(Claim(f"{name}, memory beside output + 300 MB", costs["ours"].megabytes, size + 300, "MB", 1.0))
     print(f"    (the output has {size:,.0f} MB; Python and the imports alone take {cost(imports()).megabytes:,.0f} MB)")
     published = cost([sys.executable, "-c", PUBLISHED_WAY, str(model), str(adapter_file), str(work / "published.pt")])
-    line("  whole command, beside the published way", costs["ours"].seconds, published.seconds, "s", None)
-    line("  peak memory, beside the published way", costs["ours"].megabytes, published.megabytes, "MB", None)
-    print()
+    claims.append(Claim(f"{name}, beside the published way", costs["ours"].seconds, published.seconds, "s"))
+    claims.append(Claim(f"{name}, memory beside the published way", costs["ours"].megabytes, published.megabytes, "MB"))
+    return claims
 
 
 def imports() -> list[str]:
@@ -195,12 +201,6 @@ def timed(work: Callable[[], None], prepare: Callable[[], None]) -> tuple[float,
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
-
-
-def line(claim: str, ours: float, peer: float, unit: str, limit: float | None) -> None:
-    """One row of the result."""
-    verdict = "" if limit is None else f"  limit {limit:4.2f}  {'ok' if ours / peer <= limit else 'MISSED'}"
-    print(f"{claim:42s} {ours:8.2f} {unit:2s} / {peer:8.2f} {unit:2s} = {ours / peer:5.2f}{verdict}")
 
 
 if __name__ == "__main__":

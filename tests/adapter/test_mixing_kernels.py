@@ -17,7 +17,7 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton", reason="triton is not installed")
 
-from vocabkit.adapter.mixing import choice, kernels, products, top  # noqa: E402
+from vocabkit.adapter.mixing import choice, kernels, products, top, two_pass  # noqa: E402
 from vocabkit.adapter.mixing import softmax as streamed  # noqa: E402
 from vocabkit.adapter.mixing.mix import mix  # noqa: E402
 from vocabkit.adapter.mixing.top import top_coefficients  # noqa: E402
@@ -55,7 +55,9 @@ sources = {
         dict(TILE=1024),
     ),
 }
-for kernel, (types, constants) in sources.items():
+types, constants = sources[kernels._top_candidates]
+every = [*sources.items(), (kernels._top_candidates, (types, constants | dict(CANDIDATES=0)))]
+for kernel, (types, constants) in every:
     types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     target = GPUTarget("cuda", 90, 32)
     found = triton.compile(ASTSource(kernel, signature=types, constexprs=constants), target=target)
@@ -98,7 +100,7 @@ def test_kernels_compile_for_hopper_without_a_gpu(tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[1::2] == ["True"] * 5
+    assert done.stdout.split()[1::2] == ["True"] * 6
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -211,6 +213,27 @@ def test_mix_with_kernels_matches_the_reference(
         assert reference.grad is not None
         if t > 1:  # with one row the coefficients are all 1, and gradients are 0 but for rounding
             assert relative_error(leaf.grad, reference.grad) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("with_kernels", [True, False], ids=["kernels", "torch"])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_two_passes_match_the_reference(
+    shape: tuple[int, ...], dtype: torch.dtype, with_bias: bool, with_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_pass, "_PATCHES", 3)
+    monkeypatch.setattr(two_pass, "_ROWS", 300)
+    if with_kernels:
+        monkeypatch.setattr(two_pass, "operand_dtype", lambda dtype, *_: dtype)  # as on a GPU
+    n, t, h, d = shape
+    hidden, weight, embeddings, bias = (
+        normal(*size, seed=i, dtype=dtype) for i, size in enumerate([(n, h), (t, h), (t, d), (t,)])
+    )
+    given = bias if with_bias else None
+    found = two_pass.two_pass_softmax_mix(hidden, weight, embeddings, given, 0.7, kernels=with_kernels)
+    scores = hidden.double() @ weight.double().T + (bias.double() if with_bias else 0)
+    assert found.dtype == dtype
+    assert relative_error(found, (scores / 0.7).softmax(dim=1) @ embeddings.double()) < TOLERANCES[dtype]
 
 
 @pytest.mark.usefixtures("_kernels")

@@ -78,7 +78,12 @@ def gradient_block(
 
 
 def top_candidates(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, values: Tensor, rows: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    values: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Compute the largest scores of each tile of rows, and the log of the normaliser, without writing scores.
 
@@ -87,7 +92,7 @@ def top_candidates(
         weight: (T, H), contiguous, of the same dtype.
         bias: (T,) or None.
         values: (n, tiles, CANDIDATES) float32, becomes the largest of (hidden @ weight.T + bias) / temperature in each
-            tile of TILE_ROWS rows, largest first.
+            tile of TILE_ROWS rows, largest first. None if only the normaliser is wanted.
         rows: the same, int32, becomes their rows.
 
     Returns:
@@ -95,16 +100,17 @@ def top_candidates(
     """
     n, width = hidden.shape
     hidden, weight = hidden.contiguous(), weight.contiguous()
-    tiles, patches = values.shape[1], triton.cdiv(n, _TILE_PATCHES)
+    tiles, patches = triton.cdiv(len(weight), TILE_ROWS), triton.cdiv(n, _TILE_PATCHES)
     per_part = triton.cdiv(tiles, min(triton.cdiv(_PROGRAMS, patches), tiles))
     parts = triton.cdiv(tiles, per_part)
-    log_totals = values.new_empty((n, parts))
+    log_totals = torch.empty((n, parts), dtype=torch.float32, device=hidden.device)
     with _device(hidden):
         _top_candidates[(patches, parts)](
-            hidden, weight, weight if bias is None else bias, values, rows, log_totals,
+            hidden, weight, weight if bias is None else bias,
+            log_totals if values is None else values, log_totals if rows is None else rows, log_totals,
             n, len(weight), width, tiles, per_part, parts, temperature,
-            HAS_BIAS=bias is not None, CANDIDATES=CANDIDATES, TILE_ROWS=TILE_ROWS, TILE_PATCHES=_TILE_PATCHES,
-            TILE_WIDTH=_TILE_WIDTH, WIDEN=not hidden.is_cuda, num_warps=8, num_stages=3,
+            HAS_BIAS=bias is not None, CANDIDATES=0 if values is None else CANDIDATES, TILE_ROWS=TILE_ROWS,
+            TILE_PATCHES=_TILE_PATCHES, TILE_WIDTH=_TILE_WIDTH, WIDEN=not hidden.is_cuda, num_warps=8, num_stages=3,
         )  # fmt: skip
     return log_totals.logsumexp(dim=1)
 

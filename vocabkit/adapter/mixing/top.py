@@ -154,6 +154,23 @@ def sum_of_rows(values: Tensor, rows: Tensor, embeddings: Tensor, *, kernels: bo
     return out
 
 
+def log_normalisers(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, *, kernels: bool
+) -> Tensor:
+    """Return (N,) logsumexp of (hidden @ weight.T + bias) / temperature over T, in the accumulation dtype.
+
+    Args:
+        kernels: whether Triton computes it, if hidden and weight are of one dtype.
+    """
+    if kernels and hidden.dtype == weight.dtype and len(hidden):
+        from vocabkit.adapter.mixing import kernels as in_triton
+
+        return in_triton.top_candidates(hidden, weight, bias, temperature)
+    parts = blocks(len(hidden), _patches(len(weight), 1, hidden.device))
+    found = [_in_blocks(hidden[part], weight, bias, temperature, 1)[2] for part in parts]
+    return torch.cat(found) if found else hidden.new_empty(0)
+
+
 def _block(t: int, k: int, device: torch.device) -> int:
     return min(max(_ROWS.get(device.type, _ROWS["cpu"]), 4 * k), t)
 
