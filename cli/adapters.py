@@ -204,6 +204,7 @@ def transfer(
     if visual_tokens is not None:
         made = "mix" if visual_tokens is VisualTokens.mix else dataclasses.replace(Spelled(), **given)
     check_source(adapter)
+    _check_target(to)
     check_device(device)
     form = parse_template(template)
     factor = 1.0 if by_captions else _factor(scale)
@@ -327,6 +328,7 @@ def check_adapter(
     )
     check_source(result)
     check_source(adapter)
+    _check_target(to)
     return_freed_memory()
     with show_progress(_downloads_kept) as progress:
         measured = None
@@ -541,6 +543,16 @@ def _check_adapter_place(out: Path, kind: str, overwrite: bool) -> None:
 
 def _downloads_kept() -> str:
     return "nothing was written; what was downloaded is kept, and the same command resumes there"
+
+
+def _check_target(to: str) -> None:
+    """Refuse a target that is nowhere, before torch is imported."""
+    from vocabkit.hub import is_hub_id
+    from vocabkit.tokenizer.catalog import catalog, resolve, without_name
+
+    source = without_name(to)
+    if not (Path(source).expanduser().exists() or is_hub_id(source) or source.lower() in catalog()):
+        resolve(to)
 
 
 def _open_target(to: str, weights: str | None, embedding_tensor: str | None, progress: Show) -> Target:

@@ -33,6 +33,8 @@ COMMANDS = [
 REFUSED = [
     f"transfer {ADAPTER} --to llama3 --out captions.txt",
     "transfer missing.pt --to llama3 --out moved",
+    f"transfer {ADAPTER} --to llamma3 --out moved",
+    f"check {ADAPTER} {ADAPTER} --to llamma3",
     f"transfer {ADAPTER} --to llama3 --scale rms",
     f"check missing {ADAPTER} --to llama3",
     "export missing --as projector --out out",
