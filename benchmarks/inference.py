@@ -113,7 +113,8 @@ def measure(work: Path, models: Models, pictures: list[Picture], name: str, want
     peer = batches * BATCH / alone()
     size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.writes_visual_tokens else 16 * TOP)
     adapter = models.connector
-    folder = ResultFolder(work / name, {}, picture_bytes=size, shared=adapter.shared, llm=adapter.llm)
+    settings = {"visual_tokens": wanted.writes_visual_tokens}
+    folder = ResultFolder(work / name, settings, picture_bytes=size, shared=adapter.shared, llm=adapter.llm)
     report = run(models, wanted, pictures, folder)
     return Case(name, report.per_second, peer, report.per_second / peer, report.profile)
 
