@@ -111,6 +111,15 @@ $(OUT)/$(1).json: $(ADAPTERS:%=$(OUT)/$(1)-moved-%/done) $(OUT)/$(1)-mlp/done $(
 endef
 $(foreach llm,$(LLMS),$(eval $(call ZERO_SHOT,$(llm))))
 
+# To look at: held-out photographs in the words of four LLMs side by side, and the table as a picture (needs matplotlib).
+pages: $(OUT)/interpret.html $(OUT)/words.svg
+.PHONY: pages
+$(OUT)/interpret.html: $(OUT)/captions/done
+	$(VOCABKIT) interpret $(<D)/adapter $(OUT)/scenes/picture.json --limit 24 --html $@ --llm $(FILE_smollm2) \
+	  --llm $(FILE_gemma3) --llm qwen-small=$(QWEN_SMALL) --llm qwen-large=$(QWEN_LARGE)
+$(OUT)/words.svg: $(LLMS:%=$(OUT)/%.json)
+	$(PYTHON) docs/plot.py combination $@ $(foreach llm,$(LLMS),$(llm)=$(OUT)/$(llm).json)
+
 # Stage 2: spelled visual tokens have no gradient, so the LLM alone is tuned with them; the MLP is trained together with it.
 STAGE2 = $(TRAIN) --set llm=$(FILE_smollm2) --set word_steps=0 --set steps=60 --set batch=16 --set learning_rate=2e-4 \
   --set train_llm=lora
