@@ -5,8 +5,9 @@ tokens that Qwen2 and LLaMA3 share, hidden width 1,024, for embeddings of width 
 EfficientNet-Lite0 and 2,048 rows, in float32. Weights are random: they do not change the time. Pictures are JPEG files
 of 640 x 480 pixels.
 
-The peer has its pixels in memory, on the device, and writes nothing. Ours decodes, computes and writes; the limit is
-0.9 of the peer's pictures per second. Needs about 5 GB of disk on a GPU.
+The peer has its pixels in memory, on the device, and writes nothing. Ours decodes, computes and writes; the goal is
+0.95 of the peer's pictures per second. On a CPU, decoding takes its time from the same cores: there, the ratio of
+processor times, which is printed too, is the most that can be had. Needs about 5 GB of disk on a GPU.
 Run: python benchmarks/inference.py [--pictures N] [--json FILE]
 """
 
@@ -32,6 +33,7 @@ from vocabkit.adapter.config import AdapterConfig, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.data.pictures import load_image
 from vocabkit.data.samples import Picture
+from vocabkit.files.memory import keep_freed_memory
 from vocabkit.infer.infer import InferOptions, Models, Profile, Stopwatch, make_step, run
 from vocabkit.infer.result_files import ResultFolder
 from vocabkit.llm.devices import open_device
@@ -40,7 +42,7 @@ from vocabkit.shared.align import align
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.vision.encoder import VisionEncoder, open_vision
 
-BATCH, TOP, FILES, LIMIT = 32, 16, 64, 0.9
+BATCH, TOP, FILES, LIMIT = 32, 16, 64, 0.95
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Case:
     peer: float
     """Pictures a second of the models alone."""
     ratio: float
+    processor: float
+    """Processor time of the peer, divided by ours."""
     profile: Profile
 
 
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--claims", type=Path, help="also write the claims to this file")
     words = parser.parse_args()
+    keep_freed_memory()  # as the command does
     device = open_device()
     on_gpu = device.type == "cuda"
     count = words.pictures or (1024 if on_gpu else 32)
@@ -88,7 +93,7 @@ def main() -> None:
     for case in cases:
         shares = ", ".join(f"{stage} {share:.1%}" for stage, share in case.profile.shares.items())
         busy = "" if case.profile.busy is None else f"; GPU busy {case.profile.busy:.1%}"
-        print(f"{case.wanted}: {shares}{busy}")
+        print(f"{case.wanted}: {shares}{busy}; ratio of processor times {case.processor:.2f}")
     report(
         [Claim(f"infer, {c.wanted}, beside models alone", c.ours, c.peer, "/s", LIMIT, True) for c in cases],
         words.claims,
@@ -110,13 +115,17 @@ def measure(work: Path, models: Models, pictures: list[Picture], name: str, want
         return time.perf_counter() - begin
 
     step(pixels).results([])  # kernels are chosen and memory is reserved
+    begin = time.process_time()
     peer = batches * BATCH / alone()
+    peer_time = (time.process_time() - begin) / (batches * BATCH)
     size = models.encoder.tokens * (4096 * models.dtype.itemsize if wanted.writes_visual_tokens else 16 * TOP)
     adapter = models.connector
     settings = {"visual_tokens": wanted.writes_visual_tokens}
     folder = ResultFolder(work / name, settings, picture_bytes=size, shared=adapter.shared, llm=adapter.llm)
+    begin = time.process_time()
     report = run(models, wanted, pictures, folder)
-    return Case(name, report.per_second, peer, report.per_second / peer, report.profile)
+    processor = peer_time * len(pictures) / (time.process_time() - begin)
+    return Case(name, report.per_second, peer, report.per_second / peer, processor, report.profile)
 
 
 def make_models(work: Path, device: torch.device) -> Models:

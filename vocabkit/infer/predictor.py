@@ -14,6 +14,7 @@ from vocabkit.data.partition import WHOLE
 from vocabkit.data.pictures import ImageFolder, Unusable, ahead, decoding_threads, stored_source
 from vocabkit.data.samples import Picture, Source
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.files.memory import keep_freed_memory
 from vocabkit.infer.infer import (
     DECODED_AHEAD,
     Batch,
@@ -105,6 +106,7 @@ class _Opened:
     """The models, on their device."""
 
     def __init__(self, adapter: str, wanted: InferOptions) -> None:
+        keep_freed_memory()  # half of the time on a CPU, see docs/maintainers/experiments.md
         device = open_device(wanted.device)
         dtype = open_dtype(wanted.dtype, device)
         connector = load_adapter(adapter)
