@@ -131,3 +131,17 @@ $(OUT)/smollm2-stage2-mlp/done: $(OUT)/smollm2-mlp/done
 
 $(OUT)/smollm2-stage2-%.json: $(OUT)/smollm2-stage2-%/done
 	$(VALIDATE) --llm smollm2=$(<D)/llm --adapter $*=$(<D)/adapter
+
+# ---- adoption: SmolLM2's MLP is the teacher, the student reads no captions: make -f benchmarks/words.mk adopted
+adopted: $(OUT)/smollm2-adopted.json $(OUT)/gemma3-adopted.json $(OUT)/qwen-small-adopted.json
+.PHONY: adopted
+
+QUESTION = $$($(PYTHON) -c 'import json; print(json.load(open("$(OUT)/scenes/train.json"))[0]["conversations"][0]["value"])')
+$(OUT)/adopted/done: $(OUT)/smollm2-mlp/done
+	$(VOCABKIT) adopt $(<D)/adapter --llm $(FILE_smollm2) --for gemma3 --for qwen2.5 --features $(OUT)/features \
+	  --pictures $(OUT)/scenes/train.json --template completion --question "$(QUESTION)" --max-new-tokens 14 --words \
+	  --out $(@D) --set word_steps=800 --set steps=400 --set precision=bfloat16 && touch $@
+
+RIVALS = $(if $(filter-out smollm2,$*),--rival $(OUT)/smollm2-mlp/adapter --rival-llm $(FILE_smollm2))
+$(OUT)/%-adopted.json: $(OUT)/%-moved-adopted/done $(OUT)/%-mlp/done
+	$(VALIDATE) --llm $(FILE_$*) --adapter mlp=$(OUT)/$*-mlp/adapter --adapter adopted=$(<D)/adapter $(RIVALS)
