@@ -160,6 +160,12 @@ def chunk(kind: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def test_row_longer_than_pillow_can_count_is_a_broken_picture() -> None:
+    header = struct.pack(">IIBBBBB", 89_478_485, 1, 8, 2, 0, 0, 0)
+    row = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x") + chunk(b"IEND")
+    assert "89478485 x 1 pixels are too many for a picture" in refusal(row)
+
+
 def test_decompression_bomb_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT")

@@ -217,6 +217,21 @@ def test_half_precision_of_the_llm_is_kept(pooled: Served) -> None:
     assert (logits - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
+def test_half_precision_does_not_spoil_efficientnet(world: World, tmp_path: Path) -> None:
+    ours = served(world, KINDS["tokens, mix, EfficientNet"], tmp_path)
+    with quiet_transformers():
+        model: Any = AutoModelForImageTextToText.from_pretrained(ours.folder, dtype=torch.bfloat16)
+    assert {each.dtype for each in model.model.vision_tower.parameters()} == {torch.float32}
+    assert {each.dtype for each in model.model.language_model.parameters()} == {torch.bfloat16}
+    inputs = ours.prompted(ONE)
+    with torch.no_grad():
+        found, expected = (
+            each.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0].float()
+            for each in (model, ours.model)
+        )
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
 def test_rows_and_head_are_in_memory_once(pooled: Served) -> None:
     def alive() -> int:
         gc.collect()
@@ -322,6 +337,9 @@ def refused(folder: Path) -> str:
         (("adapter", "target_width"), 31, "the LLM has width 32, but the adapter gives 31"),
         (("adapter", "adapter", "rows"), 255, "its tensors are damaged or not those of its config"),
         (("vision_feature_select_strategy",), "default", "vision_feature_select_strategy should be full"),
+        (("vision_feature_layer",), 99, "vision_feature_layer 99 should be one of its"),
+        (("image_token_index",), 10**6, "image_token_index 1000000 should be a token of the LLM"),
+        (("text_config", "num_hidden_layers"), 1, "its config.json is not that of its weights"),
     ],
     ids=str,
 )
@@ -333,6 +351,15 @@ def test_wrong_settings_are_refused(copy: Path, place: tuple[str, ...], value: A
     inner[place[-1]] = value
     (copy / "config.json").write_text(json.dumps(config))
     assert says in refused(copy)
+
+
+def test_grid_of_another_vision_model_is_refused_when_it_runs(copy: Path, pooled: Served) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["vision_grid"] = [2, 2]
+    (copy / "config.json").write_text(json.dumps(config))
+    model, _ = loaded(copy)
+    with torch.no_grad(), pytest.raises(VocabkitError, match=r"vision_grid \[2, 2\] is not that of the vision model"):
+        model(**pooled.prompted(ONE))
 
 
 def test_missing_tensors_are_refused(copy: Path) -> None:
@@ -356,7 +383,7 @@ def test_processor_without_number_of_tokens_is_refused(copy: Path) -> None:
     settings = json.loads((copy / "processor_config.json").read_text())
     del settings["image_seq_length"]
     (copy / "processor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(VocabkitError, match="lacks image_seq_length"):
+    with pytest.raises(VocabkitError, match="image_seq_length is missing or not a number"):
         AutoProcessor.from_pretrained(copy)
 
 

@@ -69,6 +69,7 @@ def bad_files() -> Iterator[tuple[str, bytes]]:
     yield "32-bit pixels", written(Image.fromarray(np.full((9, 9), 1 << 20, dtype=np.int32)), "TIFF")
     yield "a bomb of 400 million pixels", png(20_000, 20_000)
     yield "a bomb of 100 million pixels", png(10_000, 10_000)
+    yield "a row of 89 million pixels", png(89_478_485, 1)
     yield "sides that overflow", b"\x89PNG\r\n\x1a\n" + png(1, 1)[8:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1)
     yield "a line across", png(60_000, 1)
     yield "a line down", png(1, 60_000)

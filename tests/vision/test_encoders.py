@@ -254,6 +254,12 @@ def test_efficientnet_lite0_pixels_are_normalised_as_published(efficientnet: Vis
     assert (wide[:, 100:124] == 1).all()
 
 
+def test_half_precision_does_not_spoil_efficientnet_lite0(efficientnet: VisionEncoder) -> None:
+    half = open_vision("efficientnet-lite0", dtype=torch.bfloat16)
+    assert half.info["precision"] == "float32"
+    assert torch.equal(half(pixels_of(efficientnet, 1)), efficientnet(pixels_of(efficientnet, 1)))
+
+
 def test_loading_efficientnet_lite0_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     open_vision("efficientnet-lite0")
     assert capfd.readouterr() == ("", "")

@@ -32,6 +32,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE)
 """Names of images."""
+_LONGEST = 1_000_000
+"""Largest side of a picture: Pillow runs out of numbers for longer ones, and says that memory is short."""
 _STRETCHED = 100
 """Largest ratio of a picture's sides: resized by its shorter side, a longer one could fill the memory."""
 
@@ -209,7 +211,8 @@ def _converted(image: Image, name: str, how: Callable[[Image, str], Image]) -> I
     from PIL import Image as pillow  # noqa: N813 - its class has the same name
 
     # Pillow only warns, and warning filters are shared by all threads
-    if pillow.MAX_IMAGE_PIXELS is not None and image.width * image.height > pillow.MAX_IMAGE_PIXELS:
+    too_many = pillow.MAX_IMAGE_PIXELS is not None and image.width * image.height > pillow.MAX_IMAGE_PIXELS
+    if too_many or max(image.size) > _LONGEST:
         raise VocabkitError(f"{name}: {image.width} x {image.height} pixels are too many for a picture")
     try:
         return how(image, name)

@@ -32,6 +32,7 @@ class VocabkitEfficientNet(PreTrainedModel):
     config_class = VocabkitEfficientNetConfig
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012 - as transformers declares it
+    _keep_in_fp32_modules_strict = ["network"]  # noqa: RUF012 - see `precision_of`
 
     def __init__(self, config: VocabkitEfficientNetConfig) -> None:
         """Raises VocabkitError: the package with the network is not installed."""

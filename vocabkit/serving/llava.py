@@ -10,6 +10,7 @@ import base64
 import os
 import urllib.request
 from functools import cached_property
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,14 @@ from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.data.pictures import as_rgb, check_shape, load_image
 from vocabkit.data.samples import Picture
+from vocabkit.data.urls import LARGEST
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.llm.load import first_line
 from vocabkit.shared.shared_vocabulary import Spellings
 from vocabkit.vision.encoder import chosen_features
+
+_CLASS_TOKENS = 8
+"""The most class and register tokens that a vision model puts before its patches; known ones have up to five."""
 
 
 class VocabkitLlavaConfig(LlavaConfig):
@@ -78,6 +83,7 @@ def _check(config: AdapterConfig, grid: tuple[int, int], llava: Any) -> None:
     shown = config.visual_tokens(patches)
     # the number of kept class tokens is not recorded, so it shows in image_seq_length alone
     fits = llava.image_seq_length >= shown if config.vision_keep_cls else llava.image_seq_length == shown
+    layers, layer, token = llava.vision_config.num_hidden_layers, llava.vision_feature_layer, llava.image_token_index
     wrong = {
         "the adapter was not transferred": config.transfer is None,
         "the adapter takes tiles of pictures": config.newline_width is not None,
@@ -86,6 +92,12 @@ def _check(config: AdapterConfig, grid: tuple[int, int], llava: Any) -> None:
         ),
         f"image_seq_length {llava.image_seq_length} should be {shown}": not fits,
         "vision_feature_select_strategy should be full": llava.vision_feature_select_strategy != "full",
+        f"vision_feature_layer {layer} should be one of its {layers} layers": not (
+            type(layer) is int and -layers - 1 <= layer <= layers
+        ),
+        f"image_token_index {token} should be a token of the LLM": not (
+            type(token) is int and 0 <= token < llava.text_config.vocab_size
+        ),
         f"the vision model has width {llava.vision_config.hidden_size}, but the adapter takes {config.vision_width}": (
             llava.vision_config.hidden_size != config.vision_width
         ),
@@ -123,6 +135,13 @@ class Connector(LangBridgeAdapter):
         """(B, C + P, Dv) hidden states -> (B, N, D) visual tokens."""
         config = self.config
         keep_cls, pool = bool(config.vision_keep_cls), config.vision_pool
+        before = states.shape[1] - self._grid[0] * self._grid[1]
+        if not 0 <= before <= _CLASS_TOKENS:
+            rows, columns = self._grid
+            raise VocabkitError(
+                f"config.json: vision_grid [{rows}, {columns}] is not that of the vision model, which gives "
+                f"{states.shape[1]} hidden states; export the adapter again"
+            )
         with torch.autocast(states.device.type, enabled=False):  # hidden states and the head have one dtype
             return super().forward(chosen_features(states, self._grid, keep_cls=keep_cls, pool=pool))
 
@@ -184,6 +203,10 @@ class VocabkitLlavaForConditionalGeneration(LlavaForConditionalGeneration):
             raise VocabkitError(
                 f"{path}: its weights lack {quote(missing[0], 120)}, one of {len(missing)} missing tensors"
             )
+        if others := sorted(found["unexpected_keys"]):
+            raise VocabkitError(
+                f"{path}: its config.json is not that of its weights, which also have {quote(others[0], 120)}"
+            )
         return (model, found) if asked else model
 
 
@@ -215,8 +238,11 @@ class VocabkitLlavaProcessor(LlavaProcessor):
         Args:
             image_seq_length: visual tokens of an image, as in the model's config.
         """
-        if image_seq_length is None:
-            raise VocabkitError("processor_config.json: lacks image_seq_length; export the adapter again")
+        if type(image_seq_length) is not int or image_seq_length < 1:
+            raise VocabkitError(
+                "processor_config.json: image_seq_length is missing or not a number of visual tokens; export the "
+                "adapter again"
+            )
         self.image_seq_length = image_seq_length
         super().__init__(  # type: ignore[no-untyped-call]
             image_processor, tokenizer, chat_template=chat_template, image_token=image_token, **options
@@ -274,9 +300,12 @@ def _source(name: str, image: str | Path | bytes) -> Path | bytes:
     if image.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(image, timeout=60) as reply:
-                return bytes(reply.read())
-        except (OSError, ValueError) as error:
+                found = bytes(reply.read(LARGEST + 1))
+        except (OSError, ValueError, HTTPException) as error:
             raise VocabkitError(f"{name}: can't be fetched from {quote(image, 200)} ({first_line(error)})") from error
+        if len(found) > LARGEST:
+            raise VocabkitError(f"{name}: {quote(image, 200)} has more than {LARGEST:,} bytes, too many for a picture")
+        return found
     content = image.partition(",")[2] if image.startswith("data:") else image
     if content is image and os.path.isfile(image):  # noqa: PTH113 - Path refuses names that are too long
         return Path(image)

@@ -27,6 +27,7 @@ from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalData
 
 from vocabkit.errors import VocabkitError
 from vocabkit.serving.llava import Connector, VocabkitLlavaConfig, VocabkitLlavaProcessor
+from vocabkit.vision.encoder import precision_of
 
 _SIDE = 224
 """Of the picture that memory is planned with; all have the same number of visual tokens."""
@@ -139,7 +140,8 @@ class VocabkitLlavaForConditionalGeneration(LlavaForConditionalGeneration):  # t
         self.configure_mm_token_handling(vocab_size=text.vocab_size, mm_token_ids=[config.image_token_index])
         with self._mark_tower_model(vllm_config, "image"):
             assert isinstance(config.vision_feature_layer, int)
-            self.vision_tower = _Tower(config.vision_config, config.vision_feature_layer).to(dtype).eval()
+            tower = _Tower(config.vision_config, config.vision_feature_layer)
+            self.vision_tower = tower.to(precision_of(tower, dtype)).eval()
             self.multi_modal_projector = _Connector(adapter, grid).to(dtype).eval()
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(

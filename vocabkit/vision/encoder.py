@@ -94,6 +94,7 @@ class VisionEncoder:
             _check_tiles(model, grid_pinpoints, keep_cls=keep_cls, pool=pool)
         preparation = f"{PICTURE_RULES}; {model.preparation}"
         fingerprint = hash_tensors(preparation.encode(), model.weights())  # before weights are converted
+        dtype = precision_of(model.module, dtype)
         model.module.eval().requires_grad_(False).to(device, dtype)
         self._device, self._dtype = device, dtype
         self.model = model
@@ -158,6 +159,14 @@ class VisionEncoder:
         """(B, 3, H, W) on any device -> (B, N, Dv) on the encoder's: kept class tokens, then patches row by row."""
         states = self.model.states(pixels.to(self._device, self._dtype))
         return chosen_features(states, self.model.grid, keep_cls=self._keep_cls, pool=self._pool)
+
+
+def precision_of(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that a vision model runs in if `dtype` is asked for: float32 with batch normalisation, whose
+    features half precision spoils (by 8 to 15% in EfficientNet-Lite0).
+    """
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return torch.float32 if normalised else dtype
 
 
 def chosen_features(states: Tensor, grid: tuple[int, int], *, keep_cls: bool, pool: tuple[int, int] | None) -> Tensor:

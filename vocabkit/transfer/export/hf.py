@@ -117,7 +117,7 @@ def export_hf(
         shards = llm_shards(files, tied=text_config.tie_word_embeddings, new_token=new_token, progress=progress)
         content = {**config.to_diff_dict(), "text_config": published_config(llm, text_config)}
         with new_folder(out) as folder:
-            write_settings(folder, content, settings, processor, hf_card(own, out.name, tuned))
+            write_settings(folder, content, settings, processor, hf_card(_without_llms(own), out.name, tuned))
             size = write_shards(folder, chain([first], map(_renamed, shards)), 1 + len(files))
             try:
                 VocabkitLlavaForConditionalGeneration.from_pretrained(folder, device_map={"": "meta"})
