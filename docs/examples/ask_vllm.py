@@ -4,8 +4,8 @@
     python ask_vllm.py moved photo.jpg "What is in the picture?"
 
 LLM is the one that `moved` was transferred to. One server serves any number of adapters for its LLM. Further questions
-are read from standard input, a line each. Prompt embeddings are for trusted clients only: the server reads tensors that
-they send, and can't check what these say.
+are read from standard input, a line each; at a terminal, Ctrl-D ends. Prompt embeddings are for trusted clients only:
+the server reads tensors that they send, and can't check what these say.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import os
 import re
 import sys
 import urllib.request
+from http.client import HTTPException
 from itertools import chain
 from typing import Any
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
+from vocabkit.errors import one_line
 from vocabkit.serving import prompt_embeds
 
 TRIED = (0, 32)
@@ -35,16 +37,25 @@ def main() -> None:
     parser.add_argument("--base-url", default="http://localhost:8000/v1")
     asked = parser.parse_args()
 
-    warn(asked.base_url.removesuffix("/v1"))
+    try:
+        converse(asked)
+    except KeyboardInterrupt:
+        parser.exit(130)
+    except (ValueError, OSError, OpenAIError) as error:  # VocabkitError is a ValueError, HTTPError an OSError
+        where = f"{asked.base_url}: " if isinstance(error, OpenAIError) else ""
+        parser.exit(2, f"error: {where}{one_line(str(error))}\n")
+
+
+def converse(asked: argparse.Namespace) -> None:
+    """Print an answer to the first question, and to each line of standard input."""
+    warn(asked.base_url.rstrip("/").removesuffix("/v1"))
     client = OpenAI(base_url=asked.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     model = client.models.list().data[0].id
     (picture,) = prompt_embeds(asked.adapter, [asked.picture])
-    first: list[Any] = [picture, {"type": "text", "text": asked.question}]  # vLLM puts a new line between them
-    messages: list[Any] = [{"role": "user", "content": first}]
-    questions = () if sys.stdin.isatty() else map(str.strip, sys.stdin)
-    for question in chain([None], questions):
-        if question is not None:
-            messages.append({"role": "user", "content": question})
+    content: Any = [picture, {"type": "text", "text": asked.question}]  # vLLM puts a new line between them
+    messages: list[Any] = []
+    for each in chain([content], filter(None, map(str.strip, sys.stdin))):
+        messages.append({"role": "user", "content": each})
         answer = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=200)
         said = answer.choices[0].message.content or ""
         messages.append({"role": "assistant", "content": said})
@@ -53,14 +64,21 @@ def main() -> None:
 
 def warn(server: str) -> None:
     """Tell what is known to go wrong with this server."""
-    with urllib.request.urlopen(f"{server}/version") as reply:
-        found = re.findall(r"\d+", reply.read().decode())
+    found = re.findall(r"\d+", get(f"{server}/version"))
     if tuple(map(int, found[:2])) < TRIED:
         print(f"vLLM {'.'.join(found[:3])} is older than what this was tried with, 0.32", file=sys.stderr)
-    with urllib.request.urlopen(f"{server}/metrics") as reply:
-        if 'enable_prefix_caching="True"' in reply.read().decode():
-            told = "the server caches prefixes: it may answer about an earlier picture (vLLM issue 56655)"
-            print(f"{told}; start it with --no-enable-prefix-caching", file=sys.stderr)
+    if 'enable_prefix_caching="True"' in get(f"{server}/metrics"):
+        told = "the server caches prefixes: it may answer about an earlier picture (vLLM issue 56655)"
+        print(f"{told}; start it with --no-enable-prefix-caching", file=sys.stderr)
+
+
+def get(url: str) -> str:
+    """What a vLLM server answers there. Raises OSError: it doesn't."""
+    try:
+        with urllib.request.urlopen(url) as reply:
+            return str(reply.read().decode())
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{url}: {error}; is this a vLLM server?") from error
 
 
 if __name__ == "__main__":
