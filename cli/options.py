@@ -89,6 +89,18 @@ def check_source(adapter: str) -> None:
         raise VocabkitError(f"{adapter}: names an LLM; give an adapter" if adapter.lower() in catalog() else problem)
 
 
+def check_llms(llms: Iterable[str]) -> None:
+    """Raise VocabkitError, before torch is imported, if one of `llms` is not here, no catalog name and no hub id."""
+    from vocabkit.adapter.description import nowhere
+    from vocabkit.errors import VocabkitError
+    from vocabkit.tokenizer.catalog import catalog, without_name
+
+    for llm in llms:
+        source = without_name(llm)
+        if source.lower() not in catalog() and (problem := nowhere(source)):
+            raise VocabkitError(f"--llm {llm}: {problem.removeprefix(f'{source}: ')}")
+
+
 def check_data(sources: Iterable[str]) -> None:
     """Raise VocabkitError, before torch is imported, if one of `sources` is neither here nor a hub id."""
     from vocabkit.errors import VocabkitError, did_you_mean

@@ -26,6 +26,7 @@ from .options import (
     Vision,
     aspect_ratio,
     check_device,
+    check_llms,
     check_page,
     check_source,
     grid_size,
@@ -299,6 +300,7 @@ def app(
 
     source = adapter or str(shipped("scenes-words.pt"))
     check_source(source)
+    check_llms(llm or ())
     check_device(device)
     keep_freed_memory()
     with show_progress(lambda: "the page is closed") as progress:

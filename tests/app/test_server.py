@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import subprocess
@@ -159,6 +160,7 @@ def test_too_large_a_body_without_a_length_is_not_read_to_its_end(
         (b"", 400), (b"[]", 400), (b"{}", 400), (b"[" * 10_000, 400), ({"llms": []}, 400), ({"llms": [0, 0]}, 400),
         ({"llms": ["0"]}, 400), ({"llms": [[]]}, 400), ({"llms": [0], "picture": 5}, 400),
         ({"llms": [0], "picture": "?"}, 404), ({"llms": [0], "question": "x" * 4001}, 413), (bytes(70_000), 413),
+        ({"llms": [0], "question": "\ud800"}, 400),
     ],
 )  # fmt: skip
 def test_odd_questions_are_refused_by_a_status(url: str, asked: Any, status: int) -> None:
@@ -172,6 +174,25 @@ def test_llms_that_are_not_there_are_refused(url: str, picture: bytes) -> None:
     assert ask(url, "/answers", {"llms": [7], "picture": key})[0] == 404
     assert ask(url, "/answers", {"llms": [-1], "picture": key})[0] == 404
     assert ask(url, "/answers", {"llms": [0, 2], "picture": key}) == (409, {"error": "three is not loaded (failed)"})
+
+
+def test_proof_is_of_one_llm(url: str) -> None:
+    assert ask(url, "/proof", {"llms": [0, 1]}) == (400, {"error": "expected one of llms; ask again for each"})
+
+
+def test_visitor_who_leaves_during_an_upload_is_no_error(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, logger="uvicorn.error")
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+    with asking(url) as connection:
+        connection.putrequest("POST", "/picture")
+        connection.putheader("content-length", "1000")
+        connection.endheaders(b"only this")
+        time.sleep(0.2)  # so that the server waits for more
+    assert ask(url, "/state")[0] == 200
+    time.sleep(0.2)
+    assert not caplog.records
 
 
 def test_forgotten_pictures_are_told(url: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,18 +281,29 @@ def test_taken_port_is_told_before_anything_is_opened(tmp_path: Path) -> None:
         assert f"--port {port} of --host 127.0.0.1: Address already in use; choose another one" in error_of(done)
 
 
+@pytest.mark.parametrize("llm", ["none=/nowhere.gguf", "nowhere"])
+def test_llm_that_is_nowhere_is_refused_at_once(tmp_path: Path, llm: str) -> None:
+    done = vocabkit_here(tmp_path, "app", "--llm", "qwen2", "--llm", llm, "--port", "0")
+    assert f"--llm {llm}: no such file or folder, and no hub id" in error_of(done)
+
+
 def test_command_serves_until_interrupted(world: World, tmp_path: Path) -> None:
     trained(world, Kind("words"), tmp_path).save(tmp_path / "adapter")
-    words = ["app", "adapter", "--llm", world.one, "--port", "0", "--json", "--device", "cpu"]
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    words = ["app", "adapter", "--llm", "broken.gguf", "--llm", world.one, "--port", "0", "--json", "--device", "cpu"]
     with subprocess.Popen([PROGRAM, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         lines = []
         while not lines or lines[-1].rstrip() != b"}":
             lines.append(running.stdout.readline())
         told = json.loads(b"".join(lines))
-        assert told["llms"] == [world.one]
+        assert told["llms"] == ["broken.gguf", world.one]
         assert ask(told["url"], "/")[1].startswith("<!doctype html>")
+        while ask(told["url"], "/state")[1]["llms"][0]["state"] != "failed":
+            time.sleep(0.05)
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 130
         assert running.stderr is not None
-        assert b"the page is closed" in running.stderr.read()
+        said = running.stderr.read()
+        assert b"broken.gguf is not loaded: broken.gguf: " in said
+        assert b"the page is closed" in said

@@ -33,7 +33,7 @@ from vocabkit.report.as_json import plain as as_json
 with needs_extra("app", "the page"):
     import uvicorn
     from starlette.applications import Starlette
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -115,7 +115,9 @@ def application(talk: Talk, host: str = "127.0.0.1") -> ASGIApp:
 
     async def proof(request: Request) -> Response:
         asked = _asked(await _body(request, LONGEST, "the request"))
-        (partner,) = [_ready(talk, number) for number in asked["llms"]]
+        if len(asked["llms"]) > 1:
+            raise _Refused(400, "expected one of llms; ask again for each")
+        partner = _ready(talk, asked["llms"][0])
         found = await turns.result(lambda: talk.prove(partner))
         return JSONResponse(None if found is None else {**as_json(found), "passed": found.passed})
 
@@ -230,10 +232,13 @@ async def _body(request: Request, most: int, what: str) -> bytes:
     too_large = _Refused(413, f"{what} is larger than {most / 2**20:,.2g} MB")
     if int(request.headers.get("content-length", "0")) > most:
         raise too_large
-    async for part in request.stream():
-        content += part
-        if len(content) > most:
-            raise too_large
+    try:
+        async for part in request.stream():
+            content += part
+            if len(content) > most:
+                raise too_large
+    except ClientDisconnect as error:  # nobody reads the answer, but the terminal stays quiet
+        raise _Refused(400, f"{what} is not whole") from error
     return bytes(content)
 
 
@@ -249,6 +254,8 @@ def _asked(content: bytes) -> dict[str, Any]:
         raise _Refused(400, "expected JSON with llms, picture and question")
     if len(question) > LONGEST:
         raise _Refused(413, f"the question is longer than {LONGEST:,} characters")
+    if any("\ud800" <= letter <= "\udfff" for letter in question):  # JSON can hold it, no tokenizer takes it
+        raise _Refused(400, "the question holds half of a character, a lone surrogate")
     return {"llms": llms, "picture": picture, "question": question.strip()}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.adapter.words import READING, image_words
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.infer.infer import InferOptions, with_prompt
 from vocabkit.interpret.interpret import seen_part
@@ -182,7 +183,7 @@ class Talk:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def load(self, progress: Progress = no_progress) -> None:
-        """Load the LLMs, one after another. One that can't be loaded keeps its problem."""
+        """Load the LLMs, one after another. One that can't be loaded keeps its problem, and warns of it."""
         for partner in self.partners:
             progress(f"loading {partner.name}", 0, None)
             partner.began, partner.state = time.monotonic(), "loading"
@@ -193,6 +194,7 @@ class Talk:
             except Exception as error:  # a page of one LLM less is better than none
                 partner.problem = str(error) if isinstance(error, VocabkitError) else f"{type(error).__name__}: {error}"
                 partner.state = "failed"
+                warnings.warn(f"{partner.name} is not loaded: {partner.problem}", VocabkitWarning, stacklevel=2)
             partner.ended = time.monotonic()
 
     def _open(self, source: str) -> Reader:
