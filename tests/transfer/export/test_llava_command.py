@@ -40,7 +40,7 @@ def here(tmp_path: Path) -> Path:
 def write_adapter(folder: Path, **recorded: Any) -> None:
     """adapter.pt, which records this about its features, and the same moved to the LLM, moved.pt."""
     shared = align([resolve("qwen2").vocabulary, resolve("llama3").vocabulary]).select(range(ROWS))
-    config = AdapterConfig.of(shared, llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, **recorded)
+    config = AdapterConfig.of(shared, llm="qwen2", vision_width=VISION, **{"hidden_width": HIDDEN} | recorded)
     adapter = LangBridgeAdapter(config, shared)
     adapter.save(folder / "adapter.pt")
     transfer(adapter, str(folder / "llm"))[0].save(folder / "moved.pt")
@@ -122,6 +122,14 @@ def test_mmproj_takes_adapters_of_padded_pictures_or_others_on_request(
             ("--as", "mmproj", "--out", "x.gguf"),
             "but llama.cpp has no pooling; export projector",
         ),
+        # with several obstacles, the one that no other option or form gets round
+        ({"head": "softmax", "hidden_width": WIDTH + 1}, (), "a softmax head does not fold"),
+        (
+            {"head": "softmax", "vision_keep_cls": False, "vision_pool": (2, 2)},
+            ("--as", "mmproj", "--out", "x.gguf"),
+            "takes patches pooled to 2x2, but llama.cpp has no pooling",
+        ),
+        ({"hidden_width": WIDTH + 1, "vision_pool": (2, 2)}, (), "takes patches pooled to 2x2, but a Llava checkpoint"),
         ({"vision_aspect_ratio": "pad"}, ("--image-aspect-ratio", "square"), "trained with image_aspect_ratio pad"),
         (
             {"vision_aspect_ratio": "square"},

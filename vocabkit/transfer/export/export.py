@@ -124,8 +124,6 @@ def export(
         return _export_hf(adapter, out, options, progress)
     features = None if options.features is None else open_features(Path(options.features))
     config = _projector_config(adapter, features, form, options.hidden_width)
-    if form in (*_WHOLE_MODELS, "mm_projector"):
-        check_padding(config.hidden_width, config.llm_width)
     layer = -2 if config.vision_layer is None else config.vision_layer
     keep_cls = options.keep_cls or bool(config.vision_keep_cls)
     aspect_ratio = options.image_aspect_ratio
@@ -140,6 +138,10 @@ def export(
     elif form == "mmproj":
         check_features("llama.cpp", config, keep_cls=False, aspect_ratio=None)
         check_padding_of_llama_cpp(config, aspect_ratio)
+    if isinstance(adapter, LangBridgeAdapter) and features is None:  # last: its advice would not help against the above
+        check_folds(adapter.config.head)
+    if form in (*_WHOLE_MODELS, "mm_projector"):
+        check_padding(config.hidden_width, config.llm_width)
     vision = None if options.vision is None else model_folder(options.vision)
     if form in _WHOLE_MODELS and vision is not None:
         check_vision(config, vision, layer, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
@@ -233,8 +235,9 @@ def _check_options(form: Form, options: ExportOptions) -> None:
 def _check_recorded_width(config: Mapping[str, Any]) -> None:
     """As `check_padding`, by a config as plain JSON: before gigabytes of rows are read and verified."""
     own = config.get("adapter", config)
-    hidden = own.get("hidden_width") if isinstance(own, dict) else None
-    width = config.get("target_width", config.get("llm_width"))
+    if not isinstance(own, dict) or own.get("head", "linear") != "linear" or own.get("vision_pool") is not None:
+        return  # damaged, or another obstacle comes first
+    hidden, width = own.get("hidden_width"), config.get("target_width", config.get("llm_width"))
     if isinstance(hidden, int) and isinstance(width, int):
         check_padding(hidden, width)
 
@@ -266,7 +269,6 @@ def _projector_config(adapter: Adapter, features: Features | None, form: Form, h
         config = folded_config(adapter.config)
         ratio = config.vision_aspect_ratio or features.encoder.get("image_aspect_ratio", "square")
         return dataclasses.replace(config, hidden_width=hidden_width or config.llm_width, vision_aspect_ratio=ratio)
-    check_folds(adapter.config.head)
     return folded_config(adapter.config)
 
 
