@@ -573,6 +573,13 @@ def test_other_settings_or_pictures_raise_and_change_nothing(world: InferWorld, 
     assert content(copies / "out") == before
 
 
+@pytest.mark.parametrize("command", ["infer", "features"])
+def test_input_that_is_found_missing_later_leaves_no_folder(world: InferWorld, copies: Path, command: str) -> None:
+    words = [command, world.mlp] if command == "infer" else [command, "--vision", world.small.vision]
+    assert "no such file" in error_of(vocabkit_here(copies, *words, "nowhere.tar", "--out", "later"))
+    assert not (copies / "later").exists()
+
+
 def test_damaged_shard_raises(world: InferWorld, copies: Path) -> None:
     infer(copies, world.mlp, "pictures")
     file = copies / "out" / "00000.arrow"

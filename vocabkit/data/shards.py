@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,15 @@ class ShardFolder:
     def finish(self, index: bytes) -> None:
         """Write `index.json`, which makes the folder complete. Raises VocabkitError: can't write."""
         self._write(INDEX, index)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Remove the folder if the work inside fails before anything is in it."""
+        try:
+            yield
+        except BaseException:
+            self.discard(())
+            raise
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove files, and the folder if nothing else is in it."""

@@ -191,9 +191,10 @@ def infer(
         llm=reader.name,
         reading=connector.config.prompt,
     )
-    models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
-    progress("pictures", 0, total)
-    report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
+    with folder.kept():
+        models = Models(encoder, connector, reader.rows, reader.llm, device, dtype).on_device()
+        progress("pictures", 0, total)
+        report = run(models, wanted, pictures, folder, lambda done: progress("pictures", done, total))
     return Inference(str(out), str(device), settings, report)
 
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,10 @@ class ResultFolder:
         table = result_table(results, self._lookup, prompt_embeds=bool(settings.get("prompt_embeds")))
         metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
         self._shards.write_table(name, table, metadata)
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Remove the folder if the work inside fails before anything is in it."""
+        return self._shards.kept()
 
     def discard(self, shards: int) -> None:
         """Remove the first shards, which hold no results, and the folder if nothing else is in it."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,6 +82,10 @@ class FeatureWriter:
         self._new_rows: dict[str, Tensor] = {}
         self._bytes = 0
         self._read_shards()
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Remove the folder if the work inside fails before anything is in it."""
+        return self._folder.kept()
 
     def has(self, digest: str) -> bool:
         """Whether the picture with these pixels has features already."""

@@ -213,7 +213,7 @@ def cache_features(
         keys.clear()
         progress(encoder.name, counts.total(), total)
 
-    with decoding_threads() as threads:
+    with writer.kept(), decoding_threads() as threads:
         asked = ((picture, threads.submit(_prepare, encoder, picture)) for picture in missing())
         for picture, prepared in ahead(asked, 2 * batch_size):
             known = writer.keys.get(picture.key)
@@ -240,10 +240,12 @@ def cache_features(
             if len(batch) == batch_size or len(keys) == SHARD_PICTURES:
                 compute()
         compute()
-    count = counts.total()
-    if counts["broken"] == count:
-        why = f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
-        raise VocabkitError(f"{folder}: no features to compute: {why}")
+        count = counts.total()
+        if counts["broken"] == count:
+            why = (
+                f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
+            )
+            raise VocabkitError(f"{folder}: no features to compute: {why}")
     writer.finish()
     return CacheReport(
         count,
