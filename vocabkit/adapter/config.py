@@ -372,10 +372,9 @@ _LATER = (
 
 
 def _record(value: AdapterConfig | MLPConfig | Transfer) -> dict[str, Any]:
-    unset = (None, False)
     fields = dataclasses.asdict(value)
     return {
-        key: field for key, field in fields.items() if key not in _LATER or not any(field is each for each in unset)
+        key: field for key, field in fields.items() if key not in _LATER or (field is not None and field is not False)
     }
 
 

@@ -12,7 +12,7 @@ from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import IMAGE
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
-from vocabkit.data.urls import RemoteFile, check_url, each_file, files_below, is_url, last_name
+from vocabkit.data.urls import UrlFile, check_url, each_file, files_below, is_url, last_name
 from vocabkit.errors import VocabkitError
 from vocabkit.hub import is_hub_id
 
@@ -67,7 +67,7 @@ def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Pi
         urls = [source] if single else [url for url in files_below(source) if IMAGE.fullmatch(last_name(url))]
         if not urls:
             raise VocabkitError(f"{source}: no images in this folder")
-        return [Picture(url, RemoteFile(url)) for url in urls]
+        return [Picture(url, UrlFile(url)) for url in urls]
     return [picture for sample in read_llava(_local(source), images) for picture in sample.images]
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from vocabkit.data.pictures import IMAGE, Unusable
 from vocabkit.data.samples import PLACEHOLDER, Picture, Sample, Source, Turn, parse_turns
-from vocabkit.data.urls import LARGEST, RemoteFile, is_url, last_name, open_binary, opening
+from vocabkit.data.urls import LARGEST, UrlFile, is_url, last_name, open_binary, opening
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 
@@ -64,7 +64,7 @@ def tar_pictures(source: str) -> Iterator[Picture]:
                 raise VocabkitError(f"{source}: holds {quote(member.name)} twice; write it again with one of them")
             seen.add(key)
             found = _source_of(source, member)
-            if isinstance(found, RemoteFile):
+            if isinstance(found, UrlFile):
                 yield Picture(key, _content(source, tar, member))
             else:
                 yield Picture(key, found)
@@ -185,7 +185,7 @@ def _source_of(source: str, member: tarfile.TarInfo) -> Source:
     if member.size > LARGEST:
         return Unusable(f"{_key(source, member.name)}: has {member.size:,} bytes, too many for a picture")
     if is_url(source):
-        return RemoteFile(source, member.offset_data, member.offset_data + member.size)
+        return UrlFile(source, member.offset_data, member.offset_data + member.size)
     return _Place(Path(source), member.offset_data, member.size)
 
 

@@ -41,7 +41,7 @@ def last_name(source: str) -> str:
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class UrlFile:
     """The content of a file by URL, as the source of a picture."""
 
     url: str
