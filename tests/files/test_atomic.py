@@ -313,7 +313,7 @@ def test_error_leaves_no_folder(tmp_path: Path, error: BaseException) -> None:
 
 
 def test_folder_below_missing_folder_raises(tmp_path: Path) -> None:
-    assert "can't write here (No such file" in refusal(write_folder, tmp_path / "none" / "out", NEW)
+    assert "none, so can't write here; make it" in refusal(write_folder, tmp_path / "none" / "out", NEW)
 
 
 def test_process_killed_in_folder_leaves_none(tmp_path: Path) -> None:

@@ -67,10 +67,7 @@ def check_writable(path: Path) -> None:
         if target.exists() and not target.is_file():
             found = "a folder" if target.is_dir() else "not a regular file"
             raise VocabkitError(f"{path}: is {found}; choose another name")
-        if not target.parent.is_dir():
-            raise VocabkitError(
-                f"{path}: no folder {target.parent}, so can't write here; make it, or choose another place"
-            )
+        _check_parent(path, target.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     if not os.access(target.parent, os.W_OK):
@@ -113,6 +110,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise VocabkitError(f"{path}: already exists; choose another name")
     try:
+        _check_parent(path, path.parent)
         with temporary_folder(path.parent) as temporary:
             yield temporary
             temporary.rename(path)
@@ -216,6 +214,11 @@ def _remove_abandoned(left: Path) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         finally:
             os.close(lock)
+
+
+def _check_parent(path: Path, parent: Path) -> None:
+    if not parent.is_dir():
+        raise VocabkitError(f"{path}: no folder {parent}, so can't write here; make it, or choose another place")
 
 
 def _cannot_write(path: Path, error: OSError) -> VocabkitError:
