@@ -53,7 +53,7 @@ $(QWEN_LARGE).gguf: SHA256 = cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6
 # ---- the table on photographs: make -f benchmarks/words.mk table [OUT=words] [LIMIT=60]
 #
 # Adapters over words that no LLM trained, moved to four LLMs and spelled out, beside each LLM's own MLP and an MLP in closed
-# form; then stage 2 of equal budget with SmolLM2. One target for each block; what is there already is not made again. Hours.
+# form; then stage 2 of equal budget, and easy-VQA. One target for each block; what is there already is not made again. Hours.
 OUT ?= words
 LIMIT ?= 60
 
@@ -72,8 +72,7 @@ CAPTIONS := --set word_steps=0 --set batch=16 --set learning_rate=5e-4 --set con
 VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) \
   --batch 8 --answers --overwrite --out $@
 
-table: $(LLMS:%=$(OUT)/%.json) stage2
-stage2: $(OUT)/smollm2-stage2-words.json $(OUT)/smollm2-stage2-mlp.json
+table: $(LLMS:%=$(OUT)/%.json) stage2 easy-vqa
 .PHONY: table stage2 $(LLMS)
 $(LLMS): %: $(OUT)/%.json
 
@@ -121,16 +120,47 @@ $(OUT)/words.svg: $(LLMS:%=$(OUT)/%.json)
 	$(PYTHON) docs/plot.py combination $@ $(foreach llm,$(LLMS),$(llm)=$(OUT)/$(llm).json)
 
 # Stage 2: spelled visual tokens have no gradient, so the LLM alone is tuned with them; the MLP is trained together with it.
-STAGE2 = $(TRAIN) --set llm=$(FILE_smollm2) --set word_steps=0 --set steps=60 --set batch=16 --set learning_rate=2e-4 \
-  --set train_llm=lora
-$(OUT)/smollm2-stage2-words/done: $(OUT)/smollm2-moved-both/done
-	$(STAGE2) --set adapter=$(<D)/adapter --set train_adapter=false && touch $@
+# make -f benchmarks/words.mk gemma3-stage2, and so for the other LLMs; stage2 is all of them.
+STAGE2 = $(TRAIN) --set word_steps=0 --set steps=60 --set batch=16 --set learning_rate=2e-4 --set train_llm=lora
+define AFTER_STAGE_2
+stage2: $(1)-stage2
+$(1)-stage2: $(OUT)/$(1)-stage2-captions.json $(OUT)/$(1)-stage2-mlp.json
+$(OUT)/$(1)-stage2-captions/done: $(OUT)/$(1)-moved-captions/done
+	$$(STAGE2) --set llm=$(FILE_$(1)) --set adapter=$$(<D)/adapter --set train_adapter=false && touch $$@
+$(OUT)/$(1)-stage2-mlp/done: $(OUT)/$(1)-mlp/done
+	$$(STAGE2) --set llm=$(FILE_$(1)) --set adapter=$$(<D)/adapter && touch $$@
+$(OUT)/$(1)-stage2-%.json: $(OUT)/$(1)-stage2-%/done
+	$$(VALIDATE) --llm $(firstword $(subst =, ,$(FILE_$(1))))=$$(<D)/llm --adapter $$*=$$(<D)/adapter
+.PHONY: $(1)-stage2
+endef
+$(foreach llm,$(LLMS),$(eval $(call AFTER_STAGE_2,$(llm))))
 
-$(OUT)/smollm2-stage2-mlp/done: $(OUT)/smollm2-mlp/done
-	$(STAGE2) --set adapter=$(<D)/adapter && touch $@
+# ---- easy-VQA (Victor Zhou, MIT): its training pictures' shapes and colours as words, its test questions to four LLMs
+VQA := $(OUT)/easy-vqa
+easy-vqa: $(LLMS:%=$(VQA)/%.json)
+.PHONY: easy-vqa
 
-$(OUT)/smollm2-stage2-%.json: $(OUT)/smollm2-stage2-%/done
-	$(VALIDATE) --llm smollm2=$(<D)/llm --adapter $*=$(<D)/adapter
+$(VQA)/test.json:
+	mkdir -p $(VQA) && $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VQA) easy-vqa==1.0
+	echo "$(VQA_SHA256)  $$(ls $(VQA)/easy_vqa-1.0-*.whl)" | sha256sum --check
+	unzip -qo $(VQA)/easy_vqa-1.0-*.whl 'easy_vqa/data/*' -d $(VQA)
+	$(PYTHON) benchmarks/easy_vqa.py data $(VQA)/easy_vqa/data $(VQA)
+VQA_SHA256 := fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f
+
+$(VQA)/features/index.json: $(VQA)/test.json
+	$(VOCABKIT) features $(VQA)/captions.json $< --images $(VQA)/easy_vqa/data --vision efficientnet-lite0 --pool 3x3 --out $(@D)
+
+$(VQA)/words/done: $(VQA)/features/index.json
+	$(VOCABKIT) build-shared smollm2 gemma3 qwen2.5 llama3 --words $(VQA)/captions.json --overwrite --out $(VQA)/words.arrow
+	$(VOCABKIT) train $(RECIPE) --set data='["$(VQA)/captions.json"]' --set features=$(VQA)/features \
+	  --set shared=$(VQA)/words.arrow --set llm=$(FILE_smollm2) --set word_steps=300 --out $(@D) && touch $@
+
+define ASK_EASY_VQA
+$(VQA)/$(1).json: $(VQA)/words/done
+	$$(VOCABKIT) transfer $$(<D)/adapter --to $(FILE_$(1)) --visual-tokens spelled --overwrite --out $(VQA)/$(1)
+	$$(PYTHON) benchmarks/easy_vqa.py score $(VQA)/test.json words=$(VQA)/$(1) --features $(VQA)/features --llm $(FILE_$(1)) --out $$@
+endef
+$(foreach llm,$(LLMS),$(eval $(call ASK_EASY_VQA,$(llm))))
 
 # ---- adoption: SmolLM2's MLP is the teacher, the student reads no captions: make -f benchmarks/words.mk adopted
 adopted: $(OUT)/smollm2-adopted.json $(OUT)/gemma3-adopted.json $(OUT)/qwen-small-adopted.json
