@@ -185,13 +185,15 @@ def transfer(
     With --scale captions, the scale is the factor with the lowest caption loss on --data, or 1 if no other factor is
     significantly better.
     """
+    from vocabkit.files.memory import keep_freed_memory, return_freed_memory
+
+    by_captions = scale == "captions"
+    (keep_freed_memory if by_captions else return_freed_memory)()  # first: some of these import Arrow
     from vocabkit.adapter.config import Spelled
     from vocabkit.errors import VocabkitError
-    from vocabkit.files.memory import keep_freed_memory, return_freed_memory
     from vocabkit.llm.prompts import parse_template
     from vocabkit.report.adapters import calibration_report, preflight_report
 
-    by_captions = scale == "captions"
     if by_captions and (data is None or features is None or weights is not None):
         raise VocabkitError(
             "--scale captions runs the LLM that --to names: add --data and --features, and leave out --weights"
@@ -222,7 +224,6 @@ def transfer(
         return
     if out is not None:
         _check_adapter_place(out, "transferred", overwrite)
-    (keep_freed_memory if by_captions else return_freed_memory)()
     with show_progress(_downloads_kept) as progress:
         from vocabkit.adapter.checkpoint import check_destination
         from vocabkit.adapter.model import LangBridgeAdapter
@@ -317,8 +318,10 @@ def check_adapter(
     json: bool,
 ) -> None:
     """Check the transferred adapter `result` against `adapter`, the one before the transfer."""
-    from vocabkit.errors import VocabkitError
     from vocabkit.files.memory import return_freed_memory
+
+    return_freed_memory()
+    from vocabkit.errors import VocabkitError
     from vocabkit.report.adapters import proof_report
 
     if validation is not None and html is None:
@@ -329,7 +332,6 @@ def check_adapter(
     check_source(result)
     check_source(adapter)
     _check_target(to)
-    return_freed_memory()
     with show_progress(_downloads_kept) as progress:
         measured = None
         if validation is not None:  # before the work

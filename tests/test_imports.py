@@ -71,6 +71,16 @@ except SystemExit as ended:
 REPORT = """
 print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
 """
+RUN_REFUSED_AND_SHOW_ALLOCATOR = """
+import sys
+sys.argv = ["vocabkit", *sys.argv[1:]]
+from vocabkit_cli.app import main
+try:
+    main()
+except SystemExit:
+    import pyarrow
+    print(pyarrow.default_memory_pool().backend_name, file=sys.stderr)
+"""
 WITHOUT_TORCH = """
 import sys
 class Missing:
@@ -118,6 +128,14 @@ def test_help_imports_neither_numpy_nor_readers(tmp_path: Path) -> None:
 def test_refused_commands_import_no_heavy_package(folder: Path) -> None:
     """What is wrong with the words of a command is said at once."""
     run(folder, RUN_REFUSED, *REFUSED)
+
+
+@pytest.mark.parametrize(
+    "command", ["transfer missing --to llama3 --out moved", f"check missing {ADAPTER} --to llama3"]
+)
+def test_transfer_and_check_choose_an_allocator_before_arrow_is_imported(folder: Path, command: str) -> None:
+    """Arrow takes none later, and its own keeps 8 MB."""
+    assert run(folder, RUN_REFUSED_AND_SHOW_ALLOCATOR, *command.split()) == {"system"}
 
 
 def test_command_builds_no_other_command(tmp_path: Path) -> None:

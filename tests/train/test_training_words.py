@@ -83,7 +83,7 @@ def test_prompt_of_the_recipe_goes_with_the_adapter(world: World, trained: Path,
     config = load_adapter(tmp_path / "moved").config
     assert isinstance(config, AdapterConfig)
     assert config.prompt == prompt
-    assert f"`{prompt}`" in str(hf_card(config, "exported"))
+    assert f"`{prompt}`" in hf_card(config, "exported")
     assert f"`{prompt}`" in (tmp_path / "moved" / "README.md").read_text()
     assert load_adapter(trained).config.prompt is None
 

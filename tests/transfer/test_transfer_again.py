@@ -131,4 +131,4 @@ def test_config_says_which_llm_it_was_trained_with_last(llama: Target) -> None:
     assert not moved.config.transfer.trained
     further = trained_further(moved)
     assert further.config.transfer == dataclasses.replace(moved.config.transfer, trained=True)
-    assert "`qwen2`, then with `llama3`" in str(further.generate_model_card())
+    assert "`qwen2`, then with `llama3`" in further.generate_model_card()

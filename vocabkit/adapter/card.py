@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
-
-from huggingface_hub import ModelCard, ModelCardData
 
 from vocabkit.adapter.config import AdapterConfig, DistilledFrom, LLMInfo, MLPConfig
 from vocabkit.errors import one_line
 from vocabkit.hub import is_hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
-_ADAPTER = {"library_name": "vocabkit", "tags": ["pytorch_model_hub_mixin", "vision-adapter"]}
-_LLAVA = {"library_name": "transformers", "tags": ["llava", "vocabkit"]}
+_ADAPTER = """\
+library_name: vocabkit
+pipeline_tag: image-text-to-text
+tags:
+- pytorch_model_hub_mixin
+- vision-adapter
+"""
+_LLAVA = """\
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- llava
+- vocabkit
+"""
 
 
-def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCard:
+def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> str:
     """Return the card of a LangBridgeAdapter."""
     head = "linear" if config.head == "linear" else f"softmax, temperature {config.temperature:g}"
     return _card(
@@ -52,7 +60,7 @@ def langbridge_card(config: AdapterConfig, shared: SharedVocabulary) -> ModelCar
     )
 
 
-def transferred_card(config: AdapterConfig) -> ModelCard:
+def transferred_card(config: AdapterConfig) -> str:
     """Return the card of a LangBridgeAdapter that was transferred."""
     moved = config.transfer
     assert moved is not None
@@ -88,7 +96,7 @@ def transferred_card(config: AdapterConfig) -> ModelCard:
     )
 
 
-def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> ModelCard:
+def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> str:
     """Return the card of an exported Llava checkpoint.
 
     Args:
@@ -119,7 +127,7 @@ def llava_card(config: MLPConfig, name: str, tuned: float = 0.0) -> ModelCard:
     )
 
 
-def hf_card(config: AdapterConfig, name: str, tuned: float = 0.0) -> ModelCard:
+def hf_card(config: AdapterConfig, name: str, tuned: float = 0.0) -> str:
     """Return the card of a checkpoint for transformers that holds an adapter as it is; `tuned` as for `llava_card`."""
     moved = config.transfer
     assert moved is not None
@@ -150,7 +158,7 @@ def hf_card(config: AdapterConfig, name: str, tuned: float = 0.0) -> ModelCard:
     )
 
 
-def projector_card(config: MLPConfig) -> ModelCard:
+def projector_card(config: MLPConfig) -> str:
     """Return the card of an MLPProjector."""
     return _card(
         "MLP projector",
@@ -176,10 +184,9 @@ def projector_card(config: MLPConfig) -> ModelCard:
     )
 
 
-def _card(title: str, purpose: str, facts: dict[str, str], use: str, about: Mapping[str, Any] = _ADAPTER) -> ModelCard:
+def _card(title: str, purpose: str, facts: dict[str, str], use: str, about: str = _ADAPTER) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    data = ModelCardData(pipeline_tag="image-text-to-text", **about)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}")
+    return f"---\n{about}---\n\n# {title}\n\n{purpose}\n\n| | |\n|---|---|\n{rows}\n\n{use}"
 
 
 def _vision(config: AdapterConfig | MLPConfig) -> dict[str, str]:

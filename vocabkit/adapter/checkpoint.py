@@ -22,11 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -70,7 +67,7 @@ _INNER = "adapter."
 """Prefix on disk of the weights of a transferred adapter."""
 
 
-class Pretrained(nn.Module, PyTorchModelHubMixin):
+class Pretrained(nn.Module):
     """Base class of modules that are completely described by config, tensors and shared vocabulary.
 
     A subclass is constructed as `Class(config, shared)`. Its `config_class` is a dataclass with `shapes()`, `to_json()`
@@ -89,7 +86,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         """
         checkpoint = self.checkpoint()
         check_destination(path, self.config.kind)
-        write_checkpoint(path, checkpoint, str(self.generate_model_card()))
+        write_checkpoint(path, checkpoint, self.generate_model_card())
 
     def checkpoint(self) -> Checkpoint:
         """Return the content to store. Weights of a transferred adapter are named `adapter.*`, beside `embeddings`."""
@@ -125,10 +122,12 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 
         Raises VocabkitError: no access, an invalid name, or a failed upload.
         """
+        from huggingface_hub import ModelHubMixin  # 9 MB and 0.1 s, so no base class
+
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # we mean to
-                pushed = super().push_to_hub(repo_id, **options)
+                pushed = ModelHubMixin.push_to_hub(self, repo_id, **options)  # type: ignore[arg-type]
         except VocabkitError:
             raise
         except Exception as error:  # as in `locate`
@@ -173,7 +172,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         module.load_state_dict(tensors, assign=True)
         return module.eval()
 
-    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+    def generate_model_card(self) -> str:
         """The README.md of a checkpoint folder."""
         raise NotImplementedError
 
@@ -188,6 +187,9 @@ def locate(source: str | Path, **options: Any) -> Path:
         return path
     if problem := nowhere(source):
         raise VocabkitError(problem)
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     found = hub_id(str(source))
     assert found is not None
     if found.revision is not None and options.setdefault("revision", found.revision) != found.revision:

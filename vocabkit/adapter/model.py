@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -241,7 +240,7 @@ class LangBridgeAdapter(Pretrained):
         self.head.weight.zero_()[:, :width].copy_(weight)
         self.head.bias.copy_(bias)
 
-    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+    def generate_model_card(self) -> str:
         """The README.md of a checkpoint folder."""
         return langbridge_card(self.config, self.shared) if self.embeddings is None else transferred_card(self.config)
 
@@ -295,7 +294,7 @@ class MLPProjector(Pretrained):
             )
         _map_linearly(self.linear_1, self.linear_2, weight.T, bias)
 
-    def generate_model_card(self, *_: object, **__: object) -> ModelCard:
+    def generate_model_card(self) -> str:
         """The README.md of a checkpoint folder."""
         return projector_card(self.config)
 

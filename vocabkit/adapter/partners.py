@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vocabkit.adapter.config import SKETCH, AdapterConfig, AspectRatio, LLMInfo, MLPConfig, sampled_ids
-from vocabkit.arrow.arrow_file import token_buffers
+from vocabkit.arrow.arrow_file import take, token_buffers
 from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 from vocabkit.shared.verify import other_ids
@@ -297,13 +297,15 @@ def _sketch(rows: Tensor) -> np.ndarray:
     numbers = rows.detach().cpu().flatten()
     # RandomState, because its stream never changes between versions of numpy
     signs = np.frombuffer(np.random.RandomState(0).bytes(-(-len(numbers) // 8)), np.uint8)
-    sums, step = np.zeros((1, SKETCH)), 1024 * SKETCH  # a part at a time: all of them in float64 take 100 MB
+    # a part at a time: all of them in float64 take 100 MB, and torch starts threads for more than 32,768
+    sums, step = np.zeros((1, SKETCH)), 64 * SKETCH
     for start in range(0, len(numbers), step):
         part = numbers[start : start + step].double().numpy()
-        positive = np.unpackbits(signs[start // 8 : -(-(start + step) // 8)])[: len(part)]
-        signed = np.where(positive, part, -part)
-        padded = np.pad(signed, (0, -len(signed) % SKETCH)).reshape(-1, SKETCH)
-        sums = np.concatenate([sums, padded]).sum(axis=0, keepdims=True)
+        positive = np.unpackbits(signs[start // 8 : (start + step) // 8])[: len(part)]
+        signed = part * (2.0 * positive - 1.0)
+        if len(signed) % SKETCH:
+            signed = np.pad(signed, (0, -len(signed) % SKETCH))
+        sums = np.concatenate([sums, signed.reshape(-1, SKETCH)]).sum(axis=0, keepdims=True)
     first: np.ndarray = sums[0]
     return first
 
@@ -324,9 +326,12 @@ def _text_fingerprint(vocabulary: Vocabulary, ids: int) -> str:
 
 def _token_hashes(vocabulary: Vocabulary, ids: np.ndarray) -> np.ndarray:
     """(R,) -> (R,) uint8: see `LLMInfo.tokens`."""
-    is_text = vocabulary.kinds <= Kind.BYTE
-    tokens = [vocabulary.token(i) if i < len(vocabulary) and is_text[i] else None for i in ids]
-    return np.array([0 if t is None else 1 + hashlib.sha256(t).digest()[0] % 255 for t in tokens], np.uint8)
+    is_text = ids < len(vocabulary)
+    is_text[is_text] = vocabulary.kinds[ids[is_text]] <= Kind.BYTE
+    tokens = take(vocabulary.tokens, ids[is_text]).to_pylist()
+    hashes = np.zeros(len(ids), np.uint8)
+    hashes[is_text] = [1 + hashlib.sha256(token).digest()[0] % 255 for token in tokens]
+    return hashes
 
 
 def _tell(message: str) -> None:

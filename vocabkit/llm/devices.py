@@ -40,6 +40,19 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in the block with one thread: where it goes on little at a time, a second one is waited for
+    longer than it saves, and many times longer beside other work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def fitting_memory(batch: int) -> Iterator[None]:
     """Turn out-of-memory errors in the block, which works on `batch` items at a time, into advice.
 

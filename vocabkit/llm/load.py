@@ -32,8 +32,8 @@ from vocabkit.files.records import decode_json
 from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.llm.gguf_reader import quick_reader
+from vocabkit.llm.gguf_rows import open_gguf
 from vocabkit.llm.lora_rows import trained_rows, unties_output
-from vocabkit.llm.weight_files import open_gguf
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 from vocabkit.tokenizer.catalog import catalog, resolve, without_name
 from vocabkit.tokenizer.lora import LORA_CONFIG, is_lora, lora_base

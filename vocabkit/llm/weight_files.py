@@ -1,4 +1,4 @@
-"""Weight files of models: safetensors, torch.save and GGUF. Only the needed rows are read.
+"""Weight files of models: safetensors and torch.save. Only the needed rows are read.
 
 Safetensors: a JSON header with the place of each tensor, then their bytes (huggingface/safetensors, README).
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import torch
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,9 +23,8 @@ from vocabkit.adapter.tensors import read_torch
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import decode_json
-from vocabkit.llm.embedding_names import embedding_name, near_names
+from vocabkit.llm.embedding_names import embedding_name
 from vocabkit.llm.language_model import LanguageModel
-from vocabkit.tokenizer.gguf import EMBEDDING, read_tensor_table
 from vocabkit.tokenizer.lora import LORA_CONFIG
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json")
@@ -333,84 +328,6 @@ def rows_of(tensors: Mapping[str, Any], name: str, path: Path) -> TorchRows:
     if tensor.dtype not in DTYPES.values():
         raise VocabkitError(f"{path}: {quote(name)} is stored as {tensor.dtype}; take weights that are not quantised")
     return TorchRows(tensor.detach())
-
-
-@dataclass(frozen=True)
-class GGUFRows:
-    """Rows of the embedding table of a GGUF file; only those that are read are dequantised."""
-
-    stored: ByteRows
-    width: int
-    type: GGMLQuantizationType
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def num_rows(self) -> int:
-        return self.stored.count
-
-    @property
-    def rounding(self) -> float:
-        """Bound on the relative error of the rows: 2^(2 - bits per number), at least that of bfloat16.
-
-        Normally distributed rows measure half of that in Q8_0 to Q4_0, and up to 0.8 of it with outliers.
-        """
-        block, size = GGML_QUANT_SIZES[self.type]
-        return 0.0 if self.type.name == "F32" else max(2.0 ** (2 - 8 * size / block), 2.0**-8)
-
-    def read_into(self, ids: np.ndarray, into: Tensor, places: np.ndarray) -> None:
-        rows = torch.from_numpy(dequantize(self.stored.read(ids), self.type))  # (n, bytes of a row) -> (n, D)
-        into.index_copy_(0, torch.from_numpy(places), rows.to(into.dtype))
-
-
-def open_gguf(path: Path, wanted: str | None = None) -> tuple[Mapping[str, Any], GGUFRows]:
-    """Return the metadata of a GGUF file and its embedding table, which is named `wanted` or as llama.cpp names it.
-
-    Raises VocabkitError: not a GGUF, no embedding table, an unsupported quantisation, or truncated.
-    """
-    metadata, tensors = read_tensor_table(path)
-    name = wanted or EMBEDDING
-    table = tensors.get(name)
-    if table is None and wanted is not None:
-        near = near_names(tensors, None, lambda name: tensors[name].shape)
-        raise VocabkitError(f"{path}: no tensor {quote(wanted)} in it; {near}")
-    if table is None:
-        part = (
-            " in this part of a split model; give the part that has it" if "split.count" in metadata else "; not an LLM"
-        )
-        raise VocabkitError(f"{path}: no {EMBEDDING} in it{part}")
-    kind, block, block_bytes = _quantisation(path, table.type)
-    if f"{name.removesuffix('weight')}scale" in tensors:
-        raise VocabkitError(
-            f"{path}: its embeddings have a scale in a tensor of its own, which is not read; not supported"
-        )
-    if len(table.shape) != 2 or not prod(table.shape) or table.shape[1] % block:
-        raise VocabkitError(
-            f"{path}: {quote(name)} has shape {table.shape}, expected (rows, width) in blocks of {block}"
-        )
-    rows, width = table.shape
-    stored = ByteRows(path, table.start, rows, width // block * block_bytes)
-    if stored.start + rows * stored.size > path.stat().st_size:
-        raise VocabkitError(f"{path}: truncated: {name} reaches beyond its end; download it again")
-    return metadata, GGUFRows(stored, width, kind)
-
-
-def _quantisation(path: Path, number: int) -> tuple[GGMLQuantizationType, int, int]:
-    """Return the quantisation of this number, and the numbers and bytes of a block.
-
-    Raises VocabkitError: the gguf package can't decode it.
-    """
-    name = f"number {number}"
-    try:
-        kind = GGMLQuantizationType(number)
-        name = kind.name
-        block, size = GGML_QUANT_SIZES[kind]
-        dequantize(np.zeros((1, size), np.uint8), kind)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise VocabkitError(
-            f"{path}: embeddings quantised as {name}, which the gguf package ({version('gguf')}) can't decode; "
-            "update it, or take another GGUF of the model"
-        ) from error
-    return kind, block, size
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _safetensors(path: Path) -> None:
 
 
 def _gguf_weights(path: Path) -> None:
-    from vocabkit.llm.weight_files import open_gguf
+    from vocabkit.llm.gguf_rows import open_gguf
 
     _, rows = open_gguf(path)
     _first_row(rows)

@@ -282,12 +282,12 @@ def layer_of_features(layer: int, layers: int) -> int:
     return layer or -(layers + 1)  # it mistakes 0, the hidden states before the first layer, for none
 
 
-def write_settings(folder: Path, config: dict[str, Any], generation: dict[str, Any], processor: Any, card: Any) -> None:
+def write_settings(folder: Path, config: dict[str, Any], generation: dict[str, Any], processor: Any, card: str) -> None:
     """Write all files of a checkpoint but its tensors."""
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation)
     _save_processor(processor, folder)
-    (folder / "README.md").write_text(str(card), "utf-8")
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 @dataclass(frozen=True)
