@@ -72,9 +72,7 @@ def mix(
             tokens, dropped = top_mix(rows, weight, embeddings, choice.BOUNDED_TOP, bias=bias, temperature=temperature)
             flat = ~(2 * dropped <= tolerance)  # NaN, too
             if flat.any():
-                tokens[flat] = streamed_softmax_mix(
-                    rows[flat], weight, embeddings, bias, temperature, kernels=chosen.kernels
-                )
+                tokens[flat] = mix(rows[flat], weight, embeddings, head=head, bias=bias, temperature=temperature)
         elif chosen.path == "streamed":
             tokens = streamed_softmax_mix(rows, weight, embeddings, bias, temperature, kernels=chosen.kernels)
         else:
