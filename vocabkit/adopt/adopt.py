@@ -208,7 +208,7 @@ def _prepare(
     tried = max(TRIED // options.batch, 1) * options.batch
     write_captions(captions, asked, limit=tried, progress=progress)
     progress("comparing captions with other pictures", 0, None)
-    gain = gain_of_picture(captions, asked, tried * asked.lines)
+    gain = gain_of_picture(captions, asked, tried)
     if gain < LEAST_GAIN:
         raise VocabkitError(
             f"{captions}: what the teacher says does not depend on the picture ({gain:.3f} nats per token): is the "

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -123,22 +124,21 @@ def _lines(file: Path) -> list[str]:
 def _answers(asked: Asked, question: str, visual: Tensor, first: int) -> list[list[str]]:
     """The answers about each of these pictures, of which the first has this number."""
     ids = encode_question(asked.llm.tokenizer, [Turn(question, "")], asked.template, visual.shape[1])
-    how = {"template": asked.template, "max_new_tokens": asked.longest}
-    found = [[answer] for answer in write_answers(asked.llm, [ids] * len(visual), visual, **how)]
+    write = partial(write_answers, asked.llm, template=asked.template, max_new_tokens=asked.longest)
+    found = [[answer] for answer in write([ids] * len(visual), visual)]
     if drawn := asked.answers - 1:
         visual = visual.repeat_interleave(drawn, dim=0)
-        others = write_answers(asked.llm, [ids] * len(visual), visual, seed=first, **how)
-        for number, answer in enumerate(others):
+        for number, answer in enumerate(write([ids] * len(visual), visual, seed=first)):
             found[number // drawn].append(answer)
     return found
 
 
 @torch.no_grad()
 def gain_of_picture(file: Path, asked: Asked, limit: int) -> float:
-    """Return how many nats per token the first `limit` answers in `file` gain from their own pictures, instead of the
-    next ones'.
+    """Return how many nats per token the most likely answers about the first `limit` pictures gain from their own
+    pictures, instead of the next ones'.
     """
-    samples: list[Sample] = list(islice(read_llava(file), limit))
+    samples: list[Sample] = list(islice(read_llava(file), 0, limit * asked.lines, asked.answers))
     own, other, tokens = 0.0, 0.0, 0
     count = asked.features.tokens
     for start in range(0, len(samples), asked.batch):
