@@ -301,14 +301,6 @@ def adopt(
         ),
     ] = None,
     template: Template = "chat",
-    answers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Answers to each question: the most likely one, and others drawn by their probability, which tell how "
-            "sure the projector's LLM is.",
-        ),
-    ] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 48,
     features: Annotated[
         Path | None,
@@ -360,7 +352,7 @@ def adopt(
             targets=tuple(targets), words=words, top=top, llm=llm, vision=vision,
             image_aspect_ratio=aspect_ratio(image_aspect_ratio), features=features, images=images,
             columns=Columns(split, image_column), template=form, questions=tuple(question or ()),
-            answers=answers, max_new_tokens=max_new_tokens, batch=batch, device=device, settings=tuple(settings or ()),
+            max_new_tokens=max_new_tokens, batch=batch, device=device, settings=tuple(settings or ()),
         )  # fmt: skip
 
         found = run_adoption(model, pictures, out, options, on_step=_show_steps(progress), progress=progress)

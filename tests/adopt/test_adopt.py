@@ -91,9 +91,9 @@ def test_adapter_moves_to_the_other_llm(world: World, adopted: Path) -> None:
 
 def test_captions_are_the_teachers_own_and_need_none(adopted: Path, pictures: Path) -> None:
     samples = list(read_llava(adopted / "captions.jsonl"))
-    assert [sample.images[0].key for sample in samples[::4]] == sorted(file.name for file in pictures.iterdir())
+    assert [sample.images[0].key for sample in samples] == sorted(file.name for file in pictures.iterdir())
     by_colour: dict[int, set[str]] = {}
-    for sample in samples[::4]:  # the most likely answers
+    for sample in samples:
         by_colour.setdefault(int(Path(sample.images[0].key).stem) % 4, set()).add(sample.turns[0].answer)
     assert [len(answers) for answers in by_colour.values()] == [1, 1, 1, 1]  # one caption for each colour
     assert len(set.union(*by_colour.values())) > 1
@@ -107,20 +107,8 @@ def test_every_question_is_asked_of_every_picture(world: World, projector: Path,
     )  # fmt: skip
     found = adopt(str(projector), None, tmp_path / "out", chosen)
     samples = list(read_llava(tmp_path / "out" / "captions.jsonl"))
-    assert [sample.turns[0].question for sample in samples] == [question for question in questions for _ in "1234"] * 12
-    assert found.trained.samples == 96
-
-
-def test_first_answer_is_the_most_likely_and_others_are_drawn(world: World, projector: Path, tmp_path: Path) -> None:
-    def answers(number: int) -> list[str]:
-        chosen = options(
-            world, "steps=1", "word_steps=0", llm=world.one, features=world.features, answers=number, max_new_tokens=3
-        )
-        adopt(str(projector), None, tmp_path / str(number), chosen)
-        return [sample.turns[0].answer for sample in read_llava(tmp_path / str(number) / "captions.jsonl")]
-
-    assert answers(9)[::9] == answers(1)
-    assert len(set(answers(9)[:9])) > 1
+    assert [sample.turns[0].question for sample in samples] == [*questions] * 12
+    assert found.trained.samples == 24
 
 
 def test_rows_may_be_words(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
@@ -146,9 +134,9 @@ def test_command_says_what_came_of_it(world: World, projector: Path, tmp_path: P
     words += ["--template", "plain", "--max-new-tokens", "12", "--batch", "4", "--out", tmp_path / "out"]
     words += [word for setting in (*QUICK, "steps=1") for word in ("--set", setting)]
     found = json.loads(vocabkit_here(*words, "--json").stdout)
-    assert found["trained"]["samples"] == 48  # four answers about each of 12 pictures
+    assert found["trained"]["samples"] == 12
     assert found["covered"] == 1
-    assert "31 steps on 48 of its answers" in vocabkit_here(*words).stdout
+    assert "31 steps on 12 of its answers" in vocabkit_here(*words).stdout
 
 
 # ---- what may be adopted -----------------------------------------------------------------------------------------
@@ -388,4 +376,4 @@ def test_pictures_choose_among_features(world: World, projector: Path, tmp_path:
     chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
     adopt(str(projector), str(tmp_path / "some.json"), tmp_path / "out", chosen)
     samples = list(read_llava(tmp_path / "out" / "captions.jsonl"))
-    assert [sample.images[0].key for sample in samples[::4]] == [f"{number}.png" for number in range(8)]
+    assert [sample.images[0].key for sample in samples] == [f"{number}.png" for number in range(8)]

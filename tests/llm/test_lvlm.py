@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,29 +351,6 @@ def test_answers_are_one_line_except_for_chat(world: World, llm: LLM, template: 
         text = llm.tokenizer.decode(written[0], skip_special_tokens=True)
         assert answer == (text if template == "chat" else text.partition("\n")[0]).strip()
     assert len(set(answers)) == 2
-
-
-def test_drawn_answers_come_as_often_as_they_are_likely(world: World, llm: LLM) -> None:
-    lvlm = LVLM(llm, adapter(world))
-    ids = encode_question(llm.tokenizer, [Turn("<image>", "")], "chat", TOKENS)
-    with torch.no_grad():
-        visual = lvlm.visual_tokens(torch.stack(features(1)))
-        first = lvlm.generate(
-            collate([Prompt(ids, [IGNORED] * len(ids))], features(1)), max_new_tokens=1, do_sample=False,
-            return_dict_in_generate=True, output_logits=True, pad_token_id=256,
-        )  # fmt: skip
-
-    def draw(seed: int) -> list[str]:
-        many = visual.expand(800, -1, -1)
-        return write_answers(llm, [ids] * 800, many, template="chat", max_new_tokens=1, seed=seed)
-
-    drawn = draw(1)
-    assert drawn == draw(1) != draw(2)
-    likely: Counter[str] = Counter()
-    for token, p in enumerate(first.logits[0][0].softmax(dim=0).tolist()):
-        likely[llm.tokenizer.decode([token], skip_special_tokens=True).strip()] += p  # different tokens, one text
-    for text, p in likely.most_common(5):
-        assert abs(drawn.count(text) / 800 - p) < 4 * (p * (1 - p) / 800) ** 0.5  # four standard errors
 
 
 def test_writing_ends_with_the_line_unless_it_is_a_chat(

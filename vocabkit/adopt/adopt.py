@@ -81,9 +81,6 @@ class AdoptOptions:
     """How question and answer become text."""
     questions: tuple[str, ...] = ()
     """What the teacher is asked; by default see `QUESTIONS`."""
-    answers: int = 4
-    """The teacher's answers to each question: the most likely one, and others drawn by their probability, so that the
-    student learns how sure the teacher is."""
     max_new_tokens: int = 48
     """Maximum tokens of an answer."""
     batch: int = 32
@@ -201,14 +198,12 @@ def _prepare(
     llm = load_llm(teacher.llm, torch.bfloat16 if low else torch.float32)
     llm.model.to(device)
     lvlm = LVLM(llm, projector.to(device))
-    asked = Asked(
-        llm, lvlm, features, keys, questions, options.answers, options.template, options.max_new_tokens, options.batch
-    )
+    asked = Asked(llm, lvlm, features, keys, questions, options.template, options.max_new_tokens, options.batch)
     captions = out / CAPTIONS
     tried = max(TRIED // options.batch, 1) * options.batch
     write_captions(captions, asked, limit=tried, progress=progress)
     progress("comparing captions with other pictures", 0, None)
-    gain = gain_of_picture(captions, asked, tried)
+    gain = gain_of_picture(captions, asked, tried * len(questions))
     if gain < LEAST_GAIN:
         raise VocabkitError(
             f"{captions}: what the teacher says does not depend on the picture ({gain:.3f} nats per token): is the "

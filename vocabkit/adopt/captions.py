@@ -1,8 +1,4 @@
-"""What a teacher says of pictures: its answers as LLaVA's JSONL, a file that a run resumes.
-
-The first answer to a question is the most likely one, others are drawn by their probability: how often a word comes is
-how sure the teacher is of it.
-"""
+"""What a teacher says of pictures: greedy answers as LLaVA's JSONL, a file that a run resumes."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +43,6 @@ class Asked:
     keys: Sequence[str]
     """The pictures, in order."""
     questions: Sequence[str]
-    answers: int
-    """To each question about a picture."""
     template: Template
     longest: int
     """Maximum tokens of an answer."""
@@ -62,15 +55,9 @@ class Asked:
         return self.lvlm.visual_tokens(features.to(next(self.lvlm.connector.parameters()).device))
 
     @property
-    def lines(self) -> int:
-        """Answers about a picture."""
-        return len(self.questions) * self.answers
-
-    @property
     def fingerprint(self) -> str:
         """Of everything that answers depend on, except the pictures."""
         settings = [self.lvlm.connector.fingerprint(), self.template, *self.questions, self.longest, self.batch]
-        settings += [self.answers]
         return f"sha256:{hashlib.sha256(json.dumps(settings).encode()).hexdigest()}"
 
 
@@ -86,30 +73,29 @@ def write_captions(file: Path, asked: Asked, *, limit: int | None = None, progre
     """
     fingerprint, keys = asked.fingerprint, asked.keys[:limit]
     lines = _lines(file)
-    for number, (key, line) in enumerate(zip(np.repeat(asked.keys, asked.lines), lines, strict=False)):
+    for number, (key, line) in enumerate(zip(np.repeat(asked.keys, len(asked.questions)), lines, strict=False)):
         record = parse_json(line.encode(), f"{file}: line {number + 1}", dict[str, Any], "an answer")
         if (record.get("teacher"), record.get("image")) != (fingerprint, key):
             raise VocabkitError(
                 f"{file}: answers of another teacher or about other pictures; choose another folder, or remove this one"
             )
-    step = asked.batch * asked.lines
-    if len(lines) < len(asked.keys) * asked.lines:  # only the last batch of all may be smaller
+    step = asked.batch * len(asked.questions)
+    if len(lines) < len(asked.keys) * len(asked.questions):  # only the last batch of all may be smaller
         lines = lines[: len(lines) // step * step]
     write_text(file, "".join(lines))
-    questions = [question for question in asked.questions for _ in range(asked.answers)]
-    for start in range(len(lines) // asked.lines, len(keys), asked.batch):
-        batch = keys[start:][: asked.batch]
+    for start in range(len(lines), len(keys) * len(asked.questions), step):
+        batch = keys[start // len(asked.questions) :][: asked.batch]
         visual = asked.visual_tokens(batch)
-        answers = [_answers(asked, question, visual, start) for question in asked.questions]
+        answers = [_answers(asked, question, visual) for question in asked.questions]
         written = []
         for key, said in zip(batch, zip(*answers, strict=True), strict=True):
-            for number, (question, answer) in enumerate(zip(questions, chain(*said), strict=True)):
+            for number, (question, answer) in enumerate(zip(asked.questions, said, strict=True)):
                 turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
                 record = {"id": f"{key}#{number}", "image": key, "conversations": turns, "teacher": fingerprint}
                 written.append(json.dumps(record) + "\n")
         with file.open("a", encoding="utf-8") as out:
             out.write("".join(written))
-        progress("captions of the teacher", start + len(batch), len(keys))
+        progress("captions of the teacher", start // len(asked.questions) + len(batch), len(keys))
 
 
 def _lines(file: Path) -> list[str]:
@@ -121,24 +107,17 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line.endswith("\n")]
 
 
-def _answers(asked: Asked, question: str, visual: Tensor, first: int) -> list[list[str]]:
-    """The answers about each of these pictures, of which the first has this number."""
+def _answers(asked: Asked, question: str, visual: Tensor) -> list[str]:
     ids = encode_question(asked.llm.tokenizer, [Turn(question, "")], asked.template, visual.shape[1])
-    write = partial(write_answers, asked.llm, template=asked.template, max_new_tokens=asked.longest)
-    found = [[answer] for answer in write([ids] * len(visual), visual)]
-    if drawn := asked.answers - 1:
-        visual = visual.repeat_interleave(drawn, dim=0)
-        for number, answer in enumerate(write([ids] * len(visual), visual, seed=first)):
-            found[number // drawn].append(answer)
-    return found
+    return write_answers(asked.llm, [ids] * len(visual), visual, template=asked.template, max_new_tokens=asked.longest)
 
 
 @torch.no_grad()
 def gain_of_picture(file: Path, asked: Asked, limit: int) -> float:
-    """Return how many nats per token the most likely answers about the first `limit` pictures gain from their own
-    pictures, instead of the next ones'.
+    """Return how many nats per token the first `limit` answers in `file` gain from their own pictures, instead of the
+    next ones'.
     """
-    samples: list[Sample] = list(islice(read_llava(file), 0, limit * asked.lines, asked.answers))
+    samples: list[Sample] = list(islice(read_llava(file), limit))
     own, other, tokens = 0.0, 0.0, 0
     count = asked.features.tokens
     for start in range(0, len(samples), asked.batch):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,15 +226,13 @@ def write_answers(
     *,
     template: Template,
     max_new_tokens: int,
-    seed: int | None = None,
     told: Callable[[list[str]], None] | None = None,
 ) -> list[str]:
-    """Return the LLM's answers: one line each, except for the template chat, which has an end of turn.
+    """Return the LLM's greedy answers: one line each, except for the template chat, which has an end of turn.
 
     Args:
         questions: their token ids, from `encode_question` with `template`.
         visual: (I, N, D) visual tokens of their images.
-        seed: draws each token by its probability; by default it is the most likely one.
         told: called after each token with the answers so far; what it raises ends the writing.
     """
     tokenizer = llm.tokenizer
@@ -247,20 +244,16 @@ def write_answers(
         found = tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.partition("\n")[0].strip() if line else text.strip() for text in found]
 
-    drawn = {"do_sample": False} if seed is None else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    with torch.random.fork_rng() if seed is not None else nullcontext():
-        if seed is not None:
-            torch.manual_seed(seed)
-        written = generate(
-            llm.model,
-            batch,
-            visual,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            streamer=None if told is None else _Teller(lambda ids: told(texts(ids))),
-            **drawn,
-            **line,
-        )
+    written = generate(
+        llm.model,
+        batch,
+        visual,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        streamer=None if told is None else _Teller(lambda ids: told(texts(ids))),
+        **line,
+    )
     return texts(written)
 
 
