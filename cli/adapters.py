@@ -24,6 +24,7 @@ from .options import (
     TextColumn,
     aspect_ratio,
     check_device,
+    check_llms,
     check_new,
     check_page,
     check_source,
@@ -490,6 +491,7 @@ def export(
     from vocabkit.files.memory import keep_freed_memory
 
     check_source(adapter)
+    check_llms([llm] if llm else [])
     check_device(device)
     _check_adapter_place(out, EXPORTS[form.value], overwrite)
     if features is not None:

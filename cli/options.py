@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import glob
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,15 +100,29 @@ def check_llms(llms: Iterable[str]) -> None:
             raise VocabkitError(f"--llm {llm}: {problem.removeprefix(f'{source}: ')}")
 
 
-def check_data(sources: Iterable[str]) -> None:
-    """Raise VocabkitError, before torch is imported, if one of `sources` is neither here nor a hub id."""
+def check_data(sources: Iterable[str], *, images: bool = False) -> None:
+    """Raise VocabkitError, before torch is imported, if one of `sources` is neither here nor a hub id, or a local tar
+    can't be read.
+
+    Args:
+        images: whether they may be images; a missing one is a broken picture.
+    """
+    from vocabkit.data.hf_datasets import is_parquet
+    from vocabkit.data.pictures import IMAGE
+    from vocabkit.data.tars import is_tar, tar_pictures
+    from vocabkit.data.urls import each_file
     from vocabkit.errors import VocabkitError, did_you_mean
     from vocabkit.hub import is_hub_id
 
-    for source in sources:
+    # URLs are looked up when they are read
+    for source in (name for each in sources if "://" not in each for name in each_file(each)):
         path = Path(source)
-        if "://" in source or glob.has_magic(source) or "{" in source:
-            continue  # URLs and patterns are looked up when they are read
+        if images and IMAGE.fullmatch(path.name):
+            continue
+        if is_tar(source) and not path.is_dir():
+            next(iter(tar_pictures(source)), None)
+        if not path.exists() and is_parquet(source):
+            raise VocabkitError(f"{source}: no such file")
         if not path.exists() and path.suffix.lower().startswith(".js"):  # in a folder, it looks like owner/name
             near = [file.name for file in path.parent.glob("*.js*")]
             raise VocabkitError(f"{source}: no such file; {did_you_mean(path.name, near, 'check the name')}")
@@ -149,6 +162,25 @@ ShardsOut = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_shards_out(out: str) -> None:
+    """Raise VocabkitError, before torch is imported, if shards can't be written to --out."""
+    from vocabkit.data.output import check_output_folder
+    from vocabkit.errors import VocabkitError
+
+    check_output_folder(out)
+    if out.lower().startswith("memory://"):
+        raise VocabkitError(f"--out {out}: is lost when this command ends; name a folder, or one of an object store")
+
+
+def kept_shards(out: str) -> str:
+    """What an interruption of a command that writes shards to `out` leaves."""
+    if "://" not in out and not any(each.suffix in (".arrow", ".safetensors") for each in Path(out).glob("*")):
+        return "nothing was written"
+    return f"{out} keeps what is done; the same command resumes"
+
+
 DATA = "LLaVA JSON or JSONL, tars, Parquet, or Hugging Face datasets (folder or hub id)"
 
 

@@ -25,16 +25,19 @@ from .options import (
     Split,
     Vision,
     aspect_ratio,
+    check_data,
     check_device,
     check_llms,
     check_page,
+    check_shards_out,
     check_source,
     grid_size,
+    kept_shards,
     page_origin,
     part_of,
     write_page,
 )
-from .show import note, note_broken, note_left, say, show, show_json, show_progress
+from .show import counted, note, note_broken, note_left, say, show, show_json, show_progress
 
 
 class Dtype(enum.StrEnum):
@@ -133,6 +136,9 @@ def infer(
         check_question(question, form or "completion")
     check_device(device)
     check_source(adapter)
+    check_data(inputs, images=True)
+    check_llms([llm] if llm else [])
+    check_shards_out(out)
     given = {
         "llm": llm, "other_weights": other_weights, "vision": vision, "keep_cls": keep_cls or None,
         "pool": grid_size(pool), "image_aspect_ratio": aspect_ratio(image_aspect_ratio), "top": top,
@@ -142,7 +148,7 @@ def infer(
         "image_column": image_column, "partition": part_of(partition), "batch": batch, "dtype": dtype.value,
         "device": device,
     }  # fmt: skip
-    with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
+    with show_progress(lambda: kept_shards(out)) as progress:
         from vocabkit.infer import infer as library
         from vocabkit.llm.devices import fitting_memory
 
@@ -153,7 +159,7 @@ def infer(
         show_json(found)
         return
     say(
-        f"{out}: results of {report.present + report.computed:,} pictures; {report.present:,} were already there, "
+        f"{out}: results of {counted(report.present + report.computed, 'picture')}; {report.present:,} were already there, "
         f"{report.computed:,} computed on {found.device} in {found.settings['dtype']}, "
         f"{report.per_second:,.1f} per second"
     )
@@ -236,6 +242,7 @@ def interpret(
     from vocabkit.files.memory import keep_freed_memory
 
     check_source(adapter)
+    check_llms(llm or ())
     check_page(html, pictures, overwrite)
     grid = grid_size(pool)
     keep_freed_memory()

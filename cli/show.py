@@ -110,7 +110,8 @@ def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
 def note_left(left: int) -> None:
     """Say on stderr how many pictures of other parts are not there yet, if any."""
     if left:
-        note(f"{left:,} pictures are of other parts, and not there yet; the part that ends last completes the folder")
+        those = f"{counted(left, 'picture')} {'is' if left == 1 else 'are'}"
+        note(f"{those} of other parts, and not there yet; the part that ends last completes the folder")
 
 
 def show(renderable: Any) -> None:

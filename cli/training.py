@@ -30,12 +30,14 @@ from .options import (
     check_data,
     check_device,
     check_output,
+    check_shards_out,
     check_source,
     grid_size,
+    kept_shards,
     named_values,
     part_of,
 )
-from .show import SCHEMA, Show, note, note_broken, note_left, running, say, show, show_json, show_progress
+from .show import SCHEMA, Show, counted, note, note_broken, note_left, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -144,9 +146,10 @@ def features(
     grid, part = grid_size(pool), part_of(partition)
     check_device(device)
     check_data(data)
+    check_shards_out(out)
     keep_freed_memory()
     columns = Columns(split, image_column)
-    with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:
+    with show_progress(lambda: kept_shards(out)) as progress:
         import torch
 
         from vocabkit.vision.features import FeatureOptions, cache_files
@@ -159,7 +162,7 @@ def features(
         return
     there = report.pictures - report.broken - report.left
     say(
-        f"{out}: {there:,} pictures, {encoder['tokens']} x {encoder['width']} features of "
+        f"{out}: {counted(there, 'picture')}, {encoder['tokens']} x {encoder['width']} features of "
         f"{encoder['name']} each; {report.cached:,} were already there, {report.computed:,} computed"
     )
     note_broken(report.broken, report.pictures, report.first_broken)

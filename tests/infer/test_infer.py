@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import Done, error_of, vocabkit_here
@@ -368,9 +371,6 @@ def test_llava_json_folders_and_files_are_read_once_each(world: InferWorld, copi
 
 def test_hugging_face_dataset_is_an_input(world: InferWorld, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     images = [{"bytes": (world.pictures / f"{number}.png").read_bytes(), "path": None} for number in (4, 5)]
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table({"photo": images}), tmp_path / "set" / "test.parquet")
@@ -383,11 +383,7 @@ def test_hugging_face_dataset_is_an_input(world: InferWorld, tmp_path: Path) -> 
 
 
 def test_tars_parquet_and_urls_are_inputs(world: InferWorld, tmp_path: Path) -> None:
-    import tarfile
-
     import fsspec
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     files = [world.pictures / f"{number}.png" for number in range(8)]
     for shard in range(2):
@@ -421,7 +417,7 @@ def test_name_that_is_not_utf_8_is_escaped(world: InferWorld, tmp_path: Path) ->
 
 def test_missing_input_raises(world: InferWorld, tmp_path: Path) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, "nothing here", "--out", "out")
-    assert error_of(refused).startswith("nothing here: not found: not a file, a folder or the hub id")
+    assert error_of(refused).startswith("nothing here: no such file or folder, and no hub id of a dataset")
     llava = tmp_path / "data.json"
     shutil.copy(world.small.data, llava)
     words = (world.mlp, llava, world.small.data, "--images", world.pictures, "--out", "out")
@@ -492,26 +488,36 @@ def test_results_in_an_object_store_are_those_on_a_disk_and_resume(
     def fails(self: RemoteFolder, name: str, content: bytes) -> None:
         if len(written) == 5:
             raise VocabkitError("the network is down")
-        written.append(name)
+        if content:  # an empty file tries whether the store can be written to
+            written.append(name)
         write(self, name, content)
 
-    words = ("infer", world.mlp, world.pictures, "--out", "memory://results/seen", "--device", "cpu")
+    def run(**options: Any) -> library.Report:
+        return library.infer(world.mlp, [world.pictures], "memory://results/seen", device="cpu", **options).report
+
     monkeypatch.setattr(RemoteFolder, "write", fails)
-    assert error_of(vocabkit_here(tmp_path, *words)) == "the network is down"
+    with pytest.raises(VocabkitError, match="the network is down"):
+        run()
     assert stored("results/seen") == {name: expected[name] for name in written}
     monkeypatch.setattr(RemoteFolder, "write", write)
-    done = vocabkit_here(tmp_path, *words)
-    assert done.stdout.startswith("memory://results/seen: results of 12 pictures; 4 were already there, 8 computed")
+    report = run()
+    assert (report.pictures, report.present, report.computed) == (12, 4, 8)
     assert stored("results/seen") == expected
-    assert "12 were already there, 0 computed" in vocabkit_here(tmp_path, *words).stdout
-    assert "holds results of other settings" in error_of(vocabkit_here(tmp_path, *words, "--dtype", "bfloat16"))
-    gone = ("infer", world.mlp, "gone.png", "--out", "memory://results/none")
-    assert "none of 1 pictures can be used" in error_of(vocabkit_here(tmp_path, *gone))
+    assert run().computed == 0
+    with pytest.raises(VocabkitError, match="memory://results/seen: holds results of other settings"):
+        run(dtype="bfloat16")
+    with pytest.raises(VocabkitError, match="none of 1 pictures can be used"):
+        library.infer(world.mlp, ["gone.png"], "memory://results/none", device="cpu")
     assert stored("results/none") == {}
-    assert not (tmp_path / "memory:").exists()
+    assert not Path("memory:").exists()
 
 
-@pytest.mark.parametrize("url", ["file:///tmp/seen", "sftp://host/seen", "https://host/seen"])
+def test_command_refuses_to_write_into_its_own_memory(world: InferWorld, tmp_path: Path) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", "memory://results/lost")
+    assert error_of(refused).startswith("--out memory://results/lost: is lost when this command ends; name a folder")
+
+
+@pytest.mark.parametrize("url", ["sftp://host/seen", "https://host/seen"])
 def test_store_that_may_keep_half_a_file_is_refused(world: InferWorld, tmp_path: Path, url: str) -> None:
     refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", url)
     kind = url.partition(":")[0]
@@ -585,7 +591,102 @@ def test_damaged_shard_raises(world: InferWorld, copies: Path) -> None:
     file = copies / "out" / "00000.arrow"
     file.write_bytes(file.read_bytes()[:-40])
     refused = vocabkit_here(copies, "infer", world.mlp, "pictures", "--out", "out")
-    assert "00000.arrow: " in error_of(refused)
+    assert error_of(refused).endswith("; remove it and run the same command again")
+    file.write_bytes(b"")
+    refused = vocabkit_here(copies, "infer", world.mlp, "pictures", "--out", "out")
+    assert error_of(refused).endswith("; remove it and run the same command again")
+    file.unlink()
+    infer(copies, world.mlp, "pictures")
+
+
+# ---- pictures that are others now ----------------------------------------------------------------------------------
+
+
+def tar_of(file: Path, pictures: Sequence[Path]) -> Path:
+    file.parent.mkdir()
+    with tarfile.open(file, "w") as writer:
+        for number, picture in enumerate(pictures):
+            writer.add(picture, f"{number}.png")
+    return file
+
+
+def parquet_of(file: Path, pictures: Sequence[Path]) -> Path:
+    file.parent.mkdir()
+    pq.write_table(pa.table({"image": [picture.read_bytes() for picture in pictures]}), file)
+    return file
+
+
+@pytest.mark.parametrize(("write", "name"), [(tar_of, "shard-000.tar"), (parquet_of, "train-00000-of-00001.parquet")])
+@pytest.mark.parametrize("parts", [(), ("1/2", "2/2")])
+@pytest.mark.usefixtures("small_shards")
+def test_file_of_the_same_name_never_gets_the_results_of_another(
+    world: InferWorld, tmp_path: Path, write: Callable[[Path, Sequence[Path]], Path], name: str, parts: tuple[str, ...]
+) -> None:
+    """Keys are NAME.tar/FILE or NAME.parquet/ROW/0, whatever the folder."""
+    files = [world.pictures / f"{number}.png" for number in range(12)]
+    one, other = write(tmp_path / "v1" / name, files[:4]), write(tmp_path / "v2" / name, files[4:8])
+    first, second = [("--partition", part) for part in parts] or [(), ()]
+    infer(tmp_path, world.mlp, one, *first)
+    before = content(tmp_path / "out")
+    refused = error_of(vocabkit_here(tmp_path, "infer", world.mlp, other, *second, "--out", "out", "--device", "cpu"))
+    assert "out: holds results of another picture as " in refused
+    assert content(tmp_path / "out") == before
+    infer(tmp_path, world.mlp, one, *second)
+    both = error_of(vocabkit_here(tmp_path, "infer", world.mlp, one, other, "--out", "both", "--device", "cpu"))
+    assert both.endswith("is the key of two pictures; give them in two runs, each with an --out of its own")
+
+
+@pytest.mark.parametrize("changed", range(0, 12, 5))
+@pytest.mark.usefixtures("small_shards")
+def test_changed_picture_is_noticed(world: InferWorld, copies: Path, changed: int) -> None:
+    infer(copies, world.mlp, "pictures")
+    shutil.copy(copies / "pictures" / "3.png", copies / "pictures" / f"{changed}.png")
+    refused = error_of(vocabkit_here(copies, "infer", world.mlp, "pictures", "--out", "out", "--device", "cpu"))
+    assert refused.startswith(f"out: holds results of another picture as 'pictures/{changed}.png'; choose another")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_pictures_that_are_gone_and_results_of_earlier_versions_are_taken_as_they_are(
+    world: InferWorld, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ResultFolder.write
+    monkeypatch.setattr(
+        ResultFolder, "write", lambda self, number, results, broken, _: write(self, number, results, broken)
+    )
+    listed = [f"pictures/{number}.png" for number in range(12)]
+    infer(copies, world.mlp, *listed)
+    monkeypatch.undo()
+    monkeypatch.setattr(result_files, "SHARD_PICTURES", 2)
+    shutil.copy(copies / "pictures" / "3.png", copies / "pictures" / "0.png")
+    assert "12 were already there" in infer(copies, world.mlp, *listed).stdout
+    shutil.rmtree(copies / "out")
+    infer(copies, world.mlp, *listed)
+    (copies / "pictures" / "0.png").unlink()
+    assert "12 were already there" in infer(copies, world.mlp, *listed).stdout
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shard_without_its_visual_tokens_is_computed_again(world: InferWorld, copies: Path) -> None:
+    infer(copies, world.mlp, "pictures")
+    whole = content(copies / "out")
+    (copies / "out" / "00001.safetensors").unlink()
+    assert "10 were already there, 2 computed" in infer(copies, world.mlp, "pictures").stdout
+    assert content(copies / "out") == whole
+
+
+def test_index_of_the_user_or_of_features_is_never_replaced(world: InferWorld, copies: Path) -> None:
+    (copies / "mine").mkdir()
+    (copies / "mine" / "index.json").write_text('{"name": "mine"}')
+    words = ("pictures", "--device", "cpu", "--out")
+    for out in ("mine", world.small.features):
+        refused = vocabkit_here(copies, "infer", world.mlp, *words, out)
+        assert "that is not of results; choose another folder" in error_of(refused)
+    infer(copies, world.mlp, "pictures")
+    llava, vision = ("features", world.small.data, "--images", world.pictures), ("--vision", world.small.vision)
+    for out in ("mine", "out"):
+        refused = vocabkit_here(copies, *llava, *vision, "--out", out)
+        assert "that is not of features; choose another folder" in error_of(refused)
+    assert content(copies / "mine") == {"index.json": b'{"name": "mine"}'}
 
 
 # ---- parts, each by a process of its own -------------------------------------------------------------------------
@@ -648,6 +749,13 @@ def test_part_that_does_not_exist_raises(world: InferWorld, tmp_path: Path, part
     refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", "out", f"--partition={part}")
     assert error_of(refused).startswith("--partition ")
     assert not (tmp_path / "out").exists()
+
+
+def test_rank_that_does_not_exist_raises(world: InferWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", "out")
+    assert error_of(refused).startswith("RANK=5, WORLD_SIZE=2: ranks are below WORLD_SIZE")
 
 
 # ---- reports -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from painted_pictures import painted
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 from vision_models import PATCHES, VISION, clip, siglip
@@ -64,7 +65,7 @@ class Watched(VisionEncoder):
         self.threads: list[threading.Thread] = []
         """That asked for pixels, once for each time."""
 
-    def pixels(self, image: Image) -> Tensor:
+    def pixels(self, image: Image.Image) -> Tensor:
         self.threads.append(threading.current_thread())
         return super().pixels(image)
 
@@ -204,22 +205,36 @@ def test_key_of_two_pictures_raises(encoder: VisionEncoder, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_changed_picture_raises(encoder: VisionEncoder, tmp_path: Path, finished: bool) -> None:
-    cache_features(encoder, painted(tmp_path / "images", 20), tmp_path / "out")
+@pytest.mark.parametrize("changed", range(0, 20, 6))
+def test_changed_picture_raises(encoder: VisionEncoder, tmp_path: Path, finished: bool, changed: int) -> None:
+    pictures = painted(tmp_path / "images", 20)
+    cache_features(encoder, pictures, tmp_path / "out")
     if not finished:
         (tmp_path / "out" / shard_files.INDEX).unlink()
-    pictures = painted(tmp_path / "images", 25, seed=1)
-    with pytest.raises(VocabkitError, match=r"out: '0\.png' has changed since its features were computed"):
+    painted(tmp_path / "others", 20, seed=1)
+    shutil.copy(tmp_path / "others" / "2.png", tmp_path / "images" / f"{changed}.png")
+    with pytest.raises(VocabkitError, match=rf"out: '{changed}\.png' has changed since its features were computed"):
         cache_features(encoder, pictures, tmp_path / "out")
 
 
-def test_few_cached_pictures_are_opened_again(encoder: VisionEncoder, tmp_path: Path) -> None:
+def test_file_that_was_written_again_with_the_same_pixels_is_the_same_picture(
+    encoder: VisionEncoder, tmp_path: Path
+) -> None:
+    pictures, file = painted(tmp_path / "images", 20), tmp_path / "images" / "5.png"
+    cache_features(encoder, pictures, tmp_path / "out")
+    before = file.read_bytes()
+    Image.open(file).save(file, compress_level=1)
+    assert file.read_bytes() != before
+    assert cache_features(encoder, pictures, tmp_path / "out").cached == 20
+
+
+def test_cached_pictures_are_not_decoded_again(encoder: VisionEncoder, tmp_path: Path) -> None:
     pictures, watched = painted(tmp_path / "images", 20), Watched(encoder)
     cache_features(encoder, pictures, tmp_path / "out")
     (tmp_path / "images" / "0.png").unlink()  # not needed any more
     report = cache_features(watched, pictures, tmp_path / "out")
     assert (report.cached, report.computed, report.broken) == (20, 0, 0)
-    assert len(watched.threads) == 4  # the second, the fourth, the eighth, the sixteenth
+    assert not watched.threads
 
 
 def test_pictures_are_streamed(encoder: VisionEncoder, tmp_path: Path) -> None:
@@ -337,34 +352,81 @@ def test_killed_run_resumes(encoder: VisionEncoder, model: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_parts_make_one_cache_in_any_order(
-    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
+def test_parts_make_the_index_of_a_single_run_in_any_order(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(features, "SHARD_PICTURES", 2)
-    pictures = painted(tmp_path / "pictures", 7)
-    cache_features(encoder, pictures, tmp_path / "whole")
-    reports = [cache_features(encoder, pictures, tmp_path / "parts", partition=Partition(i, 3)) for i in (3, 1, 2)]
-    assert [(report.cached, report.computed, report.left) for report in reports] == [(0, 2, 5), (2, 3, 2), (5, 2, 0)]
+    pictures, index = painted(tmp_path / "pictures", 7), tmp_path / "parts" / shard_files.INDEX
+    cache_features(encoder, pictures, tmp_path / "whole", batch_size=2)
+    for part in order:
+        assert not index.exists()  # so that nobody trains with a third of the features
+        report = cache_features(encoder, pictures, tmp_path / "parts", batch_size=2, partition=Partition(part, 3))
+    assert (report.pictures, report.left) == (7, 0)
     whole, parts = open_features(tmp_path / "whole"), open_features(tmp_path / "parts")
     assert whole.keys == parts.keys
     assert all(torch.equal(whole[key], parts[key]) for key in whole.keys)
+    assert index.read_bytes() == (tmp_path / "whole" / shard_files.INDEX).read_bytes()
+
+
+@pytest.mark.parametrize("broken", ["0.png", "1.png 2.png 3.png"])
+def test_broken_picture_of_another_part_is_reported_and_waited_for_by_nobody(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(features, "SHARD_PICTURES", 1)
+    pictures, good = painted(tmp_path / "pictures", 4), dict[Path, bytes]()
+    for name in broken.split():
+        good[tmp_path / "pictures" / name] = (tmp_path / "pictures" / name).read_bytes()
+        (tmp_path / "pictures" / name).write_bytes(b"no picture")
+
+    def run(part: str) -> CacheReport:
+        return cache_features(encoder, pictures, tmp_path / "out", partition=Partition.parse(part))
+
+    assert run("1/2").left == 2
+    assert not (tmp_path / "out" / shard_files.INDEX).exists()
+    report = run("2/2")
+    assert (report.left, report.broken, report.cached + report.computed) == (0, len(good), 4 - len(good))
+    assert "not an image" in report.first_broken[0]
+    assert len(open_features(tmp_path / "out")) == 4 - len(good)
+    before = shards(tmp_path / "out")
+    assert (run("1/2").broken, run("1/1").broken, shards(tmp_path / "out")) == (len(good), len(good), before)
+    for file, content in good.items():
+        file.write_bytes(content)
+    assert run("1/1").computed == len(good)
+    assert len(open_features(tmp_path / "out")) == 4
+
+
+def test_part_that_ends_while_another_one_computes_is_seen(
+    encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SHARD_PICTURES", 2)
+    pictures = painted(tmp_path / "pictures", 6)
+    rest = feature_files.FeatureWriter.write_rest
+
+    def meanwhile(self: feature_files.FeatureWriter) -> None:
+        monkeypatch.setattr(feature_files.FeatureWriter, "write_rest", rest)
+        assert cache_features(encoder, pictures, tmp_path / "out", partition=Partition(2, 2)).left == 4
+        rest(self)
+
+    monkeypatch.setattr(feature_files.FeatureWriter, "write_rest", meanwhile)
+    assert cache_features(encoder, pictures, tmp_path / "out", partition=Partition(1, 2)).left == 0
+    assert len(open_features(tmp_path / "out")) == 6
 
 
 def test_index_has_the_shards_that_other_processes_wrote_meanwhile(
     encoder: VisionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "SHARD_PICTURES", 2)
     pictures = painted(tmp_path / "pictures", 6)
     finish = shard_files.ShardFolder.finish
 
     def interrupted(self: shard_files.ShardFolder, index: bytes) -> None:
-        """Another process writes its shard and its index before ours, which lacks that shard, replaces it."""
+        """A process with other data writes its index before ours, which lacks its shard, replaces it."""
         monkeypatch.setattr(shard_files.ShardFolder, "finish", finish)
-        cache_features(encoder, pictures, tmp_path / "out", partition=Partition(2, 2))
+        cache_features(encoder, pictures[3:], tmp_path / "out")
         finish(self, index)
 
     monkeypatch.setattr(shard_files.ShardFolder, "finish", interrupted)
-    cache_features(encoder, pictures, tmp_path / "out", partition=Partition(1, 2))
+    cache_features(encoder, pictures[:3], tmp_path / "out")
     assert len(open_features(tmp_path / "out")) == 6
 
 
@@ -450,8 +512,12 @@ def test_folder_of_other_files_raises(encoder: VisionEncoder, model: Path, tmp_p
     pictures = painted(tmp_path / "images", 1)
     with pytest.raises(VocabkitError, match=r"model\.safetensors: not written by `vocabkit features`"):
         cache_features(encoder, pictures, model)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "mine.safetensors").write_bytes(b"of the user")
+    with pytest.raises(VocabkitError, match=r"mine\.safetensors: not written by `vocabkit features`; choose a folder"):
+        cache_features(encoder, pictures, tmp_path / "junk")
     (tmp_path / "file").write_text("")
-    with pytest.raises(VocabkitError, match="file: can't make this folder"):
+    with pytest.raises(VocabkitError, match="file: is a file; name a folder"):
         cache_features(encoder, pictures, tmp_path / "file")
 
 
@@ -499,7 +565,7 @@ def test_damaged_shard_raises(encoder: VisionEncoder, tmp_path: Path) -> None:
     shard = shards(out)[0]
     shard.write_bytes(shard.read_bytes()[:-100])
     for use in (lambda: open_features(out)["0.png"], lambda: cache_features(encoder, pictures, out)):
-        with pytest.raises(VocabkitError, match=f"{shard.name}: damaged .*remove it and run `vocabkit features` again"):
+        with pytest.raises(VocabkitError, match=f"{shard.name}: damaged .*remove it and run the same command again"):
             use()
     shard.unlink()
     assert cache_features(encoder, pictures, out).computed == 2

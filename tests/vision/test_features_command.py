@@ -45,7 +45,7 @@ def test_options_reach_the_encoder(folder: Path) -> None:
 def test_images_default_to_the_folder_of_the_data(folder: Path) -> None:
     llava_json(folder / "images" / "data.json", ["0.png"])
     words = ("features", "images/data.json", "--vision", "clip", "--out", "out")
-    assert vocabkit_here(folder, *words).stdout.startswith("out: 1 pictures")
+    assert vocabkit_here(folder, *words).stdout.startswith("out: 1 picture, ")
 
 
 def test_missing_and_broken_pictures_are_named_on_stderr(folder: Path) -> None:

@@ -37,9 +37,18 @@ class Partition:
 
     @classmethod
     def of_this_process(cls) -> Partition:
-        """The share of a process that `accelerate launch` or `torchrun` started; the whole for any other process."""
+        """The share of a process that `accelerate launch` or `torchrun` started; the whole for any other process.
+
+        Raises VocabkitError: a rank that there is not.
+        """
         rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-        return cls(int(rank) + 1, int(world)) if rank.isdecimal() and world.isdecimal() else cls()
+        if not (rank.isdecimal() and world.isdecimal()):
+            return cls()
+        if int(rank) >= int(world):
+            raise VocabkitError(
+                f"RANK={rank}, WORLD_SIZE={world}: ranks are below WORLD_SIZE; unset both, or mend what set them"
+            )
+        return cls(int(rank) + 1, int(world))
 
     def has(self, block: int) -> bool:
         """Whether block number `block`, from 0, is in this part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -119,6 +120,49 @@ def load_image(picture: Picture) -> Image:
         return _decoded(picture.key, io.BytesIO(found)) if isinstance(found, bytes) else as_rgb(found, picture.key)
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error
+
+
+_EDGE = 1 << 15
+"""Bytes from the start and from the end of a picture's file that its digest covers."""
+
+
+def content_digest(source: Source) -> str | None:
+    """Return a digest of a picture's file: of its size and its first and last 32 KiB. Any other picture, and almost any
+    edit of one, differs there, and it costs little to read. None for an opened image.
+
+    Raises VocabkitError: can't be read.
+    """
+    if isinstance(source, Path):
+        with reading(source), source.open("rb") as file:
+            size, first = file.seek(0, os.SEEK_END), file.seek(0)
+            head = file.read(_EDGE)
+            file.seek(max(first, size - _EDGE))
+            tail = file.read(_EDGE)
+    else:
+        content = source if isinstance(source, bytes) else source()
+        if not isinstance(content, bytes):
+            return None
+        size, head, tail = len(content), content[:_EDGE], content[-_EDGE:]
+    return hashlib.blake2b(b"%d %b%b" % (size, head, tail), digest_size=8).hexdigest()
+
+
+def fetched(picture: Picture) -> Picture:
+    """Return the picture with its content, if it takes a call to read it. Raises BrokenImage: it can't be read."""
+    if isinstance(picture.source, Path | bytes):
+        return picture
+    try:
+        content = picture.source()
+    except VocabkitError as error:
+        raise BrokenImage(str(error)) from error
+    return Picture(picture.key, content) if isinstance(content, bytes) else picture
+
+
+def unchanged(picture: Picture, digest: str) -> bool:
+    """Whether a picture still has this `content_digest`, as far as can be told: its file may be gone by now."""
+    try:
+        return content_digest(picture.source) in (digest, None)
+    except VocabkitError:
+        return True
 
 
 def stored_source(stored: Any, folder: ImageFolder | None, advice: str) -> Source:

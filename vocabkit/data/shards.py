@@ -2,12 +2,14 @@
 
 Each file is written whole or not at all, `index.json` last: on a disk by renaming it, in an object store because a file
 appears there when all of it has arrived. A shard may be several files with one name; its last file makes it complete.
-Shards record the settings that their content depends on, so a folder never holds two kinds.
+Shards record the settings that their content depends on, so a folder never holds two kinds; nor are results written
+over an `index.json` that is not theirs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +21,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vocabkit.arrow.arrow_file import parse_table, read_table, table_bytes
+from vocabkit.data.output import check_output_folder
 from vocabkit.data.urls import RemoteFolder, is_url
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.files.atomic import make_folder, reading, replacing
+from vocabkit.files.atomic import check_writable, make_folder, reading, replacing
 
 INDEX = "index.json"
+AGAIN = "remove it and run the same command again"
+"""What to do about a damaged shard."""
 _HEADER = 100_000_000
 """The most bytes of the header of a safetensors file, as that library has it."""
 
@@ -31,16 +36,19 @@ _HEADER = 100_000_000
 class ShardFolder:
     """The shards in a folder, all with the same settings."""
 
-    def __init__(self, folder: str | Path, content: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, content: str, settings: Mapping[str, Any], format_name: str) -> None:
         """Create the folder if it doesn't exist.
 
         Args:
             folder: a folder, or the URL of one in an object store.
             content: what shards hold, for messages: features, results.
             settings: as plain JSON.
+            format_name: the `format` in its index.
 
-        Raises VocabkitError: the folder can't be made, or is in a store that files can't be written whole to.
+        Raises VocabkitError: the folder can't be made or written to, is in a store that files can't be written whole
+            to, or has an index of something else.
         """
+        check_output_folder(str(folder))
         remote = is_url(str(folder))
         self.folder = str(folder) if remote else str(Path(folder))
         self._remote = RemoteFolder(self.folder) if remote else None
@@ -48,6 +56,32 @@ class ShardFolder:
         self._content = content
         if self._remote is None:
             make_folder(Path(folder))
+        self._check_index(format_name)
+        self._check_writable()
+
+    def _check_index(self, format_name: str) -> None:
+        if not self.has(INDEX):
+            return
+        try:
+            content = (Path(self.folder) / INDEX).read_bytes() if self._remote is None else self._remote.read(INDEX)
+            index = json.loads(content)
+        except (OSError, ValueError):
+            index = None
+        found = index.get("format") if isinstance(index, dict) else None
+        if found != format_name:
+            kind = f" of {quote(found)}" if isinstance(found, str) else ""
+            raise VocabkitError(
+                f"{self.folder}: has an {INDEX}{kind} that is not of {self._content}; choose another folder"
+            )
+
+    def _check_writable(self) -> None:
+        """Only writing shows whether a store has the bucket and accepts the keys."""
+        if self._remote is None:
+            check_writable(Path(self.folder) / INDEX)
+            return
+        probe = f".vocabkit-{os.urandom(8).hex()}.tmp"
+        self._remote.write(probe, b"")
+        self._remote.remove(probe)
 
     def check(self, found: Mapping[str, Any]) -> None:
         """Raise VocabkitError unless `found`, the settings of a shard in the folder, are those of this run."""
@@ -70,9 +104,15 @@ class ShardFolder:
 
     def read_table(self, name: str, format_name: str, columns: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
         """Read columns and metadata of a file. Raises VocabkitError: as `arrow_file.read_table`."""
-        if self._remote is None:
-            return read_table(Path(self.folder) / name, format_name, columns)
-        return parse_table(self._remote.read(name), f"{self.folder}/{name}", format_name, columns)
+        try:
+            if self._remote is None:
+                return read_table(Path(self.folder) / name, format_name, columns)
+            return parse_table(self._remote.read(name), f"{self.folder}/{name}", format_name, columns)
+        except VocabkitError as error:
+            what, damaged, _ = str(error).partition("; build it again")
+            if damaged or "not an Arrow file" in what:
+                raise VocabkitError(f"{what}; {AGAIN}") from error
+            raise
 
     def tensors_metadata(self, name: str) -> dict[str, str]:
         """Return the metadata of a safetensors file, without its tensors. Raises VocabkitError: damaged."""
@@ -85,9 +125,7 @@ class ShardFolder:
             header = json.loads(self._remote.read(name, 8, 8 + size)) if size < _HEADER else None
             return dict((header or {}).get("__metadata__", {}))
         except (SafetensorError, ValueError, AttributeError) as error:
-            raise VocabkitError(
-                f"{where}: damaged ({quote(str(error), 80)}); remove it and run `vocabkit {self._content}` again"
-            ) from error
+            raise VocabkitError(f"{where}: damaged ({quote(str(error), 80)}); {AGAIN}") from error
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], header: str) -> None:
         """Write NAME.safetensors with JSON under `vocabkit` in its metadata. Raises VocabkitError: can't write."""

@@ -129,11 +129,16 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        kind = self.url.partition("://")[0].lower()
+        kind, _, place = url.partition("://")
+        kind = kind.lower()
+        if kind in ("file", "local"):
+            raise VocabkitError(f"{url}: give the path itself, {place}")
         if kind not in _WHOLE:
             raise VocabkitError(
                 f"{url}: files can't be written whole to {kind}://; write to a folder, or to {', '.join(_WHOLE[:7:2])}"
             )
+        if not place.strip("/"):
+            raise VocabkitError(f"{url}: names no bucket; give one and a folder in it, such as {kind}://bucket/seen")
         with opening(url):
             self._system, self._path = _system(self.url, use_listings_cache=False)  # others write here, too
 

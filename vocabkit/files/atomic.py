@@ -120,6 +120,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, unless they exist. Raises VocabkitError: it is a file, or can't be made."""
+    if path.is_file():
+        raise VocabkitError(f"{path}: is a file; name a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

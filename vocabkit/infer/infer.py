@@ -27,14 +27,24 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, load_adapter
 from vocabkit.adapter.partners import check_llm
 from vocabkit.adapter.words import READING, Word, check_words, image_words
 from vocabkit.data.partition import WHOLE, Partition
-from vocabkit.data.pictures import IMAGE, BrokenImage, ahead, decoding_threads, each_once, image_files
+from vocabkit.data.pictures import (
+    IMAGE,
+    BrokenImage,
+    ahead,
+    content_digest,
+    decoding_threads,
+    each_once,
+    fetched,
+    image_files,
+    unchanged,
+)
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
 from vocabkit.data.sources import Columns, is_data, pictures_of
-from vocabkit.data.urls import each_file, is_url
+from vocabkit.data.urls import UrlFile, each_file, is_url
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.hub import is_hub_id
-from vocabkit.infer.result_files import ResultFolder, Results
+from vocabkit.infer.result_files import ResultFolder, Results, Stored
 from vocabkit.llm.devices import check_dtype, open_device
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.llm.lvlm import LVLM, write_answers
@@ -258,7 +268,7 @@ def open_inputs(
         raise TypeError(f"`inputs` is {type(inputs).__name__}; expected a list of images, folders, files or datasets")
     folder = None if images is None else Path(images)
     found = [_pictures(each, folder, split, image_column) for source in inputs for each in each_file(str(source))]
-    once = each_once(chain.from_iterable(found), "give them in two runs")
+    once = each_once(chain.from_iterable(found), "give them in two runs, each with an `out` of its own")
     if all(isinstance(each, list) for each in found):
         pictures = list(once)
         return pictures, len(pictures)
@@ -424,10 +434,13 @@ def run(
             if done.batch.ends_shard:
                 writer.write(done.batch.shard, shard)
                 shard = []
-    for number, keys in list(counts.left.items()):  # others may have ended meanwhile
-        if (broken := folder.broken_of(number, keys)) is not None:
-            counts.skip(counts.left.pop(number), broken)
-    left = sum(map(len, counts.left.values()))
+    for number, (keys, first) in list(counts.left.items()):  # others may have ended meanwhile
+        if (stored := folder.stored(number, keys)) is not None:
+            if first is not None and stored.contents.get(keys[0], first) != first:
+                raise folder.changed(keys[0])
+            del counts.left[number]
+            counts.skip(keys, stored.broken)
+    left = sum(len(keys) for keys, _ in counts.left.values())
     if len(counts.broken) == counts.pictures:
         folder.discard(counts.shards)
         first = next(iter(counts.broken.values()), "there are none")
@@ -457,7 +470,16 @@ class Batch:
     shard: int
     ends_shard: bool
     pictures: Sequence[Picture]
-    pixels: Sequence[Future[Tensor | Tiles]]
+    prepared: Sequence[Future[Prepared]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture ready for the models."""
+
+    pixels: Tensor | Tiles
+    content: str | None = None
+    """Its `content_digest`."""
 
 
 def _batches(
@@ -475,26 +497,58 @@ def _batches(
         number = counts.shards
         counts.shards, counts.pictures = number + 1, counts.pictures + len(block)
         keys, mine = [picture.key for picture in block], partition.has(number)
-        broken = folder.broken_of(number, keys)
-        if broken is None and not mine:
-            counts.left[number] = keys
+        stored = folder.stored(number, keys)
+        if stored is None and not mine:
+            counts.left[number] = keys, _content(block[0])
             continue
-        if broken is not None and not (mine and any(_is_usable(encoder, each) for each in block if each.key in broken)):
-            counts.skip(keys, broken)
-            continue
+        if stored is not None:
+            _check_unchanged(folder, stored, block, mine, threads)
+            if not (mine and any(_is_usable(encoder, each) for each in block if each.key in stored.broken)):
+                counts.skip(keys, stored.broken)
+                continue
         for at in range(0, len(block), batch):
             part = block[at : at + batch]
-            pixels = [threads.submit(prepared_pixels, encoder, picture) for picture in part]
-            yield Batch(number, at + batch >= len(block), part, pixels)
+            yield Batch(
+                number, at + batch >= len(block), part, [threads.submit(prepare, encoder, each) for each in part]
+            )
 
 
-def prepared_pixels(encoder: VisionEncoder, picture: Picture) -> Tensor | Tiles:
+def _check_unchanged(
+    folder: ResultFolder, stored: Stored, block: Sequence[Picture], mine: bool, threads: ThreadPoolExecutor
+) -> None:
+    """Raise VocabkitError if a picture is another one than there are results of, under the same key.
+
+    Each process reads all pictures of its own part, and the first of each block of the others. By URL, a picture takes
+    too long for that; the key is the whole URL.
+    """
+    known = [picture for picture in block if picture.key in stored.contents]
+    asked = [each for each in known if mine and not isinstance(each.source, UrlFile)] or known[:1]
+    same = threads.map(unchanged, asked, [stored.contents[each.key] for each in asked])
+    for picture, passed in zip(asked, same, strict=True):
+        if not passed:
+            raise folder.changed(picture.key)
+
+
+def _content(picture: Picture) -> str | None:
+    try:
+        return content_digest(picture.source)
+    except VocabkitError:
+        return None
+
+
+def prepare(encoder: VisionEncoder, picture: Picture) -> Prepared:
+    """Raises BrokenImage: missing or damaged."""
+    picture = fetched(picture)
+    return Prepared(pixels_of(encoder, picture), content_digest(picture.source))
+
+
+def pixels_of(encoder: VisionEncoder, picture: Picture) -> Tensor | Tiles:
     return encoder.pixels_of(picture) if encoder.sizes is None else encoder.tiles_of(picture)
 
 
 def _is_usable(encoder: VisionEncoder, picture: Picture) -> bool:
     try:
-        prepared_pixels(encoder, picture)
+        pixels_of(encoder, picture)
     except BrokenImage:
         return False
     return True
@@ -507,6 +561,8 @@ class Started:
     batch: Batch
     images: list[str]
     """Keys of the pictures that are not broken."""
+    contents: dict[str, str]
+    """Their digests."""
     broken: dict[str, str]
     pending: Pending | None
     """None if all are broken."""
@@ -521,17 +577,23 @@ class Started:
 def start(batch: Batch, step: Callable[[Any], Pending], watch: Stopwatch) -> Started:
     images: list[str] = []
     pixels: list[Any] = []
+    contents: dict[str, str] = {}
     broken: dict[str, str] = {}
     with watch.host("waiting for pictures"):
-        for picture, prepared in zip(batch.pictures, batch.pixels, strict=True):
+        for picture, asked in zip(batch.pictures, batch.prepared, strict=True):
             try:
-                pixels.append(prepared.result())
-                images.append(picture.key)
+                prepared = asked.result()
             except BrokenImage as error:
                 broken[picture.key] = str(error)
+                continue
+            pixels.append(prepared.pixels)
+            images.append(picture.key)
+            contents[picture.key] = prepared.content or ""
     if not pixels:
-        return Started(batch, images, broken, None)
-    return Started(batch, images, broken, step(torch.stack(pixels) if isinstance(pixels[0], Tensor) else pixels))
+        return Started(batch, images, contents, broken, None)
+    return Started(
+        batch, images, contents, broken, step(torch.stack(pixels) if isinstance(pixels[0], Tensor) else pixels)
+    )
 
 
 @dataclass(eq=False)
@@ -544,8 +606,8 @@ class _Counts:
     present: int = 0
     computed: int = 0
     broken: dict[str, str] = field(default_factory=dict)
-    left: dict[int, list[str]] = field(default_factory=dict)
-    """Keys of the shards of other parts that are not there."""
+    left: dict[int, tuple[list[str], str | None]] = field(default_factory=dict)
+    """Shards of other parts that are not there: their keys, and the `content_digest` of the first picture."""
     captions: dict[str, str] = field(default_factory=dict)
     words: dict[str, Sequence[Word]] = field(default_factory=dict)
 
@@ -598,7 +660,9 @@ class _Writer:
 
 def _write(folder: ResultFolder, number: int, shard: Sequence[Started]) -> None:
     broken = {key: reason for each in shard for key, reason in each.broken.items()}
-    folder.write(number, Results.joined([each.results for each in shard if each.results is not None]), broken)
+    contents = {key: digest for each in shard for key, digest in each.contents.items()}
+    results = Results.joined([each.results for each in shard if each.results is not None])
+    folder.write(number, results, broken, contents)
 
 
 # ---- one batch through the models --------------------------------------------------------------------------------

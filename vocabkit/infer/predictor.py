@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from PIL.Image import Image
 
 from vocabkit.adapter.model import load_adapter
 from vocabkit.data.partition import WHOLE
@@ -20,12 +22,13 @@ from vocabkit.infer.infer import (
     Batch,
     InferOptions,
     Models,
+    Prepared,
     Stopwatch,
     make_step,
     make_tile_step,
     open_dtype,
     open_parts,
-    prepared_pixels,
+    pixels_of,
     start,
 )
 from vocabkit.infer.result_files import Lookup, Results, each_visual_tokens, result_table
@@ -50,7 +53,7 @@ class Predictor:
     {bytes, path}, an opened picture of Pillow, pixels (H, W, 3) of uint8, or the name of a file in the folder `images`.
     The result has a row for each of them. Its columns are those of the tables of `result_files` without `image`, then
     `visual_tokens` (N, D) float32 if they are asked for, and `error`. In the row of a broken picture, `error` says what
-    is wrong with it, and the others are None.
+    is wrong with it, the visual tokens are zeros, since a column of tensors has no nulls, and the others are None.
 
     Ray Data keeps only what is returned, so a plain dict comes back with its other columns, but without the pictures.
     datasets adds the columns to its own.
@@ -83,10 +86,15 @@ class Predictor:
         """Return the columns. Raises VocabkitError: as `infer`, no such column, or one that the results would hide."""
         column = self._wanted.image_column
         if isinstance(batch, pa.Table) or not isinstance(batch, Mapping):
-            raise TypeError(f"a batch is {type(batch).__name__}; expected columns by name: batch_format 'numpy'")
+            raise TypeError(
+                f"a batch is {type(batch).__name__}; expected columns by name: batch_format='numpy' in Ray, "
+                "with_format(None) in datasets"
+            )
         if column not in batch:
             names = quote(", ".join(batch), 120)
             raise VocabkitError(f"no column {quote(column)} in the batch; it has {names}: name one as `image_column`")
+        if batch[column] is None or isinstance(batch[column], dict | str | bytes | Image):
+            raise TypeError(f"column {quote(column)} is a single picture; expected a batch: map with batched=True")
         if self._opened is None:
             self._opened = _Opened(self._adapter, self._wanted)
         found = self._opened.columns(batch[column])
@@ -118,6 +126,9 @@ class _Opened:
         make: Any = make_step if self._encoder.sizes is None else make_tile_step
         self._step = make(models, self._wanted, self._watch)
         self._names = _names(wanted, spelled=getattr(connector.config, "spelled", None) is not None)
+        shown = 0 if self._encoder.sizes is not None else connector.config.visual_tokens(self._encoder.largest)
+        self._no_tokens = np.zeros((shown, reader.width), np.float32)
+        """Of a broken picture."""
 
     def columns(self, values: Sequence[Any]) -> dict[str, list[Any]]:
         """The results of pictures, as they stand in the column of a table."""
@@ -140,12 +151,17 @@ class _Opened:
         columns = {
             name: [None if at is None or name not in found else found[name][at] for at in rows] for name in self._names
         }
+        if "visual_tokens" in columns:
+            columns["visual_tokens"] = [self._no_tokens if each is None else each for each in columns["visual_tokens"]]
         return {**columns, ERROR: [errors.get(picture.key, "") for picture in pictures]}
 
     def _batches(self, pictures: Sequence[Picture], threads: ThreadPoolExecutor) -> Iterator[Batch]:
         for at in range(0, len(pictures), self._wanted.batch):
             part = pictures[at : at + self._wanted.batch]
-            yield Batch(0, False, part, [threads.submit(prepared_pixels, self._encoder, picture) for picture in part])
+            yield Batch(0, False, part, [threads.submit(self._prepared, picture) for picture in part])
+
+    def _prepared(self, picture: Picture) -> Prepared:
+        return Prepared(pixels_of(self._encoder, picture))
 
     def _source(self, value: Any) -> Source:
         try:

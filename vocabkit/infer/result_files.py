@@ -19,10 +19,12 @@ the same order and, under `vocabkit` in its metadata, JSON with their keys as `i
 
 Patches are in row-major order. `settings`, also in the metadata of the Arrow file and in `index.json`, holds the `grid`
 (rows and columns of patches, N = rows x columns) and everything else that results depend on. Broken pictures are not in
-the table: `broken`, in its metadata and in `index.json`, maps their keys to what is wrong with them. The table is the
-last file of a shard to be written. A shard holds the results of `per_shard` consecutive pictures, and an interrupted
-run resumes after the last complete shard: the files are the same, byte for byte, as without the interruption. They are
-also the same if several processes compute some of the shards each; the one that ends last writes `index.json`.
+the table: `broken`, in its metadata and in `index.json`, maps their keys to what is wrong with them. `contents` in its
+metadata has the `content_digest` of each picture, by which a run that resumes knows another one of the same key. The
+table is the last file of a shard to be written. A shard holds the results of `per_shard` consecutive pictures, and an
+interrupted run resumes after the last complete shard: the files are the same, byte for byte, as without the
+interruption. They are also the same if several processes compute some of the shards each; the one that ends last writes
+`index.json`.
 """
 
 from __future__ import annotations
@@ -43,10 +45,11 @@ from vocabkit.adapter.embeds import embeds_data
 from vocabkit.adapter.words import Word, prompt
 from vocabkit.arrow.arrow_file import json_field, read_table
 from vocabkit.data.shards import ShardFolder
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
 
 FORMAT = "inference"
+_VERSION = f"{FORMAT}/1"
 SHARD_BYTES, SHARD_PICTURES = 2**28, 256
 """Maximum bytes and pictures of a shard, and so the most work that an interruption can cost."""
 
@@ -95,6 +98,16 @@ def read_captions(folder: Path) -> tuple[str, dict[str, str]]:
     return llm, found
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a shard records of its pictures."""
+
+    broken: Mapping[str, str]
+    """Key -> what is wrong with the picture."""
+    contents: Mapping[str, str]
+    """Key of the others -> `content_digest`; empty in shards of earlier versions."""
+
+
 class ResultFolder:
     """The result shards in a folder."""
 
@@ -120,11 +133,11 @@ class ResultFolder:
         """
         self.per_shard = 1 << (min(max(SHARD_BYTES // picture_bytes, 1), SHARD_PICTURES).bit_length() - 1)
         """Pictures of a shard: a power of two, so that batches fill it."""
-        self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard})
+        self._shards = ShardFolder(folder, "results", {**settings, "per_shard": self.per_shard}, _VERSION)
         self._lookup = Lookup.of(shared, llm, reading)
 
-    def broken_of(self, number: int, images: Sequence[str]) -> dict[str, str] | None:
-        """Return which of `images` are broken, and why, as shard `number` records it; None if there is no such shard.
+    def stored(self, number: int, images: Sequence[str]) -> Stored | None:
+        """Return what shard `number` records of the pictures `images`; None if there is no such shard, or half of it.
 
         Raises VocabkitError: the shard is damaged, or of other pictures or settings.
         """
@@ -138,16 +151,31 @@ class ResultFolder:
         usable = [image for image in images if image not in broken]
         if usable != table["image"].to_pylist() or set(broken) - set(images):
             raise self._shards.refusal("results of other pictures")
-        return broken
+        if (
+            usable
+            and self._shards.settings.get("visual_tokens")
+            and not self._shards.has(f"{_name(number)}.safetensors")
+        ):
+            return None
+        contents = json_field(file, metadata, "contents", list[str]) if "contents" in metadata else []
+        return Stored(broken, dict(zip(usable, contents, strict=False)))
 
-    def write(self, number: int, results: Results, broken: Mapping[str, str]) -> None:
-        """Write a shard. Raises VocabkitError: can't write."""
+    def changed(self, key: str) -> VocabkitError:
+        """Return the error for a picture that is another one than the folder has results of."""
+        return self._shards.refusal(f"results of another picture as {quote(key, 200)}")
+
+    def write(
+        self, number: int, results: Results, broken: Mapping[str, str], contents: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a shard; `contents` is as in `Stored`. Raises VocabkitError: can't write."""
         images, name, settings = list(results.images), _name(number), self._shards.settings
         if "visual_tokens" in results.tensors and settings["visual_tokens"]:
             tensors = {name: results.tensors[name] for name in ("visual_tokens", "lengths") if name in results.tensors}
             self._shards.write_tensors(name, tensors, _text({"images": images, "settings": settings}))
         table = result_table(results, self._lookup, prompt_embeds=bool(settings.get("prompt_embeds")))
-        metadata = {"format": f"{FORMAT}/1", "settings": _text(settings), "broken": _text(dict(broken))}
+        metadata = {"format": _VERSION, "settings": _text(settings), "broken": _text(dict(broken))}
+        if contents is not None:
+            metadata["contents"] = _text([contents[image] for image in images])
         self._shards.write_table(name, table, metadata)
 
     def kept(self) -> AbstractContextManager[None]:
@@ -164,7 +192,7 @@ class ResultFolder:
         if self._shards.has(f"{_name(shards)}.arrow"):
             raise self._shards.refusal("results of other pictures")
         content = {
-            "format": f"{FORMAT}/1",
+            "format": _VERSION,
             "settings": self._shards.settings,
             "shards": [_name(number) for number in range(shards)],
             "images": images,

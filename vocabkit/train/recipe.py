@@ -37,7 +37,7 @@ class Recipe:
     """How to train an adapter, alone or together with the LLM. Fields without a default are required."""
 
     data: tuple[str, ...]
-    """Files in the LLaVA JSON format, and Hugging Face datasets: folders or hub ids."""
+    """LLaVA JSON or JSONL, tars, Parquet files, and Hugging Face datasets (folders or hub ids)."""
     llm: str
     """The LLM that reads the visual tokens: a model folder, a GGUF, a catalog model or a hub id."""
 

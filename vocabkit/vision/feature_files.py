@@ -3,15 +3,15 @@
 A folder holds shards, `<hash>.safetensors`, and `index.json`, which is written last. A shard has the tensor `features`
 (M, N, Dv) and, as JSON under `vocabkit` in its metadata: what made the features, a digest of the pixels of each row,
 and for each key the digest of its picture, whose row may be in another shard. So keys with the same picture share a
-row, and the shards alone say all that it takes to resume after an interruption. Several processes may write shards.
-Each writes the index of all shards at its end, so that of the last one is complete.
+row, and the shards alone say all that it takes to resume after an interruption: also a digest of each picture's file,
+and which pictures are broken. Several processes may write shards. The one after which nothing is left writes the index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -25,14 +25,13 @@ from torch import Tensor
 from vocabkit.adapter.config import AdapterConfig
 from vocabkit.adapter.partners import EncoderInfo, check_encoder, unknown_encoder
 from vocabkit.adapter.tensors import check_tensors
-from vocabkit.data.shards import INDEX, ShardFolder
+from vocabkit.data.shards import AGAIN, INDEX, ShardFolder
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 
 FORMAT = "vocabkit-features/1"
 SHARD_BYTES, SHARD_PICTURES = 2**27, 256
 """A shard is full with so many bytes of features or so many keys: the most work that an interruption can cost."""
-_AGAIN = "remove it and run `vocabkit features` again"
 _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
@@ -60,6 +59,10 @@ class _Header(msgspec.Struct, frozen=True):
     encoder: FeatureInfo
     rows: list[str]
     keys: dict[str, str]
+    contents: dict[str, str] = {}
+    """Key -> `content_digest` of the picture; empty in shards of earlier versions."""
+    broken: dict[str, str] = {}
+    """Key -> what is wrong with the picture."""
 
 
 _Parsed = TypeVar("_Parsed", Index, _Header)
@@ -73,12 +76,19 @@ class FeatureWriter:
         self._encoder = encoder
         # weights have a fingerprint, so the name does not matter: a model may have moved
         settings = {name: value for name, value in encoder.items() if name != "name"}
-        self._folder = ShardFolder(folder, "features", settings)
+        self._folder = ShardFolder(folder, "features", settings, FORMAT)
         self.keys: dict[str, str] = {}
-        """Key -> digest of its picture."""
-        self._shards: list[str] = []
-        self._places: dict[str, tuple[int, int]] = {}
+        """Key -> digest of its pixels."""
+        self.contents: dict[str, str] = {}
+        """Key -> digest of its file, where it is known."""
+        self.broken: dict[str, str] = {}
+        """Key -> what is wrong with the picture, which may have been repaired since."""
+        self._shards: dict[str, list[str]] = {}
+        """Name -> digests of its rows."""
+        self._rows: set[str] = set()
         self._new_keys: dict[str, str] = {}
+        self._new_contents: dict[str, str] = {}
+        self._new_broken: dict[str, str] = {}
         self._new_rows: dict[str, Tensor] = {}
         self._bytes = 0
         self._read_shards()
@@ -89,24 +99,38 @@ class FeatureWriter:
 
     def has(self, digest: str) -> bool:
         """Whether the picture with these pixels has features already."""
-        return digest in self._places or digest in self._new_rows
+        return digest in self._rows or digest in self._new_rows
 
-    def add(self, rows: dict[str, Tensor], keys: dict[str, str]) -> None:
-        """Add features (N, Dv) by digest and digests by key; a full shard is written."""
+    def add(self, rows: dict[str, Tensor], keys: dict[str, str], contents: dict[str, str]) -> None:
+        """Add features (N, Dv) by digest, and digests of pixels and files by key; a full shard is written."""
         self._new_rows |= rows
         self._new_keys |= keys
+        self._new_contents |= contents
         self._bytes += sum(features.nbytes for features in rows.values())
         if self._bytes >= SHARD_BYTES or len(self._new_keys) >= SHARD_PICTURES:
             self._write_shard()
 
-    def finish(self) -> None:
-        """Write the last shard and the index."""
-        if self._new_keys:
+    def add_broken(self, key: str, reason: str) -> None:
+        """Record a broken picture, so that other processes do not wait for it."""
+        if key not in self.broken:
+            self._new_broken[key] = reason
+
+    def write_rest(self) -> None:
+        """Write the last shard, and learn of those that other processes have written meanwhile."""
+        if self._new_keys or self._new_broken:
             self._write_shard()
         self._read_shards()
+
+    def finish(self) -> None:
+        """Write the index, which is the same in whatever order the shards were written."""
         while True:
-            places = {key: self._places[digest] for key, digest in self.keys.items()}
-            self._folder.finish(msgspec.json.encode(Index(FORMAT, self._encoder, self._shards, places)))
+            names = sorted(self._shards)
+            places: dict[str, tuple[int, int]] = {}
+            for number, name in enumerate(names):
+                for row, digest in enumerate(self._shards[name]):
+                    places.setdefault(digest, (number, row))
+            keys = {key: places[digest] for key, digest in sorted(self.keys.items())}
+            self._folder.finish(msgspec.json.encode(Index(FORMAT, self._encoder, names, keys)))
             if not self._read_shards():  # else the index may have replaced that of a process that knew more
                 return
 
@@ -117,29 +141,34 @@ class FeatureWriter:
             if name not in known:
                 header = self._read_header(name)
                 self._folder.check(header.encoder)
-                self._add_shard(name, header.rows, header.keys)
+                self._add_shard(name, header)
         return len(self._shards) > len(known)
 
     def _read_header(self, name: str) -> _Header:
-        file, metadata = f"{self._folder.folder}/{name}", self._folder.tensors_metadata(name)
+        file = f"{self._folder.folder}/{name}"
+        metadata = self._folder.tensors_metadata(name) if _SHARD_NAME.fullmatch(name) else {}
         if "vocabkit" not in metadata:
             raise VocabkitError(f"{file}: not written by `vocabkit features`; choose a folder of its own for features")
         return _parsed(file, metadata["vocabkit"], _Header)
 
     def _write_shard(self) -> None:
         digests = list(self._new_rows)
-        header = msgspec.json.encode(_Header(FORMAT, self._encoder, digests, self._new_keys))
+        made = _Header(FORMAT, self._encoder, digests, self._new_keys, self._new_contents, self._new_broken)
+        header = msgspec.json.encode(made)
         shape, dtype = (0, self._encoder["tokens"], self._encoder["width"]), getattr(torch, self._encoder["dtype"])
         features = torch.stack(list(self._new_rows.values())) if digests else torch.empty(shape, dtype=dtype)
         name = hashlib.blake2b(header, digest_size=16).hexdigest()
         self._folder.write_tensors(name, {"features": features}, header.decode())
-        self._add_shard(f"{name}.safetensors", digests, self._new_keys)
-        self._new_keys, self._new_rows, self._bytes = {}, {}, 0
+        self._add_shard(f"{name}.safetensors", made)
+        self._new_rows, self._bytes = {}, 0
+        self._new_keys, self._new_contents, self._new_broken = {}, {}, {}
 
-    def _add_shard(self, name: str, digests: Sequence[str], keys: dict[str, str]) -> None:
-        self._places |= {digest: (len(self._shards), row) for row, digest in enumerate(digests)}
-        self._shards.append(name)
-        self.keys |= keys
+    def _add_shard(self, name: str, header: _Header) -> None:
+        self._shards[name] = header.rows
+        self._rows |= set(header.rows)
+        self.keys |= header.keys
+        self.contents |= header.contents
+        self.broken |= header.broken
 
 
 def read_index(folder: Path) -> Index:
@@ -211,7 +240,7 @@ def _tensors_of(path: Path) -> Iterator[Tensor]:
     yield features
 
 
-def _stored(file: Path, advice: str = _AGAIN) -> Tensor | None:
+def _stored(file: Path, advice: str = AGAIN) -> Tensor | None:
     """The tensor `features` of a safetensors file, memory-mapped; None if it has none."""
     with reading(file):
         try:
@@ -230,5 +259,5 @@ def _parsed(file: str | Path, content: str | bytes, kind: type[_Parsed]) -> _Par
     return found
 
 
-def _damaged(file: str | Path, error: Exception, advice: str = _AGAIN) -> VocabkitError:
+def _damaged(file: str | Path, error: Exception, advice: str = AGAIN) -> VocabkitError:
     return VocabkitError(f"{file}: damaged ({quote(str(error), 80)}); {advice}")

@@ -15,10 +15,19 @@ from torch import Tensor
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import EncoderInfo
 from vocabkit.data.partition import WHOLE, Partition
-from vocabkit.data.pictures import BrokenImage, ahead, decoding_threads, each_once
+from vocabkit.data.pictures import (
+    BrokenImage,
+    ahead,
+    content_digest,
+    decoding_threads,
+    each_once,
+    fetched,
+    unchanged,
+)
 from vocabkit.data.samples import Picture
 from vocabkit.data.shards import INDEX
 from vocabkit.data.sources import Columns, pictures_of
+from vocabkit.data.urls import UrlFile
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
@@ -171,8 +180,10 @@ def cache_features(
 ) -> CacheReport:
     """Compute the features of the `pictures` that `folder` lacks. Safe to kill; the next call resumes.
 
-    A key identifies its picture: of those in the folder, only the first, second, fourth, eighth... are opened to check
-    that they are unchanged. Missing and broken pictures are left out; the next call tries them again.
+    A picture in the folder whose file is another one now is decoded, to check that its pixels are the same. Files are
+    compared for all pictures of this part, and for the first of each block of the others; by URL, and with shards of
+    earlier versions, only the first, second, fourth, eighth... picture is opened. Missing and broken pictures are left
+    out; the next call tries them again.
 
     Args:
         dtype: float16 or float32: how features are stored.
@@ -187,18 +198,28 @@ def cache_features(
     counts: Counter[str] = Counter()
     broken: list[str] = []
     batch: dict[str, Tensor] = {}  # digest -> (3, H, W)
-    keys: dict[str, str] = {}  # key -> digest, since the last batch
+    keys: dict[str, str] = {}  # key -> digest of its pixels, since the last batch
+    contents: dict[str, str] = {}  # key -> digest of its file
+    left: set[str] = set()  # keys of other parts
 
     progress(encoder.name, 0, total)
 
     def missing() -> Iterator[Picture]:
         for at, picture in enumerate(each_once(pictures, "cache their data in two folders")):
-            there = picture.key in writer.keys
-            if not there and not partition.has(at // SHARD_PICTURES):
-                counts["left"] += 1
+            mine = partition.has(at // SHARD_PICTURES)
+            if picture.key not in writer.keys:
+                if mine:
+                    yield picture
+                else:
+                    counts["left"] += 1
+                    left.add(picture.key)
                 continue
-            counts["cached"] += there
-            if not there or counts["cached"].bit_count() == 1:  # powers of two: few, spread over all
+            counts["cached"] += 1
+            content = writer.contents.get(picture.key)
+            if content is None or isinstance(picture.source, UrlFile):
+                if counts["cached"].bit_count() == 1:  # powers of two: few, spread over all
+                    yield picture
+            elif (mine or at % SHARD_PICTURES == 0) and not unchanged(picture, content):
                 yield picture
 
     def compute() -> None:
@@ -208,21 +229,29 @@ def cache_features(
         for key, digest in keys.items():
             if digest in rows and not rows[digest].isfinite().all():
                 raise VocabkitError(f"{key}: its features are not finite as {dtype}; take float32, or another layer")
-        writer.add(rows, keys)
-        batch.clear()
-        keys.clear()
+        writer.add(rows, dict(keys), dict(contents))
+        for each in (batch, keys, contents):
+            each.clear()
         progress(encoder.name, counts.total(), total)
+
+    def check_usable() -> None:
+        if counts["broken"] == (count := counts.total()):
+            why = (
+                f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
+            )
+            raise VocabkitError(f"{folder}: no features to compute: {why}")
 
     with writer.kept(), decoding_threads() as threads:
         asked = ((picture, threads.submit(_prepare, encoder, picture)) for picture in missing())
         for picture, prepared in ahead(asked, 2 * batch_size):
             known = writer.keys.get(picture.key)
             try:
-                pixels, digest = prepared.result()
+                pixels, digest, content = prepared.result()
             except BrokenImage as error:
                 if known is None:
                     counts["broken"] += 1
                     broken = [*broken, str(error)][:_NAMED]
+                    writer.add_broken(picture.key, str(error))
                 continue
             if known is not None:
                 if known != digest:
@@ -232,6 +261,8 @@ def cache_features(
                     )
                 continue
             keys[picture.key] = digest
+            if content is not None:
+                contents[picture.key] = content
             if digest in batch or writer.has(digest):
                 counts["equal"] += 1
             else:
@@ -240,15 +271,19 @@ def cache_features(
             if len(batch) == batch_size or len(keys) == SHARD_PICTURES:
                 compute()
         compute()
-        count = counts.total()
-        if counts["broken"] == count:
-            why = (
-                f"none of {count} pictures can be used; the first: {broken[0]}" if broken else "no pictures in the data"
-            )
-            raise VocabkitError(f"{folder}: no features to compute: {why}")
-    writer.finish()
+        check_usable()
+        writer.write_rest()
+    for key in sorted(left):  # others may have ended meanwhile
+        if key in writer.keys or key in writer.broken:
+            counts["left"] -= 1
+            counts["cached" if key in writer.keys else "broken"] += 1
+            if key not in writer.keys:
+                broken = [*broken, writer.broken[key]][:_NAMED]
+    check_usable()
+    if not counts["left"]:
+        writer.finish()
     return CacheReport(
-        count,
+        counts.total(),
         cached=counts["cached"],
         computed=counts["computed"],
         equal=counts["equal"],
@@ -258,7 +293,8 @@ def cache_features(
     )
 
 
-def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str]:
-    """Return (3, H, W) and their digest. Raises BrokenImage: missing or damaged."""
+def _prepare(encoder: VisionEncoder, picture: Picture) -> tuple[Tensor, str, str | None]:
+    """Return (3, H, W), their digest and that of the file. Raises BrokenImage: missing or damaged."""
+    picture = fetched(picture)
     pixels = encoder.pixels_of(picture).contiguous()
-    return pixels, hashlib.blake2b(pixels.numpy().data, digest_size=16).hexdigest()
+    return pixels, hashlib.blake2b(pixels.numpy().data, digest_size=16).hexdigest(), content_digest(picture.source)
