@@ -159,9 +159,9 @@ def infer(
         show_json(found)
         return
     say(
-        f"{out}: results of {counted(report.present + report.computed, 'picture')}; {report.present:,} were already there, "
-        f"{report.computed:,} computed on {found.device} in {found.settings['dtype']}, "
-        f"{report.per_second:,.1f} per second"
+        f"{out}: results of {counted(report.present + report.computed, 'picture')}; "
+        f"{report.present:,} were already there, {report.computed:,} computed on {found.device} in "
+        f"{found.settings['dtype']}, {report.per_second:,.1f} per second"
     )
     for picture, caption in report.first_captions.items():
         say(f"  {picture}: {caption}")

@@ -40,9 +40,28 @@ REFUSED = [
     "export missing --as projector --out out",
     "infer missing.pt picture.png --out out",
     f"infer {ADAPTER} picture.png --captions --out out",
+    *(
+        f"infer {ADAPTER} {words}"
+        for words in (
+            "missing.tar --out out",
+            "missing.tar.gz --out out",
+            "missing.parquet --out out",
+            "missing*.png --out out",
+            "missing --out out",
+            "picture.png --out captions.txt",
+            "picture.png --out memory://seen",
+            "picture.png --out sftp://host/seen",
+            "picture.png --out simplecache::s3://bucket/seen",
+            "picture.png --out out --captions --llm one=missing",
+        )
+    ),
     f"interpret {ADAPTER} picture.png --llm llama3 --top 0",
+    f"interpret {ADAPTER} picture.png --llm one=missing",
+    f"export {ADAPTER} --as llava --llm missing --out out",
     "train missing.toml --out out",
     "features missing.json --vision efficientnet-lite0 --out out",
+    "features missing.tar --vision efficientnet-lite0 --out out",
+    "features captions.txt --vision efficientnet-lite0 --out sftp://host/features",
     "validate missing.json --llm llama3 --features features --adapter one=missing",
     "adopt missing --pictures pictures --for llama3 --out out",
     "app missing.pt --llm one=missing",

@@ -39,6 +39,7 @@ from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.transfer import open_target
 from vocabkit.vision.encoder import VisionEncoder, open_vision
+from vocabkit_cli.options import kept_shards
 
 SCENES = Path(__file__).parents[2] / "data" / "smollm2-scenes.pt"
 """The shipped adapter, trained with SmolLM2 on scenes of OpenMoji drawings."""
@@ -756,6 +757,16 @@ def test_rank_that_does_not_exist_raises(world: InferWorld, tmp_path: Path, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures, "--out", "out")
     assert error_of(refused).startswith("RANK=5, WORLD_SIZE=2: ranks are below WORLD_SIZE")
+
+
+def test_interruption_before_the_first_shard_keeps_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert kept_shards(str(out)) == "nothing was written"
+    out.mkdir()
+    assert kept_shards(str(out)) == "nothing was written"
+    (out / "00000.arrow").touch()
+    assert kept_shards(str(out)) == f"{out} keeps what is done; the same command resumes"
+    assert kept_shards("s3://bucket/seen") == "s3://bucket/seen keeps what is done; the same command resumes"
 
 
 # ---- reports -----------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_wrong_batches_raise(world: InferWorld, predictor: Predictor) -> None:
     ):
         predictor(pa.table({"image": contents(world, 3)}))  # type: ignore[arg-type]
     (content,) = contents(world, 3)
-    for single in (content, "3.png", {"bytes": content, "path": None}, Image.open(world.pictures / "3.png"), None):
+    for single in (content, "3.png", {"bytes": content, "path": None}, Image.new("RGB", (4, 4)), None):
         with pytest.raises(
             TypeError, match="column 'image' is a single picture; expected a batch: map with batched=True"
         ):
