@@ -54,7 +54,7 @@ def birds(tmp_path: Path) -> str:
         member("./1.png", APPLE),
         member("1.txt", b"an apple\n"),
         member("1.pkl", b"cos\nsystem\n(S'false'\ntR."),
-        member("a/2.owl.jpg", OWL),
+        member("a/2.jpg", OWL),
         member("a/2.json", json.dumps({"conversations": said, "licence": "x"}).encode()),
     )
 
@@ -67,7 +67,7 @@ def colours(source: str) -> list[tuple[str, tuple[int, ...]]]:
 @pytest.mark.parametrize("remote", [False, True])
 def test_pictures_are_named_by_tar_and_member(birds: str, remote: bool, request: pytest.FixtureRequest) -> None:
     source = by_url(birds, request.node.name) if remote else birds
-    assert colours(source) == [("birds.tar/1.png", (255, 0, 0)), ("birds.tar/a/2.owl.jpg", (0, 0, 255))]
+    assert colours(source) == [("birds.tar/1.png", (255, 0, 0)), ("birds.tar/a/2.jpg", (0, 0, 255))]
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -93,6 +93,79 @@ def test_caption_is_taken_from_the_column_then_txt_then_caption(tmp_path: Path) 
     assert caption(*parts) == "short"
     assert caption(*both) == "of the file"
     assert caption(*both, column="long") == "at length"
+
+
+def samples(file: Path, *members: tuple[tarfile.TarInfo, bytes]) -> list[tuple[str, list[str], str]]:
+    """Name, pictures and caption of each sample of a tar with these files."""
+    return [
+        (sample.id, [picture.key for picture in sample.images], sample.turns[0].answer)
+        for sample in samples_of(tar(file, *members))
+    ]
+
+
+def test_name_ends_at_the_first_dot_and_case_of_the_rest_does_not_matter(tmp_path: Path) -> None:
+    files = [member("1.PNG", APPLE), member("1.seg.png", OWL), member("1.Txt", b"an apple"), member("1.v2.txt", b"no")]
+    assert samples(tmp_path / "a.tar", *files) == [("a.tar/1", ["a.tar/1.PNG"], "an apple")]
+    with pytest.raises(
+        VocabkitError, match=r"'1': no picture: its name ends at the first dot, and 'v2.jpg' is no format"
+    ):
+        samples(tmp_path / "a.tar", member("1.v2.jpg", APPLE), member("1.v2.txt", b"an apple"))
+
+
+def test_files_whose_name_begins_with_a_dot_belong_to_no_sample(tmp_path: Path) -> None:
+    files = [member(name, content) for name, content in (("._1.png", b"of macOS"), ("1.png", APPLE))]
+    files += [
+        member("._1.txt", b"of macOS"),
+        member("1.txt", b"an apple"),
+        member(".a.png", OWL),
+        member(".txt", b"no"),
+    ]
+    assert samples(tmp_path / "a.tar", *files) == [("a.tar/1", ["a.tar/1.png"], "an apple")]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_nothing_of_a_sample_is_overwritten_or_merged(
+    tmp_path: Path, remote: bool, request: pytest.FixtureRequest
+) -> None:
+    one = [member("1.png", APPLE), member("1.txt", b"an apple")]
+    two = [member("2.png", OWL), member("2.txt", b"an owl")]
+    for members, reason in (
+        ([*one, member("1.png", OWL)], "holds '1.png' twice; write it again with one of them"),
+        ([*one, member("1.txt", b"an owl")], "holds '1.txt' twice"),
+        ([*one, member("1.TXT", b"an owl")], "holds '1.TXT' twice"),
+        ([*one, *two, member("1.jpg", OWL)], "'1': its files are apart; write the tar again, with --sort=name"),
+    ):
+        file = tar(tmp_path / "a.tar", *members)
+        source = by_url(file, request.node.name) if remote else file
+        with pytest.raises(VocabkitError) as caught:
+            list(samples_of(source))
+        assert str(caught.value).startswith(f"{source}: {reason}")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_tars_joined_by_cat_are_refused(birds: str, remote: bool, request: pytest.FixtureRequest) -> None:
+    Path(birds).write_bytes(Path(birds).read_bytes() + bytes(1 << 17))
+    padded = by_url(birds, request.node.name) if remote else birds
+    assert len(list(pictures_of(padded))) == len(list(samples_of(padded))) == 2
+    Path(birds).write_bytes(Path(birds).read_bytes() * 2)
+    source = by_url(birds, request.node.name) if remote else birds
+    for read in (pictures_of, samples_of):
+        with pytest.raises(VocabkitError) as caught:
+            list(read(source))
+        assert str(caught.value) == (
+            f"{source}: goes on after its end, as tars joined by cat do; join them with tar --concatenate"
+        )
+
+
+def test_blank_caption_leaves_a_sample_out(tmp_path: Path) -> None:
+    source = tar(
+        tmp_path / "a.tar",
+        *(member(name, content) for name, content in (("1.png", APPLE), ("1.txt", b" \n"), ("2.png", OWL))),
+        *(member("2.txt", b""), member("2.json", b'{"text": " ", "caption": "an owl"}')),
+    )
+    blank, owl = samples_of(source)
+    assert blank.problem == "no text in its caption or answers"
+    assert (owl.turns[0].answer, owl.problem) == ("an owl", None)
 
 
 @pytest.mark.parametrize("form", ["gnu", "oldgnu", "pax", "ustar", "v7"])

@@ -58,11 +58,11 @@ class Sample:
 
     @property
     def problem(self) -> str | None:
-        """Why it can't be used, though its pictures can: as many placeholders as images are expected."""
+        """Why it can't be used, though its pictures can: a placeholder for each image and a text are expected."""
         places = sum(turn.question.count(PLACEHOLDER) for turn in self.turns)
-        if places == len(self.images):
-            return None
-        return f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"
+        if places != len(self.images):
+            return f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"
+        return None if any(turn.answer.strip() for turn in self.turns) else "no text in its caption or answers"
 
 
 class _Said(msgspec.Struct, rename={"who": "from"}):

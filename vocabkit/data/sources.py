@@ -61,7 +61,7 @@ def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Pi
         return tar_pictures(source)
     if _is_dataset(source):
         return read_pictures(source, split=columns.split, image_column=columns.image)
-    if is_url(source) and not is_llava(Path(source)):
+    if is_url(source) and not is_llava(Path(last_name(source))):
         check_url(source)
         single = IMAGE.fullmatch(last_name(source))
         urls = [source] if single else [url for url in files_below(source) if IMAGE.fullmatch(last_name(url))]
@@ -73,7 +73,7 @@ def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Pi
 
 def is_data(source: str) -> bool:
     """Whether the name is that of a file of many pictures: a LLaVA file, a tar or Parquet."""
-    return is_tar(source) or is_parquet(source) or is_llava(Path(source))
+    return is_tar(source) or is_parquet(source) or is_llava(Path(last_name(source)))
 
 
 def _local(source: str) -> Path:

@@ -3,8 +3,10 @@
     000017.jpg   a picture
     000017.txt   its caption, or 000017.json: an object with `conversations`, a caption in the text column, or `caption`
 
-The name of a sample ends at the first dot of its file name. Nothing is extracted, and other files are never opened,
-pickles among them. Source: https://github.com/webdataset/webdataset.
+The name of a sample ends at the first dot of its file name; the rest, in any case, says what it is. 000017.seg.png
+is another field, not a picture of the sample. Files whose name begins with a dot belong to no sample. Nothing is
+extracted, and other files are never opened, pickles among them. Source: `group_by_keys` of
+https://github.com/webdataset/webdataset.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from vocabkit.files.atomic import reading
 
 _LONGEST = 1 << 24
 """Bytes of a caption or conversation."""
+_BLOCK = 1 << 16
 
 
 def is_tar(source: str) -> bool:
@@ -72,37 +75,65 @@ def tar_pictures(source: str) -> Iterator[Picture]:
 
 @dataclass
 class _Parts:
-    """The files of a sample."""
+    """The files of a sample, by the ending of their names."""
 
-    pictures: dict[str, Source] = field(default_factory=dict)
-    """By their key."""
+    name: str
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    """Endings of pictures that are other fields, such as seg.png."""
     texts: dict[str, bytes] = field(default_factory=dict)
-    """By the ending of the name: txt, json."""
+    """Of txt and json."""
 
 
 def tar_samples(source: str, text_column: str = "text") -> Iterator[Sample]:
     """Yield the samples of a tar, by path or URL, in its order. Their pictures are read when they are opened.
 
-    Raises VocabkitError: as `tar_pictures`, or a sample without a caption or of another form, which is named.
+    Raises VocabkitError: as `tar_pictures`; a sample without a caption, of another form or whose files are apart, which
+        is named; or a server that sends no parts of files.
     """
-    samples = dict[str, _Parts]()
+    for parts in _groups(source):
+        try:
+            sample = _sample(f"{last_name(source)}/{parts.name}", parts, text_column)
+        except VocabkitError as error:
+            raise VocabkitError(f"{source}: {quote(parts.name)}: {error}") from error
+        if sample is not None:
+            yield sample
+
+
+def _groups(source: str) -> Iterator[_Parts]:
+    seen = set[str]()
+    parts, reads_parts = _Parts(""), not is_url(source)
     for member, tar in _members(source):
         folder, slash, file = member.name.removeprefix("./").rpartition("/")
         name, _, ending = file.partition(".")
-        parts = samples.setdefault(folder + slash + name, _Parts())
-        if _is_picture(member.name):
-            parts.pictures[_key(source, member.name)] = _source_of(source, member)
+        ending = ending.lower()
+        if not name or not ending or member.isdir():
+            continue
+        name = folder + slash + name
+        if name != parts.name:
+            yield parts
+            if name in seen:
+                raise VocabkitError(
+                    f"{source}: {quote(name)}: its files are apart; write the tar again, with --sort=name"
+                )
+            seen.add(name)
+            parts = _Parts(name)
+        if ending in parts.pictures or ending in parts.texts:
+            raise VocabkitError(f"{source}: holds {quote(member.name)} twice; write it again with one of them")
+        if IMAGE.fullmatch(f".{ending}"):
+            found = _source_of(source, member)
+            if "." in ending:
+                parts.others.append(ending)
+                continue
+            if not reads_parts and isinstance(found, UrlFile):
+                found()  # raises if this server sends no parts of files: else it would send the tar for each picture
+                reads_parts = True
+            parts.pictures[ending] = Picture(_key(source, member.name), found)
         elif ending in ("txt", "json") and member.isreg():
             if member.size > _LONGEST:
                 raise VocabkitError(f"{source}: {quote(member.name)} has {member.size:,} bytes, too many for a caption")
             parts.texts[ending] = _content(source, tar, member)
-    for name, parts in samples.items():
-        try:
-            sample = _sample(f"{last_name(source)}/{name}", parts, text_column)
-        except VocabkitError as error:
-            raise VocabkitError(f"{source}: {quote(name)}: {error}") from error
-        if sample is not None:
-            yield sample
+    yield parts
 
 
 def _sample(name: str, parts: _Parts, text_column: str) -> Sample | None:
@@ -112,13 +143,17 @@ def _sample(name: str, parts: _Parts, text_column: str) -> Sample | None:
         caption = parts.texts["txt"].decode("utf-8-sig").strip() if "txt" in parts.texts else None
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise VocabkitError(f"its text is damaged ({quote(str(error), 120)})") from error
-    said = [record.get(text_column), caption, record.get("caption"), record.get("conversations")]
-    text = next((each for each in said if each is not None), None)
+    found = (record.get(text_column), caption, record.get("caption"), record.get("conversations"))
+    said = [each for each in found if each is not None]
+    text = next((each for each in said if not isinstance(each, str) or each.strip()), said[0] if said else None)
+    if not parts.pictures and parts.others:
+        others = quote(", ".join(parts.others))
+        raise VocabkitError(f"no picture: its name ends at the first dot, and {others} is no format; rename its files")
     if not parts.pictures and not isinstance(text, list):
         return None
     if text is None:
         raise VocabkitError(f"no caption: no .txt, and no {text_column}, caption or conversations in a .json")
-    images = tuple(Picture(key, source) for key, source in parts.pictures.items())
+    images = tuple(parts.pictures.values())
     turns = (Turn("\n".join([PLACEHOLDER] * len(images)), text),) if isinstance(text, str) else parse_turns(text)
     return Sample(_text(name), images, turns, record)
 
@@ -140,6 +175,11 @@ def _members(source: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             number, last = number + 1, member.offset
             tar.members.clear()  # type: ignore[attr-defined] # else it keeps all of them
             yield member, tar
+        while block := tar.fileobj.read(_BLOCK):  # type: ignore[union-attr]
+            if any(block):
+                raise VocabkitError(
+                    f"{source}: goes on after its end, as tars joined by cat do; join them with tar --concatenate"
+                )
 
 
 class _Header(tarfile.TarInfo):
@@ -161,6 +201,8 @@ def _parsing(source: str, place: Callable[[], str]) -> Iterator[None]:
     """Raise what tarfile raises on damaged files as a VocabkitError that tells the place."""
     try:
         yield
+    except VocabkitError:
+        raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         why = quote(str(error) or type(error).__name__, 80)
         raise VocabkitError(f"{source}: not a plain tar, or damaged or truncated {place()} ({why})") from error

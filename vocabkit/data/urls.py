@@ -6,27 +6,47 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.files.patterns import matching, ranges, some
 
 LARGEST = 1 << 29
 """Bytes of a picture's file: a larger one is not read into memory."""
 _WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory")
 """Stores in which a file appears whole or not at all."""
 READING = "can't read"
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
-_FILES = 1_000_000
-"""The most files of a pattern: a slip of the keyboard should not fill the memory."""
+_SCHEME = "[a-zA-Z][a-zA-Z0-9+.-]*"
+_CHAIN = re.compile(rf"((?:{_SCHEME}::)*)({_SCHEME}://.*?)((?:::.*)?)", re.DOTALL)
+_WEB = re.compile("(?:^|::)https?://", re.IGNORECASE)
+_IN_PATTERNS = re.compile(r"[*?[{]")
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` is a URL, such as s3://bucket/folder."""
-    return _URL.match(source) is not None
+    """Whether `source` is a URL, such as s3://bucket/folder, or a chain of fsspec: zip://a.png::file:///b.zip."""
+    return _CHAIN.fullmatch(source) is not None
+
+
+def _links(url: str) -> tuple[str, str, str]:
+    """The parts of a chain before, at and after the link that names the file: simplecache::, zip://a.png, ::s3://b."""
+    links = _CHAIN.fullmatch(url)
+    assert links is not None
+    return links[1], links[2], links[3]
+
+
+def _is_web(url: str) -> bool:
+    """Whether a file's own link is http: only such URLs end in queries and fragments, and list no files."""
+    return _links(url)[1].lower().startswith(("http://", "https://"))
+
+
+def _url(source: str, system: Any, path: str) -> str:
+    """The URL of a `path` in the file system of `source`, with the rest of its chain."""
+    before, _, after = _links(source)
+    return f"{before}{system.unstrip_protocol(path)}{after}"
 
 
 def check_url(url: str) -> None:
@@ -37,7 +57,10 @@ def check_url(url: str) -> None:
 
 def last_name(source: str) -> str:
     """Return the name of a file, by path or URL."""
-    return re.split(r"[?#]", source)[0].rstrip("/").rpartition("/")[2] if is_url(source) else Path(source).name
+    if not is_url(source):
+        return Path(source).name
+    link = _links(source)[1]
+    return (re.split("[?#]", link)[0] if _is_web(source) else link).rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -54,12 +77,20 @@ class UrlFile:
         with opening(self.url):
             system, path = _system(self.url)
             if self.start is not None:
-                return bytes(system.cat_file(path, start=self.start, end=self.end))
+                return self._whole_range(bytes(system.cat_file(path, start=self.start, end=self.end)))
             with system.open(path, "rb") as file:
                 content = bytes(file.read(LARGEST + 1))
         if len(content) > LARGEST:
             raise VocabkitError(f"{self.url}: has more than {LARGEST:,} bytes, too many for a picture")
         return content
+
+    def _whole_range(self, content: bytes) -> bytes:
+        if self.start is None or self.end is None or len(content) == self.end - self.start:
+            return content
+        wanted = f"{self.url}: {len(content):,} bytes came where {self.end - self.start:,} were asked for"
+        if len(content) > self.end - self.start:
+            raise VocabkitError(f"{wanted}: this server sends no parts of files; download it")
+        raise VocabkitError(f"{wanted}: is the file truncated, or has it changed?")
 
 
 @contextmanager
@@ -79,7 +110,9 @@ def files_below(url: str) -> list[str]:
     """Return the URLs of all files in a folder and those below it, sorted. Raises VocabkitError: can't, or none."""
     with opening(url):
         system, path = _system(url)
-        found = [str(system.unstrip_protocol(each)) for each in sorted(system.find(path))]
+        found = [_url(url, system, each) for each in sorted(system.find(path))]
+        if not found and _is_web(url):
+            system.info(path)  # raises if there is no server: `find` does not
     if not found:
         raise VocabkitError(f"{url}: not found: no file, and no folder with files")
     return found
@@ -92,33 +125,25 @@ def each_file(source: str) -> list[str]:
 
     Raises VocabkitError: a pattern without files, or with too many.
     """
-    if not is_url(source) and Path(source).exists():
+    if not is_url(source):
+        return matching(source)
+    if _IN_PATTERNS.search(source) and not _is_web(source) and _exists(source):
         return [source]
-    found: list[str] = []
-    for name in _ranges(source):
-        found += _matching(name) if has_magic(name) and not name.startswith("http") else [name]  # ? begins a query
-    if not found:
-        raise VocabkitError(f"{source}: no file matches this pattern")
-    return found
+    return some([file for url in ranges(source) for file in _matching(url)], source)
 
 
-def _ranges(source: str) -> list[str]:
-    names = [source]
-    while (each := _RANGE.search(names[0])) is not None:
-        first, last = int(each[1]), int(each[2])
-        if not first <= last or (last - first + 1) * len(names) > _FILES:
-            raise VocabkitError(f"{source}: {each[0]} names no files, or more than {_FILES:,}")
-        width = len(each[1])
-        names = [_RANGE.sub(f"{at:0{width}d}", name, count=1) for name in names for at in range(first, last + 1)]
-    return names
+def _matching(url: str) -> list[str]:
+    if not has_magic(_links(url)[1]) or _is_web(url) or _exists(url):
+        return [url]
+    with opening(url):
+        system, path = _system(url)
+        return [_url(url, system, each) for each in sorted(system.glob(path))]
 
 
-def _matching(pattern: str) -> list[str]:
-    if not is_url(pattern):
-        return sorted(glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
-    with opening(pattern):
-        system, path = _system(pattern)
-        return [str(system.unstrip_protocol(each)) for each in sorted(system.glob(path))]
+def _exists(url: str) -> bool:
+    with opening(url):
+        system, path = _system(url)
+        return bool(system.exists(path))
 
 
 class RemoteFolder:
@@ -191,7 +216,11 @@ def opening(source: str, fails: str = READING) -> Iterator[None]:
     except ImportError as error:  # it names the package to install
         raise VocabkitError(f"{source}: {quote(str(error), 160)}") from error
     except Exception as error:  # of the libraries of each store
+        cause: BaseException = error
         if isinstance(error, FileNotFoundError) and fails == READING:
-            raise VocabkitError(f"{source}: no such file") from error
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            if _WEB.search(source) and error.__cause__ is not None:  # fsspec calls any failure of http a missing file
+                cause = error.__cause__
+            if isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) == HTTPStatus.NOT_FOUND:
+                raise VocabkitError(f"{source}: no such file") from error
+        reason = (str(cause).splitlines() or [""])[0] or type(cause).__name__
         raise VocabkitError(f"{source}: {fails} ({quote(reason, 160)})") from error
