@@ -76,6 +76,15 @@ def test_leading_dimensions_are_kept() -> None:
     torch.testing.assert_close(one[0], flat[0][0])
 
 
+def test_top_mix_takes_one_patch_or_none() -> None:
+    hidden, weight, _ = operands(6, 20, 4)
+    tokens, dropped = top_mix(hidden, weight, weight, 3)
+    one, of_one = top_mix(hidden[0], weight, weight, 3)
+    torch.testing.assert_close((one, of_one), (tokens[0], dropped[0]))
+    none, of_none = top_mix(hidden[:0], weight, weight, 3)
+    assert (none.shape, of_none.shape) == ((0, 4), (0,))
+
+
 def test_infinite_bias_excludes_rows() -> None:
     hidden, weight, bias = operands(3, 400, 5)
     bias[10:] = -torch.inf
@@ -178,8 +187,8 @@ def test_tolerance_is_used_for_large_calls_with_wide_embeddings() -> None:
     assert choice.choose("linear", 576, 109_566, 1024, 4096, tolerance=0.01, **sizes).path == "unfused"
 
 
-@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
-def test_tolerance_out_of_range_raises(tolerance: float) -> None:
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf"), None, "0.1", True])
+def test_tolerance_out_of_range_raises(tolerance: Any) -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match="tolerance is"):
         mix(hidden, weight, weight, head="softmax", tolerance=tolerance)

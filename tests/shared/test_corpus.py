@@ -77,6 +77,23 @@ def test_folder_stands_for_its_caption_files_in_order_of_their_names(tmp_path: P
     assert list(captions([tmp_path, tmp_path / "b.txt"])) == ["first", "second", "second"]
 
 
+def test_pattern_names_files_unless_it_is_one(tmp_path: Path) -> None:
+    for name in ("a-0.txt", "a-1.txt", "b[1].txt"):
+        write(tmp_path / name, name)
+    for pattern, names in (("*.txt", 3), ("a-{0..1}.txt", 2), ("b[1].txt", 1)):
+        assert len(list(captions([tmp_path / pattern]))) == names
+    with pytest.raises(VocabkitError, match=r"c-\*.txt: no file matches this pattern"):
+        list(captions([tmp_path / "c-*.txt"]))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.txt", "https://example.com/a.jsonl", "simplecache::s3://bucket/a.txt"])
+def test_url_is_refused_by_its_name(url: str) -> None:
+    for path in (url, Path(url)):
+        with pytest.raises(VocabkitError) as caught:
+            list(captions([path]))
+        assert str(caught.value) == f"{url}: captions are read from disks and pipes; copy it, or pipe it into `-`"
+
+
 def test_conversation_counts_by_its_answers_without_image_placeholders(tmp_path: Path) -> None:
     turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "<image>\nOn a <image>mat.")]
     record = {"conversations": [{"from": who, "value": text} for who, text in turns]}
@@ -172,6 +189,35 @@ def test_long_caption_is_cut_between_words(tmp_path: Path, joint: str) -> None:
     assert all(before[-1].isalpha() for before in parts)
     assert all(after.startswith(joint) and after.removeprefix(joint)[0].isalpha() for after in rest)
     assert list(captions([tmp_path / "b.json", tmp_path / "c.parquet"], joint=joint)) == parts * 2
+
+
+@pytest.mark.parametrize("start", ["", " ", "<image>", " <image>"])
+@pytest.mark.parametrize("middle", ["", "<image>"])
+@pytest.mark.parametrize("end", [" ", "<image> \r", "\n <image> next line"])
+def test_placeholders_of_a_long_line_take_white_space_from_its_ends_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, middle: str, end: str
+) -> None:
+    words = "a boat in the sun <image>and a dog, " * (LONGEST // 20)
+    for body in (words, words.replace("<image>", "")):
+        line, newline, after = f"{start}{body}{middle}{body}{end}".partition("\n")
+        whole = line.removesuffix("\r").replace("<image>", "")
+        whole = whole.strip() if "<image>" in line else whole
+        for block in (10_007, LONGEST, 10 * LONGEST):
+            monkeypatch.setattr(text_blocks, "BLOCK", block)
+            parts = list(captions([write(tmp_path / "a.txt", line + newline + after)]))
+            if newline:
+                assert parts.pop() == "next line"
+            first = next(number for number, part in enumerate(parts) if whole.startswith(part))
+            assert "".join([parts.pop(first), *parts]) == whole
+            assert len(parts) >= 2
+
+
+def test_placeholder_is_found_wherever_blocks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "word <image>" * (LONGEST // 5)
+    path = write(tmp_path / "a.txt", body)
+    for block in range(100_000, 100_012):
+        monkeypatch.setattr(text_blocks, "BLOCK", block)
+        assert "".join(captions([path])) == body.replace("<image>", "").strip()
 
 
 def test_long_caption_without_spaces_is_cut_in_same_places_wherever_blocks_end(

@@ -24,6 +24,7 @@ from vocabkit.hub import is_hub_id
 _ROWS = 32
 """Rows in memory at a time."""
 _DOWNLOAD = "download the dataset (hf download --repo-type dataset) and name its folder"
+_COPY = "copy the file and its images to one folder of a disk"
 
 
 def is_parquet(source: str) -> bool:
@@ -50,9 +51,15 @@ def read_dataset(
             form, which is named by its number.
     """
     source = str(source)
-    folder = _image_folder(source)
+    folder, batch_size = _image_folder(source), None
+    if is_parquet(source):
+        with _parquet(source, image_column, text_column) as parquet:
+            if not parquet.metadata.num_rows:
+                return
+            if not parquet.metadata.row_group(0).num_rows:
+                batch_size = _ROWS  # datasets takes that of the first row group, and fails if it is empty
     with _opening(source, split):
-        table = _open(source, split, streaming=False).with_format("arrow")
+        table = _open(source, split, streaming=False, batch_size=batch_size).with_format("arrow")
         for number, row in enumerate(row for rows in table.iter(_ROWS) for row in rows.to_pylist()):
             with _naming(source, split, number):
                 sample = _sample(row, image_column, text_column, f"{_prefix(source, split)}/{number}", folder)
@@ -83,16 +90,26 @@ def read_pictures(source: str | Path, *, split: str = "train", image_column: str
 def _parquet_pictures(source: str, image_column: str, folder: ImageFolder | None) -> Iterator[Picture]:
     """Without `datasets`, which fails on files without rows and opens no store while the hub is offline."""
     name = last_name(source)
-    with open_binary(source) as file, opening(source):
-        parquet = ParquetFile(file)
-        names = parquet.schema_arrow.names
-        if image_column not in names:
-            raise VocabkitError(f"{source}: {_lacking(image_column, names)}")
+    with _parquet(source, image_column) as parquet:
         batches = parquet.iter_batches(_ROWS, columns=[image_column])
         for number, stored in enumerate(each for batch in batches for each in batch.column(0).to_pylist()):
             with _naming(source, f"column {image_column}", number):
                 pictures = _images({image_column: stored}, image_column, f"{name}/{number}", folder)
             yield from pictures
+
+
+@contextmanager
+def _parquet(source: str, *columns: str) -> Iterator[ParquetFile]:
+    """Open a Parquet file, by path or URL. Raises VocabkitError: damaged, or not one column of each name."""
+    with open_binary(source) as file, opening(source):
+        parquet = ParquetFile(file)
+        names = parquet.schema_arrow.names
+        for column in columns:
+            if column not in names:
+                raise VocabkitError(f"{source}: {_lacking(column, names)}")
+            if names.count(column) > 1:
+                raise VocabkitError(f"{source}: has {names.count(column)} columns {quote(column)}; rename all but one")
+        yield parquet
 
 
 def _prefix(source: str, split: str) -> str:
@@ -111,22 +128,26 @@ def _image_folder(source: str) -> ImageFolder | None:
     return folder
 
 
-def _open(source: str, split: str, *, streaming: bool) -> Any:
-    """A `datasets.Dataset`, or an `IterableDataset`."""
+def _open(source: str, split: str, *, streaming: bool, batch_size: int | None = None) -> Any:
+    """A `datasets.Dataset`, or an `IterableDataset`. Of a Parquet file, `batch_size` rows are read at a time."""
     with needs_extra("train", "reading a Hugging Face dataset"):
         import datasets
     if not is_parquet(source) and any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(source)
         rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         return rows.to_iterable_dataset() if streaming else rows
-    shown = not datasets.are_progress_bars_disabled()
+    shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised, too
     try:
         if is_parquet(source):
             file = source if is_url(source) else glob.escape(source)  # a name is a pattern
-            return datasets.load_dataset("parquet", data_files={split: [file]}, split=split, streaming=streaming)
+            settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+            files = {split: [file]}
+            return datasets.load_dataset("parquet", data_files=files, split=split, streaming=streaming, **settings)
         return datasets.load_dataset(source, split=split, streaming=streaming)
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if shown:
             datasets.enable_progress_bars()
 
@@ -138,7 +159,8 @@ def _opening(source: str, split: str) -> Iterator[None]:
     except VocabkitError:
         raise
     except Exception as error:  # of datasets, Arrow, fsspec, the HTTP library, ...
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = type(error).__name__ != "DatasetGenerationError" or error.__cause__ is None  # which says nothing itself
+        reason = (str(error if told else error.__cause__).splitlines() or [type(error).__name__])[0]
         raise VocabkitError(
             f"{source}: can't read split {quote(split)} of this dataset ({quote(reason, 160)})"
         ) from error
@@ -180,9 +202,8 @@ def _sample(
 def _images(row: Mapping[str, Any], column: str, key: str, folder: ImageFolder | None) -> tuple[Picture, ...]:
     found = _column(row, column)
     stored = found if isinstance(found, list) else [found]
-    return tuple(
-        Picture(f"{key}/{number}", stored_source(each, folder, _DOWNLOAD)) for number, each in enumerate(stored)
-    )
+    advice = _COPY if is_parquet(key.partition("/")[0]) else _DOWNLOAD
+    return tuple(Picture(f"{key}/{number}", stored_source(each, folder, advice)) for number, each in enumerate(stored))
 
 
 def _column(row: Mapping[str, Any], name: str) -> Any:

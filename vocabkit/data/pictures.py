@@ -35,6 +35,8 @@ IMAGE = re.compile(r".*\.(bmp|gif|jpe?g|png|p[bgpn]m|tiff?|webp)", re.IGNORECASE
 """Names of images."""
 _LONGEST = 1_000_000
 """Largest side of a picture: Pillow runs out of numbers for longer ones, and says that memory is short."""
+_LONGEST_NAME = 4096
+"""Characters of a path: Linux allows no more."""
 _STRETCHED = 100
 """Largest ratio of a picture's sides: resized by its shorter side, a longer one could fill the memory."""
 
@@ -59,6 +61,8 @@ class ImageFolder:
 
         Raises VocabkitError: the name leaves the folder, by itself or through a symbolic link, or is not a file name.
         """
+        if len(name) > _LONGEST_NAME:
+            raise VocabkitError(f"image {quote(name)} is too long for a file name; if it is base64, store the bytes")
         if not name or "\0" in name or not is_text(name):
             raise VocabkitError(f"image {quote(name, 200)} is not a file name")
         inner = Path(name)
@@ -117,6 +121,8 @@ def load_image(picture: Picture) -> Image:
             with reading(source), source.open("rb") as file:
                 return _decoded(str(source), file)
         found = source if isinstance(source, bytes) else source()
+        if isinstance(found, bytes) and not found:
+            raise VocabkitError(f"{picture.key}: is null, or has no bytes")
         return _decoded(picture.key, io.BytesIO(found)) if isinstance(found, bytes) else as_rgb(found, picture.key)
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error

@@ -175,7 +175,7 @@ def _members(source: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             number, last = number + 1, member.offset
             tar.members.clear()  # type: ignore[attr-defined] # else it keeps all of them
             yield member, tar
-        while block := tar.fileobj.read(_BLOCK):  # type: ignore[union-attr]
+        while block := tar.fileobj.read(_BLOCK):
             if any(block):
                 raise VocabkitError(
                     f"{source}: goes on after its end, as tars joined by cat do; join them with tar --concatenate"

@@ -2,7 +2,8 @@
 
 The format follows from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
 column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
-line. Compression is detected from a file's first bytes. A folder means the files in it with these endings.
+line. Compression is detected from a file's first bytes. A folder means the files in it with these endings, and a
+pattern, such as part-{00..15}.txt or *.jsonl, the files that it names.
 
 `-` is standard input. It, and pipes whose name has none of these endings, hold records if they begin like JSON, else
 one caption per line. Parquet can't be read from a pipe, because reading starts at its end.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import pyarrow as pa
 
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
+from vocabkit.files.patterns import matching
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.files.records import BLOCK, COMPRESSIONS, compression_of, is_text, json_records, text_blocks
 
@@ -37,6 +39,7 @@ _EXPECTED = f"{', '.join(_ENDINGS)}, with or without .gz or .zst"
 _IMAGE = "<image>"
 _FIELDS = ("caption", "text", "conversations")
 _TOLD_BY_CONTENT = ""
+_URL = re.compile("([a-zA-Z][a-zA-Z0-9+.:-]+:)/+")
 _RECORDS = re.compile(r'\s*(\[\s*[{\]"]|\{\s*["}])')
 """How JSON records begin; hardly any caption does."""
 
@@ -51,7 +54,7 @@ def captions(
     progress: Progress = no_progress,
     joint: str = " ",
 ) -> Iterator[str]:
-    """Yield the captions of `paths` (files, pipes or folders of files), in their order; in folders by name.
+    """Yield the captions of `paths` (files, patterns, pipes or folders of files), in their order; in folders by name.
 
     A caption of more than `LONGEST` characters is split at a single space between two words, or anywhere if there is
     none in that length.
@@ -65,7 +68,8 @@ def captions(
         VocabkitError: no such file, an unknown format, no such field, no text in it, invalid UTF-8, damaged JSON,
             Parquet or compression.
     """
-    files = [file for path in map(Path, paths) for file in (_caption_files(path) if path.is_dir() else [path])]
+    named = [file for path in paths for file in _named(str(path))]
+    files = [file for path in named for file in (_caption_files(path) if path.is_dir() else [path])]
     sizes = [_size(file) for file in files]
     formats = [_format(file) for file in files]
     done, total = 0, sum(sizes)
@@ -84,6 +88,13 @@ def captions(
                 yield from [caption] if len(caption) <= LONGEST else _parts(caption, joint)
         report(at if has_no_size else size)
         done += at
+
+
+def _named(path: str) -> list[Path]:
+    if (url := _URL.match(path)) is not None and not Path(path).exists():
+        address = f"{url[1]}//{path[url.end() :]}"  # a Path has only one slash here
+        raise VocabkitError(f"{address}: captions are read from disks and pipes; copy it, or pipe it into `-`")
+    return [Path(each) for each in matching(path)]
 
 
 def is_stream(path: Path) -> bool:
@@ -179,15 +190,49 @@ def _read(
 # ---- text --------------------------------------------------------------------------------------------------------
 
 
-def _plain(blocks: Iterable[str], joint: str) -> Iterator[str]:
+def _plain(blocks: Iterator[str], joint: str) -> Iterator[str]:
     rest = ""
     for block in blocks:
-        *lines, rest = (rest + block).split("\n")
-        yield from _captions(line.removesuffix("\r") for line in lines)
-        if len(rest) > LONGEST:
-            *parts, rest = _parts(rest.replace(_IMAGE, ""), joint)
-            yield from _captions(parts)
+        rest += block
+        while True:
+            *lines, rest = rest.split("\n")
+            yield from _captions(line.removesuffix("\r") for line in lines)
+            if len(rest) <= LONGEST:
+                break
+            rest = yield from _long_line(itertools.chain([rest], blocks), joint)
     yield from _captions([rest.removesuffix("\r")])
+
+
+def _long_line(blocks: Iterator[str], joint: str) -> Generator[str, None, str]:
+    """Yield the parts of a line that is never held as a whole, and return the text after it."""
+    clean, raw, after, has_image, begun = "", "", "", False, False
+    first = ""  # kept back: an image that is still to come takes the white space from its start
+    for block in itertools.chain(blocks, ["\n"]):
+        line, end, after = block.partition("\n")
+        raw += line
+        cut = len(raw) - (0 if end else _begun_image(raw))
+        has_image |= _IMAGE in raw[:cut]
+        *parts, clean = _parts(clean + raw[:cut].replace(_IMAGE, ""), joint)
+        raw = raw[cut:]
+        if end:
+            clean = clean.rstrip() if has_image else clean.removesuffix("\r")
+            parts.append(clean)
+        for part in parts:
+            if not begun and part[:1].isspace():
+                first = part
+            elif part and not part.isspace():
+                yield part
+            begun = True
+        if end:
+            break
+    if first and not first.isspace():
+        yield first.lstrip() if has_image else first
+    return after
+
+
+def _begun_image(text: str) -> int:
+    """How many characters at the end of `text` may be the start of a placeholder."""
+    return next((length for length in range(len(_IMAGE) - 1, 0, -1) if text.endswith(_IMAGE[:length])), 0)
 
 
 def _captions(texts: Iterable[str]) -> Iterator[str]:

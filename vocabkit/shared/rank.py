@@ -100,5 +100,13 @@ def rank(
 
 def corpus_name(paths: Sequence[str | Path], text_column: str | None) -> str:
     """What a shared vocabulary records of a corpus: the names of its files, and the column if one was given."""
-    names = ", ".join(os.fsencode(path.name or path).decode("utf-8", "replace") for path in map(Path, paths))
+    names = ", ".join(
+        "a pipe" if _is_numbered(path) else os.fsencode(path.name or path).decode("utf-8", "replace")
+        for path in map(Path, paths)
+    )
     return names if text_column is None else f"{names} ({text_column})"
+
+
+def _is_numbered(path: Path) -> bool:
+    """Whether it is a pipe without a name, as <(zcat captions.gz) makes one in a shell: /dev/fd/63."""
+    return str(path).startswith(("/dev/fd/", "/proc/self/fd/"))

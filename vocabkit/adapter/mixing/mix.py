@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def mix(
             without gradients. 0 is exact. Else, where there are many coefficients, a patch whose 64 largest hold all
             but tolerance / 2 of the mass is mixed of these: the error of such a token is at most twice the dropped
             mass times the longest row (`top.top_mix`). All other patches are mixed in full, which costs a peaked head
-            nothing, and takes a flat one 0.3 longer than without.
+            nothing, and takes a flat one 0.3 longer than without. Rounding to the dtype comes on top, as without.
 
     Returns:
         (..., D) in the dtype of `embeddings`, which the LLM expects. Autocast has no effect.
@@ -115,8 +116,8 @@ def _whole(
 
 
 def _check_approximation(head: Head, top: int | None, tolerance: float, tensors: tuple[Tensor | None, ...]) -> None:
-    if not 0 <= tolerance < math.inf:
-        raise VocabkitError(f"tolerance is {tolerance}: must be 0 (exact) or a positive number")
+    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 <= tolerance < math.inf:
+        raise VocabkitError(f"tolerance is {tolerance!r}: must be 0 (exact) or a positive number")
     if top is not None and head != "softmax":
         raise VocabkitError("top is for the softmax head: the coefficients of a linear head do not add up to 1")
     if top is not None and tolerance:

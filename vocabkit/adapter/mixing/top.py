@@ -6,6 +6,8 @@ after the first blocks. On a GPU with half-precision operands one Triton kernel 
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -66,8 +68,8 @@ def top_coefficients(
     Raises VocabkitError: k out of range, arguments that `mix` refuses, or too little memory.
     """
     check(hidden, weight, head=head, bias=bias, temperature=temperature)
-    if not 1 <= k <= len(weight):
-        raise VocabkitError(f"k is {k}: must be from 1 to the {len(weight):,} rows of weight")
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= len(weight):
+        raise VocabkitError(f"k is {k!r}: must be a whole number from 1 to the {len(weight):,} rows of weight")
     patches = hidden.reshape(-1, hidden.shape[-1])  # (..., H) -> (N, H)
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     sums = accumulation_dtype(dtype)
@@ -112,7 +114,8 @@ def top_mix(
     values, rows = top_coefficients(hidden, weight, k, head="softmax", bias=bias, temperature=temperature)
     kept = values.sum(dim=-1, keepdim=True)
     kernels, _ = choice.elementwise_impl(accumulation_dtype(embeddings.dtype), hidden.device)
-    tokens = sum_of_rows((values / kept).flatten(0, -2), rows.flatten(0, -2), embeddings, kernels=kernels)
+    shares, rows = (values / kept).reshape(-1, k), rows.reshape(-1, k)  # (..., k) -> (N, k)
+    tokens = sum_of_rows(shares, rows, embeddings, kernels=kernels)
     return tokens.reshape(*hidden.shape[:-1], embeddings.shape[1]), (1 - kept[..., 0]).clamp_(min=0)
 
 
