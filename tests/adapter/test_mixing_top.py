@@ -94,8 +94,8 @@ def test_infinite_bias_excludes_rows() -> None:
     assert all(len(set(patch.tolist())) == 12 for patch in rows)
 
 
-@pytest.mark.parametrize("k", [0, -1, 12])
-def test_k_out_of_range_raises(k: int) -> None:
+@pytest.mark.parametrize("k", [0, -1, 12, 2.0, True, None])
+def test_k_out_of_range_raises(k: Any) -> None:
     hidden, weight, _ = operands(2, 11, 5)
     with pytest.raises(VocabkitError, match=r"1 to the 11 rows"):
         top_coefficients(hidden, weight, k, head="softmax")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -126,7 +127,7 @@ def test_images_may_be_files_beside_their_captions(tmp_path: Path, monkeypatch: 
 def test_null_image_raises_when_opened(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=pa.array([None, APPLE], pa.binary()), text=["nothing", "a red apple"])
     nothing, apple = read_dataset(source)
-    with pytest.raises(BrokenImage, match="train/0/0"):
+    with pytest.raises(BrokenImage, match=r"^train/0/0: is null, or has no bytes$"):
         load_image(nothing.images[0])
     assert load_image(apple.images[0]).size == (16, 16)
 
@@ -210,6 +211,54 @@ def test_any_type_of_bytes_is_a_picture(tmp_path: Path, kind: str) -> None:
     }
     pq.write_table(pa.table({"image": columns[kind]}), tmp_path / "a.parquet")
     assert [picture.source for picture in pictures_of(str(tmp_path / "a.parquet"))] == [APPLE, b""]
+
+
+def test_row_groups_and_files_may_be_empty(tmp_path: Path) -> None:
+    rows = pa.table({"image": pa.array([APPLE, OWL], pa.binary()), "text": ["an apple", "an owl"]})
+    with pq.ParquetWriter(tmp_path / "a.parquet", rows.schema) as writer:
+        for table in (rows[:0], rows, rows[:0], rows[:0], rows[:1], rows[:0]):
+            writer.write_table(table)
+    samples = list(samples_of(str(tmp_path / "a.parquet")))
+    assert [sample.turns[0].answer for sample in samples] == ["an apple", "an owl", "an apple"]
+    assert [content(sample.images[0]) for sample in samples] == [APPLE, OWL, APPLE]
+    pq.write_table(rows[:0], tmp_path / "b.parquet")
+    assert list(samples_of(str(tmp_path / "b.parquet"))) == []
+
+
+@pytest.mark.parametrize("read", [pictures_of, samples_of])
+def test_what_can_not_be_read_is_one_line_alone(tmp_path: Path, read: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    names = ["image", "text", "image"]
+    pq.write_table(pa.table([pa.array([APPLE]), pa.array(["x"]), pa.array([OWL])], names), tmp_path / "twice.parquet")
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "twice.parquet").read_bytes()[:-20])
+    for name, reason in (
+        ("twice", "has 2 columns 'image'; rename all but one"),
+        ("empty", "can't read ("),
+        ("cut", "can't read ("),
+    ):
+        with pytest.raises(VocabkitError) as caught:
+            list(read(str(tmp_path / f"{name}.parquet")))
+        assert str(caught.value).startswith(f"{tmp_path / name}.parquet: {reason}")
+    assert capfd.readouterr().err == ""
+
+
+def test_names_of_images_in_a_remote_parquet_file_need_a_disk(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": ["a.png"], "text": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        VocabkitError, match=r"image 'a.png' is not in the table; copy the file and its images to one fo"
+    ):
+        list(pictures_of(f"file://{tmp_path}/a.parquet"))
+
+
+def test_base64_is_quoted_in_short(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"image": [base64.b64encode(bytes(20_000)).decode()], "text": ["x"]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(
+        VocabkitError, match=r"is too long for a file name; if it is base64, store the bytes$"
+    ) as caught:
+        list(pictures_of(str(tmp_path / "a.parquet")))
+    assert len(str(caught.value)) < 400
 
 
 def test_parquet_file_without_rows_has_no_pictures(tmp_path: Path) -> None:

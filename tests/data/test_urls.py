@@ -11,9 +11,9 @@ from picture_files import encoded
 
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture
-from vocabkit.data.sources import pictures_of
+from vocabkit.data.sources import image_files, pictures_of, samples_of
 from vocabkit.data.urls import UrlFile, each_file, is_url, last_name
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 
 APPLE, OWL = encoded(colour="red"), encoded(colour="blue")
 ODD = ("a#1.png", "b?x.png", "c[1].png", "d*.png", "e{0..1}.png", "f %20 g.png")
@@ -70,6 +70,33 @@ def test_chain_of_fsspec_is_a_url_and_keeps_its_links(archive: str) -> None:
 
 def test_cache_of_fsspec_is_a_link(odd: str) -> None:
     assert found(f"simplecache::{odd}/*[?#]*.png") == [f"simplecache::{odd}/a#1.png", f"simplecache::{odd}/b?x.png"]
+
+
+def test_folder_of_images_tells_what_it_leaves_out(odd: str, tmp_path: Path) -> None:
+    (tmp_path / "metadata.parquet").touch()  # of the images
+    (tmp_path / "README.md").touch()
+    assert found(odd) == [f"{odd}/{name}" for name in ODD]
+    (tmp_path / "1.tar").touch()
+    (tmp_path / "2.parquet").touch()
+    reason = "only its images are taken; name tars and Parquet files themselves: "
+    with pytest.warns(VocabkitWarning, match=f"^{odd}: {reason}{odd}/1.tar and 1 more$"):
+        assert found(odd) == [f"{odd}/{name}" for name in ODD]
+    with pytest.warns(VocabkitWarning, match=f"^{tmp_path}: {reason}{tmp_path}/1.tar and 1 more$"):
+        assert image_files(tmp_path) == [tmp_path / name for name in ODD]
+    for name in ODD:
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        VocabkitError, match=r"no images in this folder; name tars and Parquet files themselves, or by \*"
+    ):
+        found(odd)
+
+
+def test_picture_is_an_input_but_no_sample(tmp_path: Path) -> None:
+    file = str(tmp_path / "a.png")
+    Path(file).write_bytes(APPLE)
+    assert found(file) == [file]
+    with pytest.raises(VocabkitError, match=f"^{file}: a picture without a caption; name the file or dataset that has"):
+        list(samples_of(file))
 
 
 def test_missing_link_is_named(archive: str) -> None:

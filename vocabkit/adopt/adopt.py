@@ -19,9 +19,8 @@ from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import check_encoder
 from vocabkit.adopt.captions import QUESTIONS, Asked, gain_of_picture, write_captions
 from vocabkit.adopt.teacher import Teacher, open_teacher, with_fingerprint
-from vocabkit.data.pictures import image_files
 from vocabkit.data.samples import Picture
-from vocabkit.data.sources import Columns, pictures_of
+from vocabkit.data.sources import Columns, image_files, pictures_of
 from vocabkit.errors import VocabkitError
 from vocabkit.files.atomic import claiming, make_folder
 from vocabkit.files.progress import Progress, no_progress

@@ -74,11 +74,6 @@ class ImageFolder:
         return self.path / inner
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and those below it, by name, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if IMAGE.fullmatch(file.name) and file.is_file())
-
-
 def check_shape(image: Image, *, pad: bool) -> None:
     """Raise VocabkitError: made a square, or resized by its shorter side, the picture could fill the memory.
 
@@ -344,6 +339,16 @@ def each_once(pictures: Iterable[Picture], advice: str) -> Iterator[Picture]:
             yield picture
         elif sources[picture.key] != source:
             raise VocabkitError(f"{quote(picture.key)} is the key of two pictures; {advice}")
+
+
+def at_least_one(pictures: Iterable[Picture], inputs: Iterable[str | Path]) -> Iterator[Picture]:
+    """Yield the pictures. Raises VocabkitError, naming the `inputs`: there are none."""
+    found = False
+    for picture in pictures:
+        found = True
+        yield picture
+    if not found:
+        raise VocabkitError(f"{', '.join(map(str, inputs)) or 'inputs'}: no pictures in it")
 
 
 @contextmanager

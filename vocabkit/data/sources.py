@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +14,7 @@ from vocabkit.data.pictures import IMAGE
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
 from vocabkit.data.urls import UrlFile, check_url, each_file, files_below, is_url, last_name
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.hub import is_hub_id
 
 
@@ -42,14 +43,16 @@ def samples_of(source: str, images: Path | None = None, columns: Columns = Colum
 def _samples(source: str, images: Path | None, columns: Columns) -> Iterator[Sample]:
     if is_tar(source):
         return tar_samples(source, columns.text)
+    if _is_local_image(source):
+        raise VocabkitError(f"{source}: a picture without a caption; name the file or dataset that has both")
     if _is_dataset(source):
         return read_dataset(source, split=columns.split, image_column=columns.image, text_column=columns.text)
     return read_llava(_local(source), images)
 
 
 def pictures_of(source: str, images: Path | None = None, columns: Columns = Columns()) -> Iterable[Picture]:
-    """Return the pictures of `samples_of`, with the same keys, even of images without text; or those of a URL, which is
-    a picture, or a folder of them. As a list, or as a stream from tars, Parquet files and datasets.
+    """Return the pictures of `samples_of`, with the same keys, even of images without text; or a picture, by path or
+    URL, or those of a folder by URL. As a list, or as a stream from tars, Parquet files and datasets.
     """
     files = each_file(source)
     found = [_pictures(each, images, columns) for each in files]
@@ -59,21 +62,61 @@ def pictures_of(source: str, images: Path | None = None, columns: Columns = Colu
 def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Picture]:
     if is_tar(source):
         return tar_pictures(source)
+    if _is_local_image(source):
+        return [Picture(path_key(Path(source)), Path(source))]
     if _is_dataset(source):
         return read_pictures(source, split=columns.split, image_column=columns.image)
     if is_url(source) and not is_llava(Path(last_name(source))):
         check_url(source)
-        single = IMAGE.fullmatch(last_name(source))
-        urls = [source] if single else [url for url in files_below(source) if IMAGE.fullmatch(last_name(url))]
+        urls = [source] if is_image(source) else _images(source, files_below(source))
         if not urls:
-            raise VocabkitError(f"{source}: no images in this folder")
+            raise VocabkitError(f"{source}: no images in this folder; name tars and Parquet files themselves, or by *")
         return [Picture(url, UrlFile(url)) for url in urls]
     return [picture for sample in read_llava(_local(source), images) for picture in sample.images]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and those below it, by name, sorted by path. Warns of tars and Parquet files beside them,
+    which are left out.
+    """
+    names = _images(str(folder), map(str, folder.rglob("*")))
+    return sorted(file for file in map(Path, names) if file.is_file())
+
+
+def _images(folder: str, files: Iterable[str]) -> list[str]:
+    images, others = list[str](), list[str]()
+    for file in files:
+        if is_image(file):
+            images.append(file)
+        elif (is_tar(file) or is_parquet(file)) and last_name(file) != "metadata.parquet":  # of an image folder
+            others.append(file)
+    if images and others:
+        more = f" and {len(others) - 1} more" * (len(others) > 1)
+        warnings.warn(
+            f"{folder}: only its images are taken; name tars and Parquet files themselves: {min(others)}{more}",
+            VocabkitWarning,
+            stacklevel=3,
+        )
+    return images
+
+
+def path_key(path: Path) -> str:
+    """Return a path as a picture's key: as text, with bytes that are not UTF-8 escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def is_image(source: str) -> bool:
+    """Whether the name of a file, by path or URL, is that of an image."""
+    return IMAGE.fullmatch(last_name(source)) is not None
 
 
 def is_data(source: str) -> bool:
     """Whether the name is that of a file of many pictures: a LLaVA file, a tar or Parquet."""
     return is_tar(source) or is_parquet(source) or is_llava(Path(last_name(source)))
+
+
+def _is_local_image(source: str) -> bool:
+    return is_image(source) and not is_url(source) and not Path(source).is_dir()
 
 
 def _local(source: str) -> Path:

@@ -31,15 +31,16 @@ from vocabkit.data.pictures import (
     IMAGE,
     BrokenImage,
     ahead,
+    at_least_one,
     content_digest,
     decoding_threads,
     each_once,
     fetched,
-    image_files,
+    path_key,
     unchanged,
 )
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
-from vocabkit.data.sources import Columns, is_data, pictures_of
+from vocabkit.data.sources import Columns, image_files, is_data, pictures_of
 from vocabkit.data.urls import UrlFile, each_file, is_url
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
@@ -268,7 +269,8 @@ def open_inputs(
         raise TypeError(f"`inputs` is {type(inputs).__name__}; expected a list of images, folders, files or datasets")
     folder = None if images is None else Path(images)
     found = [_pictures(each, folder, split, image_column) for source in inputs for each in each_file(str(source))]
-    once = each_once(chain.from_iterable(found), "give them in two runs, each with an `out` of its own")
+    each = each_once(chain.from_iterable(found), "give them in two runs, each with an `out` of its own")
+    once = at_least_one(each, inputs)
     if all(isinstance(each, list) for each in found):
         pictures = list(once)
         return pictures, len(pictures)
@@ -279,20 +281,13 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
     path = Path(source)
     if path.is_dir():
         if files := image_files(path):
-            return [Picture(_key(file), file) for file in files]
-    elif IMAGE.fullmatch(path.name) and not is_url(source):
-        return [Picture(_key(path), path)]  # a missing image counts as broken
-    elif not is_url(source) and not is_data(source):
+            return [Picture(path_key(file), file) for file in files]
+    elif not is_url(source) and not is_data(source) and not is_image(source):  # a missing image counts as broken
         if path.exists():
-            return [Picture(_key(path), path)]
+            return [Picture(path_key(path), path)]
         if not is_hub_id(source):
             raise VocabkitError(f"{source}: not found: not a file, a folder or the hub id of a dataset (owner/name)")
     return pictures_of(source, images, Columns(split, image_column))
-
-
-def _key(path: Path) -> str:
-    """Return the path as text, with bytes that are not UTF-8 escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def open_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ from vocabkit.data.partition import WHOLE, Partition
 from vocabkit.data.pictures import (
     BrokenImage,
     ahead,
+    at_least_one,
     content_digest,
     decoding_threads,
     each_once,
@@ -161,7 +162,7 @@ def cache_files(
         device=device,
         dtype=torch.float16 if device.type == "cuda" else torch.float32,
     )
-    pictures: Iterable[Picture] = chain.from_iterable(found)
+    pictures: Iterable[Picture] = at_least_one(chain.from_iterable(found), data)
     if all(isinstance(each, list) for each in found):
         pictures = list(pictures)
     report = cache_features(encoder, pictures, out, dtype=options.dtype, partition=options.partition, progress=progress)
