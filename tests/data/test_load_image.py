@@ -130,11 +130,13 @@ def test_pipe_does_not_hang(tmp_path: Path) -> None:
     assert "pipe or device" in refusal(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"a red apple", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-)
+@pytest.mark.parametrize("content", [b"a red apple", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_other_file_raises(content: bytes) -> None:
     assert refusal(content) == "the key: not an image in any of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
+
+
+def test_no_content_raises() -> None:
+    assert refusal(b"") == "the key: is null, or has no bytes"
 
 
 @pytest.mark.parametrize("kind", FORMATS)

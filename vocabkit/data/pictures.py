@@ -89,6 +89,11 @@ def check_shape(image: Image, *, pad: bool) -> None:
         raise VocabkitError(f"has {image.width} x {image.height} pixels, too long to be resized")
 
 
+def path_key(path: Path) -> str:
+    """Return a path as a picture's key: as text, with bytes that are not UTF-8 escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 class BrokenImage(VocabkitError):  # noqa: N818 - named for what it reports
     """An image that is missing or can't be decoded."""
 

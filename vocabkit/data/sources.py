@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vocabkit.data.hf_datasets import is_parquet, read_dataset, read_pictures
 from vocabkit.data.llava import is_llava, read_llava
-from vocabkit.data.pictures import IMAGE
+from vocabkit.data.pictures import IMAGE, path_key
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
 from vocabkit.data.urls import UrlFile, check_url, each_file, files_below, is_url, last_name
@@ -98,11 +98,6 @@ def _images(folder: str, files: Iterable[str]) -> list[str]:
             stacklevel=3,
         )
     return images
-
-
-def path_key(path: Path) -> str:
-    """Return a path as a picture's key: as text, with bytes that are not UTF-8 escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def is_image(source: str) -> bool:

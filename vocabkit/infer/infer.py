@@ -282,7 +282,9 @@ def _pictures(source: str, images: Path | None, split: str, image_column: str) -
     if path.is_dir():
         if files := image_files(path):
             return [Picture(path_key(file), file) for file in files]
-    elif not is_url(source) and not is_data(source) and not is_image(source):  # a missing image counts as broken
+    elif IMAGE.fullmatch(path.name) and not is_url(source):
+        return [Picture(path_key(path), path)]  # a missing image counts as broken
+    elif not is_url(source) and not is_data(source):
         if path.exists():
             return [Picture(path_key(path), path)]
         if not is_hub_id(source):
