@@ -98,7 +98,7 @@ def score(data: Path, features: Path, llm_source: str, adapters: list[str], limi
     samples = [samples[at] for at in sorted(np.random.default_rng(0).permutation(len(samples))[:limit])]
     right = np.array([ANSWERS.index(sample.turns[0].answer) for sample in samples])
     yes_no = right >= len(SHAPES) + len(COLOURS)
-    llm = load_llm(llm_source, torch.bfloat16)
+    llm = load_llm(llm_source, torch.float32)
 
     def first_token(answer: str) -> int:
         labels = encode_sample(llm.tokenizer, [Turn(EXAMPLES, answer)], "completion", 1, longest=2048).labels
@@ -113,20 +113,18 @@ def score(data: Path, features: Path, llm_source: str, adapters: list[str], limi
         shown[name] = shown_by(LVLM(llm, load_adapter(file)), held)
     shares: dict[str, dict[str, object]] = {}
     for name, visual in shown.items():
-        found = []
-        for start in range(0, len(samples), BATCH):
-            part = samples[start : start + BATCH]
-            tokens = visual(torch.arange(start, start + len(part)))
-            asked = [
-                encode_question(llm.tokenizer, s.turns, "completion", len(t)) for s, t in zip(part, tokens, strict=True)
-            ]
-            batch = collate([Prompt(ids, [IGNORED] * len(ids)) for ids in asked], [], left=True)
+        tokens = visual(torch.arange(len(samples)))
+        asked = [
+            encode_question(llm.tokenizer, s.turns, "completion", len(t)) for s, t in zip(samples, tokens, strict=True)
+        ]
+        scores = np.zeros((len(samples), len(ANSWERS)))
+        for same in _of_one_length(asked):  # so that the LLM reads the examples once
+            batch = collate([Prompt(asked[n], [IGNORED] * len(asked[n])) for n in same], [], left=True)
             given = generate(
-                llm.model, batch, torch.cat(tokens)[None], max_new_tokens=1, do_sample=False,
+                llm.model, batch, torch.cat([tokens[n] for n in same])[None], max_new_tokens=1, do_sample=False,
                 return_dict_in_generate=True, output_logits=True, pad_token_id=llm.tokenizer.pad_token_id,
             )  # fmt: skip
-            found.append(given.logits[0].float()[:, answers].numpy())  # (B, V) -> (B, 13)
-        scores = np.concatenate(found)
+            scores[same] = given.logits[0].float()[:, answers].numpy()  # (B, V) -> (B, 13)
         hits = scores.argmax(axis=1) == right
         colour_or_shape = scores[:, :-2].argmax(axis=1) == right
         two = (scores[:, -2] > scores[:, -1]) == (right == len(ANSWERS) - 2)  # yes above no
@@ -136,6 +134,14 @@ def score(data: Path, features: Path, llm_source: str, adapters: list[str], limi
         }  # fmt: skip
         print(name, json.dumps(shares[name]), flush=True)
     out.write_text(json.dumps({"llm": llm_source, "questions": len(samples), "shares": shares}, indent=1) + "\n")
+
+
+def _of_one_length(prompts: list[list[int]]) -> list[list[int]]:
+    """The numbers of prompts of the same length, at most `BATCH` together."""
+    by_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
+    return [same[start : start + BATCH] for same in by_length.values() for start in range(0, len(same), BATCH)]
 
 
 def _share(hits: np.ndarray) -> dict[str, float]:
