@@ -491,9 +491,9 @@ def export(
     from vocabkit.files.memory import keep_freed_memory
 
     check_source(adapter)
-    check_llms([llm] if llm else [])
     check_device(device)
     _check_adapter_place(out, EXPORTS[form.value], overwrite)
+    check_llms([llm] if llm else [])
     if features is not None:
         keep_freed_memory()
     with show_progress() as progress:

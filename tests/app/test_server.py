@@ -131,7 +131,7 @@ def test_bad_pictures_get_a_message_and_good_ones_go_on(
     url: str, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for content, problem in (
-        (b"", "this file: not an image"),
+        (b"", "this file: is null or empty"),
         (b"no picture", "this file: not an image"),
         (picture[: len(picture) // 2], "this file: broken image"),
     ):

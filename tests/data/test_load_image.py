@@ -136,7 +136,7 @@ def test_other_file_raises(content: bytes) -> None:
 
 
 def test_no_content_raises() -> None:
-    assert refusal(b"") == "the key: is null, or has no bytes"
+    assert refusal(b"") == "the key: is null or empty"
 
 
 @pytest.mark.parametrize("kind", FORMATS)

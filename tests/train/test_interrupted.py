@@ -170,7 +170,7 @@ def test_second_training_in_a_busy_folder_raises(world: World, tmp_path: Path) -
 
 def test_output_path_of_a_file_raises(world: World, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(VocabkitError, match="out: can't make this folder"):
+    with pytest.raises(VocabkitError, match="out: is a file; name a folder"):
         train(world.recipe(), tmp_path / "out")
 
 

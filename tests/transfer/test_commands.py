@@ -208,7 +208,8 @@ def features_folder(folder: Path, features: torch.Tensor, dtype: str) -> None:
     )  # fmt: skip
     writer = FeatureWriter(folder, info)
     for number, rows in enumerate(features.to(getattr(torch, dtype))):
-        writer.add({f"digest {number}": rows}, {f"key {number}": f"digest {number}"})
+        writer.add({f"digest {number}": rows}, {f"key {number}": f"digest {number}"}, {})
+    writer.write_rest()
     writer.finish()
 
 
@@ -232,7 +233,7 @@ def test_mm_projector_is_what_llava_loads(moved: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "words", [("mm_projector", "--out", "x.bin"), ("llava", "--vision", "v", "--llm", "l", "--out", "x")]
+    "words", [("mm_projector", "--out", "x.bin"), ("llava", "--vision", "v", "--llm", "four", "--out", "x")]
 )
 def test_hidden_width_that_a_form_can_not_hold_raises_before_rows_are_read(
     moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]

@@ -54,7 +54,8 @@ def many(features: Features, tmp_path_factory: pytest.TempPathFactory) -> Featur
     folder = tmp_path_factory.mktemp("many")
     rows = normal(200, features.tokens, features.width).half()
     writer = FeatureWriter(folder, FeatureInfo(**features.encoder))
-    writer.add({str(n): row for n, row in enumerate(rows)}, {f"{n}.png": str(min(n, 199)) for n in range(210)})
+    writer.add({str(n): row for n, row in enumerate(rows)}, {f"{n}.png": str(min(n, 199)) for n in range(210)}, {})
+    writer.write_rest()
     writer.finish()
     return open_features(folder)
 
@@ -95,7 +96,8 @@ def test_rarely_varying_feature_does_not_dominate(world: World, many: Features, 
     for row in rows.values():
         row[:, 0] = 0
     torch.manual_seed(0)
-    writer.add(rows, {name: name for name in rows})
+    writer.add(rows, {name: name for name in rows}, {})
+    writer.write_rest()
     writer.finish()
     cache = open_features(tmp_path)
     projector, report = distil(moved(world, size=0.2), cache, steps=1)
@@ -114,7 +116,9 @@ def test_features_of_any_size_are_imitated(world: World, many: Features, tmp_pat
     writer.add(
         {f"{n}.png": (many[f"{n}.png"] * sizes + 1).half() for n in range(60)},
         {f"{n}.png": f"{n}.png" for n in range(60)},
+        {},
     )
+    writer.write_rest()
     writer.finish()
     _, report = distil(moved(world, "linear", size=0.2, hidden=48), open_features(tmp_path), steps=30)
     assert report.relative_error < 0.1

@@ -122,7 +122,7 @@ def load_image(picture: Picture) -> Image:
                 return _decoded(str(source), file)
         found = source if isinstance(source, bytes) else source()
         if isinstance(found, bytes) and not found:
-            raise VocabkitError(f"{picture.key}: is null, or has no bytes")
+            raise VocabkitError(f"{picture.key}: is null or empty")
         return _decoded(picture.key, io.BytesIO(found)) if isinstance(found, bytes) else as_rgb(found, picture.key)
     except VocabkitError as error:
         raise BrokenImage(str(error)) from error
