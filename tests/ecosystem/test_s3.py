@@ -84,4 +84,4 @@ def test_killed_run_and_parts_make_the_objects_of_a_single_run(tmp_path: Path) -
     status, said = found["missing"]
     assert status == 2
     assert said.count("\n") == 1
-    assert said.startswith("error: s3://nobucket/out/00000.arrow: can't write here (")
+    assert said.startswith("error: s3://nobucket/out: can't write here (")

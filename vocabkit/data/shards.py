@@ -9,7 +9,6 @@ over an `index.json` that is not theirs.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,13 +74,10 @@ class ShardFolder:
             )
 
     def _check_writable(self) -> None:
-        """Only writing shows whether a store has the bucket and accepts the keys."""
         if self._remote is None:
             check_writable(Path(self.folder) / INDEX)
-            return
-        probe = f".vocabkit-{os.urandom(8).hex()}.tmp"
-        self._remote.write(probe, b"")
-        self._remote.remove(probe)
+        else:
+            self._remote.check_writable()
 
     def check(self, found: Mapping[str, Any]) -> None:
         """Raise VocabkitError unless `found`, the settings of a shard in the folder, are those of this run."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import has_magic
 from http import HTTPStatus
@@ -190,6 +191,17 @@ class RemoteFolder:
         """Write a file. Raises VocabkitError: can't."""
         with opening(f"{self.url}/{name}", "can't write here"):
             self._system.pipe_file(f"{self._path}/{name}", content)
+
+    def check_writable(self) -> None:
+        """Write an empty file and remove it: nothing else shows whether a store has the bucket and accepts the keys.
+
+        Raises VocabkitError: can't.
+        """
+        probe = f"{self._path}/.vocabkit-{os.urandom(8).hex()}.tmp"
+        with opening(self.url, "can't write here"):
+            self._system.pipe_file(probe, b"")
+        with suppress(Exception):  # a store that lets nobody remove anything
+            self._system.rm_file(probe)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there. Raises VocabkitError: can't."""
