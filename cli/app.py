@@ -98,10 +98,11 @@ class _Commands(dict[str, Any]):
 
 # Help breaks its lines between words only: an option that is broken at its hyphen can be neither found nor copied.
 textwrap.TextWrapper.wordsep_re = textwrap.TextWrapper.wordsep_simple_re
+_HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=_Panels,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Reuse a vision-language adapter with another LLM, through the vocabulary that both share.",
@@ -199,7 +200,8 @@ def command_line() -> Any:
 def _build(name: str) -> Any:
     """Build a command as click has it."""
     function, example = next((function, example) for _, each, function, example in _COMMANDS if each == name)
-    info = CommandInfo(name, callback=function, epilog=f"Example: vocabkit {name} {example}")
+    # with its own -h: a command keeps the help option that it is first asked for, with or without the group's context
+    info = CommandInfo(name, callback=function, context_settings=_HELP, epilog=f"Example: vocabkit {name} {example}")
     command: Any = typer.main.get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
     for parameter in command.params:
         kind = parameter.type.name.partition(" ")[0]
