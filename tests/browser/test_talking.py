@@ -134,6 +134,7 @@ def test_answers_of_two_llms_are_written_side_by_side(visit: Open, url: str, tal
 @pytest.mark.parametrize("way", ["paste", "drop"])
 def test_picture_is_pasted_or_dropped(visit: Open, url: str, picture: Path, way: str) -> None:
     page = visit(url)
+    page.wait_for_load_state("networkidle")  # a user has seen the page before
     page.evaluate(GIVEN, [way, base64.b64encode(picture.read_bytes()).decode()])
     page.wait_for_selector("#look:not([hidden])")
 
