@@ -225,6 +225,8 @@ def train(
     if trained.left_out:
         left_out = f"; {trained.left_out:,} more have no features, or not one <image> for each, and were left out"
     say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}")
+    if trained.names is not None:
+        say(f"  {trained.names_found:,} of {trained.names:,} names are rows of the shared vocabulary")
     losses = {
         "caption loss": (trained.caption_loss, "nats per token"),
         "word loss": (trained.word_loss, "nats per image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from vocabkit.adapter.config import AdapterConfig, Spelled
 from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.arrow.arrow_file import read_table
 from vocabkit.data.llava import read_llava
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.evaluate.validate import FileOptions, validate_files
 from vocabkit.infer.infer import infer
 from vocabkit.interpret.interpret import interpret
@@ -72,6 +73,25 @@ def test_head_learns_which_word_a_picture_shows(world: World, trained: Path) -> 
         colour = sample.turns[0].answer.split()[1]
         mass = adapter.coefficients(features[sample.images[0].key].float()).mean(dim=0)[2:]
         assert adapter.shared[2 + int(mass.argmax())] == f" {colour}".encode()
+
+
+def test_captions_without_words_are_counted_and_refused_if_none_has_any(world: World, tmp_path: Path) -> None:
+    records = json.loads(world.data.read_text())
+    for sample, answer in ((2, "zzzq qqqx"), (5, "!")):
+        records[sample]["conversations"][1]["value"] = answer
+    settings = {"connector": "softmax", "word_steps": 1, "steps": 1}
+    some = world.data.with_name("some.json")
+    some.write_text(json.dumps(records))
+    with pytest.warns(VocabkitWarning, match="2 of 12 captions have no word of the shared vocabulary"):
+        assert train(world.recipe(**settings, data=(str(some),)), tmp_path / "some").without_words == 2
+    assert train(world.recipe(**settings), tmp_path / "all").without_words == 0
+    assert train(world.recipe(**settings | {"word_steps": 0}), tmp_path / "captions").without_words is None
+    for record in records:
+        record["conversations"][1]["value"] = "ein rotes Ding"
+    none = world.data.with_name("none.json")
+    none.write_text(json.dumps(records))
+    with pytest.raises(VocabkitError, match="none of the 12 captions has a word of the shared vocabulary"):
+        train(world.recipe(**settings, data=(str(none),)), tmp_path / "none")
 
 
 def test_prompt_of_the_recipe_goes_with_the_adapter(world: World, trained: Path, tmp_path: Path) -> None:
@@ -228,7 +248,7 @@ def test_head_starts_from_the_labels_of_the_vision_model(world: World, tmp_path:
     }
     recipe = world.recipe(**settings, start_from_labels=str(names))
     trained = train(recipe, tmp_path / "out")
-    assert trained.steps == 0
+    assert (trained.steps, trained.names_found, trained.names) == (0, 2, 3)
     adapter = load_adapter(trained.adapter)
     assert isinstance(adapter, LangBridgeAdapter)
     patches = torch.cat([open_features(tmp_path / "features")[picture.key] for picture in pictures]).float()

@@ -111,6 +111,8 @@ class SampleWords:
 
         Args:
             llm: it need not be the one that an adapter was trained with.
+
+        Raises VocabkitError: no answer has a row, so that the word loss would have nothing to teach.
         """
         self._tokenizer = llm.tokenizer
         self._finder, self._row_of = None, {}
@@ -119,6 +121,14 @@ class SampleWords:
         else:
             self._row_of = {token: row for row, token in enumerate(shared.look_up(llm.vocabulary).tolist())}
         self._words = CaptionWords(map(self._rows, samples))
+        self.without = self._words.without
+        """Samples whose answers have no row."""
+        if self.without == len(samples):
+            what = "word" if shared.of_words else "token"
+            raise VocabkitError(
+                f"none of the {len(samples):,} captions has a {what} of the shared vocabulary, so the {what}s of captions "
+                "can't be learned; train over a vocabulary that was built from such captions"
+            )
 
     def weights(self, sample: Sample) -> dict[int, float]:
         """As `CaptionWords.weights`, of all answers of `sample`."""

@@ -14,6 +14,7 @@ from vocabkit.adapter.space_maps import ridge
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import LLM
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.shared.words import read_names
 from vocabkit.train.dataset import Images, image_tensor
 from vocabkit.vision.features import Features
@@ -27,15 +28,19 @@ _BATCH = 32
 _Item = TypeVar("_Item")
 
 
+def rows_of_names(file: str, shared: SharedVocabulary) -> list[int | None]:
+    """The row of each name in `file`, in any case; None for a name that is no row. Raises as `read_names`."""
+    tokens = enumerate(shared.tokens.to_pylist())
+    row_of = {(token or b"").decode("utf-8", "replace").strip().casefold(): row for row, token in tokens}
+    return [row_of.get(name.casefold()) for name in read_names(file)]
+
+
 def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[Sample], images: Images) -> None:
     """Start a head at the scores that the vision model gives to the names in `file`, see `label_scores`.
 
     Raises VocabkitError: as `read_names` and `label_scores`; no name is a row.
     """
-    names = read_names(file)
-    tokens = adapter.shared.tokens.to_pylist()
-    row_of = {(token or b"").decode("utf-8", "replace").strip().casefold(): row for row, token in enumerate(tokens)}
-    rows = [row_of.get(name.casefold()) for name in names]
+    names, rows = read_names(file), rows_of_names(file, adapter.shared)
     if set(rows) == {None}:
         raise VocabkitError(
             f"{file}: none of its names is a row of the shared vocabulary; build that with `build-shared --names`"
@@ -43,7 +48,7 @@ def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[S
     patches = torch.cat(list(_patches(_spread([s.images[0] for s in samples if s.images], SEEN), images))).flatten(0, 1)
     info = images.encoder if isinstance(images, Features) else images.info
     adapter.initialise_from_scores(
-        *head_scores(*label_scores(info["name"], info["layer"], names, patches), rows, len(tokens))
+        *head_scores(*label_scores(info["name"], info["layer"], names, patches), rows, len(adapter.shared))
     )
 
 

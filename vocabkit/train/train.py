@@ -25,7 +25,7 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, loa
 from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder, check_llm, llm_info
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
-from vocabkit.errors import VocabkitError, needs_extra, quote
+from vocabkit.errors import VocabkitError, VocabkitWarning, needs_extra, quote
 from vocabkit.files.atomic import claiming, make_folder, new_folder, write_text
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
@@ -36,7 +36,7 @@ from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
 from vocabkit.train.objective import Objective, head_of
 from vocabkit.train.recipe import ADAPTER, LLM_FOLDER, METRICS, RECIPE, STATE, Recipe
-from vocabkit.train.starts import start_from_captions, start_from_labels
+from vocabkit.train.starts import rows_of_names, start_from_captions, start_from_labels
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.features import Features, open_features
 
@@ -65,6 +65,12 @@ class Trained:
     the steps with a caption loss."""
     word_loss: float | None
     """Nats per image: mean over the last tenth of the steps with a word loss."""
+    without_words: int | None = None
+    """Captions without a row of the shared vocabulary, which teach the word loss nothing; None without a word loss."""
+    names: int | None = None
+    """Names in `start_from_labels`, if the head started there."""
+    names_found: int | None = None
+    """Those of them that are rows of the shared vocabulary."""
 
 
 def train(
@@ -122,7 +128,11 @@ def _train(
     )
     teacher = None if recipe.teacher is None else _open_teacher(recipe, images, llm, connector).to(accelerator.device)
     objective = Objective(lvlm, images, teacher=teacher, entropy=recipe.word_entropy)
-    phases = _plan_phases(recipe, samples, images, llm, lvlm, accelerator)
+    words = _sample_words(recipe, samples, llm, lvlm)
+    phases = _plan_phases(recipe, samples, images, llm, lvlm, words, accelerator)
+    named = []
+    if recipe.start_from_labels is not None:
+        named = rows_of_names(recipe.start_from_labels, head_of(lvlm).shared)
     metrics = _Metrics(accelerator, out / METRICS, saved.step if saved else 0)
     if accelerator.is_main_process:
         write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
@@ -157,6 +167,9 @@ def _train(
         first_skipped=tuple(reasons),
         caption_loss=metrics.last_loss("caption_loss"),
         word_loss=metrics.last_loss("word_loss"),
+        without_words=None if words is None else words.without,
+        names=len(named) or None,
+        names_found=len(named) - named.count(None) if named else None,
     )
 
 
@@ -329,17 +342,40 @@ def _trainable(model: Any, recipe: Recipe) -> Any:
     return model.requires_grad_(recipe.train_llm == "full")
 
 
+def _sample_words(recipe: Recipe, samples: list[Sample], llm: LLM, lvlm: LVLM) -> SampleWords | None:
+    """The words of captions of pictures, for the word loss; None without one.
+
+    Raises VocabkitError: an adapter without a softmax head, or no caption with a word of its vocabulary.
+    """
+    if not (recipe.steps_on_words or recipe.word_weight):
+        return None
+    pictured = [sample for sample in samples if sample.images]
+    shared = head_of(lvlm).shared
+    words = SampleWords(pictured, shared, llm)
+    if words.without:
+        warnings.warn(
+            f"{words.without:,} of {len(pictured):,} captions have no {'word' if shared.of_words else 'token'} of the "
+            "shared vocabulary, and teach the word loss nothing",
+            VocabkitWarning,
+            stacklevel=2,
+        )
+    return words
+
+
 def _plan_phases(
-    recipe: Recipe, samples: list[Sample], images: Images, llm: LLM, lvlm: LVLM, accelerator: Accelerator
+    recipe: Recipe,
+    samples: list[Sample],
+    images: Images,
+    llm: LLM,
+    lvlm: LVLM,
+    words: SampleWords | None,
+    accelerator: Accelerator,
 ) -> list[tuple[Phase, CaptionData]]:
     """Return the phases, each with the batches of this process. The steps on words alone, if any, come first.
 
-    Raises:
-        VocabkitError: a batch that can't be divided, or a word loss for an adapter without a softmax head.
+    Raises VocabkitError: a batch that can't be divided.
     """
-    words, pictured = None, [sample for sample in samples if sample.images]
-    if recipe.steps_on_words or recipe.word_weight:
-        words = SampleWords(pictured, head_of(lvlm).shared, llm)
+    pictured = [sample for sample in samples if sample.images]
     steps = recipe.steps or math.ceil(recipe.epochs * len(samples) / recipe.batch)
     first = Phase("words", recipe.steps_on_words, recipe.word_learning_rate, caption=0.0, words=1.0)
     second = Phase("captions", steps, recipe.learning_rate, caption=1.0, words=recipe.word_weight)

@@ -41,9 +41,12 @@ class CaptionWords:
         """
         self._found: dict[int, int] = {}
         self._captions = 0
-        for rows in captions:
+        self.without = 0
+        """Captions that have no row at all."""
+        for rows in map(set, captions):
             self._captions += 1
-            for row in set(rows):
+            self.without += not rows
+            for row in rows:
                 self._found[row] = self._found.get(row, 0) + 1
 
     def weights(self, rows: Iterable[int]) -> dict[int, float]:
