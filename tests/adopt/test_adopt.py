@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 import torch
 from command_line import error_of, vocabkit_here
 from results import curve, same_bits, weights
+from safetensors.torch import load_file, save_file
 from small_models import llm as small_llm
 from small_world import World
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from two_processes import TORCHRUN, assert_same_training, run
+from vision_models import clip, registers, siglip
 
 from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
@@ -26,7 +30,7 @@ from vocabkit.adopt.teacher import open_teacher
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.validate import FileOptions, validate_files
-from vocabkit.llm.load import load_llm
+from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.published import export_mm_projector
 from vocabkit.transfer.transfer import transfer
@@ -166,6 +170,39 @@ def test_mm_projector_needs_llm_and_vision(world: World, projector: Path, tmp_pa
         open_teacher(str(tmp_path / "mm_projector.bin"), world.two)
 
 
+def test_folder_of_lora_weights_may_hold_the_projector_alone(world: World, projector: Path, tmp_path: Path) -> None:
+    own = load_adapter(projector)
+    assert isinstance(own, MLPProjector)
+    export_mm_projector(own, tmp_path / "mm_projector.bin")
+    (tmp_path / "mm_projector.bin").rename(tmp_path / "non_lora_trainables.bin")
+    with pytest.raises(VocabkitError, match="without its LLM: give `llm`"):
+        open_teacher(str(tmp_path))
+    assert open_teacher(str(tmp_path), world.one).projector.config.llm == "one"
+
+
+def test_what_config_leaves_out_is_as_in_transformers(llava: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(llava, tmp_path / "llava"))
+    content = json.loads((folder / "config.json").read_text())
+    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+        del content[name]
+    (folder / "config.json").write_text(json.dumps(content))
+    found = open_teacher(str(folder)).projector.config
+    assert (found.vision_model, found.vision_layer, found.vision_keep_cls) == (str(folder), -2, False)
+    edit(folder / "config.json", vision_feature_layer=[-1])
+    assert open_teacher(str(folder)).projector.config.vision_layer == -1
+
+
+def test_projector_without_biases_has_zeros(world: World, llava: Path, tmp_path: Path) -> None:
+    with quiet_transformers():
+        model = LlavaForConditionalGeneration.from_pretrained(llava)
+        theirs, model.config.multimodal_projector_bias = model.model.multi_modal_projector, False
+        theirs.linear_1.bias = theirs.linear_2.bias = None
+        folder = Path(shutil.copytree(llava, tmp_path / "llava", ignore=shutil.ignore_patterns("*.safetensors*")))
+        model.save_pretrained(folder)
+    features = open_features(world.features)["0.png"].float()
+    torch.testing.assert_close(open_teacher(str(folder)).projector(features), theirs(features))
+
+
 def test_llavas_own_layout_is_read(world: World, projector: Path, tmp_path: Path) -> None:
     folder = own_layout(world, projector, tmp_path / "own")
     found = open_teacher(str(folder))
@@ -178,8 +215,6 @@ def test_llavas_own_layout_is_read(world: World, projector: Path, tmp_path: Path
 
 def own_layout(world: World, projector: Path, folder: Path, **changes: Any) -> Path:
     """A checkpoint in LLaVA's own layout: the LLM's config and tensors, and a projector among them."""
-    from safetensors.torch import load_file, save_file
-
     one = Path(world.one.partition("=")[2])
     shutil.copytree(one, folder)
     layers = load_file(projector / "model.safetensors")
@@ -280,12 +315,16 @@ def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pic
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model_type": "blip-2"}, "a 'blip-2' with a Q-Former"),
-        ({"model_type": "idefics2"}, "a 'idefics2' with a perceiver resampler"),
-        ({"model_type": "qwen2_vl"}, "a 'qwen2_vl' with a projector that merges patches"),
-        ({"model_type": "llama"}, "a 'llama' with no projector that vocabkit knows"),
-        ({"mm_projector_type": "ldp"}, "its projector is 'ldp', not an MLP of two layers"),
-        ({"mm_projector_type": "linear"}, "its projector is 'linear', not an MLP of two layers"),
+        ({"model_type": "blip-2"}, "its model type 'blip-2' has a Q-Former; only LLaVA's MLP of two layers"),
+        ({"model_type": "idefics2"}, "its model type 'idefics2' has a perceiver resampler"),
+        ({"model_type": "qwen2_vl"}, "its model type 'qwen2_vl' has a projector that merges patches"),
+        ({"model_type": "llava_mpt"}, r"its model type is 'llava_mpt', not one that is read \(llava, .*give such"),
+        ({"model_type": ""}, "its model type is missing, not one that is read"),
+        ({"mm_projector_type": "ldp"}, "its projector is 'ldp'; only LLaVA's MLP of two layers with a GELU"),
+        ({"mm_projector_type": "linear"}, "its projector is 'linear'; only"),
+        ({"projector_hidden_act": "relu"}, "its projector is 'relu'; only"),
+        ({"mm_use_im_start_end": True}, r"<im_start> and <im_end> around pictures \(mm_use_im_start_end\)"),
+        ({"mm_vision_select_feature": "cls"}, "its mm_vision_select_feature is 'cls', but LLaVA has patch and"),
         ({"mm_resampler_type": "perceiver"}, "its projector stands behind the resampler 'perceiver', not alone"),
         ({"unfreeze_mm_vision_tower": True}, "its vision model was trained with it"),
         ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type 'spatial', which vocabkit does not compute"),
@@ -300,7 +339,7 @@ def test_other_projectors_are_refused_by_name(
 
 
 def test_llm_without_a_projector_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VocabkitError, match="a 'llama' with no projector that vocabkit knows"):
+    with pytest.raises(VocabkitError, match="its model type is 'llama', not one that is read"):
         open_teacher(str(small_llm(tmp_path / "llm")))
 
 
@@ -309,11 +348,68 @@ def test_adapter_with_a_head_is_moved_instead(adopted: Path) -> None:
         open_teacher(str(adopted / "adapter"))
 
 
-def test_features_of_several_layers_are_refused(llava: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layer", [[-2, -1], "-2"])
+def test_features_of_anything_but_one_layer_are_refused(llava: Path, tmp_path: Path, layer: Any) -> None:
     folder = Path(shutil.copytree(llava, tmp_path / "layers"))
-    edit(folder / "config.json", vision_feature_layer=[-2, -1])
-    with pytest.raises(VocabkitError, match=r"takes features of several layers \('\[-2, -1\]'\)"):
+    edit(folder / "config.json", vision_feature_layer=layer)
+    with pytest.raises(VocabkitError, match=rf"its vision_feature_layer is '{re.escape(str(layer))}', not one number"):
         open_teacher(str(folder))
+
+
+@pytest.mark.parametrize(("build", "before"), [(siglip, "none"), (registers, "5")])
+def test_llava_that_drops_other_tokens_than_those_before_the_patches_is_refused(
+    llava: Path, tmp_path: Path, build: Callable[[Path], Path], before: str
+) -> None:
+    """Llava drops the first token, whatever it is: a patch of SigLIP, and no register."""
+    folder, vision = Path(shutil.copytree(llava, tmp_path / "llava")), str(build(tmp_path / "vision"))
+    with pytest.raises(VocabkitError, match=rf"leaves out the first token of its vision model .*has {before} before"):
+        open_teacher(str(folder), vision=vision)
+    edit(folder / "config.json", vision_feature_select_strategy="full")
+    assert open_teacher(str(folder), vision=vision).projector.config.vision_keep_cls
+
+
+def test_vision_model_of_another_width_is_refused(llava: Path, tmp_path: Path) -> None:
+    with pytest.raises(VocabkitError, match=r"llava: its projector takes features of width 32, but .*narrow gives 16"):
+        open_teacher(str(llava), vision=str(clip(tmp_path / "narrow", hidden_size=16)))
+
+
+def test_first_tile_is_made_of_llava_next_alone(world: World, projector: Path, llava: Path, tmp_path: Path) -> None:
+    """The picture squeezed into a square; the image processor of a CLIP crops."""
+    tiles = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
+    own, following = own_layout(world, projector, tmp_path / "own", **tiles), tmp_path / "next"
+    shutil.copytree(llava, following)
+    edit(following / "config.json", model_type="llava_next", image_grid_pinpoints=[[28, 56]])
+    for folder, vision in ((own, None), (following, str(world.vision))):
+        with pytest.raises(VocabkitError, match=r"its first tile .* is the picture squeezed into a square, .* to pad"):
+            open_teacher(str(folder), vision=vision)
+        found = open_teacher(str(folder), vision=vision, image_aspect_ratio="pad")
+        assert found.projector.config.vision_aspect_ratio == "pad"
+
+
+def test_projector_without_a_vision_model_wants_one(world: World, projector: Path, tmp_path: Path) -> None:
+    folder = own_layout(world, projector, tmp_path / "own", mm_vision_tower=None)
+    with pytest.raises(VocabkitError, match="own: does not say which vision model it was trained with: give `vision`"):
+        adopt(str(folder), str(world.data), tmp_path / "out", options(world))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({"model.mm_projector.weight": torch.ones(24, 32)}, "its projector is one linear layer, as in the first LLaVA"),
+        ({"0.weight": torch.ones(24, 32)}, r"no mm_projector layers in it \(it has '0.weight'\); give"),
+        (
+            {"multi_modal_projector.linear_1.weight": torch.ones(24, 32)},
+            r"lacks multi_modal_projector\.linear_1\.bias, multi_modal_projector\.linear_2\.weight",
+        ),
+    ],
+)  # fmt: skip
+def test_incomplete_projectors_are_refused_in_their_own_words(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], problem: str
+) -> None:
+    torch.save(tensors, tmp_path / "mm_projector.bin")
+    with pytest.raises(VocabkitError, match=problem):
+        open_teacher(str(tmp_path / "mm_projector.bin"))
 
 
 def test_teacher_that_sees_nothing_is_told(world: World, tmp_path: Path) -> None:

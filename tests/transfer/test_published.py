@@ -448,7 +448,7 @@ def test_tiles_that_can_not_be_computed_raise_unless_the_whole_picture_is_chosen
     tmp_path: Path, shared: SharedVocabulary, recorded: dict[str, object] | None, words: str
 ) -> None:
     folder = llava_folder(tmp_path, **TILES) if recorded is None else with_newline(tmp_path, **recorded)
-    with pytest.raises(VocabkitError, match=f"{words}.*set `image_aspect_ratio` to pad or square"):
+    with pytest.raises(VocabkitError, match=f"{words}.*set `image_aspect_ratio` to pad to"):
         import_published(folder, shared, "qwen2")
     chosen = import_published(folder, shared, "qwen2", image_aspect_ratio="pad")
     assert (chosen.config.vision_aspect_ratio, chosen.image_newline) == ("pad", None)

@@ -140,6 +140,8 @@ def adopt(
         raise VocabkitError("say which other LLMs the adapter is for, with `targets`")
     targets = [resolve(name).vocabulary for name in options.targets]
     teacher = open_teacher(model, options.llm, options.vision, options.image_aspect_ratio)
+    if options.features is None and options.vision is None and teacher.projector.config.vision_model is None:
+        raise VocabkitError(f"{model}: does not say which vision model it was trained with: give `vision`")
     recipe = make_recipe(
         {
             "data": (str(out / CAPTIONS),),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vocabkit.adapter.config import AspectRatio, MLPConfig
 from vocabkit.adapter.description import CONFIG
@@ -13,7 +15,8 @@ from vocabkit.adapter.partners import llm_info
 from vocabkit.errors import VocabkitError
 from vocabkit.files.records import optional_json
 from vocabkit.llm.load import llm_table, model_folder
-from vocabkit.transfer.published import aspect_ratio_of, read_mlp
+from vocabkit.tokenizer.lora import is_lora
+from vocabkit.transfer.published import aspect_ratio_of, llava_config, of_transformers, read_mlp
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.transformers_model import pads
 
@@ -50,7 +53,7 @@ def open_teacher(
             raise VocabkitError(f"{path}: a projector for {projector.config.llm}, without that LLM: give `llm`")
         return Teacher(projector.float(), llm)
     tensors, recorded = read_mlp(path)
-    if llm is None and (path.is_file() or (path / "mm_projector.bin").is_file()):
+    if llm is None and _is_projector_alone(path):
         raise VocabkitError(
             f"{path}: a projector without its LLM: give `llm`, and `vision` if it names no vision model"
         )
@@ -61,22 +64,19 @@ def open_teacher(
             f"{source}: its embeddings have width {table.width}, but the projector gives visual tokens of width "
             f"{tensors['linear_2.weight'].shape[0]}; give the LLM that it was trained with"
         )
-    ratio = image_aspect_ratio or _aspect_ratio(path)
+    content = llava_config(path)
+    ratio = image_aspect_ratio or _aspect_ratio(path, content, vision)
     if vision is not None:
         recorded["vision_model"] = vision
-    elif optional_json(path / CONFIG).get(
-        "unfreeze_mm_vision_tower"
-    ):  # what it names is no longer what it was shown by
+    elif content.get("unfreeze_mm_vision_tower"):  # what it names is no longer what it was shown by
         raise VocabkitError(
             f"{path}: its vision model was trained with it (unfreeze_mm_vision_tower), and is read in the layout of "
             "transformers only: take the checkpoint converted to that (llava-hf has many), or give the vision model as "
             "`vision`"
         )
-    elif recorded.get("vision_model") == str(path):  # the checkpoint's own
-        layer, kept = recorded["vision_layer"], recorded["vision_keep_cls"]
-        own = open_vision(str(path), layer=layer, keep_cls=kept, image_aspect_ratio=ratio)
-        recorded["vision_fingerprint"] = own.info["fingerprint"]
     hidden, width = tensors["linear_1.weight"].shape
+    if of_transformers(content):
+        recorded["vision_fingerprint"] = _fingerprint_of_vision(path, width, ratio, **recorded)
     config = MLPConfig(
         width, hidden, table.width, table.vocabulary.name, **recorded, llm_info=llm_info(table),
         vision_aspect_ratio=ratio,
@@ -91,9 +91,43 @@ def with_fingerprint(projector: MLPProjector, fingerprint: str) -> MLPProjector:
     return projector
 
 
-def _aspect_ratio(path: Path) -> AspectRatio:
-    config = optional_json(path / CONFIG)
-    if config.get("model_type") == "llava" and "text_config" in config:
+def _is_projector_alone(path: Path) -> bool:
+    """Whether there is no LLM beside the projector, not even LoRA weights of one."""
+    alone = any((path / name).is_file() for name in ("mm_projector.bin", "non_lora_trainables.bin"))
+    return path.is_file() or (alone and not is_lora(path))
+
+
+def _fingerprint_of_vision(
+    path: Path, width: int, ratio: AspectRatio, *, vision_model: str, vision_layer: int, vision_keep_cls: bool
+) -> str:
+    """The fingerprint of the vision model of a checkpoint of transformers.
+
+    Raises VocabkitError: of another width, or Llava leaves out other tokens than those before the patches.
+    """
+    encoder = open_vision(vision_model, layer=vision_layer, keep_cls=vision_keep_cls, image_aspect_ratio=ratio)
+    if encoder.width != width:
+        raise VocabkitError(
+            f"{path}: its projector takes features of width {width}, but {vision_model} gives {encoder.width}; use the "
+            "vision model that it was trained with"
+        )
+    before = encoder.model.class_tokens
+    if before != 1 and not vision_keep_cls:
+        raise VocabkitError(
+            f"{path}: leaves out the first token of its vision model (vision_feature_select_strategy default), which "
+            f"has {before or 'none'} before its patches; this can be adopted of vision models with one only"
+        )
+    return encoder.info["fingerprint"]
+
+
+def _aspect_ratio(path: Path, content: Mapping[str, Any], vision: str | None) -> AspectRatio:
+    """As the config.json of the checkpoint says. Raises VocabkitError: as its tiles are not made."""
+    if content.get("model_type") == "llava" and of_transformers(content):
         return "pad" if pads(path) else "square"
     ratio = aspect_ratio_of(path)
+    if ratio == "anyres" and (vision is not None or not of_transformers(content)):
+        raise VocabkitError(
+            f"{path}: its first tile (image_aspect_ratio anyres) is the picture squeezed into a square, which vocabkit "
+            "makes of a LlavaNext checkpoint alone, with its own vision model: give that (llava-hf has many), or set "
+            "`image_aspect_ratio` to pad"
+        )
     return "square" if ratio in (None, "anyres") else ratio

@@ -41,8 +41,10 @@ _CONVERTED = {"linear_1": "0", "linear_2": "2"}
 """Layer in transformers -> published layer."""
 _PROJECTOR = re.compile(r"(?:^|\.)(?:(?:mm|multi_modal)_projector\.|image_newline$)")
 _NEWLINE = re.compile(r"(?:.*\.)?image_newline")
-_WHOLE = "set `image_aspect_ratio` to pad or square to take its projector for the whole picture"
+_WHOLE = "set `image_aspect_ratio` to pad to take its projector for the whole picture"
 _KEY = re.compile(r"((?:.*\.)?(?:mm|multi_modal)_projector\.)([0-9]+|linear_[0-9]+)\.(weight|bias)")
+_LINEAR = re.compile(r"(?:.*\.)?mm_projector\.(weight|bias)")
+_MLP = "only LLaVA's MLP of two layers with a GELU can be adopted"
 _OF_LORA = ("non_lora_trainables.bin", "adapter_model.safetensors", "adapter_model.bin")
 """Files of a LoRA folder that may hold a projector: LLaVA's own, then those of peft."""
 
@@ -105,30 +107,51 @@ def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         VocabkitError: damaged, a pickle with more than tensors, or another kind of projector, which is named.
     """
-    content = _llava_config(weights)
+    content = llava_config(weights)
     kind, own = str(content.get("model_type", "")), content.get("mm_projector_type", "mlp2x_gelu")
+    if content and kind in _OTHER_KINDS:
+        raise VocabkitError(f"{weights}: its model type {quote(kind)} has {_OTHER_KINDS[kind]}; {_MLP}")
     if content and kind not in (*LLAVA, *LLAVA_OWN):
-        what = _OTHER_KINDS.get(kind, "no projector that vocabkit knows")
-        raise VocabkitError(f"{weights}: a {quote(kind)} with {what}, not with LLaVA's MLP of two layers")
+        raise VocabkitError(
+            f"{weights}: its model type is {quote(kind) if kind else 'missing'}, not one that is read "
+            f"({', '.join(dict.fromkeys((*LLAVA, *LLAVA_OWN)))}); give such a checkpoint, or an mm_projector.bin that "
+            "has no other config.json beside it"
+        )
     activation = content.get("projector_hidden_act", "gelu")
     if own != "mlp2x_gelu" or activation != "gelu":
         other = own if own != "mlp2x_gelu" else activation
-        raise VocabkitError(f"{weights}: its projector is {quote(str(other))}, not an MLP of two layers with a GELU")
+        raise VocabkitError(f"{weights}: its projector is {quote(str(other))}; {_MLP}")
     if (resampler := content.get("mm_resampler_type")) is not None:
         raise VocabkitError(f"{weights}: its projector stands behind the resampler {quote(str(resampler))}, not alone")
-    tensors = _read_layers(weights, mlp=True)
-    if kind not in LLAVA or "vision_feature_layer" not in content:
+    if content.get("mm_use_im_start_end"):
+        raise VocabkitError(
+            f"{weights}: was trained with <im_start> and <im_end> around pictures (mm_use_im_start_end), which "
+            "vocabkit does not put there; give a checkpoint that was trained without"
+        )
+    tensors = _read_layers(weights, mlp=True, biases=content.get("multimodal_projector_bias") is not False)
+    if not of_transformers(content):
         return tensors, _recorded_vision(weights)
-    layer = content["vision_feature_layer"]
+    layer = content.get("vision_feature_layer", LAYER)  # as transformers, which leaves nothing else out either
+    if isinstance(layer, list) and len(layer) == 1:
+        layer = layer[0]
     if not isinstance(layer, int):
-        raise VocabkitError(f"{weights}: takes features of several layers ({quote(str(layer))}), not of one")
+        raise VocabkitError(
+            f"{weights}: its vision_feature_layer is {quote(str(layer))}, not one number; a projector of features of "
+            "several layers can't be adopted"
+        )
     kept = content.get("vision_feature_select_strategy") == "full"
     return tensors, {"vision_model": str(weights), "vision_layer": layer, "vision_keep_cls": kept}
 
 
+def of_transformers(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a Llava or LlavaNext in the layout of transformers, not in LLaVA's own."""
+    return config.get("model_type") in LLAVA and "text_config" in config
+
+
 _OTHER_KINDS = {
-    "blip-2": "a Q-Former", "instructblip": "a Q-Former", "idefics": "a perceiver resampler",
-    "idefics2": "a perceiver resampler", "minicpmv": "a resampler", "mllama": "cross-attention layers",
+    "blip-2": "a Q-Former", "instructblip": "a Q-Former", "instructblipvideo": "a Q-Former",
+    "idefics": "a perceiver resampler", "idefics2": "a perceiver resampler", "minicpmo": "a resampler",
+    "minicpmv": "a resampler", "mllama": "cross-attention layers", "vipllava": "a projector of several layers",
     "gemma3": "a projector that pools patches", "idefics3": "a projector that merges patches",
     "internvl": "a projector that merges patches", "mistral3": "a projector that merges patches",
     "qwen2_vl": "a projector that merges patches", "qwen2_5_vl": "a projector that merges patches",
@@ -192,12 +215,16 @@ def export_mm_projector(projector: MLPProjector, out: Path) -> None:
 
 def _recorded_vision(weights: Path) -> dict[str, Any]:
     """What LLaVA's config.json beside the weights records about the features, as fields of an AdapterConfig."""
-    content = _llava_config(weights)
+    content = llava_config(weights)
     model, layer = content.get("mm_vision_tower"), content.get("mm_vision_select_layer")
+    kept, feature = {"None": None, "patch": False, "cls_patch": True}, str(content.get("mm_vision_select_feature"))
+    if feature not in kept:
+        raise VocabkitError(
+            f"{weights}: its mm_vision_select_feature is {quote(feature)}, but LLaVA has patch and cls_patch only"
+        )
     if not isinstance(model, str) or not isinstance(layer, int):
         return {}
-    kept = {"patch": False, "cls_patch": True}.get(str(content.get("mm_vision_select_feature")))
-    return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept}
+    return {"vision_model": model, "vision_layer": layer, "vision_keep_cls": kept[feature]}
 
 
 def aspect_ratio_of(weights: Path) -> AspectRatio | None:
@@ -205,7 +232,7 @@ def aspect_ratio_of(weights: Path) -> AspectRatio | None:
 
     Raises VocabkitError: they are cut into tiles, or their features are joined in another way.
     """
-    content = _llava_config(weights)
+    content = llava_config(weights)
     if content.get("model_type") == "llava_next":  # of transformers, which has no other
         ratio, merge = "anyres", "spatial_unpad"
     elif "mm_vision_tower" in content:
@@ -229,7 +256,7 @@ def _grid_pinpoints(weights: Path) -> tuple[tuple[int, int], ...]:
 
     Raises VocabkitError: it names none, or in another form.
     """
-    content = _llava_config(weights)
+    content = llava_config(weights)
     found = content.get("image_grid_pinpoints")
     if isinstance(found, str):  # as LLaVA's command line takes them
         with contextlib.suppress(ValueError, SyntaxError):
@@ -258,14 +285,14 @@ def _read_newline(weights: Path) -> Tensor:
     return newline
 
 
-def _llava_config(weights: Path) -> dict[str, Any]:
+def llava_config(weights: Path) -> dict[str, Any]:
     """The config.json in the folder of the weights; empty if there is none."""
     file = (weights if weights.is_dir() else weights.parent) / "config.json"
     return decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
 
 
-def _read_layers(path: Path, *, mlp: bool = False) -> dict[str, Tensor]:
-    """The layers of a LangBridge projector, or of a plain MLP."""
+def _read_layers(path: Path, *, mlp: bool = False, biases: bool = True) -> dict[str, Tensor]:
+    """The layers of a LangBridge projector, or of a plain MLP; without `biases`, these are zeros."""
     content = _contents(path)
     keys = _projector_keys(path, content)
     layers = {layer for layer, _ in keys}
@@ -281,10 +308,19 @@ def _read_layers(path: Path, *, mlp: bool = False) -> dict[str, Tensor]:
         whose = "those of a plain MLP are 0 and 2" if mlp else "LangBridge's are 0, 2 and 3"
         raise VocabkitError(f"{path}: its layers are {quote(', '.join(sorted(layers)))}, but {whose}")
     _check_usable(path, content, keys.values())
-    lacking = [f"mm_projector.{k}.{part}" for k in expected for part in ("weight", "bias") if (k, part) not in keys]
-    if lacking:
-        raise VocabkitError(f"{path}: lacks {', '.join(lacking)}")
-    return {f"{LAYERS[layer]}.{part}": content[key] for (layer, part), key in keys.items()}
+    parts = ("weight", "bias") if biases else ("weight",)
+    if lacking := [(layer, part) for layer in expected for part in parts if (layer, part) not in keys]:
+        converted = any("multi_modal_projector." in key for key in keys.values())
+        named = {
+            layer: f"multi_modal_projector.{LAYERS[layer]}" if converted else f"mm_projector.{layer}"
+            for layer in LAYERS
+        }
+        raise VocabkitError(f"{path}: lacks {', '.join(f'{named[layer]}.{part}' for layer, part in lacking)}")
+    tensors = {f"{LAYERS[layer]}.{part}": content[key] for (layer, part), key in keys.items()}
+    if not biases:
+        weights = {name: tensors[f"{name}.weight"] for name in expected.values()}
+        tensors |= {f"{name}.bias": weight.new_zeros(weight.shape[:1]) for name, weight in weights.items()}
+    return tensors
 
 
 def _check_usable(path: Path, content: Mapping[Any, Any], keys: Collection[str]) -> None:
@@ -315,8 +351,12 @@ def _projector_keys(path: Path, content: Mapping[Any, Any]) -> dict[tuple[str, s
             raise VocabkitError(f"{path}: two projectors, {quote(other)} and {quote(key)}; give one of them")
         found[place] = prefixes[prefix] = key
     if not found:
+        names = [own_name(key) for key in content if isinstance(key, str)]
+        if any(map(_LINEAR.fullmatch, names)):
+            raise VocabkitError(f"{path}: its projector is one linear layer, as in the first LLaVA; {_MLP}")
+        has = f" (it has {quote(', '.join(names[:3]), 80)}{', …' if len(names) > 3 else ''})" if names else ""
         raise VocabkitError(
-            f"{path}: no mm_projector layers in it; give an mm_projector.bin, or the folder of a checkpoint"
+            f"{path}: no mm_projector layers in it{has}; give an mm_projector.bin, or the folder of a checkpoint"
         )
     return found
 
@@ -343,7 +383,7 @@ def _contents(path: Path) -> Mapping[Any, Any]:
 def _folder_contents(folder: Path) -> Mapping[Any, Any]:
     if (folder / "mm_projector.bin").is_file():
         return _contents(folder / "mm_projector.bin")
-    if (folder / LORA_CONFIG).is_file():
+    if (folder / LORA_CONFIG).is_file() or (folder / _OF_LORA[0]).is_file():
         return {
             key: value
             for name in _OF_LORA
