@@ -35,6 +35,7 @@ from .options import (
 from .show import Show, note, say, show, show_json, show_progress, working
 
 if TYPE_CHECKING:
+    from vocabkit.adapter.config import Spelled
     from vocabkit.evaluate.calibrate import Calibration
     from vocabkit.transfer.transfer import Target
 
@@ -139,20 +140,26 @@ def transfer(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least mean coefficient of a word. [default: 0.03]", rich_help_panel=SPELLED, show_default=False
+            help="Least mean coefficient of a word. [default: as before; 0.03 at first]",
+            rich_help_panel=SPELLED,
+            show_default=False,
         ),
     ] = None,
     order: Annotated[
         Order | None,
         typer.Option(
-            help="The largest `share` first, or by `place` in the image. [default: share]",
+            help="The largest `share` first, or by `place` in the image. [default: as before; share at first]",
             rich_help_panel=SPELLED,
             show_default=False,
         ),
     ] = None,
     positions: Annotated[
         int | None,
-        typer.Option(help="Visual tokens per image. [default: 24]", rich_help_panel=SPELLED, show_default=False),
+        typer.Option(
+            help="Visual tokens per image. [default: as before; 24 at first]",
+            rich_help_panel=SPELLED,
+            show_default=False,
+        ),
     ] = None,
     features: Features = None,
     data: Annotated[
@@ -190,7 +197,6 @@ def transfer(
 
     by_captions = scale == "captions"
     (keep_freed_memory if by_captions else return_freed_memory)()  # first: some of these import Arrow
-    from vocabkit.adapter.config import Spelled
     from vocabkit.errors import VocabkitError
     from vocabkit.llm.prompts import parse_template
     from vocabkit.report.adapters import calibration_report, preflight_report
@@ -200,13 +206,8 @@ def transfer(
             "--scale captions runs the LLM that --to names: add --data and --features, and leave out --weights"
         )
     chosen = {"threshold": threshold, "order": order and order.value, "positions": positions}
-    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    if given and visual_tokens is not VisualTokens.spelled:
-        raise VocabkitError(f"--{next(iter(given))} is for words in order: add --visual-tokens spelled")
-    made: Spelled | Literal["mix"] | None = None
-    if visual_tokens is not None:
-        made = "mix" if visual_tokens is VisualTokens.mix else dataclasses.replace(Spelled(), **given)
     check_source(adapter)
+    made = _made(adapter, visual_tokens, {name: value for name, value in chosen.items() if value is not None})
     _check_target(to)
     check_device(device)
     form = parse_template(template)
@@ -228,6 +229,7 @@ def transfer(
     with show_progress(_downloads_kept) as progress:
         from vocabkit.adapter.checkpoint import check_destination
         from vocabkit.adapter.model import LangBridgeAdapter
+        from vocabkit.transfer.check import why_unprovable
         from vocabkit.transfer.transfer import transfer as move
 
         if out is not None:
@@ -267,6 +269,9 @@ def transfer(
         note("nothing is written; to write the result, add --out")
         return
     say(f"written: {out}")
+    if why := why_unprovable(result, target.vocabulary):
+        note(f"`vocabkit check` can't prove it: {why}")
+        return
     words = ["vocabkit", "check", str(out), adapter, "--to", to]
     words += [] if weights is None else ["--weights", weights]
     words += [] if embedding_tensor is None else ["--embedding-tensor", embedding_tensor]
@@ -294,7 +299,8 @@ def _reads_rows(adapter: str, to: str, *, json: bool, **chosen: Any) -> bool:
         return False
     show(preflight_report(found))
     if found.undecided:
-        note("to write the result, add --out and say what to do about missing tokens: --missing drop or compose")
+        ways = "--missing drop" if found.of_several is not None else "--missing drop or compose"
+        note(f"to write the result, add --out and say what to do about what is missing: {ways}")
     if here:
         note("nothing is written; to write the result, add --out")
         return False
@@ -520,6 +526,22 @@ def export(
             "(0 is the adapter itself, 1 the mean token)"
         )
     say(f"written: {out}, {done.bytes / 1e6:,.1f} MB, for {done.config.output_llm}")
+
+
+def _made(adapter: str, visual_tokens: VisualTokens | None, given: dict[str, Any]) -> Spelled | Literal["mix"] | None:
+    """Combine --visual-tokens and the settings `given` with those that the adapter records."""
+    from vocabkit.adapter.config import Spelled
+    from vocabkit.adapter.description import describe
+    from vocabkit.errors import VocabkitError
+
+    if visual_tokens is None and not given:
+        return None
+    if visual_tokens is VisualTokens.mix and not given:
+        return "mix"
+    recorded = None if visual_tokens is VisualTokens.mix else describe(adapter).config.spelled
+    if visual_tokens is not VisualTokens.spelled and recorded is None:
+        raise VocabkitError(f"--{next(iter(given))} is for words in order: add --visual-tokens spelled")
+    return dataclasses.replace(recorded or Spelled(), **given)
 
 
 def _factor(scale: str) -> float | Literal["rms"]:

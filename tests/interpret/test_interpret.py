@@ -77,6 +77,8 @@ def test_transferred_adapter_reads_in_words_of_its_target(world: World, tmp_path
         VocabkitError, match=r"one/model.safetensors: its tokenizer has other ids than two has .* is it another LLM"
     ):
         interpret(str(tmp_path / "moved"), [world.data], llms=[world.one], limit=1)
+    with pytest.raises(VocabkitError, match=r"moved: its visual tokens are for one LLM, two: give that `llm` alone"):
+        interpret(str(tmp_path / "moved"), [world.data], llms=[world.one, world.two], limit=1)
 
 
 @pytest.mark.robust

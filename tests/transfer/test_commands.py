@@ -155,6 +155,17 @@ def test_settings_of_spelled_words_alone_are_refused(
     assert "is for words in order: add --visual-tokens spelled" in capsys.readouterr().err
 
 
+def test_settings_that_are_not_given_stay_as_they_were(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ("--visual-tokens", "spelled", "--threshold", "0.1", "--order", "place", "--positions", "5")
+    assert run(monkeypatch, "transfer", "softmax.pt", *TO_LLAMA, *settings, "--out", "moved.pt") == 0
+    spelled = dict(zip(("threshold", "order", "positions"), (0.1, "place", 5), strict=True))
+    for words in (("--visual-tokens", "spelled", "--threshold", "0.2"), ("--threshold", "0.2")):
+        assert run(monkeypatch, "transfer", "moved.pt", *TO_LLAMA, *words, "--out", "again", "--overwrite") == 0
+        assert json.loads((here / "again/config.json").read_text())["spelled"] == {**spelled, "threshold": 0.2}
+    assert run(monkeypatch, "transfer", "moved.pt", *TO_LLAMA, "--visual-tokens", "mix", "--out", "mixed") == 0
+    assert "spelled" not in json.loads((here / "mixed/config.json").read_text())
+
+
 def test_rms_scale_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--scale", "rms", "--features", "features.safetensors", "--out", "moved")
     assert run(monkeypatch, "transfer", "adapter.pt", *TO_LLAMA, *options) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, spell
 from vocabkit.tokenizer.catalog import resolve
-from vocabkit.transfer.check import check_transfer
+from vocabkit.transfer.check import check_transfer, why_unprovable
 from vocabkit.transfer.export.export import Form, export
 from vocabkit.transfer.fold import fold
 from vocabkit.transfer.transfer import Target, transfer
@@ -91,8 +92,9 @@ def test_word_that_target_changes_is_refused_or_dropped(tmp_path: Path) -> None:
     config = AdapterConfig.of(capital, llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, head="softmax")
     adapter = randomised(LangBridgeAdapter(config, capital), 0)
     llm = target(tmp_path / "llm", "mistral-v1")  # to SentencePiece `▁` is a space
-    with pytest.raises(Exception, match=r"mistral-v1 lacks 1 of the 2 tokens of this adapter.*x▁y"):
-        transfer(adapter, llm)
+    for missing in ("error", "compose"):
+        with pytest.raises(VocabkitError, match=r"mistral-v1 lacks 1 of the 2 words.*x▁y.* set `missing` to drop: its"):
+            transfer(adapter, llm, missing=missing)
     moved, report = transfer(adapter, llm, missing="drop")
     assert (report.found, report.dropped) == (1, 1)
     assert check_transfer(moved, adapter, llm).passed
@@ -239,6 +241,49 @@ def test_setting_stays_when_adapter_moves_on_and_can_be_changed(tmp_path: Path) 
     assert back.config.spelled is None
     assert torch.equal(back.embeddings, transfer(adapter, gemma)[0].embeddings)
     assert torch.equal(on.rows, back.embeddings)
+
+
+def test_settings_that_do_not_spell_as_in_text_are_told(tmp_path: Path) -> None:
+    llm, adapter = target(tmp_path / "llm", "llama3"), over_words()
+    longest = max(map(len, words().spell(llm.vocabulary).lists()))
+    with pytest.warns(VocabkitWarning, match=f"longest word has {longest} tokens, but `positions` is {longest - 1}"):
+        transfer(adapter, llm, visual_tokens=Spelled(positions=longest - 1))
+    with pytest.warns(VocabkitWarning, match="spelled out, but scaled by 2"):
+        transfer(adapter, llm, visual_tokens=Spelled(), scale=2.0)
+    with warnings.catch_warnings(action="error"):
+        transfer(adapter, llm, visual_tokens=Spelled(positions=longest))
+        transfer(adapter, llm, visual_tokens="mix", scale=2.0)
+
+
+def test_proof_needs_the_rules_of_the_targets_tokenizer(tmp_path: Path) -> None:
+    llm = target(tmp_path / "llm", "llama3")
+    result, _ = transfer(over_words(), llm)
+    without = replace(llm.vocabulary, segmentation=None)
+    assert why_unprovable(result, llm.vocabulary) is None
+    assert "does not say how text is cut into tokens; use its tokenizer.json" in str(why_unprovable(result, without))
+    assert why_unprovable(transfer(langbridge("softmax"), llm)[0], without) is None
+
+
+@pytest.mark.parametrize("positions", [0, 4097])
+def test_number_of_positions_is_bounded(positions: int) -> None:
+    with pytest.raises(VocabkitError, match=r"`positions` \d+: must be from 1 to 4,096"):
+        Spelled(positions=positions)
+
+
+def test_result_is_proven_against_the_adapter_before_an_earlier_move(tmp_path: Path) -> None:
+    """Which gave the shared vocabulary a column more."""
+    adapter, mistral = over_words(), target(tmp_path / "mistral", "mistral-v1")
+    moved, _ = transfer(adapter, mistral)
+    again, _ = transfer(moved, mistral, visual_tokens=Spelled())
+    assert again.config.transfer is not None
+    assert again.config.transfer.source_fingerprint != adapter.shared.fingerprint
+    assert check_transfer(again, moved, mistral).passed
+    assert check_transfer(again, adapter, mistral).passed
+    others = align_words([resolve("qwen2").vocabulary, resolve("llama3").vocabulary], dict.fromkeys("abcdefgh", 1))
+    config = AdapterConfig.of(others, llm="qwen2", vision_width=VISION, hidden_width=HIDDEN, head="softmax")
+    other = LangBridgeAdapter.from_parts(tmp_path, config, adapter.state_dict(), others)
+    (problem,) = check_transfer(again, other, mistral).problems
+    assert problem == "the result was made from an adapter with another shared vocabulary"
 
 
 def test_tokens_are_words_of_one_id_and_can_be_spelled_as_well(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ square: what its image processor makes of the picture: CLIP's crops the centre, 
 pad: the whole picture, padded to a square with the mean colour.
 anyres: the whole picture, then tiles of it, as LLaVA-NeXT (see `vocabkit.vision.tiles`).
 """
+MOST_POSITIONS = 4096
+"""Visual tokens of an image that is spelled out: more than any LLM is shown of one."""
 SAMPLE = 1024
 """Ids whose tokens and embedding rows are compared: 1 to 10 MB of rows, far less than any command reads."""
 SKETCH = 256
@@ -102,8 +104,8 @@ class Spelled:
             raise VocabkitError(f"`threshold` {self.threshold}: must be a share, from 0 to less than 1")
         if self.order not in ("share", "place"):
             raise VocabkitError(f"`order` {quote(str(self.order))} is unknown; choose share or place")
-        if self.positions is not None and self.positions < 1:
-            raise VocabkitError(f"`positions` {self.positions}: must be at least 1")
+        if self.positions is not None and not 1 <= self.positions <= MOST_POSITIONS:
+            raise VocabkitError(f"`positions` {self.positions}: must be from 1 to {MOST_POSITIONS:,}")
 
     def in_words(self) -> str:
         """Return what reports and cards say of it."""

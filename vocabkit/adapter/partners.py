@@ -220,8 +220,8 @@ def llm_spellings(shared: SharedVocabulary, llm: Vocabulary, source: str) -> Spe
     """
     if llm.name not in shared.names:
         raise VocabkitError(
-            f"{source}: the shared vocabulary has columns of {', '.join(shared.names)}, none of {llm.name}; name the "
-            "LLM as there: NAME=SOURCE"
+            f"{source}: the shared vocabulary has columns of {', '.join(shared.names)}, none of {llm.name}; if "
+            "it is one of them, name it so: NAME=SOURCE; if not, `vocabkit transfer` moves the adapter to it"
         )
     _check_ids(shared, llm.name, llm, source)
     return shared.spellings_for(llm.name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,7 +29,7 @@ from vocabkit.adapter.partners import check_llm
 from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture, Sample
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.interpret.nearest import HeadReading, nearest_tokens, read_head, searched_ids
 from vocabkit.interpret.results import (
@@ -100,6 +101,11 @@ def interpret(
         raise VocabkitError(f"`top` {wanted.top}: must be at least 1")
     series = _series(adapter, wanted.checkpoints)
     own = series["adapter"]
+    if len(wanted.llms) > 1 and own.config.output_width is not None:
+        raise VocabkitError(
+            f"{adapter}: its visual tokens are for one LLM, {own.llm}: give that `llm` alone, or, to compare "
+            "several, an adapter that was not moved"
+        )
     targets = _targets(wanted.llms, own.llm, adapter, progress)
     encoder = encoder_of(
         own, wanted.vision, layer=wanted.layer, pool=wanted.pool, image_aspect_ratio=wanted.image_aspect_ratio
@@ -334,7 +340,15 @@ def _for_target(connectors: Mapping[str, Adapter], target: Target, *, other_weig
         if target.vocabulary.name == connector.llm:
             check_llm(connector.config, connector.shared, target.table(), other_weights=other_weights)
         if first is None:
-            moved[label] = first = transfer(connector, target, missing="drop")[0]
+            first, report = transfer(connector, target, missing="drop")
+            moved[label] = first
+            if report.dropped:
+                warnings.warn(
+                    f"{target.vocabulary.name} lacks {report.dropped:,} of the adapter's {report.rows:,} rows, "
+                    "which are left out",
+                    VocabkitWarning,
+                    stacklevel=2,
+                )
         else:
             moved[label] = _moved_as(first, connector, target)
     return moved

@@ -53,7 +53,8 @@ def preflight_report(found: Preflight) -> RenderableType:
     ]
     if found.examples:
         listed = [_missing(token, dropped=found.dropped > 0 and not found.composed) for token in found.examples]
-        parts += [Text("Tokens that it lacks", style="bold"), Listing(listed)]
+        what = "Tokens" if found.of_several is None else "Words"
+        parts += [Text(f"{what} that it lacks", style="bold"), Listing(listed)]
     if more := found.rows - found.found - len(found.examples):
         parts.append(Text(f"  and {more:,} more", style="dim"))
     return Group(*parts)
@@ -104,6 +105,8 @@ def _choices(found: Preflight) -> dict[str, str]:
     else:
         dropped = f"{found.found:,} rows, {found.mass_found:.2%} of the corpus"
         composed += f", {found.mass_found + found.mass_spelled:.2%}"
+    if found.of_several is not None:  # the tokenizer changes these words
+        return {"missing: drop": dropped}
     spelled = f"it spells {found.spelled:,} of the {lacking:,} missing tokens in pieces, whose mean stands for them"
     return {"missing: drop": dropped, "missing: compose": f"{composed}; {spelled}"}
 

@@ -126,8 +126,8 @@ class SampleWords:
         if self.without == len(samples):
             what = "word" if shared.of_words else "token"
             raise VocabkitError(
-                f"none of the {len(samples):,} captions has a {what} of the shared vocabulary, so the {what}s of captions "
-                "can't be learned; train over a vocabulary that was built from such captions"
+                f"none of the {len(samples):,} captions has a {what} of the shared vocabulary, so the word loss has "
+                "nothing to teach; train over a vocabulary that was built from such captions"
             )
 
     def weights(self, sample: Sample) -> dict[int, float]:

@@ -119,7 +119,7 @@ def _train(
     if spelled and recipe.train_adapter and (recipe.steps or recipe.epochs):
         raise VocabkitError(
             "visual tokens that are spelled out have no gradient for the caption loss: set train_adapter to false, or "
-            "transfer the adapter with `visual_tokens` mix, train it, and spell them out afterwards"
+            "run `vocabkit transfer --visual-tokens mix`, train the adapter, and spell them out afterwards"
         )
     lvlm = LVLM(llm, connector, other_weights=recipe.other_weights)
     connector.config = dataclasses.replace(

@@ -20,7 +20,9 @@ from vocabkit.adapter.config import Spelled, why_not_foldable
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.spelled import LIFT, SEPARATOR
 from vocabkit.errors import VocabkitError, quote
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
 from vocabkit.tokenizer.segmenter import Segmenter
+from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.transfer.fold import fold
 from vocabkit.transfer.transfer import Target, as_target, trained_tensors
 from vocabkit.vision.feature_files import read_features
@@ -145,6 +147,20 @@ def check_transfer(
     return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale)
 
 
+def why_unprovable(result: LangBridgeAdapter, vocabulary: Vocabulary) -> str | None:
+    """Say why `check_transfer` can't look up the rows of `result` in the target's tokenizer; None if it can.
+
+    A transfer takes the ids of a tokenizer that V_shared knows from there; the proof spells the words again.
+    """
+    moved = result.config.transfer
+    if result.shared.of_words or (moved is not None and moved.missing == "compose"):
+        try:
+            Segmenter(vocabulary)
+        except VocabkitError as error:
+            return str(error)
+    return None
+
+
 def _in_float64(result: LangBridgeAdapter, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
     """For each of the (N, Dv) `inputs`, the visual tokens (N, D) of `result` and, if it folds, of its projector.
 
@@ -186,7 +202,7 @@ def _expected_ids(
     problems = []
     vocabulary, moved = target.vocabulary, result.config.transfer
     assert moved is not None
-    if moved.source_fingerprint != original.shared.fingerprint:
+    if moved.source_fingerprint != original.shared.fingerprint and not _is_part(result.shared, original.shared):
         problems.append("the result was made from an adapter with another shared vocabulary")
     recorded = {info.name: info.fingerprint for info in result.shared.tokenizers}
     if recorded.get(result.llm) != vocabulary.fingerprint:
@@ -221,6 +237,16 @@ def _expected_ids(
         if moved.separator not in (None, id_of.get(SEPARATOR)):
             problems.append(f"words are separated by id {moved.separator}, which is no comma")
     return ids, problems
+
+
+def _is_part(shared: SharedVocabulary, whole: SharedVocabulary) -> bool:
+    """Whether the rows of `shared` are some of `whole`, in its order: an earlier move may have added a column to it."""
+    own, others = (
+        iter([role_of.get(row, token) for row, token in enumerate(each.tokens.to_pylist())])
+        for each in (shared, whole)
+        for role_of in [{row: role for role, row in each.roles.items()}]
+    )
+    return all(row in others for row in own)  # `in` moves `others` on
 
 
 def _compare_weights(result: LangBridgeAdapter, original: LangBridgeAdapter, kept: Sequence[int]) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ import numpy as np
 
 from vocabkit.adapter.config import AdapterConfig, Spelled, why_not_foldable
 from vocabkit.adapter.description import describe
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.hub import hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
 from vocabkit.shared.verify import other_ids
@@ -129,12 +130,23 @@ class Preflight:
 class Plan:
     """Which rows a transferred adapter will have, and how each is made."""
 
+    target: str
+    """Its name."""
     shared: SharedVocabulary
     """V_shared of the adapter, with a column of the target."""
     lacking: np.ndarray
     """Rows, in ascending order, whose token the target lacks."""
     pieces: dict[int, list[int]]
     """Those of them that the target's tokens spell, with their ids in order."""
+
+    @property
+    def longest(self) -> int:
+        """Ids of the longest row."""
+        return int(self.shared.spellings(self.target).lengths.max(initial=0))
+
+    def must_refuse(self, missing: Missing) -> bool:
+        """Whether rows are lacking that can't be handled so: words can't be composed."""
+        return len(self.lacking) > 0 and (missing == "error" or (missing == "compose" and self.shared.of_words))
 
     def kept(self, missing: Missing) -> np.ndarray:
         """Rows of the result, in ascending order."""
@@ -155,8 +167,10 @@ def plan(config: AdapterConfig, shared: SharedVocabulary, target: Vocabulary, wi
     shared = _with_target(shared, target)
     lacking = np.flatnonzero(~shared.mask_for(name))
     if len(lacking) == len(shared):
-        raise VocabkitError(f"{name} has none of the {len(shared):,} tokens of this adapter")
-    return Plan(shared, lacking, _spelled(shared, lacking, target))
+        raise VocabkitError(
+            f"{name} has none of the {len(shared):,} {'words' if shared.of_words else 'tokens'} of this adapter"
+        )
+    return Plan(name, shared, lacking, _spelled(shared, lacking, target))
 
 
 def _with_target(shared: SharedVocabulary, vocabulary: Vocabulary) -> SharedVocabulary:
@@ -189,16 +203,39 @@ def _spelled(shared: SharedVocabulary, lacking: np.ndarray, vocabulary: Vocabula
     return {row: ids for row, ids in zip(rows, found, strict=True) if ids}
 
 
-def refusal(plan: Plan, name: str) -> str:
-    """Say which tokens the target `name` lacks, and what to do."""
+def refusal(plan: Plan) -> str:
+    """Say which tokens the target lacks, and what to do."""
     shared, lacking = plan.shared, plan.lacking
     tokens = [shared.tokens[int(row)].as_py().decode("utf-8", "backslashreplace") for row in lacking[:5]]
     listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
     mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
+    what, ways = "tokens", "drop or compose"
+    if shared.of_words:
+        what, ways = "words", "drop: its tokenizer changes these words, so they can't be composed"
     return (
-        f"{name} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
-        "set `missing` to drop or compose"
+        f"{plan.target} lacks {len(lacking):,} of the {len(shared):,} {what} of this adapter{mass} ({listed}); "
+        f"set `missing` to {ways}"
     )
+
+
+def note_spelled(spelled: Spelled | None, scale: float, longest: int) -> None:
+    """Warn of visual tokens that are spelled out but not as in text: scaled, or with words cut off.
+
+    Args:
+        longest: token ids of the longest word.
+    """
+    if spelled is None:
+        return
+    if spelled.positions is not None and spelled.positions < longest:
+        _tell(f"the longest word has {longest} tokens, but `positions` is {spelled.positions}: such words are cut off")
+    if scale != 1:
+        _tell(
+            f"visual tokens are spelled out, but scaled by {scale:g}: an LLM reads them as it reads text at `scale` 1"
+        )
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, VocabkitWarning, stacklevel=3)
 
 
 _LARGEST_SCALE = 1e6
@@ -355,6 +392,11 @@ def preview(
     described, found = describe(adapter), resolve(target)
     vocabulary = found.vocabulary
     planned = plan(described.config, described.shared, vocabulary, vocabulary.width)
+    if missing != "error" and planned.must_refuse(missing):
+        raise VocabkitError(refusal(planned))
+    before, made = described.config.transfer, how_made(described.config, visual_tokens)
+    scale *= 1.0 if before is None else before.scale
+    note_spelled(made, scale, planned.longest)
     found_before = preflight(
         described.config,
         planned,
@@ -362,7 +404,7 @@ def preview(
         missing=missing,
         width=vocabulary.width,
         embeddings=str(weights or weights_of(target, found)),
-        scale=scale * (1.0 if described.config.transfer is None else described.config.transfer.scale),
-        visual_tokens=how_made(described.config, visual_tokens),
+        scale=scale,
+        visual_tokens=made,
     )
     return dataclasses.replace(found_before, unread=_unread(target, weights, vocabulary))

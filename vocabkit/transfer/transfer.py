@@ -35,6 +35,7 @@ from vocabkit.transfer.plan import (
     as_trained,
     check_factor,
     how_made,
+    note_spelled,
     plan,
     preflight,
     refusal,
@@ -193,6 +194,7 @@ def with_scale(transferred: LangBridgeAdapter, scale: float) -> LangBridgeAdapte
     assert transferred.embeddings is not None
     _check_scale(transferred.embeddings, scale)
     transferred.config = dataclasses.replace(transferred.config, transfer=dataclasses.replace(moved, scale=scale))
+    note_spelled(moved.spelled, scale, longest=0)
     return transferred
 
 
@@ -201,8 +203,9 @@ def _move(
 ) -> tuple[LangBridgeAdapter, Preflight]:
     name, width = target.vocabulary.name, target.embeddings.width
     planned = plan(adapter.config, adapter.shared, target.vocabulary, width)
-    if len(planned.lacking) and missing == "error":
-        raise VocabkitError(refusal(planned, name))
+    if planned.must_refuse(missing):
+        raise VocabkitError(refusal(planned))
+    note_spelled(spelled, scale, planned.longest)
     shared, kept = planned.shared, planned.kept(missing)
     kept_shared = shared.select(kept) if len(kept) < len(shared) else shared
     spellings = kept_shared.spellings(name)
