@@ -77,6 +77,13 @@ def test_sample_limit_is_respected(world: World, adapter: LangBridgeAdapter, tmp
     assert calibrated(world, adapter, tmp_path, "--limit", "5")["samples"] == 5
 
 
+def test_few_pictures_keep_the_scale(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
+    louder(adapter, 4).save(tmp_path / "adapter.pt")
+    shown = " ".join(vocabkit_here(tmp_path, *words(world, "--limit", "7")).stdout.split())
+    assert "7 different pictures are too few (fewer than 8) to tell the scales apart, so the scale is kept" in shown
+    assert "scale 1 for one, chosen on 7 samples" in shown
+
+
 def test_best_scale_at_the_edge_of_the_grid_raises(world: World, adapter: LangBridgeAdapter, tmp_path: Path) -> None:
     louder(adapter, 1e6).save(tmp_path / "adapter.pt")
     problem = error_of(vocabkit_here(tmp_path, *words(world)))

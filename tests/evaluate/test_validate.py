@@ -127,9 +127,9 @@ def test_every_adapter_is_asked(whole: tuple[Done, Path]) -> None:
 
 
 def test_report_fits_the_width_and_matches_the_json(world: World, trained: dict[str, Path], tmp_path: Path) -> None:
-    done = vocabkit_here(tmp_path, *words(world, trained, "native"), "--limit", "4", "--batch", "3", "--out", "r.json")
+    done = vocabkit_here(tmp_path, *words(world, trained, "native"), "--limit", "8", "--batch", "3", "--out", "r.json")
     lines = done.stdout.splitlines()
-    assert lines[0] == "two on data: 4 samples, 16 visual tokens"
+    assert lines[0] == "two on data: 8 samples, 16 visual tokens"
     assert lines[-1] == "written: r.json"
     assert any(line.startswith("native  ") for line in lines[-3:-1])  # a long verdict is wrapped
     loss = json.loads((tmp_path / "r.json").read_text())["data"]["validation"]["caption_loss"]["native"]["value"]
@@ -257,6 +257,34 @@ def test_report_ends_with_a_verdict(
     assert says in last
 
 
+def test_few_pictures_give_no_intervals_and_no_verdict(world: World, trained: dict[str, Path]) -> None:
+    llm, features, samples = load_llm(world.two), open_features(world.features), list(read_llava(world.data))
+    adapters, options = {"native": load_adapter(trained["native"])}, EvaluateOptions(template="completion")
+    for few, pictures in ((samples[:1] * 9, 1), (samples[:7] * 2, 7)):
+        found = validate(llm, few, features, adapters, options)
+        assert found.pictures == pictures
+        lines = lines_of(found)
+        assert any("too few (fewer than 8) for intervals and a verdict" in line for line in lines)
+        assert ("not shuffled: there is no other picture to show" in lines) == (pictures == 1)
+        assert not re.search(r"\d to |95%|than blind", " ".join(lines))
+    assert "better than blind" in lines_of(validate(llm, samples[:8], features, adapters, options))[-1]
+
+
+def test_data_and_features_are_read_before_the_llm_is_loaded(
+    world: World, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "gone.json").write_text(world.data.read_text().replace(".png", ".jpg"))
+    options, seen = FileOptions(features=world.features, device="cpu"), list[str]()
+    for file, problem in (("empty", "no samples"), ("gone", "none of 12 samples can be used; the first, 0: no feat")):
+        data = [str(world.data), str(tmp_path / f"{file}.json")]
+        with pytest.raises(VocabkitError, match=rf"{file}\.json: {problem}"):
+            validate_files(
+                data, world.two, {"x": str(trained["native"])}, options, progress=lambda *s: seen.append(s[0])
+            )
+    assert seen == []
+
+
 def test_retention_needs_a_native_gain() -> None:
     estimate, nothing = Estimate(0.5, 0.4, 0.6), Estimate(0.01, -0.1, 0.1)
     for native, said in ((estimate, True), (nothing, False)):
@@ -288,7 +316,9 @@ def test_samples_without_features_are_counted(world: World, tmp_path: Path) -> N
     found = validate(
         load_llm(world.one), samples, open_features(world.features), {}, EvaluateOptions(template="completion")
     )
-    assert (found.samples, found.left_out) == (12, 4)
+    assert (found.samples, found.left_out, found.pictures) == (12, 4, 12)
+    assert found.first_left_out == "12: no features of 12.png"
+    assert "4 samples left out; the first, 12: no features of 12.png" in lines_of(found)
     assert list(found.caption_loss) == ["blind"]
 
 
@@ -476,7 +506,7 @@ def test_unusable_samples_raise(world: World, tmp_path: Path) -> None:
         record["image"] = "x" + record["image"]
     (tmp_path / "data.json").write_text(json.dumps(records))
     samples = list(read_llava(tmp_path / "data.json"))
-    with pytest.raises(VocabkitError, match=r"none of 12 samples can be used \(no features of x11.png\)"):
+    with pytest.raises(VocabkitError, match=r"none of 12 samples can be used; the first, 0: no features of x0.png"):
         validate(load_llm(world.one), samples, open_features(world.features), {}, EvaluateOptions(template="plain"))
 
 

@@ -16,6 +16,7 @@ from vocabkit.data.samples import Sample
 from vocabkit.data.sources import samples_of
 from vocabkit.errors import VocabkitError
 from vocabkit.evaluate.losses import (
+    FEWEST_PICTURES,
     Estimate,
     EvaluateOptions,
     Losses,
@@ -51,6 +52,8 @@ class Calibration:
     """The scale with the lowest caption loss."""
     gain: Estimate
     """Gain of `best` over the adapter's own scale, in nats per answer token."""
+    pictures: int
+    """Different pictures. With fewer than `FEWEST_PICTURES`, the scale is kept."""
 
 
 def calibrate_file(
@@ -111,13 +114,14 @@ def calibrate(
         progress("scale", number + 1, len(FACTORS))
     own, best = transferred.scale, min(found, key=lambda scale: found[scale].mean)
     gain = difference(found[own], found[best], seed=options.seed)
-    if gain.low > 0 and best in (min(found), max(found)):
+    certain = gain.low > 0 and held.pictures >= FEWEST_PICTURES
+    if certain and best in (min(found), max(found)):
         raise VocabkitError(
             f"the loss is lowest at the smallest or largest scale tried, {best:.3g}, so the best may lie beyond; "
             "set `scale` to rms or a number"
         )
     losses = {scale: shown.mean for scale, shown in found.items()}
-    return Calibration(llm.vocabulary.name, len(kept), best if gain.low > 0 else own, losses, best, gain)
+    return Calibration(llm.vocabulary.name, len(kept), best if certain else own, losses, best, gain, held.pictures)
 
 
 def _times(visual: VisualTokens, factor: float, numbers: Tensor) -> list[Tensor]:

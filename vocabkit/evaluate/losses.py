@@ -22,6 +22,8 @@ from vocabkit.vision.tiles import visual_tokens
 
 LONGEST_PROMPT = 2048
 """Maximum tokens of a sample, of which each image counts as one."""
+FEWEST_PICTURES = 8
+"""With fewer different pictures, a bootstrap interval says little: of one picture it is a point, as if certain."""
 RESAMPLES = 2000
 """Resamples of the bootstrap."""
 
@@ -56,6 +58,13 @@ class HeldOut:
     features: Images
     tokens: int | None = None
     """Visual tokens of a picture that is not in tiles; None for one per patch."""
+    first_left_out: str | None = None
+    """Why the first sample that was left out can't be used; None if all can."""
+
+    @property
+    def pictures(self) -> int:
+        """How many different ones there are."""
+        return len(set(self.keys))
 
     @cached_property
     def first_images(self) -> np.ndarray:
@@ -78,6 +87,14 @@ class HeldOut:
         return visual_tokens(connector, features, [self.features.layouts.get(key) for key in keys], newline)
 
 
+def why_unusable(sample: Sample, features: Images) -> str | None:
+    """Why a sample can't be measured with any LLM; None if nothing is known against it."""
+    missing = [picture.key for picture in sample.images if picture.key not in features]
+    if missing:
+        return f"no features of {missing[0]}"
+    return sample.problem if sample.images else "no images"
+
+
 def prepare(llm: LLM, samples: Sequence[Sample], features: Images, template: Template) -> tuple[HeldOut, list[Sample]]:
     """Turn samples with images into prompts for `llm`.
 
@@ -87,25 +104,29 @@ def prepare(llm: LLM, samples: Sequence[Sample], features: Images, template: Tem
     Raises:
         VocabkitError: no sample can be used.
     """
-    prompts, kept, reason = [], [], "no images"
+    prompts, kept, first = [], [], None
     for sample in samples:
-        missing = [picture.key for picture in sample.images if picture.key not in features]
-        if missing or not sample.images:
-            reason = f"no features of {missing[0]}" if missing else reason
-            continue
-        if sample.problem is not None:
-            reason = f"{sample.id}: {sample.problem}"
-            continue
-        try:
-            prompts.append(encode_sample(llm.tokenizer, sample.turns, template, 1, longest=LONGEST_PROMPT))
-        except VocabkitError as error:
-            reason = str(error)
-            continue
-        kept.append(sample)
+        why = why_unusable(sample, features)
+        if why is None:
+            try:
+                prompts.append(encode_sample(llm.tokenizer, sample.turns, template, 1, longest=LONGEST_PROMPT))
+            except VocabkitError as error:
+                why = str(error)
+            else:
+                kept.append(sample)
+        if why is not None:
+            first = first or f"{sample.id}: {why}"
     if not kept:
-        raise VocabkitError(f"none of {len(samples)} samples can be used ({reason})")
+        raise none_usable(len(samples), first)
     keys = [picture.key for sample in kept for picture in sample.images]
-    return HeldOut(prompts, keys, features), kept
+    return HeldOut(prompts, keys, features, first_left_out=first), kept
+
+
+def none_usable(samples: int, first: str | None) -> VocabkitError:
+    """Return the error for data without a sample that can be used; `first` says why the first can't."""
+    if first is None:
+        return VocabkitError("no samples to measure")
+    return VocabkitError(f"none of {samples:,} samples can be used; the first, {first}")
 
 
 def shown_by(lvlm: LVLM, held: HeldOut) -> VisualTokens:

@@ -25,6 +25,7 @@ from vocabkit.data.sources import Columns, samples_of
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.answers import Answers, ask
 from vocabkit.evaluate.losses import (
+    FEWEST_PICTURES,
     LONGEST_PROMPT,
     Estimate,
     EvaluateOptions,
@@ -35,9 +36,11 @@ from vocabkit.evaluate.losses import (
     difference,
     mean_loss,
     measure,
+    none_usable,
     prepare,
     retention,
     shown_by,
+    why_unusable,
 )
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
@@ -79,7 +82,7 @@ class Validation:
     llm: str
     samples: int
     left_out: int
-    """Samples without features, or that could not be used."""
+    """Samples without features, or that could not be used; see `first_left_out`."""
     visual_tokens: float
     """Visual tokens per image, on average, of `blind`: those of the adapter with the fewest. With more of them, a blind
     LLM has a higher loss, and all gains would be larger."""
@@ -97,6 +100,15 @@ class Validation:
     """blind - NAME, for each adapter."""
     gain_of_picture: Mapping[str, Estimate] = field(default_factory=dict)
     """`NAME shuffled` - NAME: the gain from seeing the right picture instead of another one."""
+    pictures: int | None = None
+    """Different pictures; None in earlier versions' results. Intervals of fewer than `FEWEST_PICTURES` say nothing."""
+    first_left_out: str | None = None
+    """The first sample that was left out, and why."""
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few different pictures for intervals and a verdict."""
+        return self.pictures is not None and self.pictures < FEWEST_PICTURES
 
 
 @dataclass(frozen=True)
@@ -137,19 +149,13 @@ def validate_files(
     place = open_device(options.device)
     connectors: dict[str, Adapter] = {name: load_adapter(path).to(place) for name, path in adapters.items()}
     given = _open_images(options, connectors, place)
+    parts = _read(data, given, connectors, options)  # before the LLM, which takes a minute to load
     progress(f"loading {llm}", 0, None)
     loaded = load_llm(llm)
     loaded.model.to(place)
     opponent = None if rival is None else _rival(*rival, connectors, loaded)
-    images = None if options.images is None else Path(options.images)
-    stems = [Path(name).stem for name in data]
-    labels = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, data, strict=True)]
     results = {}
-    for label, name in zip(labels, data, strict=True):
-        samples = list(islice(samples_of(name, images, options.columns), options.limit))
-        features = (
-            given if isinstance(given, Features) else ComputedFeatures(given, (p for s in samples for p in s.images))
-        )
+    for label, (samples, features) in parts.items():
 
         def of_file(what: str, done: int, total: int | None, label: str = label) -> None:
             progress(f"{label}: {what}", done, total)
@@ -215,7 +221,34 @@ def validate(
         of_mlp=shares(MLP),
         gain={name: difference(losses[BLIND], losses[name], seed=seed) for name in adapters},
         gain_of_picture={name: difference(other, losses[name], seed=seed) for name, other in shuffled.items()},
+        pictures=held.pictures,
+        first_left_out=held.first_left_out,
     )
+
+
+def _read(
+    data: Sequence[str], given: Features | VisionEncoder, connectors: Mapping[str, Adapter], options: FileOptions
+) -> dict[str, tuple[list[Sample], Images]]:
+    """Return the samples and features of each source, by its label.
+
+    Raises VocabkitError: a source without a sample that can be used, or features that an adapter does not take.
+    """
+    folder = None if options.images is None else Path(options.images)
+    stems = [Path(name).stem for name in data]
+    found: dict[str, tuple[list[Sample], Images]] = {}
+    for stem, name in zip(stems, data, strict=True):
+        samples = list(islice(samples_of(name, folder, options.columns), options.limit))
+        features = (
+            given if isinstance(given, Features) else ComputedFeatures(given, (p for s in samples for p in s.images))
+        )
+        for adapter in connectors.values():
+            check_encoder(adapter.config, features.encoder, features.folder)
+        reasons = [why_unusable(sample, features) for sample in samples]
+        if None not in reasons:
+            error = none_usable(len(samples), f"{samples[0].id}: {reasons[0]}" if samples else None)
+            raise VocabkitError(f"{name}: {error}")
+        found[stem if stems.count(stem) == 1 else name] = samples, features
+    return found
 
 
 def _open_images(

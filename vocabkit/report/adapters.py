@@ -170,7 +170,11 @@ def calibration_report(found: Calibration) -> RenderableType:
         f"  {scale:8.3g}  {loss:.3f} nats per token{'  <- best' if scale == found.best else ''}"
         for scale, loss in found.caption_loss.items()
     ]
-    if found.scale != found.best:
+    from vocabkit.evaluate.losses import FEWEST_PICTURES
+
+    if found.pictures < FEWEST_PICTURES:
+        lines.append(f"{_too_few(found.pictures)} to tell the scales apart, so the scale is kept")
+    elif found.scale != found.best:
         gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
         lines.append(f"the best gains {gain} nats per token, which may be chance, so the scale is kept")
     lines.append(f"scale {found.scale:.4g} for {printable(found.llm)}, chosen on {found.samples:,} samples")
@@ -179,36 +183,47 @@ def calibration_report(found: Calibration) -> RenderableType:
 
 def validation_report(name: str, result: Result) -> RenderableType:
     """Caption losses, retention and answers on one dataset."""
-    found = result.validation
+    found, few = result.validation, result.validation.too_few
     rows = [
         (
             _label(shown, found.gain),
             (
                 f"{loss.value:.3f}",
-                f"{loss.low:.3f} to {loss.high:.3f}",
-                _share(found.retention.get(shown)),
-                _share(found.of_mlp.get(shown)),
+                "" if few else f"{loss.low:.3f} to {loss.high:.3f}",
+                _share(found.retention.get(shown), few),
+                _share(found.of_mlp.get(shown), few),
             ),
         )
         for shown, loss in found.caption_loss.items()
     ]
-    heads = ("nats/token", "95% interval", "retention", "of MLP's gain")
+    heads = ("nats/token", "" if few else "95% interval", "retention", "of MLP's gain")
     sizes = f"{found.samples:,} samples, {found.visual_tokens:,g} visual tokens"
     title = f"{printable(found.llm)} on {printable(name)}: {sizes}"
     parts: list[RenderableType] = [Text(title, style="bold"), Columns(heads, [Section("caption loss, shown", rows)])]
     if found.left_out:
-        parts.append(Text(f"{found.left_out:,} samples left out", style="dim"))
+        first = "" if found.first_left_out is None else f"; the first, {printable(found.first_left_out, 200)}"
+        parts.append(Text(f"{found.left_out:,} samples left out{first}", style="dim"))
+    if found.pictures is not None and few:
+        parts.append(Text(f"{_too_few(found.pictures)} for intervals and a verdict"))
+        if found.pictures == 1 and found.gain:
+            parts.append(Text("not shuffled: there is no other picture to show"))
     if result.answers:
-        parts += [Text(), *_right_answers(result.answers)]
+        parts += [Text(), *_right_answers(result.answers, few)]
         for name, answers in result.answers.items():
             parts += [Text(), Text(f"first pictures, {printable(name, _NAME)}", style="bold")]
             for each in answers.captions[:_CAPTIONS]:
                 lines = ("shows", each.shows), (f"{printable(found.llm, _NAME)} says", each.says)
                 parts.append(Listing([(label, printable(text).split()) for label, text in lines]))
-    if found.gain:
+    if found.gain and not few:
         verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]
         parts += [Text(), Listing(verdicts, indent="")]
     return Group(*parts)
+
+
+def _too_few(pictures: int) -> str:
+    from vocabkit.evaluate.losses import FEWEST_PICTURES
+
+    return f"{pictures} different picture{'s are' if pictures > 1 else ' is'} too few (fewer than {FEWEST_PICTURES})"
 
 
 def _label(shown: str, adapters: Collection[str]) -> str:
@@ -221,14 +236,14 @@ def _label(shown: str, adapters: Collection[str]) -> str:
     return printable(shown, _NAME)
 
 
-def _right_answers(answers: Mapping[str, Answers]) -> Iterator[RenderableType]:
+def _right_answers(answers: Mapping[str, Answers], few: bool) -> Iterator[RenderableType]:
     """Shares of right answers, without questions that were not asked or that each adapter answers always alike."""
     from vocabkit.evaluate.answers import RIGHT, asked
 
     def row(name: str, label: str) -> tuple[str, list[str]]:
         shares: list[Share | None] = [getattr(each, name) for each in answers.values()]
         questions = next(share.questions for share in shares if share)
-        return label, [f"{questions:,}", *map(_percent, shares)]
+        return label, [f"{questions:,}", *(_percent(share, few) for share in shares)]
 
     said = {each.said_yes.value for each in answers.values() if each.said_yes}
     alike = said in ({0.0}, {1.0})
@@ -263,12 +278,16 @@ def _verdict(found: Validation, name: str) -> str:
     return f"{words}, {of_picture.value:.2f} better than with the tokens of other pictures"
 
 
-def _share(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+def _share(estimate: Estimate | None, few: bool) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.2f}" + ("" if few else f" ({estimate.low:.2f} to {estimate.high:.2f})")
 
 
-def _percent(share: Share | None) -> str:
-    return "-" if share is None else f"{share.value:.1%} ({100 * share.low:.0f} to {share.high:.0%})"
+def _percent(share: Share | None, few: bool) -> str:
+    if share is None:
+        return "-"
+    return f"{share.value:.1%}" + ("" if few else f" ({100 * share.low:.0f} to {share.high:.0%})")
 
 
 def comparison_report(found: Comparison) -> RenderableType:

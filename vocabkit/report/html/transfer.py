@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.errors import VocabkitError, quote
 from vocabkit.evaluate.answers import RIGHT, asked
 from vocabkit.evaluate.losses import Estimate
-from vocabkit.evaluate.validate import BLIND, NATIVE, Result
+from vocabkit.evaluate.validate import BLIND, NATIVE, Result, Validation
 from vocabkit.files.atomic import reading
 from vocabkit.report.html.page import Origin, render
 from vocabkit.transfer.check import Proof
@@ -103,7 +104,7 @@ def _without_gaps(content: Any) -> Any:
 
 
 def _measured(name: str, result: Result) -> Measured:
-    found = result.validation
+    found = _without_intervals(result.validation) if result.validation.too_few else result.validation
     losses = {line: found.caption_loss[line].value for line in (BLIND, NATIVE) if line in found.caption_loss}
     ends = {"no better than blind": 0.0, "as good": 1.0}
     return Measured(
@@ -113,6 +114,20 @@ def _measured(name: str, result: Result) -> Measured:
         retention=plot(found.retention, ends) if found.retention else None,
         of_mlp=plot(found.of_mlp, ends) if found.of_mlp else None,
         questions={name: RIGHT[name] for name in asked(result.answers.values())},
+    )
+
+
+def _without_intervals(found: Validation) -> Validation:
+    """Each figure as a point."""
+
+    def points(figures: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        return {name: Estimate(each.value, each.value, each.value) for name, each in figures.items()}
+
+    return dataclasses.replace(
+        found,
+        caption_loss=points(found.caption_loss),
+        retention=points(found.retention),
+        of_mlp=points(found.of_mlp),
     )
 
 

@@ -261,8 +261,8 @@ def _projector_config(adapter: Adapter, features: Features | None, form: Form, h
         raise VocabkitError("the adapter was not transferred: it has no embedding rows; run `vocabkit transfer` first")
     if adapter.config.spelled is not None:
         raise VocabkitError(
-            f"its visual tokens are spelled out, but {form} holds a projector, which gives a mix for each patch; export "
-            "it as hf, or mix them again: `vocabkit transfer --visual-tokens mix`"
+            f"its visual tokens are spelled out, but {form} holds a projector, which gives a mix for each patch; "
+            "export it as hf, or mix them again: `vocabkit transfer --visual-tokens mix`"
         )
     if features is not None:
         check_distillable(adapter, features)
