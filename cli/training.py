@@ -272,7 +272,8 @@ def adopt(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Pictures, captioned or not: a folder of images, a LLaVA file, or a dataset (folder or hub id).",
+            help="Pictures, captioned or not: images or a folder of them, a LLaVA file, or a dataset (folder or "
+            "hub id).",
             show_default=False,
         ),
     ] = None,

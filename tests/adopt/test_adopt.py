@@ -28,7 +28,7 @@ from vocabkit.adopt import captions
 from vocabkit.adopt.adopt import AdoptOptions, adopt
 from vocabkit.adopt.teacher import open_teacher
 from vocabkit.data.llava import read_llava
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.evaluate.validate import FileOptions, validate_files
 from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.shared.shared_vocabulary import open_shared
@@ -269,7 +269,7 @@ def test_stopped_captioning_goes_on_to_the_same_bytes(world: World, projector: P
         adopt(str(projector), None, tmp_path / "out", chosen, progress=stop)
     file = tmp_path / "out" / "captions.jsonl"
     with file.open("a") as torn:
-        torn.write('{"id": "torn')
+        torn.write('{"id": "6.png#0", "ima')
     adopt(str(projector), None, tmp_path / "out", chosen, progress=stop)
     assert batches == [4, 8, 12]
     adopt(str(projector), None, tmp_path / "whole", chosen)
@@ -300,13 +300,76 @@ def test_two_processes_adopt_what_one_does(world: World, projector: Path, tmp_pa
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pictures: Path, adopted: Path) -> None:
+def test_more_pictures_may_come_before_the_end(world: World, projector: Path, tmp_path: Path) -> None:
+    chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
+    records = json.loads(world.data.read_text())
+    data = tmp_path / "some.json"
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        if what.startswith("captions"):
+            raise Stopped
+
+    data.write_text(json.dumps(records[4:]))
+    with pytest.raises(Stopped):
+        adopt(str(projector), str(data), tmp_path / "out", chosen, progress=stop)
+    data.write_text(json.dumps(records))
+    adopt(str(projector), str(data), tmp_path / "out", chosen)
+    said = [sample.images[0].key for sample in read_llava(tmp_path / "out" / "captions.jsonl")]
+    assert said[:4] == ["10.png", "11.png", "4.png", "5.png"]
+    assert sorted(said) == sorted(record["image"] for record in records)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"max_new_tokens": 5}, "given with another `max_new_tokens`"),
+        ({"batch": 3, "settings": (*QUICK, "precision=bfloat16")}, "given with another `batch` and `precision`"),
+        ({"template": "completion", "questions": ("<image> Is",)}, "given with another `template` and `question`"),
+    ],
+)
+def test_captions_asked_otherwise_are_left_alone(
+    world: World, llava: Path, pictures: Path, adopted: Path, changes: dict[str, Any], problem: str
+) -> None:
     before = (adopted / "captions.jsonl").read_bytes()
-    with pytest.raises(VocabkitError, match="answers of another teacher or about other pictures; choose another"):
-        adopt(str(llava), str(pictures), adopted, options(world, max_new_tokens=5))
+    chosen = dataclasses.replace(options(world), **changes)
+    with pytest.raises(VocabkitError, match=f"captions.jsonl: answers that were {problem}; choose another folder"):
+        adopt(str(llava), str(pictures), adopted, chosen)
+    assert (adopted / "captions.jsonl").read_bytes() == before
+
+
+def test_captions_of_an_llm_tuned_since_are_left_alone(
+    world: World, projector: Path, adopted: Path, tmp_path: Path
+) -> None:
+    """Its embeddings are those that the projector was trained with; its layers are others."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(world.one.partition("=")[2], tmp_path / "one"))
+    chosen = options(world, "steps=1", "word_steps=0", llm=f"one={folder}", features=world.features)
+    adopt(str(projector), None, tmp_path / "out", chosen)
+    before = (tmp_path / "out" / "captions.jsonl").read_bytes()
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if "mlp" in name)
+    save_file({**tensors, name: tensors[name] * 1.01}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(VocabkitError, match="answers of another teacher: another projector or LLM; choose another"):
+        adopt(str(projector), None, tmp_path / "out", chosen)
+    assert (tmp_path / "out" / "captions.jsonl").read_bytes() == before
+
+
+def test_folder_of_another_adoption_is_left_alone(world: World, llava: Path, pictures: Path, adopted: Path) -> None:
+    before = (adopted / "shared.arrow").read_bytes()
     with pytest.raises(VocabkitError, match=r"shared\.arrow: of another adoption"):
         adopt(str(llava), str(pictures), adopted, options(world, top=3))
-    assert (adopted / "captions.jsonl").read_bytes() == before
+    assert (adopted / "shared.arrow").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ['{"my": "own"}', '{"my": "own"}\n', "my own\n", "\xff\xfe"])
+def test_other_captions_are_never_replaced(world: World, projector: Path, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "captions.jsonl"
+    file.write_text(content, "latin-1")
+    chosen = options(world, llm=world.one, features=world.features)
+    with pytest.raises(VocabkitError, match=r"captions\.jsonl: holds something other than a teacher's answers"):
+        adopt(str(projector), None, tmp_path, chosen)
+    assert file.read_text("latin-1") == content
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------
@@ -419,7 +482,7 @@ def test_teacher_that_sees_nothing_is_told(world: World, tmp_path: Path) -> None
     torch.nn.init.zeros_(blind.linear_2.weight)
     blind.save(tmp_path / "blind")
     chosen = options(world, llm=world.one, features=world.features)
-    with pytest.raises(VocabkitError, match=r"does not depend on the picture \(0\.000 nats per token\)"):
+    with pytest.raises(VocabkitError, match=r"gains 0\.00 nats per token from its own picture, less than"):
         adopt(str(tmp_path / "blind"), None, tmp_path / "out", chosen)
 
 
@@ -432,6 +495,65 @@ def test_shared_vocabulary_that_covers_too_little_is_told(world: World, projecto
     assert not (tmp_path / "out" / "state.pt").exists()
 
 
+def test_top_that_covers_too_little_is_told(world: World, projector: Path, tmp_path: Path) -> None:
+    chosen = options(world, llm=world.one, features=world.features, top=1)
+    with pytest.raises(VocabkitError, match=r"the 1 most frequent rows are \d+% of the tokens .* give a larger `top`"):
+        adopt(str(projector), None, tmp_path / "out", chosen)
+
+
+def test_one_picture_is_too_few(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "alike").mkdir()
+    for name in ("0.png", "1.png"):
+        shutil.copy(pictures / "0.png", tmp_path / "alike" / name)
+    for number, source in enumerate((pictures / "0.png", tmp_path / "alike")):
+        with pytest.raises(VocabkitError, match="of one picture only, or copies of it"):
+            adopt(str(llava), str(source), tmp_path / str(number), options(world))
+
+
+def test_alike_neighbours_are_not_compared(world: World, projector: Path, tmp_path: Path) -> None:
+    """Pictures in the order of their colours, as in folders of classes."""
+    records = json.loads(world.data.read_text())
+    ordered = sorted(records, key=lambda record: int(record["image"].partition(".")[0]) % 4)
+    ordered = [record for record in ordered for _ in range(2)]
+    for number, record in enumerate(ordered):
+        shutil.copy(world.data.parent / record["image"], tmp_path / f"{number:02}.png")
+    chosen = options(world, "steps=1", "word_steps=0", llm=world.one, vision=str(world.vision))
+    found = adopt(str(projector), str(tmp_path), tmp_path / "out", chosen)
+    assert found.gain_of_picture is not None
+    assert found.gain_of_picture > 0.2
+
+
+def test_broken_pictures_are_told_and_counted(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
+    some = Path(shutil.copytree(pictures, tmp_path / "some"))
+    (some / "empty.png").touch()
+    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures are left out: .*empty\.png"):
+        found = adopt(str(llava), str(some), tmp_path / "out", options(world, "steps=1", "word_steps=0"))
+    assert found.left_out == 1
+
+
+def test_pictures_without_features_are_told_and_counted(world: World, projector: Path, tmp_path: Path) -> None:
+    records = json.loads(world.data.read_text())
+    records.append(records[0] | {"image": "new.png"})
+    (tmp_path / "more.json").write_text(json.dumps(records))
+    chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
+    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures are left out: .* has no features of them"):
+        found = adopt(str(projector), str(tmp_path / "more.json"), tmp_path / "out", chosen)
+    assert found.left_out == 1
+
+
+def test_images_are_named_one_by_one_or_by_a_pattern(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
+    adopt(str(llava), str(pictures / "[0-4].png"), tmp_path / "out", options(world, "steps=1", "word_steps=0"))
+    samples = list(read_llava(tmp_path / "out" / "captions.jsonl"))
+    assert [sample.images[0].key for sample in samples] == [f"{number}.png" for number in range(5)]
+
+
+def test_pictures_need_no_conversations(world: World, llava: Path, tmp_path: Path) -> None:
+    images = [{"image": record["image"]} for record in json.loads(world.data.read_text())]
+    (tmp_path / "images.json").write_text(json.dumps(images))
+    chosen = options(world, "steps=1", "word_steps=0", images=world.data.parent)
+    assert adopt(str(llava), str(tmp_path / "images.json"), tmp_path / "out", chosen).trained.samples == 12
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -439,15 +561,41 @@ def test_shared_vocabulary_that_covers_too_little_is_told(world: World, projecto
         ({"template": "completion"}, "also say what to ask, with `question`"),
         ({"template": "chat", "questions": ("What?",)}, "needs <image> exactly once"),
         ({"features": None}, "give `pictures`, or `features`"),
+        ({"targets": ("TWO", "TWO")}, "two given twice; give each tokenizer a name of its own"),
+        ({"targets": ("ONE",)}, "one given twice"),
+        ({"settings": ("template=plain",)}, "`settings` template: an adoption sets this field itself; give `template`"),
+        ({"settings": ("llm=other",)}, "`settings` llm: an adoption sets this field itself; give `llm` instead"),
+        ({"settings": ("data=[]",)}, "data: an adoption sets this field itself from the projector and its captions"),
+        ({"settings": ("teacher=none",)}, "`settings` teacher: an adoption sets this field itself"),
     ],
 )
 def test_options_that_do_not_go_together(
     world: World, projector: Path, tmp_path: Path, changes: dict[str, Any], problem: str
 ) -> None:
+    if "targets" in changes:
+        changes = {"targets": tuple({"ONE": world.one, "TWO": world.two}[name] for name in changes["targets"])}
     chosen = dataclasses.replace(options(world, llm=world.one, features=world.features), **changes)
     with pytest.raises(VocabkitError, match=problem):
         adopt(str(projector), None, tmp_path / "out", chosen)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["teacher", "shared.arrow", "adapter", "state.pt"])
+def test_results_of_something_else_are_left_alone(world: World, projector: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    chosen = options(world, llm=world.one, features=world.features)
+    with pytest.raises(VocabkitError, match=f"holds {name}, but of no adoption; choose another `out`"):
+        adopt(str(projector), None, tmp_path, chosen)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_output_is_never_an_input(world: World, llava: Path, projector: Path, pictures: Path) -> None:
+    one, files = Path(world.one.partition("=")[2]), sorted(pictures.iterdir())
+    given = [(str(llava), pictures, llava), (str(projector), pictures, one), (str(llava), pictures, pictures)]
+    for model, source, out in given:
+        with pytest.raises(VocabkitError, match="is an input; choose another `out`"):
+            adopt(model, str(source), out, options(world, llm=world.one))
+    assert sorted(pictures.iterdir()) == files
 
 
 def test_command_names_its_options(world: World, projector: Path, tmp_path: Path) -> None:

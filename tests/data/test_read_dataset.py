@@ -137,7 +137,10 @@ def test_null_image_raises_when_opened(tmp_path: Path) -> None:
 
 def test_missing_column_raises_with_the_known_ones(tmp_path: Path) -> None:
     source = parquet(tmp_path / "a", image=[APPLE], caption=["an apple"])
-    assert refusal(source) == "train, row 0: no column 'text'; it has 'image, caption': choose one of them"
+    assert (
+        refusal(source)
+        == "train, row 0: no column 'text'; it has 'image, caption': choose one of them as `text_column`"
+    )
     assert "no column 'photo'" in refusal(source, image_column="photo")
 
 
@@ -170,7 +173,7 @@ def test_unreadable_dataset_raises_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a" / "train.parquet").write_bytes(b"PAR1 and no more")
     assert "can't read split 'train' of this dataset" in refusal(source)
     (tmp_path / "empty").mkdir()
-    assert "can't read split 'train' of this dataset" in refusal(str(tmp_path / "empty"))
+    assert refusal(str(tmp_path / "empty")) == "an empty folder; name one with pictures in it"
     assert refusal(str(tmp_path / "absent")) == "no such folder, and no hub id (owner/name)"
     assert "can't read split 'train' of this dataset" in refusal("nobody/nothing")  # offline
 
@@ -269,7 +272,7 @@ def test_parquet_file_without_rows_has_no_pictures(tmp_path: Path) -> None:
 def test_bad_parquet_files_raise(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     bad: list[tuple[dict[str, Any], str]] = [
-        ({"photo": [APPLE]}, "no column 'image'; it has 'photo': choose one of them"),
+        ({"photo": [APPLE]}, "no column 'image'; it has 'photo': choose one of them as `image_column`"),
         ({"image": [5]}, "column image, row 0: an image is int, expected bytes or the name of a file"),
         ({"image": [{"data": APPLE}]}, "column image, row 0: an image has the fields 'data', expected bytes and path"),
         ({"image": [[1, 2]]}, "column image, row 0: an image is int"),

@@ -73,8 +73,9 @@ def test_dataset_pictures_are_read_while_training(world: World, dataset: str, tm
 def test_wrong_column_raises(world: World, dataset: str, tmp_path: Path) -> None:
     words = ("features", dataset, "--vision", world.vision, "--split", "test", "--out", "features")
     assert error_of(vocabkit_here(tmp_path, *words)).endswith(
-        "no column 'image'; it has 'photo, talk': choose one of them"
+        "no column 'image'; it has 'photo, talk': choose one of them as --image-column"
     )
     recipe = world.write_recipe(tmp_path / "recipe.toml", data=(dataset,), split="test", image_column="photo")
     problem = error_of(vocabkit_here(tmp_path, "train", recipe, "--out", "out"))
-    assert problem == f"{dataset}: test, row 0: no column 'text'; it has 'photo, talk': choose one of them"
+    lacking = "no column 'text'; it has 'photo, talk': choose one of them as `text_column`"
+    assert problem == f"{dataset}: test, row 0: {lacking}"

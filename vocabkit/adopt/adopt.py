@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +18,30 @@ import torch
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import check_encoder
-from vocabkit.adopt.captions import QUESTIONS, Asked, gain_of_picture, write_captions
+from vocabkit.adopt.captions import QUESTIONS, Asked, gain_of_picture, in_order, write_captions
 from vocabkit.adopt.teacher import Teacher, open_teacher, with_fingerprint
+from vocabkit.data.pictures import path_key
 from vocabkit.data.samples import Picture
-from vocabkit.data.sources import Columns, image_files, pictures_of
-from vocabkit.errors import VocabkitError
+from vocabkit.data.sources import Columns, image_files, is_image, pictures_of
+from vocabkit.data.urls import each_file, is_url
+from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.atomic import claiming, make_folder
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
 from vocabkit.llm.load import load_llm
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.llm.prompts import Template, check_question
-from vocabkit.shared.align import align
+from vocabkit.shared.align import align, check_tokenizers
 from vocabkit.shared.align_words import align_words
 from vocabkit.shared.rank import rank
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
-from vocabkit.tokenizer.catalog import resolve
+from vocabkit.tokenizer.catalog import resolve, without_name
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.train.loop import Step
-from vocabkit.train.recipe import make_recipe
+from vocabkit.train.recipe import ADAPTER, STATE, make_recipe
 from vocabkit.train.train import Trained, train
 from vocabkit.vision.encoder import encoder_of
-from vocabkit.vision.features import cache_features, open_features
+from vocabkit.vision.features import Features, cache_features, open_features
 
 CAPTIONS, TEACHER, FEATURES, SHARED = "captions.jsonl", "teacher", "features", "shared.arrow"
 """Names in the output folder, beside those of a training."""
@@ -52,6 +55,12 @@ LEAST_COVERED = 0.5
 STEPS = {"batch": 16, "learning_rate": 2e-4, "word_weight": 0.2}
 """Settings of the steps on the teacher, unless the user gives others. Without the word loss beside it, the divergence
 alone makes a head forget the words that it has chosen."""
+
+
+SET = {"data", "shared", "teacher", "adapter", "connector", "text_column", "vision_layer", "vision_pool"}
+"""Fields of the recipe that follow from the projector and its captions."""
+GIVEN = {"llm", "features", "template", "vision", "image_aspect_ratio", "images", "split", "image_column"}
+"""Fields that have a parameter of the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +110,8 @@ class Adopted:
     """Of V_shared."""
     covered: float
     """Share of the captions' tokens or words that V_shared has."""
+    left_out: int | None
+    """Pictures that are missing or broken, or have no features; known to the first process."""
     gain_of_picture: float | None
     """Nats per token that the teacher's first captions gain from their own pictures; known to the first process."""
 
@@ -121,8 +132,8 @@ def adopt(
 
     Args:
         model: as for `open_teacher`.
-        pictures: a folder of images, a LLaVA file or a dataset (folder or hub id). Only its pictures are used. By
-            default all in `options.features`.
+        pictures: images or a folder of them, a LLaVA file or a dataset (folder or hub id). Only its pictures are used.
+            By default all in `options.features`.
 
     Raises:
         VocabkitError: parts that do not fit together, a teacher that sees nothing, a V_shared that covers too little of
@@ -138,10 +149,18 @@ def adopt(
         raise VocabkitError("give `pictures`, or `features` that were computed of them")
     if not options.targets:
         raise VocabkitError("say which other LLMs the adapter is for, with `targets`")
+    for setting in options.settings:
+        name = setting.partition("=")[0]
+        if name in SET | GIVEN:
+            advice = f"; give `{name}` instead" if name in GIVEN else " from the projector and its captions"
+            raise VocabkitError(f"`settings` {name}: an adoption sets this field itself{advice}")
     targets = [resolve(name).vocabulary for name in options.targets]
+    _check_out(out, [model, options.llm, options.vision, pictures, options.features, options.images])
     teacher = open_teacher(model, options.llm, options.vision, options.image_aspect_ratio)
     if options.features is None and options.vision is None and teacher.projector.config.vision_model is None:
         raise VocabkitError(f"{model}: does not say which vision model it was trained with: give `vision`")
+    tokenizers = [resolve(teacher.llm).vocabulary, *targets]
+    check_tokenizers([vocabulary.name for vocabulary in tokenizers], None)
     recipe = make_recipe(
         {
             "data": (str(out / CAPTIONS),),
@@ -158,92 +177,150 @@ def adopt(
     make_folder(out)
     if os.environ.get("RANK", "0") == "0":
         with claiming(out):
-            shared, gain = _prepare(teacher, targets, pictures, out, questions, options, recipe.precision, progress)
+            shared, left_out, gain = _prepare(
+                teacher, tokenizers, pictures, out, questions, options, recipe.precision, progress
+            )
     else:
         while not (out / SHARED).exists():  # hours, beyond the patience of torch's barriers
             time.sleep(1)
-        shared, gain = open_shared(out / SHARED), None
+        shared, left_out, gain = open_shared(out / SHARED), None, None
     trained = train(recipe, out, on_step=on_step, progress=progress)
-    return Adopted(trained, teacher.projector.config.llm, len(shared), shared.selection.mass_kept or 0.0, gain)
+    covered = shared.selection.mass_kept or 0.0
+    return Adopted(trained, teacher.projector.config.llm, len(shared), covered, left_out, gain)
+
+
+def _check_out(out: Path, inputs: Sequence[str | Path | None]) -> None:
+    """Raise VocabkitError: an input is in `out`, or the results of something else, which would be mixed up."""
+    folders = [Path(without_name(str(source))) for source in inputs if source is not None]
+    if any(folder.is_dir() and out.is_dir() and out.samefile(folder) for folder in folders):
+        raise VocabkitError(f"{out}: is an input; choose another `out`")
+    results = [name for name in (TEACHER, SHARED, ADAPTER, STATE) if (out / name).exists()]
+    if results and not (out / CAPTIONS).exists():
+        raise VocabkitError(f"{out}: holds {results[0]}, but of no adoption; choose another `out`")
 
 
 def _prepare(
     teacher: Teacher,
-    targets: Sequence[Vocabulary],
+    tokenizers: Sequence[Vocabulary],
     pictures: str | None,
     out: Path,
     questions: Sequence[str],
     options: AdoptOptions,
     precision: str,
     progress: Progress,
-) -> tuple[SharedVocabulary, float]:
-    """Write all that the training reads. Returns V_shared and the gain of the first captions from their pictures."""
-    vocabulary = resolve(teacher.llm).vocabulary
+) -> tuple[SharedVocabulary, int | None, float | None]:
+    """Write all that the training reads. Returns V_shared, how many pictures are left out, and the gain of the first
+    captions from their own pictures.
+    """
     device = open_device(options.device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    if options.features is None:
-        assert pictures is not None
-        encoder = encoder_of(teacher.projector, options.vision, device=device, dtype=dtype)
-        with_fingerprint(teacher.projector, encoder.info["fingerprint"])
-        cache_features(encoder, _pictures(pictures, options), out / FEATURES, progress=progress)
-    features = open_features(options.features or out / FEATURES)
-    check_encoder(teacher.projector.config, features.encoder, features.folder)
+    features, found, left_out = _open_features(teacher, pictures, out, options, device, progress)
     projector = with_fingerprint(teacher.projector, features.encoder["fingerprint"])
-    keys = sorted(features.keys)
-    if pictures is not None and options.features is not None:
-        keys = sorted({picture.key for picture in _pictures(pictures, options)} & features.keys)
-    if not keys:
-        raise VocabkitError(f"{features.folder}: has no features of any picture in {pictures}")
+    captions = out / CAPTIONS
+    tried = max(TRIED // options.batch, 1) * options.batch
+    keys = in_order(found, captions, tried)
+    if all(torch.equal(features[key], features[keys[0]]) for key in keys[:tried]):
+        raise VocabkitError(
+            f"{features.folder}: of one picture only, or copies of it; the teacher's answers are compared between "
+            "pictures: give more"
+        )
     progress(f"loading {teacher.llm}", 0, None)
     low = device.type == "cuda" or precision == "bfloat16"
     llm = load_llm(teacher.llm, torch.bfloat16 if low else torch.float32)
     llm.model.to(device)
     lvlm = LVLM(llm, projector.to(device))
     asked = Asked(llm, lvlm, features, keys, questions, options.template, options.max_new_tokens, options.batch)
-    captions = out / CAPTIONS
-    tried = max(TRIED // options.batch, 1) * options.batch
     write_captions(captions, asked, limit=tried, progress=progress)
     progress("comparing captions with other pictures", 0, None)
-    gain = gain_of_picture(captions, asked, tried * len(questions))
+    gain = gain_of_picture(captions, asked, tried)
     if gain < LEAST_GAIN:
         raise VocabkitError(
-            f"{captions}: what the teacher says does not depend on the picture ({gain:.3f} nats per token): is the "
-            "projector trained, and are these its own `llm` and `vision`?"
+            f"{captions}: what the teacher says gains {gain:.2f} nats per token from its own picture, less than "
+            f"{LEAST_GAIN}: it hardly sees it. Is the projector trained, and are these its own `llm` and `vision`?"
         )
-    _shared(captions, vocabulary, targets, options)
+    _shared(captions, tokenizers, options)
     write_captions(captions, asked, progress=progress)
-    shared = _shared(captions, vocabulary, targets, options)
+    shared = _shared(captions, tokenizers, options)
     if (out / SHARED).exists() and open_shared(out / SHARED).fingerprint != shared.fingerprint:
         raise VocabkitError(f"{out / SHARED}: of another adoption; choose another `out`, or remove this folder")
     projector.cpu().save(out / TEACHER)
     shared.save(out / SHARED)
-    return shared, gain
+    return shared, left_out, gain
+
+
+def _open_features(
+    teacher: Teacher,
+    pictures: str | None,
+    out: Path,
+    options: AdoptOptions,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Features, set[str], int]:
+    """Return the features, computed unless they are given, the keys of the pictures, and how many are left out."""
+    left_out, why = 0, ""
+    if options.features is None:
+        assert pictures is not None
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        encoder = encoder_of(teacher.projector, options.vision, device=device, dtype=dtype)
+        with_fingerprint(teacher.projector, encoder.info["fingerprint"])
+        report = cache_features(encoder, _pictures(pictures, options), out / FEATURES, progress=progress)
+        left_out, why = report.broken, "".join(f": {problem}" for problem in report.first_broken[:1])
+    features = open_features(options.features or out / FEATURES)
+    check_encoder(teacher.projector.config, features.encoder, features.folder)
+    keys = set(features.keys)
+    if pictures is not None and options.features is not None:
+        wanted = {picture.key for picture in _pictures(pictures, options)}
+        keys &= wanted
+        left_out, why = len(wanted - keys), f": {features.folder} has no features of them"
+    if not keys:
+        raise VocabkitError(f"{features.folder}: has no features of any picture in {pictures}")
+    for key in keys:
+        if key.startswith("/") or ".." in key.split("/"):  # as in LLaVA's format, which captions are written in
+            raise VocabkitError(
+                f"{features.folder}: the key {quote(key)} leads out of its folder; compute features of a folder, or "
+                "give `pictures` alone"
+            )
+    if left_out:
+        warnings.warn(
+            f"{left_out:,} of {left_out + len(keys):,} pictures are left out{why}", VocabkitWarning, stacklevel=4
+        )
+    return features, keys, left_out
 
 
 def _pictures(source: str, options: AdoptOptions) -> Iterable[Picture]:
-    """The pictures of a folder of images, by their names in it, or of a LLaVA file or a dataset."""
-    path = Path(source)
-    if path.is_dir() and (files := image_files(path)):
-        return [Picture(file.relative_to(path).as_posix(), file) for file in files]
+    """The pictures of a folder of images, or images by name, with their names in the folder as keys, or the pictures of
+    a LLaVA file or a dataset.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        files = image_files(folder)
+    else:
+        files = [Path(name) for name in each_file(source) if is_image(name) and not is_url(name)]
+        folder = Path(os.path.commonpath([file.parent for file in files])) if files else folder
+    if files:
+        return [Picture(path_key(file.relative_to(folder)), file) for file in files]
     return pictures_of(source, options.images, options.columns)
 
 
-def _shared(
-    captions: Path, vocabulary: Vocabulary, targets: Sequence[Vocabulary], options: AdoptOptions
-) -> SharedVocabulary:
+def _shared(captions: Path, tokenizers: Sequence[Vocabulary], options: AdoptOptions) -> SharedVocabulary:
     """V_shared of what the captions say so far. Raises VocabkitError: it covers too little of them."""
-    tokenizers = [vocabulary, *targets]
     if options.words:
-        shared = align_words(tokenizers, [captions], top=options.top, phrases=True)
+        whole = align_words(tokenizers, [captions], phrases=True)
     else:
-        shared = rank(align(tokenizers), vocabulary, [captions])
-        assert shared.counts is not None
-        shared = shared.select(np.flatnonzero(shared.counts > 0)[: options.top])
-    covered = shared.selection.mass_kept or 0.0
-    if covered < LEAST_COVERED:
-        what = "words" if options.words else "tokens"
+        ranked = rank(align(tokenizers), tokenizers[0], [captions])
+        assert ranked.counts is not None
+        whole = ranked.select(np.flatnonzero(ranked.counts > 0))
+    what = "words" if options.words else "tokens"
+    if (covered := whole.selection.mass_kept or 0.0) < LEAST_COVERED:
         raise VocabkitError(
             f"{captions}: {', '.join(v.name for v in tokenizers)} share {covered:.0%} of the {what} in the teacher's "
-            "captions, too few to say what it says; choose other `targets`, or set `words`"
+            f"captions, too few to say what it says; choose other `targets`{', or set `words`' * (not options.words)}"
+        )
+    if options.top is None or options.top >= len(whole):
+        return whole
+    shared = whole.select(np.arange(options.top))
+    if (covered := shared.selection.mass_kept or 0.0) < LEAST_COVERED:
+        raise VocabkitError(
+            f"{captions}: the {options.top:,} most frequent rows are {covered:.0%} of the {what} in the teacher's "
+            f"captions, too few to say what it says; give a larger `top`, up to {len(whole):,}"
         )
     return shared

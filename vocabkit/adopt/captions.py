@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ QUESTIONS = {
     "chat": (f"{PLACEHOLDER}\nDescribe the picture in one sentence.", f"{PLACEHOLDER}\nName what is in the picture."),
 }
 """What a teacher is asked by default, by template."""
+_NOT_OURS = "holds something other than a teacher's answers, or those of an earlier version"
+FAR = 0.38
+"""How far away the other picture is in the order, as a share of all."""
+SAMPLED = 256
+"""Values of each of the LLM's tensors in a teacher's fingerprint: tuning changes nearly all of those it trains."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +60,47 @@ class Asked:
         features = torch.stack([self.features[key] for key in keys])
         return self.lvlm.visual_tokens(features.to(next(self.lvlm.connector.parameters()).device))
 
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that answers depend on, except the pictures."""
-        settings = [self.lvlm.connector.fingerprint(), self.template, *self.questions, self.longest, self.batch]
-        return f"sha256:{hashlib.sha256(json.dumps(settings).encode()).hexdigest()}"
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """How it is asked, by the names of parameters. Batches and devices differ in rounding, and so in words."""
+        model = self.llm.model
+        return {
+            "template": self.template,
+            "question": list(self.questions),
+            "max_new_tokens": self.longest,
+            "batch": self.batch,
+            "precision": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+        }
+
+    @cached_property
+    def teacher(self) -> str:
+        """The fingerprint of projector, LLM and tokenizer."""
+        digest = hashlib.sha256(self.lvlm.connector.fingerprint().encode())
+        for name, tensor in self.llm.model.named_parameters():
+            values = tensor.detach().flatten()
+            some = values[:: max(1, len(values) // SAMPLED)].float().cpu().numpy()
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(some.astype("<f4").tobytes())
+        for question in self.questions:
+            digest.update(json.dumps(self.prompt(question)).encode())
+        return f"sha256:{digest.hexdigest()}"
+
+    def prompt(self, question: str) -> list[int]:
+        """The token ids of a question about one picture."""
+        return encode_question(self.llm.tokenizer, [Turn(question, "")], self.template, self.features.tokens)
+
+
+def in_order(keys: Collection[str], file: Path, first: int) -> list[str]:
+    """Return these pictures in the order in which the teacher is asked about them.
+
+    It begins with those that `file` has already; then come `first` that are spread evenly over all, because neighbours
+    are often alike (frames of a film, folders of one class); then the rest.
+    """
+    ordered = sorted(keys)
+    spread = [ordered[number * len(ordered) // first] for number in range(first)]
+    said = (str(record.get("image")) for record in map(_record, _read(file)[0]))
+    return list(dict.fromkeys([*(key for key in said if key in keys), *spread, *ordered]))
 
 
 @torch.no_grad()
@@ -69,16 +111,10 @@ def write_captions(file: Path, asked: Asked, *, limit: int | None = None, progre
     the same batches, and ends with the same answers.
 
     Raises:
-        VocabkitError: the file holds answers of another teacher or about other pictures, or can't be written.
+        VocabkitError: the file is something else, or holds answers of another teacher, to other questions or about
+            other pictures; or it can't be written.
     """
-    fingerprint, keys = asked.fingerprint, asked.keys[:limit]
-    lines = _lines(file)
-    for number, (key, line) in enumerate(zip(np.repeat(asked.keys, len(asked.questions)), lines, strict=False)):
-        record = parse_json(line.encode(), f"{file}: line {number + 1}", dict[str, Any], "an answer")
-        if (record.get("teacher"), record.get("image")) != (fingerprint, key):
-            raise VocabkitError(
-                f"{file}: answers of another teacher or about other pictures; choose another folder, or remove this one"
-            )
+    keys, lines = asked.keys[:limit], _lines(file, asked)
     step = asked.batch * len(asked.questions)
     if len(lines) < len(asked.keys) * len(asked.questions):  # only the last batch of all may be smaller
         lines = lines[: len(lines) // step * step]
@@ -91,42 +127,79 @@ def write_captions(file: Path, asked: Asked, *, limit: int | None = None, progre
         for key, said in zip(batch, zip(*answers, strict=True), strict=True):
             for number, (question, answer) in enumerate(zip(asked.questions, said, strict=True)):
                 turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-                record = {"id": f"{key}#{number}", "image": key, "conversations": turns, "teacher": fingerprint}
-                written.append(json.dumps(record) + "\n")
+                record = {"id": f"{key}#{number}", "image": key, "conversations": turns}
+                of = {"teacher": asked.teacher, "settings": asked.settings}
+                written.append(json.dumps(record | of) + "\n")
         with file.open("a", encoding="utf-8") as out:
             out.write("".join(written))
         progress("captions of the teacher", start // len(asked.questions) + len(batch), len(keys))
 
 
-def _lines(file: Path) -> list[str]:
-    """The whole lines of the file; none if it does not exist."""
+def _lines(file: Path, asked: Asked) -> list[str]:
+    """The whole lines of the file; none if it does not exist. Raises VocabkitError: `asked` did not write them."""
+    lines, torn = _read(file)
+    begins = json.dumps({"id": f"{asked.keys[0]}#0", "image": asked.keys[0]})[:-1]
+    if torn and not lines and not begins.startswith(torn[: len(begins)]):
+        raise VocabkitError(f"{file}: {_NOT_OURS}; choose another folder")
+    for key, line in zip(np.repeat(asked.keys, len(asked.questions)), lines, strict=False):
+        if problem := _difference(_record(line), asked, key):
+            raise VocabkitError(f"{file}: {problem}; choose another folder, or remove this one")
+    return [f"{line}\n" for line in lines]
+
+
+def _read(file: Path) -> tuple[list[str], str]:
+    """The whole lines of the file, if it exists, and what a run that was killed wrote of the next."""
     if not file.exists():
-        return []
+        return [], ""
     with reading(file):
-        lines = file.read_text("utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+        *lines, torn = file.read_text("utf-8", "replace").split("\n")
+    return lines, torn
+
+
+def _record(line: str) -> dict[str, Any]:
+    """An answer, or an empty record for something else."""
+    try:
+        return parse_json(line.encode(), "", dict[str, Any], "an answer")
+    except VocabkitError:
+        return {}
+
+
+def _difference(record: Mapping[str, Any], asked: Asked, key: str) -> str | None:
+    """What keeps a line of the file from being an answer of `asked` about the picture `key`."""
+    settings = record.get("settings")
+    if not isinstance(settings, dict):
+        return _NOT_OURS
+    if changed := [f"`{name}`" for name, value in asked.settings.items() if settings.get(name) != value]:
+        return f"answers that were given with another {' and '.join(changed)}"
+    if record.get("teacher") != asked.teacher:
+        return "answers of another teacher: another projector or LLM"
+    return "answers about other pictures" if record.get("image") != key else None
 
 
 def _answers(asked: Asked, question: str, visual: Tensor) -> list[str]:
-    ids = encode_question(asked.llm.tokenizer, [Turn(question, "")], asked.template, visual.shape[1])
-    return write_answers(asked.llm, [ids] * len(visual), visual, template=asked.template, max_new_tokens=asked.longest)
+    ids = [asked.prompt(question)] * len(visual)
+    return write_answers(asked.llm, ids, visual, template=asked.template, max_new_tokens=asked.longest)
 
 
 @torch.no_grad()
-def gain_of_picture(file: Path, asked: Asked, limit: int) -> float:
-    """Return how many nats per token the first `limit` answers in `file` gain from their own pictures, instead of the
-    next ones'.
+def gain_of_picture(file: Path, asked: Asked, pictures: int) -> float:
+    """Return how many nats per token the answers about the first `pictures` gain from their own picture, instead of one
+    far away in the order. Greedy answers are likeliest with their own, so a projector that shows noise gains a little.
     """
-    samples: list[Sample] = list(islice(read_llava(file), limit))
+    keys = asked.keys[:pictures]
+    # neither neighbours nor the other half, which may be a copy of the first
+    far = round(FAR * len(keys)) or 1
+    other_of = dict(zip(keys, [*keys[far:], *keys[:far]], strict=True))
+    samples: list[Sample] = list(islice(read_llava(file), len(keys) * len(asked.questions)))
     own, other, tokens = 0.0, 0.0, 0
     count = asked.features.tokens
     for start in range(0, len(samples), asked.batch):
         part = samples[start : start + asked.batch]
         prompts = [encode_sample(asked.llm.tokenizer, s.turns, asked.template, count, longest=4096) for s in part]
         batch = collate(prompts, []).to(asked.llm.model.device)
-        keys = [sample.images[0].key for sample in part]
-        others = [asked.keys[(asked.keys.index(key) + 1) % len(asked.keys)] for key in keys]
-        own += float(caption_loss(asked.llm.model, batch, asked.visual_tokens(keys)).sum())
-        other += float(caption_loss(asked.llm.model, batch, asked.visual_tokens(others)).sum())
+        shown = [sample.images[0].key for sample in part]
+        own += float(caption_loss(asked.llm.model, batch, asked.visual_tokens(shown)).sum())
+        others = asked.visual_tokens([other_of[key] for key in shown])
+        other += float(caption_loss(asked.llm.model, batch, others).sum())
         tokens += sum(label != IGNORED for prompt in prompts for label in prompt.labels[1:])
     return (other - own) / max(tokens, 1)

@@ -99,14 +99,16 @@ def _parquet_pictures(source: str, image_column: str, folder: ImageFolder | None
 
 
 @contextmanager
-def _parquet(source: str, *columns: str) -> Iterator[ParquetFile]:
+def _parquet(source: str, image_column: str, text_column: str | None = None) -> Iterator[ParquetFile]:
     """Open a Parquet file, by path or URL. Raises VocabkitError: damaged, or not one column of each name."""
     with open_binary(source) as file, opening(source):
         parquet = ParquetFile(file)
         names = parquet.schema_arrow.names
-        for column in columns:
+        for column, parameter in ((image_column, "image_column"), (text_column, "text_column")):
+            if column is None:
+                continue
             if column not in names:
-                raise VocabkitError(f"{source}: {_lacking(column, names)}")
+                raise VocabkitError(f"{source}: {_lacking(column, names, parameter)}")
             if names.count(column) > 1:
                 raise VocabkitError(f"{source}: has {names.count(column)} columns {quote(column)}; rename all but one")
         yield parquet
@@ -132,6 +134,8 @@ def _open(source: str, split: str, *, streaming: bool, batch_size: int | None = 
     """A `datasets.Dataset`, or an `IterableDataset`. Of a Parquet file, `batch_size` rows are read at a time."""
     with needs_extra("train", "reading a Hugging Face dataset"):
         import datasets
+    if Path(source).is_dir() and not any(Path(source).iterdir()):
+        raise VocabkitError(f"{source}: an empty folder; name one with pictures in it")
     if not is_parquet(source) and any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(source)
         rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
@@ -185,7 +189,7 @@ def _content(table: Any, row: int, column: str, number: int) -> bytes:
 def _sample(
     row: Mapping[str, Any], image_column: str, text_column: str, key: str, folder: ImageFolder | None
 ) -> Sample:
-    images, text = _images(row, image_column, key, folder), _column(row, text_column)
+    images, text = _images(row, image_column, key, folder), _column(row, text_column, "text_column")
     if isinstance(text, str):
         if not is_text(text):
             raise VocabkitError(f"column {quote(text_column)} holds half a surrogate pair, which is not text")
@@ -200,17 +204,17 @@ def _sample(
 
 
 def _images(row: Mapping[str, Any], column: str, key: str, folder: ImageFolder | None) -> tuple[Picture, ...]:
-    found = _column(row, column)
+    found = _column(row, column, "image_column")
     stored = found if isinstance(found, list) else [found]
     advice = _COPY if is_parquet(key.partition("/")[0]) else _DOWNLOAD
     return tuple(Picture(f"{key}/{number}", stored_source(each, folder, advice)) for number, each in enumerate(stored))
 
 
-def _column(row: Mapping[str, Any], name: str) -> Any:
+def _column(row: Mapping[str, Any], name: str, parameter: str) -> Any:
     if name not in row:
-        raise VocabkitError(_lacking(name, row))
+        raise VocabkitError(_lacking(name, row, parameter))
     return row[name]
 
 
-def _lacking(column: str, names: Iterable[str]) -> str:
-    return f"no column {quote(column)}; it has {quote(', '.join(names), 120)}: choose one of them"
+def _lacking(column: str, names: Iterable[str], parameter: str) -> str:
+    return f"no column {quote(column)}; it has {quote(', '.join(names), 120)}: choose one of them as `{parameter}`"

@@ -13,9 +13,10 @@ llava/train/train.py of https://github.com/haotian-liu/LLaVA.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,9 +26,11 @@ from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.records import json_records, text_blocks
 
+_T = TypeVar("_T")
+
 
 class _Record(msgspec.Struct):
-    conversations: Any
+    conversations: Any = msgspec.UNSET
     id: str | int | None = None
     image: str | list[str] | None = None
 
@@ -52,26 +55,45 @@ def read_llava(path: str | Path, image_folder: str | Path | None = None) -> Iter
     Raises:
         VocabkitError: no such file or folder, damaged JSON, or a record of another form, which is named by its number.
     """
-    path = Path(path)
+    return _read(Path(path), image_folder, _sample)
+
+
+def llava_pictures(path: str | Path, image_folder: str | Path | None = None) -> Iterator[Picture]:
+    """Yield the pictures of the samples in `path`, as `read_llava` does; a record needs no conversation."""
+    return chain.from_iterable(_read(Path(path), image_folder, _pictures))
+
+
+def _read(path: Path, image_folder: str | Path | None, make: Callable[[str, Any, ImageFolder], _T]) -> Iterator[_T]:
     with reading(path), path.open("rb") as file:
         folder = ImageFolder(path.parent if image_folder is None else Path(image_folder))
         for where, content in json_records(path, text_blocks(path, file)):
             try:
-                sample = _sample(where, content, folder)
+                made = make(where, content, folder)
             except VocabkitError as error:
                 raise VocabkitError(f"{path}: {where}: {error}") from error
-            yield sample
+            yield made
 
 
 def _sample(where: str, content: Any, folder: ImageFolder) -> Sample:
-    try:
-        record = msgspec.convert(content, _Record)
-    except msgspec.ValidationError as error:
-        raise VocabkitError(f"not a record of LLaVA ({quote(str(error), 120)})") from error
-    names = [record.image] if isinstance(record.image, str) else record.image or []
+    record = _record(content)
+    if record.conversations is msgspec.UNSET:
+        raise VocabkitError("not a record of LLaVA (Object missing required field `conversations`)")
     return Sample(
         id=where if record.id is None else str(record.id),
-        images=tuple(Picture(name, folder.file(name)) for name in names),
+        images=_pictures(where, content, folder),
         turns=parse_turns(record.conversations),
         extra={key: value for key, value in content.items() if key not in _Record.__struct_fields__},
     )
+
+
+def _record(content: Any) -> _Record:
+    try:
+        return msgspec.convert(content, _Record)
+    except msgspec.ValidationError as error:
+        raise VocabkitError(f"not a record of LLaVA ({quote(str(error), 120)})") from error
+
+
+def _pictures(where: str, content: Any, folder: ImageFolder) -> tuple[Picture, ...]:
+    record = _record(content)
+    names = [record.image] if isinstance(record.image, str) else record.image or []
+    return tuple(Picture(name, folder.file(name)) for name in names)

@@ -67,6 +67,11 @@ class ImageFolder:
             raise VocabkitError(f"image {quote(name, 200)} is not a file name")
         inner = Path(name)
         real = Path(os.path.realpath(self.path / inner))
+        if inner.is_absolute() and self._root in real.parents:
+            raise VocabkitError(
+                f"image {quote(name, 200)} is an absolute path; name it as in {self.path}: "
+                f"{quote(str(real.relative_to(self._root)), 200)}"
+            )
         if inner.is_absolute() or ".." in inner.parts or self._root not in real.parents:
             raise VocabkitError(
                 f"image {quote(name, 200)} is outside {self.path}; copy it there, or name another folder"

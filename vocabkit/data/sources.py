@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from vocabkit.data.hf_datasets import is_parquet, read_dataset, read_pictures
-from vocabkit.data.llava import is_llava, read_llava
+from vocabkit.data.llava import is_llava, llava_pictures, read_llava
 from vocabkit.data.pictures import IMAGE, path_key
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
@@ -72,7 +72,7 @@ def _pictures(source: str, images: Path | None, columns: Columns) -> Iterable[Pi
         if not urls:
             raise VocabkitError(f"{source}: no images in this folder; name tars and Parquet files themselves, or by *")
         return [Picture(url, UrlFile(url)) for url in urls]
-    return [picture for sample in read_llava(_local(source), images) for picture in sample.images]
+    return list(llava_pictures(_local(source), images))
 
 
 def image_files(folder: Path) -> list[Path]:
