@@ -223,7 +223,7 @@ def train(
         return
     left_out = ""
     if trained.left_out:
-        left_out = f"; {trained.left_out:,} more have no features, or not one <image> for each, and were left out"
+        left_out = f"; {trained.left_out:,} more were left out; the first, {trained.first_left_out}"
     say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}")
     if trained.names is not None:
         say(f"  {trained.names_found:,} of {trained.names:,} names are rows of the shared vocabulary")

@@ -253,6 +253,7 @@ def test_samples_without_an_image_token_are_counted_and_left_out(world: World, t
     source = {} if cached else {"features": None, "vision": str(world.vision)}
     trained = train(world.recipe(**changes, **source), tmp_path / "out")
     assert (trained.samples, trained.left_out, trained.skipped) == (10, 2, 0)
+    assert str(trained.first_left_out).startswith("0: 0 <image> in the questions, but 1 images")
     (tmp_path / "data.json").write_text(json.dumps(records[:2]))
     with pytest.raises(VocabkitError, match="none of the 2 samples can be used; the first, 0: 0 <image> in the quest"):
         train(world.recipe(**changes, **source), tmp_path / "none")
@@ -337,6 +338,7 @@ def test_samples_without_features_are_left_out(world: World, tmp_path: Path) -> 
     write_data(tmp_path / "data.json", repeats=4)
     trained = train(world.recipe(data=(str(tmp_path / "data.json"),), steps=1), tmp_path / "out")
     assert (trained.samples, trained.left_out, trained.skipped) == (12, 4, 0)
+    assert trained.first_left_out == "12: no features of its picture"
 
 
 def test_no_usable_sample_raises_with_a_reason(world: World, tmp_path: Path) -> None:

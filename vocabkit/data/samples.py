@@ -39,10 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about images, or about text only.
-
-    Raises VocabkitError: no turn.
-    """
+    """A conversation about images, or about text only."""
 
     id: str
     images: tuple[Picture, ...]
@@ -51,14 +48,11 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Other fields of its record."""
 
-    def __post_init__(self) -> None:
-        """See the class."""
-        if not self.turns:
-            raise VocabkitError("no question with an answer in the conversation")
-
     @property
     def problem(self) -> str | None:
         """Why it can't be used, though its pictures can: a placeholder for each image and a text are expected."""
+        if not self.turns:
+            return "no question with an answer in the conversation"
         places = sum(turn.question.count(PLACEHOLDER) for turn in self.turns)
         if places != len(self.images):
             return f"{places} {PLACEHOLDER} in the questions, but {len(self.images)} images; expected one for each"

@@ -27,6 +27,7 @@ from vocabkit.evaluate.losses import (
     bootstrap,
     measure,
     shown_by,
+    why_unusable,
 )
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM
@@ -108,7 +109,7 @@ def ask(
 ) -> Answers:
     """Ask `llm` about those of `samples` that are scenes with features, as `adapter` shows them."""
     template, seed = options.template, options.seed
-    scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and all(p.key in features for p in s.images)]
+    scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and not why_unusable(s, features)]
     random = np.random.default_rng(seed)
     names = sorted({name for seen in scenes for name in seen.scene.objects})
     asker = _Asker(

@@ -55,7 +55,7 @@ class Trained:
     steps: int
     samples: int
     left_out: int
-    """Samples without features, or with another number of images than of `<image>`."""
+    """Samples without features, without a text, or with another number of images than of `<image>`."""
     skipped: int
     """How often an unusable sample was skipped; the same sample counts each time."""
     first_skipped: tuple[str, ...]
@@ -67,6 +67,8 @@ class Trained:
     """Nats per image: mean over the last tenth of the steps with a word loss."""
     without_words: int | None = None
     """Captions without a row of the shared vocabulary, which teach the word loss nothing; None without a word loss."""
+    first_left_out: str | None = None
+    """The first sample that was left out, and why."""
     names: int | None = None
     """Names in `start_from_labels`, if the head started there."""
     names_found: int | None = None
@@ -108,7 +110,7 @@ def _train(
     state = State(out / STATE, settings)
     saved = state.read()
     progress(f"reading {', '.join(recipe.data)}", 0, None)
-    samples, images, left_out = _read_samples(recipe, accelerator.device)
+    samples, images, left_out, first_left_out = _read_samples(recipe, accelerator.device)
     progress(f"loading {recipe.llm}", 0, None)
     keeps_bits = recipe.precision == "float32" or recipe.train_llm == "full"
     llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
@@ -168,6 +170,7 @@ def _train(
         caption_loss=metrics.last_loss("caption_loss"),
         word_loss=metrics.last_loss("word_loss"),
         without_words=None if words is None else words.without,
+        first_left_out=first_left_out,
         names=len(named) or None,
         names_found=len(named) - named.count(None) if named else None,
     )
@@ -194,8 +197,9 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     return accelerator
 
 
-def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int]:
-    """Return the usable samples whose images have features, the source of these, and how many were left out.
+def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], Images, int, str | None]:
+    """Return the usable samples whose images have features, the source of these, how many were left out, and why the
+    first of them was.
 
     Args:
         device: device of the vision encoder, if there is no cache of features.
@@ -209,10 +213,9 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
     if not samples:
         raise VocabkitError(f"{', '.join(recipe.data)}: no samples in it")
     matched = [sample for sample in samples if sample.problem is None]
+    first = next((f"{sample.id}: {sample.problem}" for sample in samples if sample.problem), None)
     if not matched:
-        raise VocabkitError(
-            f"none of the {len(samples)} samples can be used; the first, {samples[0].id}: {samples[0].problem}"
-        )
+        raise VocabkitError(f"none of the {len(samples)} samples can be used; the first, {first}")
     if recipe.features is None:
         assert recipe.vision is not None
         vision = open_vision(
@@ -222,7 +225,7 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
             image_aspect_ratio=_aspect_ratio(recipe),
             device=device,
         )
-        return matched, vision, len(samples) - len(matched)
+        return matched, vision, len(samples) - len(matched), first
     features = open_features(Path(recipe.features))
     stored = features.encoder.get("image_aspect_ratio", "square")
     if recipe.image_aspect_ratio not in (None, stored):
@@ -233,7 +236,10 @@ def _read_samples(recipe: Recipe, device: torch.device) -> tuple[list[Sample], I
     usable = [sample for sample in matched if all(picture.key in features for picture in sample.images)]
     if not usable:
         raise VocabkitError(f"{recipe.features}: has no features of any of the {len(samples)} samples in the data")
-    return usable, features, len(samples) - len(usable)
+    if first is None and len(usable) < len(matched):
+        lacking = next(sample for sample in matched if any(picture.key not in features for picture in sample.images))
+        first = f"{lacking.id}: no features of its picture"
+    return usable, features, len(samples) - len(usable), first
 
 
 def _aspect_ratio(recipe: Recipe) -> AspectRatio:
