@@ -77,7 +77,7 @@ def check_device(device: str) -> None:
         raise VocabkitError(f"--device {quote(device)}: can't be used here (no such device); use auto or cpu")
 
 
-def check_source(adapter: str) -> None:
+def check_source(adapter: str, wanted: str = "an adapter") -> None:
     """Raise VocabkitError, before torch is imported, if `adapter` is neither here nor a hub id."""
     from vocabkit.adapter.description import nowhere
     from vocabkit.errors import VocabkitError
@@ -85,7 +85,7 @@ def check_source(adapter: str) -> None:
     if problem := nowhere(adapter):
         from vocabkit.tokenizer.catalog import catalog
 
-        raise VocabkitError(f"{adapter}: names an LLM; give an adapter" if adapter.lower() in catalog() else problem)
+        raise VocabkitError(f"{adapter}: names an LLM; give {wanted}" if adapter.lower() in catalog() else problem)
 
 
 def check_llms(llms: Iterable[str]) -> None:

@@ -347,7 +347,7 @@ def adopt(
     form = parse_template(template)
     for each in question or ():
         check_question(each, form)
-    check_source(model)
+    check_source(model, "a Llava or a projector")
     check_data([] if pictures is None else [pictures])
     running.quiet = running.quiet or not _is_first_process()
     with show_progress(lambda: f"{out} keeps what is done; the same command resumes") as progress:

@@ -406,6 +406,24 @@ def test_llm_without_a_projector_is_refused(tmp_path: Path) -> None:
         open_teacher(str(small_llm(tmp_path / "llm")))
 
 
+@pytest.mark.parametrize(("family", "field"), [("cohere", "logit_scale"), ("gemma2", "final_logit_softcapping")])
+def test_llm_that_changes_its_logits_outside_of_llava_only_is_refused(
+    world: World, llava: Path, tmp_path: Path, family: str, field: str
+) -> None:
+    folder = Path(shutil.copytree(llava, tmp_path / "llava"))
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config=text | {"model_type": family})
+    with pytest.raises(VocabkitError, match=rf"its LLM, a {family}, changes its logits \({field}\), but not inside a"):
+        open_teacher(str(folder))
+    assert open_teacher(str(folder), world.one).llm == world.one
+
+
+def test_healthy_files_of_another_kind_are_not_called_truncated(tmp_path: Path) -> None:
+    (tmp_path / "llm.gguf").write_bytes(b"GGUF" + bytes(50))
+    with pytest.raises(VocabkitError, match=r"llm\.gguf: not a file of torch\.save \(of torch 1\.6 or newer\)$"):
+        open_teacher(str(tmp_path / "llm.gguf"))
+
+
 def test_adapter_with_a_head_is_moved_instead(adopted: Path) -> None:
     with pytest.raises(VocabkitError, match="has a head over a shared vocabulary already; `vocabkit transfer` moves"):
         open_teacher(str(adopted / "adapter"))

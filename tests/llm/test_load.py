@@ -15,14 +15,21 @@ import torch
 from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_models import llm, projector
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
+from small_models import byte_tokenizer, llm, projector
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
-from vision_models import clip
+from vision_models import clip, save, seeded
 
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.embeddings import open_embeddings
-from vocabkit.llm.load import llm_folder, load_llm, model_folder, quiet_transformers
+from vocabkit.llm.load import llm_folder, llm_table, load_llm, model_folder, quiet_transformers
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.export.llava import export_llava
 
@@ -51,6 +58,30 @@ def test_llm_inside_a_llava_checkpoint_is_the_llm(tmp_path: Path) -> None:
         found = load_llm(tmp_path / folder)
         assert torch.equal(found.model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
         assert found.vocabulary.name == folder
+
+
+def test_llm_inside_a_llava_may_be_of_any_family(tmp_path: Path) -> None:
+    """GPT-2 alone names its layers `transformer.h`, a Llama `model.layers`."""
+    ids = {"vocab_size": 258, "bos_token_id": 256, "eos_token_id": 257}
+    text = GPT2Config(**ids, n_embd=48, n_layer=2, n_head=4, tie_word_embeddings=False)
+    vision = AutoConfig.from_pretrained(clip(tmp_path / "vision"))
+    model: Any = seeded(LlavaForConditionalGeneration, LlavaConfig(vision_config=vision, text_config=text)).eval()
+    save(model, tmp_path / "llava")
+    byte_tokenizer().save_pretrained(tmp_path / "llava")
+    asked = torch.arange(200)[None]
+    assert torch.equal(load_llm(tmp_path / "llava").model(input_ids=asked).logits, model(input_ids=asked).logits)
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_next"])
+def test_llava_whose_config_describes_no_llm_is_refused_before_weights_are_made(tmp_path: Path, kind: str) -> None:
+    """Transformers would make up a Llama of 7B."""
+    folder = llm(tmp_path / "llm")
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
+    for read in (load_llm, llm_table):
+        with pytest.raises(
+            VocabkitError, match=r"config\.json: describes no LLM: neither text_config, .* nor hidden_size"
+        ):
+            read(str(folder))
 
 
 def test_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

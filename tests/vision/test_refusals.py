@@ -15,6 +15,8 @@ from transformers import (
     InternVLVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PixtralVisionConfig,
+    PixtralVisionModel,
     Siglip2VisionConfig,
     Siglip2VisionModel,
 )
@@ -44,6 +46,11 @@ def internvit(folder: Path) -> None:
     save(seeded(InternVLVisionModel, InternVLVisionConfig(**sizes, image_size=[28, 28], patch_size=[7, 7])), folder)
 
 
+def pixtral(folder: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    save(seeded(PixtralVisionModel, PixtralVisionConfig(**sizes, image_size=28, patch_size=7)), folder)
+
+
 def language_model(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=10, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
@@ -55,6 +62,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda v: (v / "config.json").unlink(), r"no config\.json in it"),
     "config is no json": (lambda v: (v / "config.json").write_text("{"), "transformers can't read its config"),
     "a language model": (language_model, "a llama has no fixed image_size and patch_size"),
+    "patches of any number": (pixtral, "a pixtral gives each picture another number of patches; give a vision model"),
     "pixels of any size": (naflex, "a siglip2_vision_model has no fixed image_size"),
     "lists of sizes": (internvit, r"internvl_vision with a list of sizes \(image_size \[28, 28\]\), as InternViT's"),
     "no image processor": (lambda v: (v / "preprocessor_config.json").unlink(), "no image processor in it"),
@@ -71,7 +79,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda v: (v / "model.safetensors").write_bytes(b"\0" * 100), "transformers can't load its weights"),
     "lacks a tensor": (
         lambda v: without(v / "model.safetensors", "pre_layrnorm.bias"),
-        r"its weights lack .*pre_layrnorm\.bias, one of 1 missing",
+        r"its weights lack .*pre_layrnorm\.bias, one of 1 missing tensors of its vision model",
     ),
     "wrong shape": (lambda v: edit(v / "config.json", intermediate_size=80), "transformers can't load its weights"),
 }

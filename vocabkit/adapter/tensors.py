@@ -46,7 +46,13 @@ def read_torch(path: Path) -> Any:
         except OSError:
             raise
         except Exception as error:  # zipfile raises many kinds on a damaged directory
-            raise VocabkitError(f"{path}: truncated, or not a file of torch.save (of torch 1.6 or newer)") from error
+            with path.open("rb") as file:
+                what = (
+                    "truncated"
+                    if b"PK\3\4".startswith(file.read(4))
+                    else "not a file of torch.save (of torch 1.6 or newer)"
+                )
+            raise VocabkitError(f"{path}: {what}") from error
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
         raise VocabkitError(f"{path}: compressed; torch.save never writes such a file")
     try:

@@ -14,7 +14,7 @@ from vocabkit.adapter.model import MLPProjector, load_adapter
 from vocabkit.adapter.partners import llm_info
 from vocabkit.errors import VocabkitError
 from vocabkit.files.records import optional_json
-from vocabkit.llm.load import llm_table, model_folder
+from vocabkit.llm.load import llm_table, model_folder, read_config
 from vocabkit.tokenizer.lora import is_lora
 from vocabkit.transfer.published import aspect_ratio_of, llava_config, of_transformers, read_mlp
 from vocabkit.vision.encoder import open_vision
@@ -57,6 +57,9 @@ def open_teacher(
         raise VocabkitError(
             f"{path}: a projector without its LLM: give `llm`, and `vision` if it names no vision model"
         )
+    content = llava_config(path)
+    if llm is None and of_transformers(content):
+        _check_logits(path)
     source = llm or str(path)
     table = llm_table(source)
     if tensors["linear_2.weight"].shape[0] != table.width:
@@ -64,7 +67,6 @@ def open_teacher(
             f"{source}: its embeddings have width {table.width}, but the projector gives visual tokens of width "
             f"{tensors['linear_2.weight'].shape[0]}; give the LLM that it was trained with"
         )
-    content = llava_config(path)
     ratio = image_aspect_ratio or _aspect_ratio(path, content, vision)
     if vision is not None:
         recorded["vision_model"] = vision
@@ -95,6 +97,20 @@ def _is_projector_alone(path: Path) -> bool:
     """Whether there is no LLM beside the projector, not even LoRA weights of one."""
     alone = any((path / name).is_file() for name in ("mm_projector.bin", "non_lora_trainables.bin"))
     return path.is_file() or (alone and not is_lora(path))
+
+
+_ON_LOGITS = ("final_logit_softcapping", "lm_head_multiplier", "logit_scale", "logits_scaling")
+"""Fields of an LLM's config: what it does to its logits, other than nothing (None or 1)."""
+
+
+def _check_logits(path: Path) -> None:
+    """Raise VocabkitError if the LLM alone says other things than in Llava, which has an output layer of its own."""
+    config = read_config(path).text_config
+    if changes := [name for name in _ON_LOGITS if getattr(config, name, None) not in (None, 1)]:
+        raise VocabkitError(
+            f"{path}: its LLM, a {config.model_type}, changes its logits ({changes[0]}), but not inside a Llava of "
+            "transformers; name the LLM with `llm` to adopt the projector with it as it is alone"
+        )
 
 
 def _fingerprint_of_vision(

@@ -113,6 +113,7 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
     *loras, llm = down_to_llm(llm_source(source))
     with llm_folder(str(llm)) as folder, quiet_transformers():
         own = next((lora for lora in loras if holds_tokenizer(lora)), folder)
+        inside = _inside_llava(folder)
         try:
             # LoRA weights are merged in the dtype of their LLM, so that the rows are the same wherever they are read
             load: Any = AutoModelForCausalLM.from_pretrained
@@ -121,7 +122,7 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
                 dtype="auto" if loras else dtype,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **_inside_llava(folder),
+                **inside,
             )
             tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds on a damaged model
@@ -141,17 +142,30 @@ LLAVA = ("llava", "llava_next")
 """`model_type` of checkpoints of Llava and LlavaNext in the layout of transformers."""
 LLAVA_OWN = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 """`model_type` of LLaVA's own checkpoints, whose config is that of their LLM -> that of their LLM."""
-_INSIDE_LLAVA = {r"^language_model\.lm_head": "lm_head", r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model."}
-"""Names of tensors in Llava of transformers -> in its LLM."""
 
 
 def _inside_llava(folder: Path) -> dict[str, Any]:
-    """How transformers loads the LLM inside a Llava checkpoint; nothing for other models."""
+    """How transformers loads the LLM inside a Llava checkpoint; nothing for other models.
+
+    Raises VocabkitError: its config does not describe that LLM; transformers would make up one of 7B.
+    """
     file = folder / "config.json"
     content = decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
     kind = content.get("model_type")
     if kind in LLAVA and "text_config" in content:
-        return {"config": read_config(folder).text_config, "key_mapping": _INSIDE_LLAVA}
+        config = read_config(folder).text_config
+        # what the LLM alone has before the names of its layers: `model.` or, as GPT-2, `transformer.`
+        inner = getattr(AutoModelForCausalLM._model_mapping.get(type(config), None), "base_model_prefix", "model")
+        names = {
+            r"^language_model\.lm_head": "lm_head",
+            rf"^(model\.)?language_model\.(({inner}|model)\.)?(?!lm_head)": f"{inner}.",
+        }
+        return {"config": config, "key_mapping": names}
+    if kind in (*LLAVA, *LLAVA_OWN) and "hidden_size" not in content:
+        raise VocabkitError(
+            f"{file}: describes no LLM: neither text_config, as in the layout of transformers, nor hidden_size, as in "
+            "LLaVA's own, is in it; take the config.json that was published with the weights"
+        )
     if kind in LLAVA_OWN:
         return {"config": AutoConfig.for_model(**content | {"model_type": LLAVA_OWN[kind]})}
     return {}
@@ -163,6 +177,7 @@ def llm_table(source: str) -> LLMTable:
     Raises VocabkitError: not found, or damaged.
     """
     llm = down_to_llm(llm_source(source))[0]
+    _inside_llava(llm)  # refuses here what could not be loaded later
     vocabulary, table = resolve(str(llm)).vocabulary, open_embeddings(llm)
     return LLMTable(source, vocabulary, table.num_rows, table.width, table.stored_rows, table.rounding)
 

@@ -94,6 +94,11 @@ def read_vision_config(vision: Path) -> PreTrainedConfig:
     """
     config = read_config(vision)
     config = getattr(config, "vision_config", config)
+    if config.model_type == "pixtral":  # its image sizes vary, and a batch becomes one long sequence
+        raise VocabkitError(
+            f"{vision}: a pixtral gives each picture another number of patches; give a vision model with a fixed "
+            "number, such as a CLIP or a SigLIP"
+        )
     for field in ("image_size", "patch_size"):
         size = getattr(config, field, None)
         if isinstance(size, list | tuple):
@@ -224,5 +229,7 @@ def _load(folder: Path, config: PreTrainedConfig) -> tuple[Any, frozenset[str]]:
         raise VocabkitError(f"{folder}: transformers can't load its weights ({first_line(error)})") from error
     absent = frozenset(found["missing_keys"])
     if needed := sorted(key for key in absent if not key.startswith(_AFTER_FEATURES)):
-        raise VocabkitError(f"{folder}: its weights lack {needed[0]}, one of {len(needed)} missing tensors")
+        raise VocabkitError(
+            f"{folder}: its weights lack {needed[0]}, one of {len(needed)} missing tensors of its vision model"
+        )
     return module, absent
