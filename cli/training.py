@@ -224,7 +224,8 @@ def train(
     left_out = ""
     if trained.left_out:
         left_out = f"; {trained.left_out:,} more were left out; the first, {trained.first_left_out}"
-    say(f"{trained.adapter}: {trained.steps:,} steps on {trained.samples:,} samples{left_out}")
+    steps, samples = counted(trained.steps, "step"), counted(trained.samples, "sample")
+    say(f"{trained.adapter}: {steps} on {samples}{left_out}")
     if trained.names is not None:
         say(f"  {trained.names_found:,} of {trained.names:,} names are rows of the shared vocabulary")
     losses = {

@@ -145,6 +145,8 @@ def test_spelled_visual_tokens_are_reported_recorded_and_proven(
     assert config["spelled"] == {"threshold": 0.1, "order": "place", "positions": 5}
     assert "in the order of their places" in (here / "moved/README.md").read_text()
     assert run(monkeypatch, "check", "moved", "softmax.pt", *TO_LLAMA) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "made, as recorded: spelled out: words of a share from 0.1, in the order of their places" in shown
 
 
 @pytest.mark.parametrize("words", [("--order", "place"), ("--visual-tokens", "mix", "--positions", "4")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -217,6 +218,7 @@ def test_check_proves_spelled_visual_tokens(tmp_path: Path, dtype: torch.dtype, 
     assert loaded.config == moved.config
     proof = check_transfer(loaded, adapter, llm, features=normal(30, VISION))
     assert proof.passed, proof
+    assert proof.spelled == settings
     assert [check.name for check in proof.checks] == ["random features, in float64", "real features, in float64"]
     for place, name in ((1, "row 1 is not"), (-1, "the separator is not")):
         right = loaded.embeddings[place].clone()
@@ -227,6 +229,18 @@ def test_check_proves_spelled_visual_tokens(tmp_path: Path, dtype: torch.dtype, 
     wrong = replace(loaded.config.transfer, separator=loaded.config.transfer.separator + 1)
     loaded.config = replace(loaded.config, transfer=wrong)
     assert any("which is no comma" in each for each in check_transfer(loaded, adapter, llm).problems)
+
+
+def test_config_whose_setting_was_removed_is_refused(tmp_path: Path) -> None:
+    moved, _ = transfer(over_words(), target(tmp_path / "llm", "gemma3"), visual_tokens=Spelled())
+    moved.save_pretrained(tmp_path / "moved")
+    config = json.loads((tmp_path / "moved/config.json").read_text())
+    del config["spelled"]
+    (tmp_path / "moved/config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        VocabkitError, match=r"moved.*: its config is wrong: pieces and separator .* spelled is missing"
+    ):
+        load_adapter(tmp_path / "moved")
 
 
 def test_setting_stays_when_adapter_moves_on_and_can_be_changed(tmp_path: Path) -> None:

@@ -145,6 +145,10 @@ class Transfer:
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise VocabkitError(f"scale {self.scale}: must be a positive number")
+        if self.spelled is None and (self.pieces is not None or self.separator is not None):
+            raise VocabkitError(
+                "pieces and separator are of visual tokens that are spelled out, but spelled is missing"
+            )
 
 
 @dataclass(frozen=True)

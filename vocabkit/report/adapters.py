@@ -74,6 +74,8 @@ def proof_report(proof: Proof) -> RenderableType:
         how = "compared with the equations of the transfer (LangBridge, Eq. 5-6)"
         parts.append(Columns(("patches", "relative error", "limit", ""), [Section("visual tokens of", rows, how)]))
     parts.append(Text(f"scale of the visual tokens, as recorded: {proof.scale:.6g}"))
+    if proof.spelled is not None:
+        parts.append(Text(f"made, as recorded: {proof.spelled.in_words()}"))
     parts += [Text(f"wrong: {problem}", style="red") for problem in proof.problems]
     verdict = f"{printable(proof.target)}: {proof.rows:,} rows {'proven' if proof.passed else 'NOT proven'}"
     return Group(*parts, Text(verdict, style="green" if proof.passed else "red"))

@@ -70,6 +70,8 @@ class Proof:
     """Fingerprints that do not match, and weights or rows that are not the original ones; empty if all is well."""
     scale: float = 1.0
     """Factor on the visual tokens that the result records. It multiplies both sides, so it is not checked."""
+    spelled: Spelled | None = None
+    """How the result records that they are spelled out; None if they are mixes. A choice, which both sides follow."""
 
     @property
     def passed(self) -> bool:
@@ -114,7 +116,7 @@ def check_transfer(
     target = as_target(target)
     ids, problems = _expected_ids(result, original, target)
     if problems:
-        return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale)
+        return Proof(result.llm, result.config.rows, (), tuple(problems), result.scale, result.config.spelled)
     named = {"random features": torch.randn(patches, width, generator=torch.Generator().manual_seed(seed))}
     if features is not None:
         if features.ndim != 2 or features.shape[1] != width or not len(features):
@@ -144,7 +146,7 @@ def check_transfer(
         if folded is not None:
             checks.append(Check(f"{name}, folded, in float64", len(values), _error(folded, reference), EXACT))
     problems = [*_compare_weights(result, original, kept), *wrong]
-    return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale)
+    return Proof(result.llm, result.config.rows, tuple(checks), tuple(problems), result.scale, spelled)
 
 
 def why_unprovable(result: LangBridgeAdapter, vocabulary: Vocabulary) -> str | None:
