@@ -34,7 +34,7 @@ from vocabkit.llm.load import load_llm, quiet_transformers
 from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.transfer.published import export_mm_projector
 from vocabkit.transfer.transfer import transfer
-from vocabkit.vision.features import open_features
+from vocabkit.vision.features import cache_files, open_features
 
 QUICK = ("word_steps=30", "word_batch=12", "word_learning_rate=0.02", "hidden_width=16", "learning_rate=0.03")
 
@@ -502,6 +502,27 @@ def test_teacher_that_sees_nothing_is_told(world: World, tmp_path: Path) -> None
     chosen = options(world, llm=world.one, features=world.features)
     with pytest.raises(VocabkitError, match=r"gains 0\.00 nats per token from its own picture, less than"):
         adopt(str(tmp_path / "blind"), None, tmp_path / "out", chosen)
+
+
+def test_noise_is_not_taken_for_a_picture(
+    world: World, projector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a chat; without one, a good teacher may gain as little."""
+    folder = Path(shutil.copytree(world.one.partition("=")[2], tmp_path / "one"))
+    (folder / "chat_template.jinja").write_text("{% for turn in messages %}{{ turn.content }}{% endfor %}")
+    monkeypatch.setattr("vocabkit.adopt.adopt.gain_of_picture", lambda file, asked, pictures: 0.2)
+    chosen = options(world, "steps=1", "word_steps=0", llm=f"one={folder}", features=world.features)
+    with pytest.raises(VocabkitError, match=r"gains 0\.20 nats per token from its own picture, less than 0\.25"):
+        adopt(str(projector), None, tmp_path / "chat", dataclasses.replace(chosen, template="chat"))
+    assert adopt(str(projector), None, tmp_path / "plain", chosen).gain_of_picture == 0.2
+
+
+def test_pictures_whose_keys_lead_out_of_their_folder_are_told(world: World, projector: Path, tmp_path: Path) -> None:
+    files = [str(file) for file in sorted(world.data.parent.glob("*.png"))]
+    cache_files(files, str(world.vision), tmp_path / "features")
+    chosen = options(world, llm=world.one, features=tmp_path / "features")
+    with pytest.raises(VocabkitError, match=r"features: the key '.*\.png' leads out of its folder"):
+        adopt(str(projector), None, tmp_path / "out", chosen)
 
 
 def test_shared_vocabulary_that_covers_too_little_is_told(world: World, projector: Path, tmp_path: Path) -> None:

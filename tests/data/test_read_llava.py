@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from picture_files import record, write_records
 
-from vocabkit.data.llava import read_llava
+from vocabkit.data.llava import llava_pictures, read_llava
 from vocabkit.data.samples import Picture, Sample, Turn
 from vocabkit.errors import VocabkitError
 
@@ -174,6 +174,20 @@ def test_symbolic_link_out_of_the_folder_raises(tmp_path: Path) -> None:
     outside = write_records(tmp_path / "b.json", record("<image>", "a", image="etc/passwd"))
     problem = f"image 'etc/passwd' is outside {tmp_path / 'images'}; copy it there, or name another folder"
     assert refusal(outside, tmp_path / "images") == f"{outside}: record 1: {problem}"
+
+
+def test_absolute_name_inside_its_folder_is_told_as_such(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "a.json", record("<image>", "a", image=str(tmp_path / "b" / "a.png")))
+    assert refusal(path) == (
+        f"{path}: record 1: image '{tmp_path}/b/a.png' is an absolute path; name it as in {tmp_path}: 'b/a.png'"
+    )
+
+
+def test_pictures_need_no_conversation(tmp_path: Path) -> None:
+    path = write_records(
+        tmp_path / "a.json", {"image": "a.png"}, {"image": ["b.png", "c.png"], "conversations": []}, {}
+    )
+    assert [picture.key for picture in llava_pictures(path)] == ["a.png", "b.png", "c.png"]
 
 
 def test_device_or_pipe_raises(tmp_path: Path) -> None:

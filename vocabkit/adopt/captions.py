@@ -135,6 +135,13 @@ def write_captions(file: Path, asked: Asked, *, limit: int | None = None, progre
         progress("captions of the teacher", start // len(asked.questions) + len(batch), len(keys))
 
 
+def check_captions(file: Path) -> None:
+    """Raise VocabkitError: the file, if there is one, was not written by `write_captions`."""
+    lines, _ = _read(file)
+    if lines and "settings" not in _record(lines[0]):
+        raise VocabkitError(f"{file}: {_NOT_OURS}; choose another folder")
+
+
 def _lines(file: Path, asked: Asked) -> list[str]:
     """The whole lines of the file; none if it does not exist. Raises VocabkitError: `asked` did not write them."""
     lines, torn = _read(file)
