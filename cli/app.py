@@ -148,7 +148,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals whose encoding can't show some token
     try:
-        with showing_warnings():
+        with showing_warnings(lambda message: _with_options(message, sys.argv[1:2])):
             code = command_line()(sys.argv[1:], "vocabkit", standalone_mode=False)
         if code == 130:
             note(f"interrupted; {running.kept()}")

@@ -80,8 +80,8 @@ def note(line: str, *, unbroken: bool = False) -> None:
 
 
 @contextmanager
-def showing_warnings() -> Iterator[None]:
-    """Show each warning of the library as a note, once."""
+def showing_warnings(worded: Callable[[str], str]) -> Iterator[None]:
+    """Show each warning of the library as a note, once, in the words that `worded` gives it."""
     from vocabkit.errors import VocabkitWarning
 
     with warnings.catch_warnings():
@@ -93,7 +93,7 @@ def showing_warnings() -> Iterator[None]:
                 others(message, category, *where)
             elif str(message) not in told:
                 told.add(str(message))
-                note(f"note: {message}")
+                note(f"note: {worded(str(message))}")
 
         warnings.showwarning = show_once  # type: ignore[assignment]
         yield

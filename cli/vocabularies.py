@@ -87,7 +87,12 @@ def build_shared(
         ),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Keep only this many of the most frequent rows.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep only this many of the most frequent rows, and those of --names beside them.",
+            show_default=False,
+        ),
     ] = None,
     count_with: Annotated[
         str | None,

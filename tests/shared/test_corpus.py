@@ -17,7 +17,7 @@ from caption_files import CAPTIONS, FORMATS, compressed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.files import records as json_records
 from vocabkit.files import records as text_blocks
 from vocabkit.shared.corpus import LONGEST, captions
@@ -66,6 +66,13 @@ def test_every_format_holds_same_captions(tmp_path: Path, name: str, compression
         assert "Parquet compresses by itself" in refusal(path)
     else:
         assert list(captions([path])) == CAPTIONS
+
+
+def test_files_of_a_folder_that_are_left_out_are_told(tmp_path: Path) -> None:
+    for name in ("a.txt", ".hidden.csv", "b.csv", "c.md"):
+        write(tmp_path / name, "a dog")
+    with pytest.warns(VocabkitWarning, match=f"^{tmp_path}: 2 files were left out, first b.csv; captions are in files"):
+        assert list(captions([tmp_path])) == ["a dog"]
 
 
 def test_folder_stands_for_its_caption_files_in_order_of_their_names(tmp_path: Path) -> None:
@@ -310,7 +317,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         b'{"caption": "a"}\n{"url": "x", "size": 1}',
         "line 2 has no field caption, text",
     ),
-    "fields that there are": ("a.jsonl", b'{"url": "x", "size": 1}', "it has 'url, size': choose one of them"),
+    "fields with text": ("a.jsonl", b'{"url": "x", "size": 1}', "it has fields with text: 'url'; name one in `text_"),
+    "no field with text": ("a.json", b'{"annotations": [{"caption": "a"}]}', "it has no field with text"),
     "no object": ("a.jsonl", b"7", "line 1 is not a JSON object"),
     "array of texts": ("a.json", b'["a"]', "record 1 is not a JSON object"),
     "pretty object": ("a.json", b'{\n"caption": "a"\n}', "line 1: not valid JSON"),
@@ -373,10 +381,12 @@ def test_missing_or_non_text_column_is_named(tmp_path: Path) -> None:
     pq.write_table(numbers, tmp_path / "a.parquet")
     assert "column 'caption' is 'int64', expected text" in refusal(tmp_path / "a.parquet")
     assert "column 'code' is 'binary', expected text" in refusal(tmp_path / "a.parquet", "code")
-    assert "has no column 'alt'; it has 'caption, code'" in refusal(tmp_path / "a.parquet", "alt")
+    assert "has no column 'alt'; it has no column with text" in refusal(tmp_path / "a.parquet", "alt")
     pq.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "b.parquet")
     assert "column 'text' is 'list<" in refusal(tmp_path / "b.parquet")
-    assert "record 1 has no field 'alt'; it has 'text'" in refusal(write(tmp_path / "a.json", '[{"text": "a"}]'), "alt")
+    assert "record 1 has no field 'alt'; it has fields with text: 'text'" in refusal(
+        write(tmp_path / "a.json", '[{"text": "a"}]'), "alt"
+    )
     assert "plain text has no field 'alt'" in refusal(write(tmp_path / "a.txt", "a"), "alt")
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from arrow_files import documented_fingerprint, metadata_of, rewritten
+from arrow_files import arrow_file, documented_fingerprint, forged, metadata_of, rewritten
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import Drawn, chat_vocabulary, content, groups, refusal, text_vocabulary, vocabularies
 
 from vocabkit.shared.align import align
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, make_shared, open_shared, parse_shared
 from vocabkit.tokenizer.catalog import resolve
 from vocabkit.tokenizer.vocabulary import Vocabulary
@@ -281,6 +282,24 @@ def test_fingerprint_depends_neither_on_compression_nor_on_chunks(options: dict[
     assert parse_shared(rewritten(shared.to_bytes(), **options), "f").fingerprint == shared.fingerprint
 
 
+@pytest.mark.parametrize("of_words", [False, True])
+def test_wider_types_of_other_programs_are_read(*, of_words: bool) -> None:
+    shared = align_words(["llama3", "qwen2"], {"a": 1, "banjo": 2}) if of_words else align(two(), special_roles=True)
+    ids = pa.large_list(pa.field("element", pa.int64(), nullable=False)) if of_words else pa.int64()
+    types = [pa.large_binary(), pa.large_string(), pa.int64(), ids, ids]
+    table = shared.table.cast(pa.schema(list(zip(shared.table.column_names, types, strict=True))))
+    metadata = {key: value for key, value in metadata_of(shared.to_bytes()).items() if key != "vocabkit.checksum"}
+    read = parse_shared(arrow_file(table, metadata), "f")
+    assert read.table.equals(shared.table)
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()])
+def test_types_whose_values_can_share_bytes_are_refused(kind: pa.DataType) -> None:
+    shared = align(two())
+    table = shared.table.set_column(1, "text", shared.table["text"].cast(kind))
+    assert "are not as expected" in refusal(parse_shared, forged(shared, table), "f")
+
+
 def test_file_on_disk_is_one_uncompressed_record_batch_with_documented_metadata(tmp_path: Path) -> None:
     path = tmp_path / "shared.arrow"
     shared = align(two(), special_roles=True)
@@ -409,6 +428,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from vocabkit.shared.align import align
+from vocabkit.shared.align_words import align_words
 from vocabkit.tokenizer.catalog import resolve
 vocabularies = [resolve(name).vocabulary for name in ("qwen2.5", "llama3", "mistral-v3")]
 align(vocabularies, at_least=2, special_roles=True).save(Path(sys.argv[1]))

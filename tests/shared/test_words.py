@@ -20,11 +20,11 @@ from tokenizer_files import real, real_file
 from tokenizers import Tokenizer
 from vocabularies import refusal, text_vocabulary
 
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings, open_shared, parse_shared, read_rows
 from vocabkit.shared.verify import other_ids, verify
-from vocabkit.shared.words import WordFinder, count_words, read_names, words_of
+from vocabkit.shared.words import WordFinder, count_words, one_form_each, read_names, words_of
 from vocabkit.tokenizer.load import load_tokenizer
 from vocabkit.tokenizer.vocabulary import Vocabulary
 
@@ -149,10 +149,72 @@ def test_rows_are_most_frequent_words_with_their_counts(tmp_path: Path) -> None:
     assert "top 9: choose 1 to 4" in refusal(align_words, [known("llama3"), known("deepseek")], [file], top=9)
 
 
-def test_corpus_without_words_raises(tmp_path: Path) -> None:
-    file = tmp_path / "captions.txt"
-    file.write_text("... !\n", "utf-8")
-    assert refusal(count_words, [file]) == f"{file}: holds no words"
+@pytest.mark.parametrize("content", ["... !\n", "\U0001f34e \u2764\ufe0f\n", "\0 \u200b \u00ad\n"])
+def test_corpus_without_letters_and_digits_raises(tmp_path: Path, content: str) -> None:
+    assert refusal(count_words, [captions_file(tmp_path, content)]).endswith("captions.txt: holds no words")
+
+
+def captions_file(folder: Path, content: str) -> Path:
+    (folder / "captions.txt").write_text(content, "utf-8")
+    return folder / "captions.txt"
+
+
+def test_emoji_are_no_words_and_do_not_count(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "a \u2764\ufe0f apple \U0001f34e\n")
+    found = align_words([known("llama3"), known("deepseek")], [file])
+    assert list(found) == [b" a", b" apple"]
+    assert (found.selection.corpus_tokens, found.selection.mass_kept) == (2, 1)
+
+
+def test_control_characters_part_words_and_soft_hyphens_are_none() -> None:
+    assert words_of("re\ad\0appl\x85e zero\u200bwidth soft\u00adhyphen") == [
+        "re", "d", "appl", "e", "zero", "width", "softhyphen",
+    ]  # fmt: skip
+
+
+def test_words_are_one_whether_accents_are_composed_or_not(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "a café, a cafe\u0301\n\u212b Å\n")
+    assert count_words([file]) == {"a": 2, "café": 2, "Å": 2}
+    assert WordFinder(["café", "cafe"]).rows("Cafe\u0301, cafe") == [0, 1]
+
+
+def test_words_that_differ_in_more_than_case_are_several(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "in Masse in Maße \ufb01sh fish\n")
+    assert count_words([file]) == {"in": 2, "Masse": 1, "Maße": 1, "fish": 1, "\ufb01sh": 1}
+    assert WordFinder(["Masse", "Maße"]).rows("MASSE, maße") == [0, 1]
+
+
+def test_of_forms_as_frequent_as_each_other_the_one_in_lower_case_is_taken(tmp_path: Path) -> None:
+    assert list(count_words([captions_file(tmp_path, "café CAFÉ\nThe BARN, the barn\n")])) == [
+        "barn", "café", "the",
+    ]  # fmt: skip
+    assert one_form_each(["cat", "Cat", "cat", "sea lion", "Sea  Lion"]) == {"cat": "cat", "sea lion": "sea lion"}
+
+
+def test_words_that_go_on_and_on_are_left_out_and_told(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, f"a {'ab' * 33} and {'c' * 64}\n")
+    with pytest.warns(VocabkitWarning, match=r"^1 word of more than 64 characters left out, such as 'abab"):
+        found = align_words([known("llama3"), known("deepseek")], [file])
+    assert list(found) == [b" a", b" and", b" " + b"c" * 64]
+    assert found.selection.mass_kept == 3 / 4
+
+
+def test_clauses_of_a_script_without_spaces_are_told(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "一只红色的苹果放在桌子上\n")
+    with pytest.warns(
+        VocabkitWarning, match=r"^words of more than 16 ids in smollm2: 1 of 1, such as '.*cut at spaces"
+    ):
+        align_words(["smollm2", "qwen2.5"], [file])
+
+
+def test_tokenizers_that_cost_words_are_told_with_what_keeps_them() -> None:
+    counts = {"Paris": 3, "a": 2, "Rome": 2, "Oslo": 1, "Bern": 1}
+    with pytest.warns(VocabkitWarning) as told:
+        align_words([known("llama3"), known("minilm")], counts)
+    assert [str(each.message) for each in told] == [
+        "4 of 5 words left out, which a tokenizer changes or lacks: minilm 4 ('Paris', 'Rome', 'Oslo', ...); "
+        "`at_least` 1 keeps what 1 of the 2 can spell"
+    ]
 
 
 def test_words_are_found_in_any_case_and_phrases_before_their_words() -> None:
@@ -282,8 +344,39 @@ def test_names_are_rows_after_the_words_of_captions(tmp_path: Path) -> None:
     assert alone.selection.corpus is None
 
 
-@pytest.mark.parametrize("content", [b"", b"cat\n\ndog\n", b"!\n", b"\xff\n"])
-def test_lists_with_lines_without_a_name_raise(tmp_path: Path, content: bytes) -> None:
+def test_names_are_rows_whatever_number_of_words_is_kept(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "a harp and a barn and a banjo\n")
+    shared = align_words([known("llama3"), known("deepseek")], [file], top=2, names=["sea lion", "harp", "A"])
+    assert list(shared) == [b" a", b" and", b" harp", b" sea lion"]
+    assert shared.selection.mass_kept == 6 / 8
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "line 1 has no name in it"),
+        (b"cat\n\ndog\n", "line 2 has no name in it"),
+        (b"!\n", "line 1 has no name in it"),
+        (b"cat\ntench, Tinca tinca\n", "line 2 has ',' in it; give one name in a line, such as tench"),
+        (b"0\tcat\n", r"line 1 has '\\t' in it"),
+        (b"cat\nc\0t\n", r"line 2 has '\\x00' in it"),
+        (b"\xff\n", "not UTF-8 text"),
+    ],
+)
+def test_lists_with_lines_without_one_name_raise(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(VocabkitError, match=r"names\.txt: (not UTF-8 text|should have a word or phrase in each line)"):
+    with pytest.raises(VocabkitError, match=rf"names\.txt: {says}"):
         read_names(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("ending", ["csv", "JSON", "jsonl", "parquet"])
+def test_tables_are_no_lists_of_names(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"names.{ending}").write_text("cat\n")
+    assert refusal(read_names, tmp_path / f"names.{ending}").endswith(
+        f"names.{ending}: names are read from plain text, one name in a line, such as tench"
+    )
+
+
+def test_lists_may_have_a_byte_order_mark_and_blank_lines_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("\ufeffcat\r\n sea\u00a0lion\t\r\n\n\n".encode())
+    assert read_names(tmp_path / "names.txt") == ["cat", "sea lion"]

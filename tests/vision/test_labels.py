@@ -31,8 +31,8 @@ def test_scores_of_efficientnet_are_its_own() -> None:
         weight, bias = label_scores("efficientnet-lite0", None, names, patches[0])
         torch.testing.assert_close((patches @ weight.T + bias).mean(dim=1), model.module(pixels))
     assert [names[number] for number in (0, 1, 7, 999)] == ["tench", "goldfish", "rooster", "toilet paper"]
-    with pytest.raises(VocabkitError, match=r"has 1,000 classes, but there are 3 names"):
-        label_scores("efficientnet-lite0", None, NAMES, patches[0])
+    with pytest.raises(VocabkitError, match=r"^my\.txt: has 3 names, but efficientnet-lite0 1,000 classes; name each"):
+        label_scores("efficientnet-lite0", None, NAMES, patches[0], file="my.txt")
 
 
 @pytest.fixture(scope="module", params=[whole_clip, whole_siglip])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,17 +10,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vocabkit.arrow.arrow_file import binary_array
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.shared.align import check_tokenizers
 from vocabkit.shared.phrases import count_phrases
 from vocabkit.shared.rank import corpus_name
-from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, TokenizerInfo, make_shared, spell
-from vocabkit.shared.words import count_words
+from vocabkit.shared.shared_vocabulary import Selection, SharedVocabulary, Spellings, TokenizerInfo, make_shared, spell
+from vocabkit.shared.words import count_words, key, one_form_each
 from vocabkit.tokenizer.load import load_tokenizers
 
 if TYPE_CHECKING:
     from vocabkit.tokenizer.load import AnyTokenizer
+
+LONGEST = 64
+"""Characters of a word: what is longer is an address, code or a text without spaces, and never seen again."""
+_CLAUSE = 16
+"""Ids of a row, from which on it is likely a clause. Words of scripts that a tokenizer hardly knows come near that."""
+_MANY = 0.05
+"""Share of rows: single addresses and codes are in any corpus."""
+_SHOWN = 3
 
 
 def align_words(
@@ -39,10 +48,13 @@ def align_words(
     in running text, so a tokenizer has every row, and one that is added later has them as well. The exception are words
     that its encode changes, for instance to lower case.
 
+    Warns of words that are left out because they have more than `LONGEST` characters or a tokenizer lacks them, and of
+    many rows that must be clauses, in scripts without spaces.
+
     Args:
         tokenizers: each as `load_tokenizer` takes it.
         corpus: files and folders of captions, see `vocabkit.shared.corpus`; or words (phrases too) and their counts.
-        top: how many words to keep.
+        top: how many words of the corpus to keep; `names` are kept beside them.
         at_least: how many of the tokenizers must spell a word; None for all.
         phrases: whether words of a corpus that belong together are rows as well (see `vocabkit.shared.phrases`).
         names: further words and phrases that are rows, such as names of classes (see `read_names`). Those that the
@@ -62,19 +74,28 @@ def align_words(
         if phrases:
             counts = count_phrases(corpus, counts, text_column=text_column, progress=progress)
         name = f"words{' and phrases' * phrases} of {corpus_name(corpus, text_column)}" if corpus else None
-    known = {word.casefold() for word in counts}
-    further = {each.casefold(): each for each in names if each.casefold() not in known}
-    counts = {**counts, **dict.fromkeys(further.values(), 0)}
     total = sum(counts.values())
+    endless = {word for word in counts if max(map(len, word.split()), default=0) > LONGEST}
+    if endless:
+        _warn(f"{_words(len(endless))} of more than {LONGEST} characters left out, such as {quote(min(endless))}")
+        counts = {word: count for word, count in counts.items() if word not in endless}
+    known, listed, of_corpus = {key(word): word for word in counts}, one_form_each(names), len(counts)
+    asked = {known.get(each, form) for each, form in listed.items()}
+    counts = {**counts, **{form: 0 for each, form in listed.items() if each not in known}}
     tokens = binary_array([f" {word}".encode() for word in counts])
     spelled = [spell(tokens, vocabulary) for vocabulary in vocabularies]
     presence = np.sum([each.lengths > 0 for each in spelled], axis=0)
-    kept = np.flatnonzero(presence >= required)
-    if not len(kept):
-        raise VocabkitError(f"{', '.join(v.name for v in vocabularies)} can spell none of the {len(counts):,} words")
-    if top is not None and not 1 <= top <= len(kept):
-        raise VocabkitError(f"top {top}: choose 1 to {len(kept)}, the number of words")
-    kept = kept[:top]
+    has_row = presence >= required
+    if not has_row.any():
+        raise VocabkitError(f"{', '.join(v.name for v in vocabularies)} can spell none of the {_words(len(counts))}")
+    if not has_row.all():
+        _warn(_losses(list(counts), [v.name for v in vocabularies], spelled, presence, required))
+    ranked = np.flatnonzero(has_row[:of_corpus])
+    if top is not None and not 1 <= top <= len(ranked):
+        raise VocabkitError(f"top {top}: choose 1 to {len(ranked)}, the number of words")
+    if top is not None:
+        has_row[ranked[top:]] = np.array([word in asked for word in counts])[ranked[top:]]
+    kept = np.flatnonzero(has_row)
     made = make_shared(
         tokens=tokens,
         ids=spelled,
@@ -88,4 +109,50 @@ def align_words(
         corpus_tokens=total,
         mass_kept=int(made.counts[kept].sum()) / max(total, 1) if made.counts is not None else None,
     )
-    return made.select(kept, selection)
+    shared = made.select(kept, selection)
+    for vocabulary in vocabularies:
+        if told := _long_rows(shared, vocabulary.name):
+            _warn(told)
+            break
+    return shared
+
+
+def _losses(
+    words: Sequence[str], names: Sequence[str], spelled: Sequence[Spellings], presence: np.ndarray, required: int
+) -> str:
+    """Say which tokenizer costs how many words, the most costly first, and what would keep them."""
+    lost = np.flatnonzero(presence < required).tolist()
+    lacking = {
+        name: [words[row] for row in lost if not own.lengths[row]] for name, own in zip(names, spelled, strict=True)
+    }
+    costly = sorted((name for name in names if lacking[name]), key=lambda name: -len(lacking[name]))
+    parts = [f"{name} {len(lacking[name]):,} ({_first(lacking[name])})" for name in costly]
+    most = int(presence[lost].max())
+    remedy = f"; `at_least` {most} keeps what {most} of the {len(names)} can spell" if most else ""
+    left_out = f"{len(lost):,} of {_words(len(words))} left out, which a tokenizer changes or lacks"
+    return f"{left_out}: {', '.join(parts)}{remedy}"
+
+
+def _long_rows(shared: SharedVocabulary, name: str) -> str | None:
+    """Say that the rows of a tokenizer are no words, if many have so many ids that they must be clauses."""
+    long = np.flatnonzero(shared.spellings(name).lengths > _CLAUSE)
+    if len(long) <= _MANY * len(shared):
+        return None
+    first = quote(shared[int(long[0])].decode().strip())
+    return (
+        f"words of more than {_CLAUSE} ids in {name}: {len(long):,} of {len(shared):,}, such as {first}; words are cut "
+        "at spaces: put some into text that has none"
+    )
+
+
+def _first(words: Sequence[str]) -> str:
+    shown = ", ".join(quote(word) for word in words[:_SHOWN])
+    return shown + ", ..." * (len(words) > _SHOWN)
+
+
+def _words(count: int) -> str:
+    return f"{count:,} word" + "s" * (count != 1)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, VocabkitWarning, stacklevel=3)

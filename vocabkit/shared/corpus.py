@@ -2,8 +2,8 @@
 
 The format follows from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
 column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
-line. Compression is detected from a file's first bytes. A folder means the files in it with these endings, and a
-pattern, such as part-{00..15}.txt or *.jsonl, the files that it names.
+line. Compression is detected from a file's first bytes. A folder means the files in it with these endings (a warning
+tells of others), and a pattern, such as part-{00..15}.txt or *.jsonl, the files that it names.
 
 `-` is standard input. It, and pipes whose name has none of these endings, hold records if they begin like JSON, else
 one caption per line. Parquet can't be read from a pipe, because reading starts at its end.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vocabkit.errors import VocabkitError, quote
+from vocabkit.errors import VocabkitError, VocabkitWarning, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.patterns import matching
 from vocabkit.files.progress import Progress, no_progress
@@ -141,6 +142,13 @@ def _caption_files(folder: Path) -> list[Path]:
     found = sorted(file for file in visible if _ending(file) in _ENDINGS)
     if not found:
         raise VocabkitError(f"{folder}: no file in this folder ends in {_EXPECTED}")
+    if others := sorted(set(visible) - set(found)):
+        those = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
+        warnings.warn(
+            f"{folder}: {those} left out, first {others[0].name}; captions are in files that end in {_EXPECTED}",
+            VocabkitWarning,
+            stacklevel=2,
+        )
     return found
 
 
@@ -265,9 +273,10 @@ def _in_word(character: str) -> bool:
 def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
     if not isinstance(record, dict):
         raise VocabkitError(f"{where} is not a JSON object; expected a record with a caption")
-    name = _field(where, "field", text_column, record)
+    readable = [name for name, value in record.items() if isinstance(value, str) or _is_conversation(value)]
+    name = _field(where, "field", text_column, record, readable)
     value = record[name]
-    if isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value):
+    if _is_conversation(value):
         texts = [turn.get("value") for turn in value if turn["from"] == "gpt"]
     else:
         texts = [value] if value is not None else []
@@ -279,13 +288,19 @@ def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
     return texts
 
 
-def _field(where: str, kind: str, text_column: str | None, names: Iterable[str]) -> str:
-    """Return the field to read: `text_column`, or the first usual one in `names`."""
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(turn, dict) and "from" in turn for turn in value)
+
+
+def _field(where: str, kind: str, text_column: str | None, names: Iterable[str], readable: Sequence[str]) -> str:
+    """Return the field to read: `text_column`, or the first usual one in `names`. `readable` are those with text."""
     found = [name for name in ((text_column,) if text_column is not None else _FIELDS) if name in names]
     if not found:
         wanted = quote(text_column) if text_column is not None else ", ".join(_FIELDS)
-        have = quote(", ".join(names), 120)
-        raise VocabkitError(f"{where} has no {kind} {wanted}; it has {have}: choose one of them")
+        have = f"{kind}s with text: {quote(', '.join(readable), 120)}" if readable else f"no {kind} with text"
+        raise VocabkitError(
+            f"{where} has no {kind} {wanted}; it has {have}" + "; name one in `text_column`" * bool(readable)
+        )
     return found[0]
 
 
@@ -300,7 +315,8 @@ def _parquet(path: Path, file: BufferedReader, text_column: str | None, report: 
         # Page by page: with the defaults a whole row group is held.
         content = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=BLOCK, pre_buffer=False)
         schema = content.schema_arrow
-        name = _field(str(path), "column", text_column, schema.names)
+        readable = [field.name for field in schema if _holds_text(field.type)]
+        name = _field(str(path), "column", text_column, schema.names, readable)
         if not _holds_text(schema.field(name).type):
             kind = quote(str(schema.field(name).type))
             raise VocabkitError(f"{path}: column {quote(name)} is {kind}, expected text or conversations")

@@ -10,7 +10,7 @@ from pathlib import Path
 from vocabkit.errors import VocabkitError
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.shared.corpus import captions
-from vocabkit.shared.words import WordFinder, bare
+from vocabkit.shared.words import WordFinder, bare, key, parts_of
 
 LEAST = 5
 """Times that a phrase must occur."""
@@ -39,8 +39,8 @@ def count_phrases(
     for path in paths:
         if not (Path(path).is_file() or Path(path).is_dir()):
             raise VocabkitError(f"{path}: phrases need captions that can be read again; give a file or a folder")
-    texts = (text.casefold() for text in captions(paths, text_column=text_column, progress=progress))
-    form = {word.casefold(): word for word in words}
+    texts = captions(paths, text_column=text_column, progress=progress)
+    form = {key(word): word for word in words}
     rows = [*words, *(" ".join(form[word] for word in phrase) for phrase in _phrases(texts))]
     finder = WordFinder(rows)
     counts: Counter[int] = Counter()
@@ -83,15 +83,15 @@ def _phrases(texts: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _runs(text: str) -> Iterator[list[str]]:
-    """The words of a text, cut where punctuation stands between two."""
+    """The words of a text in lower case, cut where punctuation stands between two."""
     run: list[str] = []
-    for part in text.split():
+    for part in parts_of(text):
         word = bare(part)
         if run and not part.startswith(word):
             yield run
             run = []
         if word:
-            run.append(word)
+            run.append(word.lower())
         if run and not part.endswith(word):
             yield run
             run = []

@@ -6,6 +6,7 @@ have one id, the rows are tokens, and their columns hold plain ids.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -426,9 +427,12 @@ def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> Shared
     selection = json_field(where, metadata, "selection", Selection)
     roles = json_field(where, metadata, "roles", dict[str, _Count])
     ids = _LISTS if metadata.get("format") == f"{FORMAT}/{VERSION_OF_WORDS}" else pa.int32()
-    columns = [*_LEADING_COLUMNS.items(), *((f"id:{info.name}", ids) for info in tokenizers)]
-    found = [(field.name, field.type) for field in table.schema]
-    if found != columns:
+    columns = pa.schema([*_LEADING_COLUMNS.items(), *((f"id:{info.name}", ids) for info in tokenizers)])
+    if table.schema != columns and table.column_names == columns.names and all(map(_is_plain, table.schema.types)):
+        with contextlib.suppress(pa.ArrowException):  # the error below names what can't be cast
+            table = table.cast(columns)
+    if table.schema != columns:
+        found = [(field.name, field.type) for field in table.schema]
         shown = ", ".join(f"{name} {kind}" for name, kind in found)
         raise VocabkitError(f"{where}: columns {quote(shown, 200)} are not as expected; build it again")
     shared = SharedVocabulary(table, tokenizers, selection, MappingProxyType(roles))
@@ -437,6 +441,18 @@ def _checked(where: str, table: pa.Table, metadata: Mapping[str, str]) -> Shared
     if shared.fingerprint != metadata.get("fingerprint"):
         raise VocabkitError(f"{where}: damaged (its content does not match its fingerprint); build it again")
     return shared
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values are stored one by one, maybe with wider offsets or numbers than ours. Those of dictionaries and
+    views can share their bytes, and fill the memory when they are cast.
+    """
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+        return bool(types.is_integer(kind))
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(is_type(kind) for is_type in (types.is_integer, *texts))
 
 
 def _contradiction(shared: SharedVocabulary) -> str | None:

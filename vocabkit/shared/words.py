@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vocabkit.errors import VocabkitError
+from vocabkit.errors import VocabkitError, quote
 from vocabkit.files.atomic import reading
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.shared.corpus import captions
+
+_SEPARATORS = re.compile("[\0-\x1f\x7f-\x9f\u200b]")
+"""Control characters and the zero-width space: like a space, they can't be part of a word."""
+_SOFT_HYPHEN = "\N{SOFT HYPHEN}"
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+_SEVERAL = re.compile("[,;\t\0-\x1f\x7f-\x9f\u3001\uff0c\uff1b]")
+"""What stands between names or fields, also in Chinese and Japanese, and what no name holds."""
+
+
+def parts_of(text: str) -> list[str]:
+    """The parts of a text between white space, with composed characters (NFC), however the text has them."""
+    return _SEPARATORS.sub(" ", unicodedata.normalize("NFC", text)).replace(_SOFT_HYPHEN, "").split()
 
 
 def words_of(text: str) -> list[str]:
@@ -18,29 +31,50 @@ def words_of(text: str) -> list[str]:
 
     Scripts without spaces have none: a whole clause would be one word.
     """
-    return [word for part in text.split() if (word := bare(part))]
+    return [word for part in parts_of(text) if (word := bare(part))]
+
+
+def key(text: str) -> str:
+    """What words and phrases have in common that differ in case, white space or the code points of an accent only."""
+    return " ".join(parts_of(text)).lower()
 
 
 def read_names(path: str | Path) -> list[str]:
     """Read names, such as those of the classes of a vision model: a text file with a word or phrase in each line.
 
-    Raises VocabkitError: missing, not UTF-8, a line without a word, or no lines.
+    Raises VocabkitError: missing, not UTF-8, a table, a line without a word or with several names, or no lines.
     """
     path = Path(path)
+    if path.suffix.lower() in _TABLES:
+        raise VocabkitError(f"{path}: names are read from plain text, one name in a line, such as tench")
     with reading(path):
         try:
-            names = [" ".join(words_of(line)) for line in path.read_text("utf-8").splitlines()]
+            lines = path.read_text("utf-8-sig").rstrip().split("\n")
         except UnicodeDecodeError as error:
             raise VocabkitError(f"{path}: not UTF-8 text") from error
-    if not names or not all(names):
-        raise VocabkitError(f"{path}: should have a word or phrase in each line")
+    names = []
+    for number, line in enumerate(lines, 1):
+        if odd := _SEVERAL.search(line.strip()):
+            raise VocabkitError(
+                f"{path}: line {number} has {quote(odd[0])} in it; give one name in a line, such as tench"
+            )
+        name = " ".join(words_of(line))
+        if not name:
+            raise VocabkitError(f"{path}: line {number} has no name in it; give one name in a line, such as tench")
+        names.append(name)
     return names
 
 
 def bare(part: str) -> str:
-    """Return a part of text without punctuation and symbols at its ends; "" if nothing is left."""
-    inside = [at for at, character in enumerate(part) if unicodedata.category(character)[0] not in "PSCZ"]
-    return part[inside[0] : inside[-1] + 1] if inside else ""
+    """Return a part of text from its first letter or digit to its last, with the marks on that; "" if it has none."""
+    kinds = [unicodedata.category(character)[0] for character in part]
+    inside = [at for at, kind in enumerate(kinds) if kind in "LN"]
+    if not inside:
+        return ""
+    end = inside[-1] + 1
+    while end < len(part) and kinds[end] == "M":
+        end += 1
+    return part[inside[0] : end]
 
 
 def count_words(
@@ -48,7 +82,7 @@ def count_words(
 ) -> dict[str, int]:
     """Count the words of the captions in `paths`, most frequent first.
 
-    Words that differ only in case are one, written as it is most often, the first words of captions aside.
+    Words that differ only in case are one, written as it is most often; capitals at the start of captions don't count.
 
     Args:
         paths, text_column, progress: as for `captions`.
@@ -58,36 +92,46 @@ def count_words(
     parts: Counter[str] = Counter()
     starts: Counter[str] = Counter()
     for text in captions(paths, text_column=text_column, progress=progress):
-        words = text.split()
+        words = parts_of(text)
         starts.update(words[:1])
         parts.update(words[1:])
-    forms: dict[str, dict[str, int]] = {}
+    forms: dict[str, Counter[str]] = {}
     totals: Counter[str] = Counter()
-    for counted, tells_form in ((parts, True), (starts, False)):
+    for counted, is_start in ((parts, False), (starts, True)):
         for part, count in counted.items():
             if word := bare(part):
-                totals[word.casefold()] += count
-                form = forms.setdefault(word.casefold(), {})
-                form[word] = form.get(word, 0) + count * tells_form
+                lower = word.lower()
+                totals[lower] += count
+                forms.setdefault(lower, Counter())[word] += 0 if is_start and word != lower else count
     if not forms:
         raise VocabkitError(f"{', '.join(map(str, paths)) or 'corpus'}: holds no words")
-    # of forms as frequent as each other, the one in lower case
-    counts = {
-        max(form, key=lambda word: (form[word], word == word.lower(), word)): totals[key] for key, form in forms.items()
-    }
+    counts = {commonest(form): totals[lower] for lower, form in forms.items()}
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def commonest(forms: Counter[str]) -> str:
+    """The most frequent form of a word or, of forms as frequent as each other, the one in lower case."""
+    return max(forms, key=lambda form: (forms[form], form == form.lower(), form))
+
+
+def one_form_each(names: Iterable[str]) -> dict[str, str]:
+    """The distinct names by `key`, each in its commonest form."""
+    forms: dict[str, Counter[str]] = {}
+    for name in names:
+        forms.setdefault(key(name), Counter())[unicodedata.normalize("NFC", name)] += 1
+    return {each: commonest(form) for each, form in forms.items()}
 
 
 class WordFinder:
     """Finds words and phrases, the rows of a shared vocabulary, in text, in any case."""
 
     def __init__(self, rows: Iterable[str]) -> None:
-        self._row_of = {tuple(text.casefold().split()): row for row, text in enumerate(rows)}
+        self._row_of = {tuple(key(text).split()): row for row, text in enumerate(rows)}
         self._longest = max(map(len, self._row_of), default=0)
 
     def rows(self, text: str) -> list[int]:
         """The rows in `text`, in its order. Of phrases that begin at the same word, the longest counts."""
-        return list(self._found([word.casefold() for word in words_of(text)]))
+        return list(self._found([word.lower() for word in words_of(text)]))
 
     def _found(self, words: list[str]) -> Iterator[int]:
         at = 0

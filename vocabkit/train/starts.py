@@ -15,7 +15,7 @@ from vocabkit.data.samples import Picture, Sample
 from vocabkit.errors import VocabkitError
 from vocabkit.llm.load import LLM
 from vocabkit.shared.shared_vocabulary import SharedVocabulary
-from vocabkit.shared.words import read_names
+from vocabkit.shared.words import key, read_names
 from vocabkit.train.dataset import Images, image_tensor
 from vocabkit.vision.features import Features
 from vocabkit.vision.labels import head_scores, label_scores
@@ -31,8 +31,8 @@ _Item = TypeVar("_Item")
 def rows_of_names(file: str, shared: SharedVocabulary) -> list[int | None]:
     """The row of each name in `file`, in any case; None for a name that is no row. Raises as `read_names`."""
     tokens = enumerate(shared.tokens.to_pylist())
-    row_of = {(token or b"").decode("utf-8", "replace").strip().casefold(): row for row, token in tokens}
-    return [row_of.get(name.casefold()) for name in read_names(file)]
+    row_of = {key((token or b"").decode("utf-8", "replace")): row for row, token in tokens}
+    return [row_of.get(key(name)) for name in read_names(file)]
 
 
 def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[Sample], images: Images) -> None:
@@ -48,7 +48,7 @@ def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[S
     patches = torch.cat(list(_patches(_spread([s.images[0] for s in samples if s.images], SEEN), images))).flatten(0, 1)
     info = images.encoder if isinstance(images, Features) else images.info
     adapter.initialise_from_scores(
-        *head_scores(*label_scores(info["name"], info["layer"], names, patches), rows, len(adapter.shared))
+        *head_scores(*label_scores(info["name"], info["layer"], names, patches, file=file), rows, len(adapter.shared))
     )
 
 

@@ -27,7 +27,9 @@ _BATCH = 256
 """Texts at a time."""
 
 
-def label_scores(source: str, layer: int | None, names: Sequence[str], patches: Tensor) -> tuple[Tensor, Tensor]:
+def label_scores(
+    source: str, layer: int | None, names: Sequence[str], patches: Tensor, *, file: str = "names"
+) -> tuple[Tensor, Tensor]:
     """Return (L, Dv) and (L,): the scores of the names are weight x + bias for a patch x.
 
     Of EfficientNet-Lite0 they are those of its classifier, exactly. Of a model with a text encoder (CLIP, SigLIP) they
@@ -38,6 +40,7 @@ def label_scores(source: str, layer: int | None, names: Sequence[str], patches: 
         source, layer: the vision model, as for `open_vision`, and the hidden states that features are taken from.
         names: those of the classes in their order; for a text encoder any names.
         patches: (n, Dv) some features of pictures.
+        file: where the names are from, for messages.
 
     Raises VocabkitError: not as many names as classes, neither a classifier nor a text encoder, or features of other
     hidden states than the last ones.
@@ -45,7 +48,9 @@ def label_scores(source: str, layer: int | None, names: Sequence[str], patches: 
     if source == NAME:
         weight, bias = classifier()
         if len(names) != len(bias):
-            raise VocabkitError(f"{source}: has {len(bias):,} classes, but there are {len(names):,} names")
+            raise VocabkitError(
+                f"{file}: has {len(names):,} names, but {source} {len(bias):,} classes; name each in its order"
+            )
         return weight, bias
     with quiet_transformers():
         model, tokenizer = _with_text(source)
