@@ -454,6 +454,14 @@ def test_vision_model_of_another_width_is_refused(llava: Path, tmp_path: Path) -
         open_teacher(str(llava), vision=str(clip(tmp_path / "narrow", hidden_size=16)))
 
 
+def test_vision_model_of_another_width_than_the_projectors_is_refused(
+    world: World, projector: Path, tmp_path: Path
+) -> None:
+    own, narrow = own_layout(world, projector, tmp_path / "own"), clip(tmp_path / "narrow", hidden_size=16)
+    with pytest.raises(VocabkitError, match=r"narrow: gives features of width 16, but the projector takes 32"):
+        adopt(str(own), str(world.data), tmp_path / "out", options(world, vision=str(narrow)))
+
+
 def test_first_tile_is_made_of_llava_next_alone(world: World, projector: Path, llava: Path, tmp_path: Path) -> None:
     """The picture squeezed into a square; the image processor of a CLIP crops."""
     tiles = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}

@@ -83,8 +83,9 @@ def check_encoder(config: AdapterConfig | MLPConfig, info: EncoderInfo, source: 
     Settings that the config does not record are not compared; where it records no fingerprint, a warning says so.
     """
     if info["width"] != config.vision_width:
+        what = "projector" if isinstance(config, MLPConfig) else "adapter"
         raise VocabkitError(
-            f"{source}: gives features of width {info['width']}, but the adapter takes {config.vision_width}; use the "
+            f"{source}: gives features of width {info['width']}, but the {what} takes {config.vision_width}; use the "
             "vision model that it was trained with"
         )
     known: dict[str, tuple[object, object]] = {}
