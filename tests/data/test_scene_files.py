@@ -17,7 +17,8 @@ from PIL import Image
 from vocabkit.data.llava import read_llava
 from vocabkit.data.pictures import load_image
 from vocabkit.data.scene_files import QUESTION, write_scenes
-from vocabkit.data.scenes import BACKGROUNDS, SPLITS, cut_out, drawings, pictures_of_things
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS, cut_out, drawings, name_in_caption, pictures_of_things
+from vocabkit.errors import VocabkitWarning
 
 SMALL = ("--train", "40", "--held-out", "5")
 
@@ -218,6 +219,64 @@ def test_captions_name_pictures_of_a_folder(things: Path) -> None:
     assert set(found) == {"moss", "reed", *(f"thing-{letter}" for letter in "abcdefghijklmnopqrst")}
 
 
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("A red apple.", "red apple"),
+        ("a lamp\r\nUne lampe\r\n", "lamp"),
+        ("a\tdoor", "door"),
+        ("a café", "café"),
+        ("Some cafe\u0301 !", "café"),
+        ("a jack-o'-lantern", "jack-o'-lantern"),
+        ("a potter’s wheel", "potter’s wheel"),
+        ("a सेब", "सेब"),
+        ("a one two three four", "one two three four"),
+        ("a one two three four five", None),
+        ("the lamp", None),
+        ("a lamp, a door", None),
+        ("a 3", None),
+        ("a -", None),
+        ("a", None),
+        ("", None),
+    ],
+)
+def test_caption_names_a_thing_in_words_of_any_script(caption: str, name: str | None) -> None:
+    assert name_in_caption(caption) == name
+
+
+def test_pictures_that_are_left_out_are_counted_with_the_reason(tmp_path: Path) -> None:
+    dot(tmp_path / "lamp.png", (1, 1, 1), "\ufeffa lamp\r\nUne lampe\r\n")
+    for hidden in (".hidden.png", "._lamp.png"):
+        (tmp_path / hidden).write_bytes(b"")
+    dot(tmp_path / "a.png", (1, 1, 1), None)
+    dot(tmp_path / "b.png", (1, 1, 1), None)
+    dot(tmp_path / "c.png", (1, 1, 1), "two lamps")
+    dot(tmp_path / "d.gif", (1, 1, 1), "a gif")
+    Image.new("RGB", (1000, 1)).save(tmp_path / "e.png")
+    (tmp_path / "e.txt").write_text("a line")
+    with pytest.warns(VocabkitWarning) as told:
+        assert pictures_of_things(tmp_path) == {"lamp": [tmp_path / "lamp.png"]}
+    assert [str(each.message).replace(f"{tmp_path}/", "") for each in told] == [
+        f"{tmp_path}: {what}"
+        for what in (
+            "2 of 6 pictures left out, first a.png: no caption in a .txt beside it",
+            "1 of 6 pictures left out, first c.png: its caption is not a, an or some and up to 4 words, such as "
+            "`A red apple.`",
+            "1 of 6 pictures left out, first d.gif: not .png, .jpg, .jpeg, .webp",
+            "1 of 6 pictures left out, first e.png: too long and thin to be seen",
+        )
+    ]
+
+
+def test_folder_with_too_few_things_is_named_with_both_numbers(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("lamp", "door"):
+        dot(tmp_path / f"folder/{name}.png", (1, 1, 1), f"a {name}")
+    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder"))
+    assert problem == "folder: has 2 usable things, and scenes need at least 15; add things"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cut_out_fills_its_square(things: Path) -> None:
     square = cut_out(things / "reed.png", 64)
     assert square.size == (64, 64)
@@ -242,7 +301,9 @@ def test_scenes_of_pictures_hold_out_a_picture_of_things_with_several(things: Pa
 
 def test_drawings_have_no_split_of_other_pictures(tmp_path: Path) -> None:
     problem = error_of(vocabkit_here(tmp_path, "scenes", "out", *SMALL, "--only", "picture"))
-    assert problem == "no split `picture`: fewer than two of the things in train have several pictures"
+    assert (
+        problem == "no split `picture`: fewer than two of the things in train have several pictures, or none a plural"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabkit.data.scene_files import places
-from vocabkit.data.scenes import BACKGROUNDS, COUNTS, Scene, drawings, plan_scenes, plural
+from vocabkit.data.scenes import BACKGROUNDS, COUNTS, FEWEST, Scene, drawings, plan_scenes, plural
 from vocabkit.errors import VocabkitError
 
 NAMES = tuple(drawings())
@@ -97,10 +97,21 @@ def test_train_balances_drawings() -> None:
 def test_too_many_held_out_scenes_raise() -> None:
     with pytest.raises(VocabkitError, match="101 held-out scenes of 100 in train; hold out fewer"):
         plan_scenes(NAMES, train=100, held_out=101, seed=0)
-    with pytest.raises(VocabkitError, match=r"400 held-out scenes, but train leaves only \d+ pairs; hold out fewer"):
+    with pytest.raises(VocabkitError, match=r"400 held-out scenes, but train leaves only \d+ pairs of \d+ things; add"):
         plan_scenes(NAMES[::23], train=400, held_out=400, seed=0)
-    with pytest.raises(VocabkitError, match="1 drawings are too few for scenes"):
-        plan_scenes(NAMES[:10], train=40, held_out=4, seed=0)
+
+
+def test_fewest_things_make_scenes_and_fewer_raise() -> None:
+    assert all(plan_scenes(NAMES[:FEWEST], train=20, held_out=2, seed=0).values())
+    with pytest.raises(VocabkitError, match=r"^things: has 14 usable things, and scenes need at least 15; add things$"):
+        plan_scenes(NAMES[: FEWEST - 1], train=20, held_out=2, seed=0, source="things")
+
+
+def test_things_of_which_a_split_can_count_none_raise() -> None:
+    with pytest.raises(
+        VocabkitError, match=r"none of the 18 things of a split has a regular plural, such as [a-t] mouse"
+    ):
+        plan_scenes([f"{'abcdefghijklmnopqrst'[n]} mouse" for n in range(20)], train=20, held_out=2, seed=0)
 
 
 @given(PLANS, st.integers())

@@ -28,6 +28,7 @@ from vocabkit.data.scenes import Scene, counted, drawings, plural, with_article
         "a slice of pizza",
         "an ice cube",
         "a nest with eggs",
+        "an éclair",
     ],
 )
 def test_article_follows_the_first_sound(phrase: str) -> None:

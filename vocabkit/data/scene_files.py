@@ -118,10 +118,13 @@ def write_scenes(
     with new_folder(out) as folder:
         files = {name: [file] for name, file in drawings().items()} if objects is None else pictures_of_things(objects)
         several = [name for name in files if files[name][1:]]
-        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed, several=several)
+        source = "OpenMoji" if objects is None else str(objects)
+        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed, several=several, source=source)
         if only is not None:
             if OTHER_PICTURES in only and OTHER_PICTURES not in plan:
-                raise VocabkitError("no split `picture`: fewer than two of the things in train have several pictures")
+                raise VocabkitError(
+                    "no split `picture`: fewer than two of the things in train have several pictures, or none a plural"
+                )
             plan = {name: scenes for name, scenes in plan.items() if name in only}
         painters = {other: painter(_shown(files, other=other), size) for other in (False, True)}
         (folder / "images").mkdir()

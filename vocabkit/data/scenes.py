@@ -7,7 +7,7 @@ folder, of which a thing may have several. The splits:
 - rendering: scenes of train, to be drawn anew.
 - combination: two drawings that train has, but never together, on a background on which it has neither of them.
 - drawing: drawings that train does not have.
-- picture: other pictures of things that train has; only where at least two have several.
+- picture: other pictures of things that train has; only where at least two have several, and one of these a plural.
 
 Articles and plurals follow the rules of English, with the exceptions that the names of OpenMoji's drawings need. A
 drawing whose name has no regular plural never appears in a counted scene.
@@ -19,14 +19,15 @@ import io
 import random
 import re
 import unicodedata
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vocabkit.data.pictures import load_cut_out
-from vocabkit.errors import VocabkitError, needs_extra
+from vocabkit.data.pictures import IMAGE, check_shape, load_cut_out
+from vocabkit.errors import VocabkitError, VocabkitWarning, needs_extra
 from vocabkit.files.atomic import reading
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ _KINDS: tuple[Kind, ...] = ("single", "pair", "single", "pair", "count")
 """Kinds of the scenes of a split, repeated in this order."""
 _NEW_DRAWINGS = 1 / 10
 """Share of the drawings that are not in train."""
+FEWEST = 15
+"""Drawings that scenes need: `_NEW_DRAWINGS` of them are two, which make a pair."""
 _LACKING = 2
 """Number of the eight backgrounds on which train never shows a given drawing."""
 
@@ -75,31 +78,48 @@ class Scene:
 
 
 def plan_scenes(
-    names: Collection[str], *, train: int, held_out: int, seed: int, several: Collection[str] = ()
+    names: Collection[str],
+    *,
+    train: int,
+    held_out: int,
+    seed: int,
+    several: Collection[str] = (),
+    source: str = "OpenMoji",
 ) -> dict[str, list[Scene]]:
     """Plan the scenes of each split by name: `train` of them in train, `held_out` in each of the others.
 
     Args:
         several: those of `names` that have several pictures.
+        source: where the things are from, for messages.
 
-    Raises VocabkitError: `held_out` is more than `train` or the drawings allow, or they are too few.
+    Raises VocabkitError: `held_out` is more than `train` or the drawings allow, they are too few,
+    or none of a split can be counted.
     """
+    if len(names) < FEWEST:
+        raise VocabkitError(
+            f"{source}: has {len(names):,} usable things, and scenes need at least {FEWEST}; add things"
+        )
     rng = random.Random(seed)
     shuffled = rng.sample(sorted(names), len(names))
     new = shuffled[: round(len(shuffled) * _NEW_DRAWINGS)]
     known = shuffled[len(new) :]
     lacking = {name: frozenset(rng.sample(list(BACKGROUNDS), _LACKING)) for name in known}
+    if uncounted := next((each for each in (known, new) if not any(map(plural, each))), None):
+        raise VocabkitError(
+            f"{source}: none of the {len(uncounted):,} things of a split has a regular plural, such as "
+            f"{uncounted[0]}; add things, or take another `seed`"
+        )
     scenes = _scenes(rng, known, train, lacking)
     if held_out > train:
         raise VocabkitError(f"{held_out:,} held-out scenes of {train:,} in train; hold out fewer, or train on more")
     plan = {
         "train": scenes,
         "rendering": rng.sample(scenes, held_out),
-        "combination": _combinations(rng, scenes, held_out, lacking),
+        "combination": _combinations(rng, scenes, held_out, lacking, source),
         "drawing": _scenes(rng, new, held_out, {}),
     }
     known_several = [name for name in known if name in several]
-    if len(known_several) > 1:
+    if len(known_several) > 1 and any(map(plural, known_several)):
         plan[OTHER_PICTURES] = _scenes(rng, known_several, held_out, lacking)
     return plan
 
@@ -107,8 +127,6 @@ def plan_scenes(
 def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
     """Make scenes in which all drawings are about equally frequent, none on a background in `lacking`."""
     countable = [name for name in names if plural(name)]
-    if len(names) < 2 or not countable:
-        raise VocabkitError(f"{len(names)} drawings are too few for scenes")
     singles, paired, numbered = _deck(rng, names), _deck(rng, names), _deck(rng, countable)
 
     def background(*objects: str) -> str:
@@ -128,7 +146,7 @@ def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mappin
 
 
 def _combinations(
-    rng: random.Random, train: Sequence[Scene], size: int, lacking: Mapping[str, frozenset[str]]
+    rng: random.Random, train: Sequence[Scene], size: int, lacking: Mapping[str, frozenset[str]], source: str
 ) -> list[Scene]:
     """Pair drawings that `train` has, but not together, on a background that is `lacking` for both."""
     seen = {name for scene in train for name in scene.objects}
@@ -136,7 +154,10 @@ def _combinations(
     pairs = [pair for pair in combinations(sorted(seen), 2) if lacking[pair[0]] & lacking[pair[1]]]
     pairs = [pair for pair in pairs if frozenset(pair) not in together]
     if size > len(pairs):
-        raise VocabkitError(f"{size:,} held-out scenes, but train leaves only {len(pairs):,} pairs; hold out fewer")
+        raise VocabkitError(
+            f"{source}: {size:,} held-out scenes, but train leaves only {len(pairs):,} pairs of {len(seen):,} things; "
+            "add things, or lower `train` or `held_out`"
+        )
 
     def scene(left: str, right: str) -> Scene:
         left, right = rng.sample([left, right], 2)
@@ -189,7 +210,8 @@ def with_article(name: str) -> str:
     noun = _noun(name)
     if _UNCOUNTABLE.fullmatch(noun) or _PLURAL.fullmatch(noun):
         return name
-    return f"{'an' if _VOWEL_SOUND.match(name) else 'a'} {name}"
+    plain = unicodedata.normalize("NFD", name)  # an eclair, with an accent or without
+    return f"{'an' if _VOWEL_SOUND.match(plain) else 'a'} {name}"
 
 
 def plural(name: str) -> str | None:
@@ -267,31 +289,78 @@ def drawings() -> dict[str, Path]:
     return {name: file for name, file in files.items() if _is_plain(name) and file.is_file()}
 
 
-_NAME_IN_CAPTION = re.compile(r"(?:an?|some) ([a-z-]+(?: [a-z-]+){0,3})[.!]?", re.IGNORECASE)
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_DETERMINERS = ("a", "an", "some")
+_MOST_WORDS = 4
+"""Of a thing's name."""
 
 
 def pictures_of_things(folder: str | Path) -> dict[str, list[Path]]:
     """Return the pictures of each thing in a folder and the folders below it, by the name of the thing in lower case.
 
-    The first line of NAME.txt beside NAME.png is its caption: `A red apple.` names a red apple. Other pictures and
-    captions that are not of this form are left out.
+    The first line of NAME.txt beside NAME.png is its caption: `A red apple.` names a red apple. Hidden files are none.
+    Pictures that are left out, for another caption or for their shape, are counted in warnings with the reason.
 
-    Raises VocabkitError: no such folder, or it has no such pictures.
+    Raises VocabkitError: no such folder, it has no such pictures, or one of them is broken.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise VocabkitError(f"{folder}: no such folder; it should hold pictures with their captions in NAME.txt")
     found: dict[str, list[Path]] = {}
-    for file in sorted(each for each in folder.rglob("*") if each.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")):
-        text = file.with_suffix(".txt")
-        if text.is_file():
-            with reading(text):
-                first = text.read_text("utf-8", "replace").strip().partition("\n")[0]
-            if named := _NAME_IN_CAPTION.fullmatch(first.strip()):
-                found.setdefault(named[1].lower(), []).append(file)
+    left_out: dict[str, list[Path]] = {}
+    visible = (each for each in folder.rglob("*") if not each.name.startswith("."))
+    files = sorted(each for each in visible if IMAGE.fullmatch(each.name) or each.suffix.lower() == ".svg")
+    for file in files:
+        name, problem = _name_or_problem(file)
+        if name:
+            found.setdefault(name, []).append(file)
+        else:
+            left_out.setdefault(problem, []).append(file)
     if not found:
         raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
+    for problem, those in left_out.items():
+        message = f"{folder}: {len(those):,} of {len(files):,} pictures left out, first {those[0]}: {problem}"
+        warnings.warn(message, VocabkitWarning, stacklevel=2)
     return found
+
+
+def _name_or_problem(file: Path) -> tuple[str, str]:
+    """The name of the thing in a picture, or "" and why it can't be used."""
+    if file.suffix.lower() not in _PICTURES:
+        return "", f"not {', '.join(_PICTURES)}"
+    text = file.with_suffix(".txt")
+    if not text.is_file():
+        return "", "no caption in a .txt beside it"
+    with reading(text):
+        caption = text.read_text("utf-8-sig", "replace")
+    name = name_in_caption(caption)
+    if name is None:
+        return "", f"its caption is not a, an or some and up to {_MOST_WORDS} words, such as `A red apple.`"
+    with load_cut_out(file) as picture:
+        try:
+            check_shape(picture, pad=False)
+        except VocabkitError:
+            return "", "too long and thin to be seen"
+    return name, ""
+
+
+def name_in_caption(caption: str) -> str | None:
+    """The name in the first line of a caption, in lower case: `red apple` of `A red apple.`; None in another form.
+
+    Its words are of letters of any script, hyphens and apostrophes.
+    """
+    first, *_ = [*caption.strip().splitlines(), ""]
+    determiner, *words = unicodedata.normalize("NFC", first).lower().rstrip(" \t.!").split() or [""]
+    is_name = determiner in _DETERMINERS and 1 <= len(words) <= _MOST_WORDS and all(map(_is_word, words))
+    return " ".join(words) if is_name else None
+
+
+def _is_word(text: str) -> bool:
+    """Whether there are only letters, marks on them, hyphens and apostrophes, and at least one letter."""
+    kinds = {
+        unicodedata.category(character)[0] for character in text if character not in "-'\N{RIGHT SINGLE QUOTATION MARK}"
+    }
+    return "L" in kinds and kinds <= {"L", "M"}
 
 
 def cut_out(file: Path, size: int) -> Image:
