@@ -419,9 +419,13 @@ def test_llm_that_changes_its_logits_outside_of_llava_only_is_refused(
 
 
 def test_healthy_files_of_another_kind_are_not_called_truncated(tmp_path: Path) -> None:
-    (tmp_path / "llm.gguf").write_bytes(b"GGUF" + bytes(50))
-    with pytest.raises(VocabkitError, match=r"llm\.gguf: not a file of torch\.save \(of torch 1\.6 or newer\)$"):
-        open_teacher(str(tmp_path / "llm.gguf"))
+    for name, problem in (
+        ("llm.gguf", "a GGUF, of which no projector is read; give"),
+        ("a.png", "not a file of torch.save"),
+    ):
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(50))
+        with pytest.raises(VocabkitError, match=f"{name}: {problem}"):
+            open_teacher(str(tmp_path / name))
 
 
 def test_adapter_with_a_head_is_moved_instead(adopted: Path) -> None:

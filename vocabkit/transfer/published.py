@@ -45,6 +45,7 @@ _WHOLE = "set `image_aspect_ratio` to pad to take its projector for the whole pi
 _KEY = re.compile(r"((?:.*\.)?(?:mm|multi_modal)_projector\.)([0-9]+|linear_[0-9]+)\.(weight|bias)")
 _LINEAR = re.compile(r"(?:.*\.)?mm_projector\.(weight|bias)")
 _MLP = "only LLaVA's MLP of two layers with a GELU can be adopted"
+_GIVE = "give an mm_projector.bin, or the folder of a checkpoint"
 _OF_LORA = ("non_lora_trainables.bin", "adapter_model.safetensors", "adapter_model.bin")
 """Files of a LoRA folder that may hold a projector: LLaVA's own, then those of peft."""
 
@@ -355,9 +356,7 @@ def _projector_keys(path: Path, content: Mapping[Any, Any]) -> dict[tuple[str, s
         if any(map(_LINEAR.fullmatch, names)):
             raise VocabkitError(f"{path}: its projector is one linear layer, as in the first LLaVA; {_MLP}")
         has = f" (it has {quote(', '.join(names[:3]), 80)}{', …' if len(names) > 3 else ''})" if names else ""
-        raise VocabkitError(
-            f"{path}: no mm_projector layers in it{has}; give an mm_projector.bin, or the folder of a checkpoint"
-        )
+        raise VocabkitError(f"{path}: no mm_projector layers in it{has}; {_GIVE}")
     return found
 
 
@@ -365,6 +364,8 @@ def _contents(path: Path) -> Mapping[Any, Any]:
     """The tensors of a projector, and whatever else is in a file of torch.save."""
     if path.is_dir():
         return _folder_contents(path)
+    if path.suffix == ".gguf":
+        raise VocabkitError(f"{path}: a GGUF, of which no projector is read; {_GIVE}")
     if path.name.endswith(".index.json"):
         shards = read_index(path)
         names = sorted({shard for name, shard in shards.items() if _PROJECTOR.search(name)})
