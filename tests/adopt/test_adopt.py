@@ -332,7 +332,9 @@ def test_captions_asked_otherwise_are_left_alone(
 ) -> None:
     before = (adopted / "captions.jsonl").read_bytes()
     chosen = dataclasses.replace(options(world), **changes)
-    with pytest.raises(VocabkitError, match=f"captions.jsonl: answers that were {problem}; choose another folder"):
+    with pytest.raises(
+        VocabkitError, match=f"captions.jsonl: answers that were {problem}; set it as before, or choose"
+    ):
         adopt(str(llava), str(pictures), adopted, chosen)
     assert (adopted / "captions.jsonl").read_bytes() == before
 
@@ -577,7 +579,7 @@ def test_alike_neighbours_are_not_compared(world: World, projector: Path, tmp_pa
 def test_broken_pictures_are_told_and_counted(world: World, llava: Path, pictures: Path, tmp_path: Path) -> None:
     some = Path(shutil.copytree(pictures, tmp_path / "some"))
     (some / "empty.png").touch()
-    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures are left out: .*empty\.png"):
+    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures left out; the first: .*empty\.png"):
         found = adopt(str(llava), str(some), tmp_path / "out", options(world, "steps=1", "word_steps=0"))
     assert found.left_out == 1
 
@@ -587,7 +589,7 @@ def test_pictures_without_features_are_told_and_counted(world: World, projector:
     records.append(records[0] | {"image": "new.png"})
     (tmp_path / "more.json").write_text(json.dumps(records))
     chosen = options(world, "steps=1", "word_steps=0", llm=world.one, features=world.features)
-    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures are left out: .* has no features of them"):
+    with pytest.warns(VocabkitWarning, match=r"1 of 13 pictures left out: .* has no features of them"):
         found = adopt(str(projector), str(tmp_path / "more.json"), tmp_path / "out", chosen)
     assert found.left_out == 1
 

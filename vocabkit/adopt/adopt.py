@@ -266,7 +266,7 @@ def _open_features(
         encoder = encoder_of(teacher.projector, options.vision, device=device, dtype=dtype)
         with_fingerprint(teacher.projector, encoder.info["fingerprint"])
         report = cache_features(encoder, _pictures(pictures, options), out / FEATURES, progress=progress)
-        left_out, why = report.broken, "".join(f": {problem}" for problem in report.first_broken[:1])
+        left_out, why = report.broken, "".join(f"; the first: {problem}" for problem in report.first_broken[:1])
     features = open_features(options.features or out / FEATURES)
     check_encoder(teacher.projector.config, features.encoder, features.folder)
     keys = set(features.keys)
@@ -283,9 +283,7 @@ def _open_features(
                 "give `pictures` alone"
             )
     if left_out:
-        warnings.warn(
-            f"{left_out:,} of {left_out + len(keys):,} pictures are left out{why}", VocabkitWarning, stacklevel=4
-        )
+        warnings.warn(f"{left_out:,} of {left_out + len(keys):,} pictures left out{why}", VocabkitWarning, stacklevel=4)
     return features, keys, left_out
 
 

@@ -150,7 +150,7 @@ def _lines(file: Path, asked: Asked) -> list[str]:
         raise VocabkitError(f"{file}: {_NOT_OURS}; choose another folder")
     for key, line in zip(np.repeat(asked.keys, len(asked.questions)), lines, strict=False):
         if problem := _difference(_record(line), asked, key):
-            raise VocabkitError(f"{file}: {problem}; choose another folder, or remove this one")
+            raise VocabkitError(f"{file}: {problem} choose another folder, or remove this one")
     return [f"{line}\n" for line in lines]
 
 
@@ -172,15 +172,17 @@ def _record(line: str) -> dict[str, Any]:
 
 
 def _difference(record: Mapping[str, Any], asked: Asked, key: str) -> str | None:
-    """What keeps a line of the file from being an answer of `asked` about the picture `key`."""
+    """What keeps a line of the file from being an answer of `asked` about the picture `key`, as the beginning of a
+    message.
+    """
     settings = record.get("settings")
     if not isinstance(settings, dict):
-        return _NOT_OURS
+        return f"{_NOT_OURS};"
     if changed := [f"`{name}`" for name, value in asked.settings.items() if settings.get(name) != value]:
-        return f"answers that were given with another {' and '.join(changed)}"
+        return f"answers that were given with another {' and '.join(changed)}; set it as before, or"
     if record.get("teacher") != asked.teacher:
-        return "answers of another teacher: another projector or LLM"
-    return "answers about other pictures" if record.get("image") != key else None
+        return "answers of another teacher: another projector or LLM;"
+    return "answers about other pictures;" if record.get("image") != key else None
 
 
 def _answers(asked: Asked, question: str, visual: Tensor) -> list[str]:
