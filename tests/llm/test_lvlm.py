@@ -434,7 +434,7 @@ def test_adapter_with_other_token_ids_raises(world: World) -> None:
     with pytest.raises(VocabkitError, match="its tokenizer has other ids than two has in the shared vocabulary"):
         LVLM(impostor, transferred)
     stranger = load_llm(f"three={without_name(world.one)}")
-    with pytest.raises(VocabkitError, match="columns of one, two, none of three; name the LLM as there"):
+    with pytest.raises(VocabkitError, match="columns of one, two, none of three; if it is one of them"):
         LVLM(stranger, adapter(world))
 
 
