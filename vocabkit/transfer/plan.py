@@ -209,12 +209,14 @@ def refusal(plan: Plan) -> str:
     tokens = [shared.tokens[int(row)].as_py().decode("utf-8", "backslashreplace") for row in lacking[:5]]
     listed = ", ".join(map(quote, tokens)) + (", …" if len(lacking) > 5 else "")
     mass = "" if shared.counts is None else f", {_share(shared.counts, lacking):.2%} of the corpus mass"
-    what, ways = "tokens", "drop or compose"
     if shared.of_words:
-        what, ways = "words", "drop: its tokenizer changes these words, so they can't be composed"
+        return (
+            f"{plan.target} can't spell {len(lacking):,} of the {len(shared):,} words of this adapter{mass} ({listed}"
+            "), so they can't be composed; set `missing` to drop"
+        )
     return (
-        f"{plan.target} lacks {len(lacking):,} of the {len(shared):,} {what} of this adapter{mass} ({listed}); "
-        f"set `missing` to {ways}"
+        f"{plan.target} lacks {len(lacking):,} of the {len(shared):,} tokens of this adapter{mass} ({listed}); "
+        "set `missing` to drop or compose"
     )
 
 
