@@ -273,7 +273,7 @@ def test_folder_with_too_few_things_is_named_with_both_numbers(tmp_path: Path) -
     for name in ("lamp", "door"):
         dot(tmp_path / f"folder/{name}.png", (1, 1, 1), f"a {name}")
     problem = error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder"))
-    assert problem == "folder: has 2 usable things, and scenes need at least 15; add things"
+    assert problem == "folder: scenes need 15 things or more, and it has 2; add things"
     assert not (tmp_path / "out").exists()
 
 
@@ -310,8 +310,10 @@ def test_drawings_have_no_split_of_other_pictures(tmp_path: Path) -> None:
 def test_folder_without_captions_raises(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     dot(tmp_path / "folder/a.png", (1, 1, 1), None)
-    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder"))
-    assert problem == "folder: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`"
+    done = vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder")
+    told, problem = done.stderr.splitlines()
+    assert "first folder/a.png: no caption in a .txt beside it" in told
+    assert problem == "error: folder: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`"
     assert error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "none")).startswith("none: no such folder")
 
 

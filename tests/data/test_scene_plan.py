@@ -103,7 +103,7 @@ def test_too_many_held_out_scenes_raise() -> None:
 
 def test_fewest_things_make_scenes_and_fewer_raise() -> None:
     assert all(plan_scenes(NAMES[:FEWEST], train=20, held_out=2, seed=0).values())
-    with pytest.raises(VocabkitError, match=r"^things: has 14 usable things, and scenes need at least 15; add things$"):
+    with pytest.raises(VocabkitError, match=r"^things: scenes need 15 things or more, and it has 14; add things$"):
         plan_scenes(NAMES[: FEWEST - 1], train=20, held_out=2, seed=0, source="things")
 
 

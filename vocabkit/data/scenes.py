@@ -96,9 +96,7 @@ def plan_scenes(
     or none of a split can be counted.
     """
     if len(names) < FEWEST:
-        raise VocabkitError(
-            f"{source}: has {len(names):,} usable things, and scenes need at least {FEWEST}; add things"
-        )
+        raise VocabkitError(f"{source}: scenes need {FEWEST} things or more, and it has {len(names):,}; add things")
     rng = random.Random(seed)
     shuffled = rng.sample(sorted(names), len(names))
     new = shuffled[: round(len(shuffled) * _NEW_DRAWINGS)]
@@ -316,11 +314,11 @@ def pictures_of_things(folder: str | Path) -> dict[str, list[Path]]:
             found.setdefault(name, []).append(file)
         else:
             left_out.setdefault(problem, []).append(file)
-    if not found:
-        raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
     for problem, those in left_out.items():
         message = f"{folder}: {len(those):,} of {len(files):,} pictures left out, first {those[0]}: {problem}"
         warnings.warn(message, VocabkitWarning, stacklevel=2)
+    if not found:
+        raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
     return found
 
 
