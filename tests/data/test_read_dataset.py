@@ -173,7 +173,9 @@ def test_unreadable_dataset_raises_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a" / "train.parquet").write_bytes(b"PAR1 and no more")
     assert "can't read split 'train' of this dataset" in refusal(source)
     (tmp_path / "empty").mkdir()
-    assert refusal(str(tmp_path / "empty")) == "an empty folder; name one with pictures in it"
+    assert refusal(str(tmp_path / "empty")) == "no pictures in this folder; name one that has some"
+    (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
+    assert refusal(str(tmp_path / "empty")) == "no pictures in this folder; name one that has some"
     assert refusal(str(tmp_path / "absent")) == "no such folder, and no hub id (owner/name)"
     assert "can't read split 'train' of this dataset" in refusal("nobody/nothing")  # offline
 

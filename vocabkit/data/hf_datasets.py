@@ -134,8 +134,8 @@ def _open(source: str, split: str, *, streaming: bool, batch_size: int | None = 
     """A `datasets.Dataset`, or an `IterableDataset`. Of a Parquet file, `batch_size` rows are read at a time."""
     with needs_extra("train", "reading a Hugging Face dataset"):
         import datasets
-    if Path(source).is_dir() and not any(Path(source).iterdir()):
-        raise VocabkitError(f"{source}: an empty folder; name one with pictures in it")
+    if Path(source).is_dir() and all(file.suffix in (".txt", ".md") for file in Path(source).iterdir()):
+        raise VocabkitError(f"{source}: no pictures in this folder; name one that has some")
     if not is_parquet(source) and any(Path(source, file).is_file() for file in ("state.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(source)
         rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
