@@ -1,4 +1,4 @@
-"""Scenes with questions as people ask them, for a chat template: a sentence about a picture, or the names of its things.
+"""Scenes with questions as people ask them, for a chat template: a sentence about a picture, or what is in it.
 
     python benchmarks/asked.py SCENES FOLDER
 
@@ -19,7 +19,10 @@ def asked(record: dict[str, Any], number: int) -> dict[str, Any]:
     if number % 2:
         answer = answer.rsplit(" on a", 1)[0] + "." if record["background"] else answer
     question = NAME if number % 2 else DESCRIBE
-    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer[0].upper() + answer[1:]}]
+    turns = [
+        {"from": "human", "value": f"<image>\n{question}"},
+        {"from": "gpt", "value": answer[0].upper() + answer[1:]},
+    ]
     return record | {"conversations": turns}
 
 

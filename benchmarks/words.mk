@@ -218,7 +218,7 @@ $(OUT)/asked/train.json: $(OUT)/scenes/train.json benchmarks/asked.py
 
 LLAVA = $(VOCABKIT) train $(RECIPE) --set features=$(OUT)/vit-features --out $(@D) --set llm=$(FILE_smollm2) --set word_steps=0 --set batch=16
 $(OUT)/llava-stage1/done: $(OUT)/vit-features/index.json
-	$(LLAVA) --set data='["$(OUT)/scenes/train.json"]' --set template=plain --set connector=mlp --set learning_rate=1e-3 \
+	$(LLAVA) --set data='["$(OUT)/scenes/train.json"]' --set template=plain --set connector=mlp --set hidden_width=576 --set learning_rate=1e-3 \
 	  --set precision=bfloat16 --set steps=300 && touch $@
 $(OUT)/llava-stage2/done: $(OUT)/llava-stage1/done $(OUT)/asked/train.json
 	$(LLAVA) --set data='["$(OUT)/asked/train.json"]' --set template=chat --set adapter=$(<D)/adapter --set train_llm=lora \

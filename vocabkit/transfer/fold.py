@@ -91,12 +91,17 @@ def _head_times_rows(head: nn.Linear, embeddings: Tensor, dtype: torch.dtype) ->
     return mixed, bias
 
 
-def check_padding(hidden: int, width: int) -> None:
-    """Raise VocabkitError if a hidden layer of that many units can't be padded to `width`."""
+def check_padding(hidden: int, width: int, *, mlp: bool = False) -> None:
+    """Raise VocabkitError if a hidden layer of that many units can't be padded to `width`.
+
+    Args:
+        mlp: it is that of an MLP projector, which is not distilled.
+    """
     if hidden > width:
+        other = f"train it with `hidden_width` {width}" if mlp else "give `features` to distil it"
         raise VocabkitError(
             f"the hidden layer has {hidden:,} units, more than the LLM's width {width:,}, which a stock Llava "
-            "projector can't hold; export mmproj (llama.cpp) or projector, or give `features` to distil it"
+            f"projector can't hold; export mmproj (llama.cpp) or projector, or {other}"
         )
 
 

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from vision_models import VISION
 
 from vocabkit.errors import VocabkitError
+from vocabkit.transfer.export.export import export
 from vocabkit.transfer.published import export_mm_projector
 
 HERE = Path(__file__).parent
@@ -46,6 +47,8 @@ def test_keys_are_those_of_llava(tmp_path: Path) -> None:
 def test_hidden_layer_wider_than_the_llm_raises(tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match="has 64 units, more than the LLM's width 48"):
         export_mm_projector(projector(hidden=64), tmp_path / "mm_projector.bin")
+    with pytest.raises(VocabkitError, match="or train it with `hidden_width` 48"):
+        export(projector(hidden=64), "mm_projector", tmp_path / "mm_projector.bin")
     assert not list(tmp_path.iterdir())
 
 

@@ -141,7 +141,7 @@ def export(
     if isinstance(adapter, LangBridgeAdapter) and features is None:  # last: its advice would not help against the above
         check_folds(adapter.config.head)
     if form in (*_WHOLE_MODELS, "mm_projector"):
-        check_padding(config.hidden_width, config.llm_width)
+        check_padding(config.hidden_width, config.llm_width, mlp=isinstance(adapter, MLPProjector))
     vision = None if options.vision is None else model_folder(options.vision)
     if form in _WHOLE_MODELS and vision is not None:
         check_vision(config, vision, layer, keep_cls=keep_cls, aspect_ratio=aspect_ratio)
@@ -239,7 +239,7 @@ def _check_recorded_width(config: Mapping[str, Any]) -> None:
         return  # damaged, or another obstacle comes first
     hidden, width = own.get("hidden_width"), config.get("target_width", config.get("llm_width"))
     if isinstance(hidden, int) and isinstance(width, int):
-        check_padding(hidden, width)
+        check_padding(hidden, width, mlp="llm_width" in config)
 
 
 def check_padding_of_llama_cpp(config: MLPConfig, accepted: AspectRatio | None) -> None:
