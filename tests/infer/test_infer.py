@@ -807,7 +807,7 @@ def test_vision_encoder_that_is_gone_is_named_with_the_option(world: InferWorld,
 
 def test_other_vision_encoder_raises(world: InferWorld, tmp_path: Path) -> None:
     words = ("infer", world.mlp, world.pictures, "--out", "out", "--vision", "efficientnet-lite0")
-    assert "gives features of width 1280, but the adapter takes 32" in error_of(vocabkit_here(tmp_path, *words))
+    assert "gives features of width 1280, but the projector takes 32" in error_of(vocabkit_here(tmp_path, *words))
 
 
 def test_llm_with_other_ids_raises(world: InferWorld, tmp_path: Path) -> None:
