@@ -190,24 +190,33 @@ $(VQA)/$(1).json: $(VQA)/words/done
 endef
 $(foreach llm,$(LLMS),$(eval $(call ASK_EASY_VQA,$(llm))))
 
-# ---- adoption: SmolLM2's MLP is the teacher, the student reads no captions: make -f benchmarks/words.mk adopted
-adopted: $(OUT)/smollm2-adopted.json $(OUT)/gemma3-adopted.json $(OUT)/qwen-small-adopted.json
+# ---- adoption: SmolLM2's MLP after stage 2 is the teacher, the student reads no captions: make -f benchmarks/words.mk adopted
+ADOPTED_IN := smollm2 gemma3 qwen-small
+adopted: $(ADOPTED_IN:%=$(OUT)/adopted-in-%.json)
 .PHONY: adopted
 
-QUESTION = $$($(PYTHON) -c 'import json; print(json.load(open("$(OUT)/scenes/train.json"))[0]["conversations"][0]["value"])')
-$(OUT)/adopted/done: $(OUT)/smollm2-mlp/done
-	$(VOCABKIT) adopt $(<D)/adapter --llm $(FILE_smollm2) --for gemma3 --for qwen2.5 --features $(OUT)/features \
-	  --pictures $(OUT)/scenes/train.json --template completion --question "$(QUESTION)" --max-new-tokens 14 --words \
-	  --out $(@D) --set word_steps=800 --set steps=400 --set precision=bfloat16 && touch $@
+MORE = $(TRAIN) --set llm=$(FILE_smollm2) --set word_steps=0 --set batch=16 --set precision=bfloat16 --set adapter=$(<D)/adapter
+$(OUT)/teacher-stage1/done: $(OUT)/smollm2-mlp/done
+	$(MORE) --set steps=500 --set learning_rate=5e-4 && touch $@
+$(OUT)/teacher/done: $(OUT)/teacher-stage1/done
+	$(MORE) --set steps=100 --set learning_rate=2e-4 --set train_llm=lora && touch $@
 
-RIVALS = $(if $(filter-out smollm2,$*),--rival $(OUT)/smollm2-mlp/adapter --rival-llm $(FILE_smollm2))
-$(OUT)/%-adopted.json: $(OUT)/%-moved-adopted/done $(OUT)/%-mlp/done
-	$(VALIDATE) --llm $(FILE_$*) --adapter mlp=$(OUT)/$*-mlp/adapter --adapter adopted=$(<D)/adapter $(RIVALS)
+QUESTION = $$($(PYTHON) -c 'import json; print(json.load(open("$(OUT)/scenes/train.json"))[0]["conversations"][0]["value"])')
+$(OUT)/adopted/done: $(OUT)/teacher/done
+	$(VOCABKIT) adopt $(<D)/adapter --llm smollm2=$(<D)/llm --for gemma3 --for qwen2.5 --features $(OUT)/features \
+	  --pictures $(OUT)/scenes/train.json --template completion --question "$(QUESTION)" --max-new-tokens 14 --words \
+	  --out $(@D) --set word_steps=800 --set word_batch=64 --set epochs=0 && touch $@
+
+$(OUT)/adopted-in-smollm2.json: $(OUT)/adopted/done
+	$(VALIDATE) --llm smollm2=$(OUT)/teacher/llm --adapter mlp=$(OUT)/teacher/adapter --adapter adopted=$(<D)/adapter
+$(OUT)/adopted-in-%.json: $(OUT)/%-moved-adopted/done $(OUT)/%-mlp/done
+	$(VALIDATE) --llm $(FILE_$*) --adapter mlp=$(OUT)/$*-mlp/adapter --adapter adopted=$(<D)/adapter \
+	  --rival $(OUT)/teacher/adapter --rival-llm smollm2=$(OUT)/teacher/llm
 
 # ---- adoption from a folder, as docs/own-llava.md has it: make -f benchmarks/words.mk llava-adopted
 #
 # A Llava of SmolLM2 and the ViT, made as LLaVA is: captions for the MLP, then two questions for both. Its answers teach.
-llava-adopted: $(OUT)/smollm2-llava-adopted.json $(OUT)/qwen-small-llava-adopted.json $(OUT)/gemma3-llava-adopted.json
+llava-adopted: $(ADOPTED_IN:%=$(OUT)/llava-in-%.json)
 .PHONY: llava-adopted
 
 $(OUT)/vit-features/index.json: $(OUT)/scenes/train.json $(VIT)/config.json
@@ -226,6 +235,16 @@ $(OUT)/llava-stage2/done: $(OUT)/llava-stage1/done $(OUT)/asked/train.json
 $(OUT)/llava/config.json: $(OUT)/llava-stage2/done
 	$(VOCABKIT) export $(<D)/adapter --as llava --llm smollm2=$(<D)/llm --vision $(VIT) --overwrite --out $(@D)
 
-$(OUT)/llava-adopted/done: $(OUT)/llava/config.json
-	$(VOCABKIT) adopt $(<D) --features $(OUT)/vit-features --pictures $(OUT)/scenes/train.json --for gemma3 --for qwen2.5 --words \
-	  --max-new-tokens 14 --out $(@D) --set word_steps=800 --set steps=60 --set precision=bfloat16 && touch $@
+# in the precision of the folder, in which its vision model was written
+$(OUT)/llava-features/index.json: $(OUT)/llava/config.json
+	$(VOCABKIT) features $(OUT)/scenes/combination.json $(OUT)/scenes/train.json --vision $(<D) --layer -3 --out $(@D)
+$(OUT)/llava-adopted/done: $(OUT)/llava-features/index.json
+	$(VOCABKIT) adopt $(OUT)/llava --features $(<D) --pictures $(OUT)/scenes/train.json --for gemma3 --for qwen2.5 --words \
+	  --max-new-tokens 14 --out $(@D) --set word_steps=800 --set word_batch=64 --set epochs=0 && touch $@
+
+READ_IN = $(VOCABKIT) validate --features $(OUT)/llava-features --limit $(LIMIT) --batch 8 --overwrite --out $@
+$(OUT)/llava-in-smollm2.json: $(OUT)/llava-adopted/done
+	$(READ_IN) $(OUT)/asked/combination.json --template chat --llm $(OUT)/llava \
+	  --adapter mlp=$(<D)/teacher --adapter adopted=$(<D)/adapter
+$(OUT)/llava-in-%.json: $(OUT)/%-moved-llava-adopted/done
+	$(READ_IN) $(OUT)/scenes/combination.json --template completion --llm $(FILE_$*) --adapter adopted=$(<D)/adapter
