@@ -80,7 +80,7 @@ def _sample(where: str, content: Any, folder: ImageFolder) -> Sample:
         raise VocabkitError("not a record of LLaVA (Object missing required field `conversations`)")
     return Sample(
         id=where if record.id is None else str(record.id),
-        images=_pictures(where, content, folder),
+        images=_images(record, folder),
         turns=parse_turns(record.conversations),
         extra={key: value for key, value in content.items() if key not in _Record.__struct_fields__},
     )
@@ -93,7 +93,10 @@ def _record(content: Any) -> _Record:
         raise VocabkitError(f"not a record of LLaVA ({quote(str(error), 120)})") from error
 
 
-def _pictures(where: str, content: Any, folder: ImageFolder) -> tuple[Picture, ...]:
-    record = _record(content)
+def _pictures(_: str, content: Any, folder: ImageFolder) -> tuple[Picture, ...]:
+    return _images(_record(content), folder)
+
+
+def _images(record: _Record, folder: ImageFolder) -> tuple[Picture, ...]:
     names = [record.image] if isinstance(record.image, str) else record.image or []
     return tuple(Picture(name, folder.file(name)) for name in names)

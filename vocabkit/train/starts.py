@@ -28,11 +28,11 @@ _BATCH = 32
 _Item = TypeVar("_Item")
 
 
-def rows_of_names(file: str, shared: SharedVocabulary) -> list[int | None]:
-    """The row of each name in `file`, in any case; None for a name that is no row. Raises as `read_names`."""
+def rows_of_names(names: Sequence[str], shared: SharedVocabulary) -> list[int | None]:
+    """The row of each name, in any case; None for a name that is no row."""
     tokens = enumerate(shared.tokens.to_pylist())
     row_of = {key((token or b"").decode("utf-8", "replace")): row for row, token in tokens}
-    return [row_of.get(key(name)) for name in read_names(file)]
+    return [row_of.get(key(name)) for name in names]
 
 
 def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[Sample], images: Images) -> None:
@@ -40,7 +40,8 @@ def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[S
 
     Raises VocabkitError: as `read_names` and `label_scores`; no name is a row.
     """
-    names, rows = read_names(file), rows_of_names(file, adapter.shared)
+    names = read_names(file)
+    rows = rows_of_names(names, adapter.shared)
     if set(rows) == {None}:
         raise VocabkitError(
             f"{file}: none of its names is a row of the shared vocabulary; build that with `build-shared --names`"

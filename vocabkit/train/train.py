@@ -31,6 +31,7 @@ from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
 from vocabkit.llm.lvlm import LVLM
 from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.shared.words import read_names
 from vocabkit.tokenizer.catalog import without_name
 from vocabkit.train.dataset import CaptionData, Images, SampleWords, plan
 from vocabkit.train.loop import Phase, State, Step, run, whole_tensors
@@ -134,7 +135,7 @@ def _train(
     phases = _plan_phases(recipe, samples, images, llm, lvlm, words, accelerator)
     named = []
     if recipe.start_from_labels is not None:
-        named = rows_of_names(recipe.start_from_labels, head_of(lvlm).shared)
+        named = rows_of_names(read_names(recipe.start_from_labels), head_of(lvlm).shared)
     metrics = _Metrics(accelerator, out / METRICS, saved.step if saved else 0)
     if accelerator.is_main_process:
         write_text(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
