@@ -99,6 +99,7 @@ def test_long_step_that_reports_nothing_says_how_long_it_takes() -> None:
     assert lines.line(time.monotonic() + 42.3) == "loading: 42 s so far"
     lines.show("pictures", 0, 1000)
     assert lines.line(time.monotonic() + 42.3) == "pictures: 0 of 1,000, 42 s so far"
+    lines.ended.set()  # or its thread speaks in a later test
 
 
 def test_command_shows_at_once_that_it_loads(tmp_path: Path) -> None:
