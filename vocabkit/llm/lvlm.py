@@ -199,7 +199,7 @@ def _read_start(llm: Any, batch: Batch) -> tuple[int, DynamicCache | None]:
     cache = DynamicCache(config=llm.config)
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return 0, None
-    some = {"logits_to_keep": 1} if _takes(llm, "logits_to_keep") else {}
+    some = {"logits_to_keep": batch.ids.new_empty(0)} if _takes(llm, "logits_to_keep") else {}  # only keys and values
     with torch.no_grad():
         embedded = llm.get_input_embeddings()(first[None, :start])
         llm(inputs_embeds=embedded, past_key_values=cache, use_cache=True, **some)
