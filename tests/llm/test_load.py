@@ -44,6 +44,18 @@ def test_folder_is_itself_with_or_without_a_name(tmp_path: Path) -> None:
     assert model_folder(str(folder)) == folder
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_output_layer_gets_the_last_hidden_states_without_gaps(tmp_path: Path, sequences: int) -> None:
+    """Of strided ones torch copies the weights for each sequence on a CPU."""
+    model = load_llm(llm(tmp_path / "llm")).model
+    seen = list[Any]()
+    model.get_output_embeddings().register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    ids = torch.arange(5 * sequences).view(sequences, 5)
+    last, every = (model(input_ids=ids, logits_to_keep=kept).logits for kept in (1, 0))
+    torch.testing.assert_close(last, every[:, -1:])
+    assert [hidden.stride() for hidden in seen] == [(48, 48, 1), (5 * 48, 48, 1)]
+
+
 def test_llm_inside_a_llava_checkpoint_is_the_llm(tmp_path: Path) -> None:
     """Under the names of the hub's checkpoints, and under those that transformers writes today."""
     alone = llm(tmp_path / "llm")

@@ -276,6 +276,15 @@ def test_frozen_llm_reads_common_prefix_once(family: str) -> None:
     assert positions_read(model, lambda: caption_loss(model, batch, visual)) == len(START) + rest
 
 
+def test_common_prefix_costs_no_logits() -> None:
+    model, batch = small("all it has read"), collate(ALIKE, [])
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape[1]))
+    caption_loss(model, batch, torch.randn(len(ALIKE), TOKENS, WIDTH))
+    counted = (batch.labels[:, 1:] != IGNORED).any(dim=0)
+    assert seen == [0, int(counted.sum())]
+
+
 def test_short_common_prefix_is_read_with_each_sequence() -> None:
     model, visual = small("all it has read"), torch.randn(2, TOKENS, WIDTH)
     batch = collate([Prompt(each.ids[23:], each.labels[23:]) for each in ALIKE[:2]], [])

@@ -99,7 +99,17 @@ def load_llm(llm: str | Path, dtype: torch.dtype = torch.float32) -> LLM:
         tokenizer.pad_token = tokenizer.eos_token
     file = down_to_llm(llm_source(source))[-1]
     rounding = open_gguf(file)[1].rounding if file.suffix == ".gguf" else 0.0
+    if (output_layer := model.get_output_embeddings()) is not None:
+        output_layer.register_forward_pre_hook(_contiguous)
     return LLM(source, vocabulary, model.eval().requires_grad_(False), tokenizer, rounding)
+
+
+def _contiguous(layer: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Give an output layer hidden states, (B, W, D), without gaps between sequences. On a CPU, torch copies the weights
+    for each sequence of a slice, such as the last states of each: 22 s for eight in bfloat16, instead of 0.1.
+    """
+    (hidden,) = inputs
+    return (hidden.clone(memory_format=torch.contiguous_format),)  # contiguous() keeps the strides of one sequence
 
 
 def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
