@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import TOKENIZER, AsJson, Overwrite, check_output, resolve_one
-from .show import counted, note, say, shared_as_json, show_json, working
+from .show import note, say, shared_as_json, show_json, working
 
 if TYPE_CHECKING:
     from vocabkit.shared.shared_vocabulary import Row
@@ -36,7 +36,7 @@ def show(
     Prints its tokenizers, how its rows were chosen, and some of its rows. Exit code 1 if no row has the token of
     --token. Example: vocabkit show qwen2-llama3.arrow --search house
     """
-    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.errors import VocabkitError, counted, quote
     from vocabkit.report.layout import show_token
     from vocabkit.shared.explain import unescape
     from vocabkit.shared.shared_vocabulary import find_rows, open_shared, read_rows
@@ -89,6 +89,7 @@ def diff(
 
     For example, a base model's and a fine-tune's. Exit code 1 if they differ. Example: vocabkit diff qwen2 qwen2.5
     """
+    from vocabkit.errors import counted
     from vocabkit.report.layout import show_token
     from vocabkit.shared.diff import diff as compare
 

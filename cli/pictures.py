@@ -37,7 +37,7 @@ from .options import (
     part_of,
     write_page,
 )
-from .show import counted, note, note_broken, note_left, say, show, show_json, show_progress
+from .show import note, note_broken, note_left, say, show, show_json, show_progress
 
 
 class Dtype(enum.StrEnum):
@@ -124,7 +124,7 @@ def infer(
 
     Safe to kill; the next run resumes. Missing and broken pictures are reported and left out.
     """
-    from vocabkit.errors import VocabkitError
+    from vocabkit.errors import VocabkitError, counted
     from vocabkit.files.memory import keep_freed_memory
     from vocabkit.llm.prompts import check_question, parse_template
 

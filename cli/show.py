@@ -62,11 +62,6 @@ def fitted(line: str, stream: TextIO) -> str:
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: `1 row`, `1,200 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def note(line: str, *, unbroken: bool = False) -> None:
     """Print a line on stderr, as `say` does on stdout; not with --quiet.
 
@@ -109,6 +104,8 @@ def note_broken(broken: int, pictures: int, problems: Iterable[str]) -> None:
 
 def note_left(left: int) -> None:
     """Say on stderr how many pictures of other parts are not there yet, if any."""
+    from vocabkit.errors import counted
+
     if left:
         those = f"{counted(left, 'picture')} {'is' if left == 1 else 'are'}"
         note(f"{those} of other parts, and not there yet; the part that ends last completes the folder")

@@ -37,7 +37,7 @@ from .options import (
     named_values,
     part_of,
 )
-from .show import SCHEMA, Show, counted, note, note_broken, note_left, running, say, show, show_json, show_progress
+from .show import SCHEMA, Show, note, note_broken, note_left, running, say, show, show_json, show_progress
 
 if TYPE_CHECKING:
     from vocabkit.train.loop import Step
@@ -141,6 +141,7 @@ def features(
     The vision model is frozen. An interrupted run resumes. Missing and broken pictures are counted and left out.
     """
     from vocabkit.data.sources import Columns
+    from vocabkit.errors import counted
     from vocabkit.files.memory import keep_freed_memory
 
     grid, part = grid_size(pool), part_of(partition)
@@ -192,6 +193,7 @@ def train(
 
     For several GPUs or machines: accelerate launch -m vocabkit_cli train RECIPE --out DIR
     """
+    from vocabkit.errors import counted
     from vocabkit.files.memory import keep_freed_memory
     from vocabkit.train.recipe import STATE, read_recipe
 

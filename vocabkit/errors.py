@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,11 @@ class VocabkitWarning(UserWarning):
     """What a user should know although the work continues. The command line shows it as a note on stderr."""
 
 
+def warn(message: str) -> None:
+    """Issue a VocabkitWarning for the caller of the function that calls this."""
+    warnings.warn(message, VocabkitWarning, stacklevel=3)
+
+
 def one_line(text: str) -> str:
     """Escape line breaks and control characters, so that no file name or content can break the line or control the
     terminal.
@@ -29,6 +35,11 @@ def quote(text: str, limit: int = 60) -> str:
     """Quote text of an untrusted file, escaped and shortened to fit a one-line message."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return ascii(shown) if not shown.isprintable() else repr(shown)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:

@@ -75,7 +75,7 @@ def test_head_learns_which_word_a_picture_shows(world: World, trained: Path) -> 
         assert adapter.shared[2 + int(mass.argmax())] == f" {colour}".encode()
 
 
-def test_captions_without_words_are_counted_and_refused_if_none_has_any(world: World, tmp_path: Path) -> None:
+def test_captions_that_teach_the_word_loss_nothing_are_told(world: World, tmp_path: Path) -> None:
     records = json.loads(world.data.read_text())
     for sample, answer in ((2, "zzzq qqqx"), (5, "!")):
         records[sample]["conversations"][1]["value"] = answer
@@ -92,6 +92,12 @@ def test_captions_without_words_are_counted_and_refused_if_none_has_any(world: W
     none.write_text(json.dumps(records))
     with pytest.raises(VocabkitError, match="none of the 12 captions has a word of the shared vocabulary"):
         train(world.recipe(**settings, data=(str(none),)), tmp_path / "none")
+    for record in records:
+        record["conversations"][1]["value"] = "a red thing"
+    same = world.data.with_name("same.json")
+    same.write_text(json.dumps(records))
+    with pytest.warns(VocabkitWarning, match="all captions have the same words of the shared vocabulary"):
+        train(world.recipe(**settings, data=(str(same),)), tmp_path / "same")
 
 
 def test_prompt_of_the_recipe_goes_with_the_adapter(world: World, trained: Path, tmp_path: Path) -> None:

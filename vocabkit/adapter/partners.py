@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from vocabkit.adapter.config import SKETCH, AdapterConfig, AspectRatio, LLMInfo, MLPConfig, sampled_ids
 from vocabkit.arrow.arrow_file import take, token_buffers
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, quote, warn
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, Spellings
 from vocabkit.shared.verify import other_ids
 from vocabkit.tokenizer.vocabulary import Kind, Vocabulary
@@ -120,7 +119,7 @@ def unknown_encoder(config: AdapterConfig | MLPConfig, source: str | Path) -> No
     """Warn that an encoder can't be compared."""
     own = config.vision_model
     named = "" if own is None or own == str(source) else f", {quote(own, 200)}"
-    _tell(f"{source}: taken as the adapter's own vision encoder{named}, of which it records no fingerprint to compare")
+    warn(f"{source}: taken as the adapter's own vision encoder{named}, of which it records no fingerprint to compare")
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +199,7 @@ def check_llm(
         difference = _difference_of_rows(shared, name, rows, llm)
     else:
         what = "width" if shared is None else "tokenizer"
-        _tell(f"{source}: only its {what} is compared with that of {name}, whose weights the adapter does not record")
+        warn(f"{source}: only its {what} is compared with that of {name}, whose weights the adapter does not record")
         return 0.0
     if not difference:
         return 0.0
@@ -210,7 +209,7 @@ def check_llm(
             f"{source}: other embedding rows than {name} had for the adapter ({relative}); name that LLM, or set "
             "`other_weights` if this one was tuned from it since"
         )
-    _tell(f"{source}: taken as {name}, with other embedding rows than it had for the adapter ({relative})")
+    warn(f"{source}: taken as {name}, with other embedding rows than it had for the adapter ({relative})")
     return difference
 
 
@@ -333,10 +332,6 @@ def _token_hashes(vocabulary: Vocabulary, ids: np.ndarray) -> np.ndarray:
     hashes = np.zeros(len(ids), np.uint8)
     hashes[is_text] = [1 + hashlib.sha256(token).digest()[0] % 255 for token in tokens]
     return hashes
-
-
-def _tell(message: str) -> None:
-    warnings.warn(message, VocabkitWarning, stacklevel=3)
 
 
 def _shown(value: object) -> str:

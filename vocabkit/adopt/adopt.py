@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from vocabkit.data.pictures import path_key
 from vocabkit.data.samples import Picture
 from vocabkit.data.sources import Columns, image_files, is_image, pictures_of
 from vocabkit.data.urls import each_file, is_url
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, quote, warn
 from vocabkit.files.atomic import claiming, make_folder
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.devices import open_device
@@ -283,7 +282,7 @@ def _open_features(
                 "give `pictures` alone"
             )
     if left_out:
-        warnings.warn(f"{left_out:,} of {left_out + len(keys):,} pictures left out{why}", VocabkitWarning, stacklevel=4)
+        warn(f"{left_out:,} of {left_out + len(keys):,} pictures left out{why}")
     return features, keys, left_out
 
 

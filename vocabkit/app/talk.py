@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from vocabkit.adapter.model import LangBridgeAdapter, load_adapter
 from vocabkit.adapter.words import READING, image_words
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import PLACEHOLDER, Picture, Turn
-from vocabkit.errors import VocabkitError, VocabkitWarning
+from vocabkit.errors import VocabkitError, warn
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.infer.infer import InferOptions, with_prompt
 from vocabkit.interpret.interpret import seen_part
@@ -194,7 +193,7 @@ class Talk:
             except Exception as error:  # a page of one LLM less is better than none
                 partner.problem = str(error) if isinstance(error, VocabkitError) else f"{type(error).__name__}: {error}"
                 partner.state = "failed"
-                warnings.warn(f"{partner.name} is not loaded: {partner.problem}", VocabkitWarning, stacklevel=2)
+                warn(f"{partner.name} is not loaded: {partner.problem}")
             partner.ended = time.monotonic()
 
     def _open(self, source: str) -> Reader:

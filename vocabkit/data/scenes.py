@@ -19,7 +19,6 @@ import io
 import random
 import re
 import unicodedata
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vocabkit.data.pictures import IMAGE, check_shape, load_cut_out
-from vocabkit.errors import VocabkitError, VocabkitWarning, needs_extra
+from vocabkit.errors import VocabkitError, needs_extra, warn
 from vocabkit.files.atomic import reading
 
 if TYPE_CHECKING:
@@ -316,7 +315,7 @@ def pictures_of_things(folder: str | Path) -> dict[str, list[Path]]:
             left_out.setdefault(problem, []).append(file)
     for problem, those in left_out.items():
         message = f"{folder}: {len(those):,} of {len(files):,} pictures left out, first {those[0]}: {problem}"
-        warnings.warn(message, VocabkitWarning, stacklevel=2)
+        warn(message)
     if not found:
         raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
     return found

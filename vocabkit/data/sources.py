@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +13,7 @@ from vocabkit.data.pictures import IMAGE, path_key
 from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
 from vocabkit.data.urls import UrlFile, check_url, each_file, files_below, is_url, last_name
-from vocabkit.errors import VocabkitError, VocabkitWarning
+from vocabkit.errors import VocabkitError, warn
 from vocabkit.hub import is_hub_id
 
 
@@ -92,11 +91,7 @@ def _images(folder: str, files: Iterable[str]) -> list[str]:
             others.append(file)
     if images and others:
         more = f" and {len(others) - 1} more" * (len(others) > 1)
-        warnings.warn(
-            f"{folder}: only its images are taken; name tars and Parquet files themselves: {min(others)}{more}",
-            VocabkitWarning,
-            stacklevel=3,
-        )
+        warn(f"{folder}: only its images are taken; name tars and Parquet files themselves: {min(others)}{more}")
     return images
 
 

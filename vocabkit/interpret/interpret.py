@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,7 +28,7 @@ from vocabkit.adapter.partners import check_llm
 from vocabkit.data.llava import is_llava, read_llava
 from vocabkit.data.pictures import BrokenImage, load_image
 from vocabkit.data.samples import Picture, Sample
-from vocabkit.errors import VocabkitError, VocabkitWarning
+from vocabkit.errors import VocabkitError, warn
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.interpret.nearest import HeadReading, nearest_tokens, read_head, searched_ids
 from vocabkit.interpret.results import (
@@ -343,11 +342,9 @@ def _for_target(connectors: Mapping[str, Adapter], target: Target, *, other_weig
             first, report = transfer(connector, target, missing="drop")
             moved[label] = first
             if report.dropped:
-                warnings.warn(
+                warn(
                     f"{target.vocabulary.name} lacks {report.dropped:,} of the adapter's {report.rows:,} rows, "
-                    "which are left out",
-                    VocabkitWarning,
-                    stacklevel=2,
+                    "which are left out"
                 )
         else:
             moved[label] = _moved_as(first, connector, target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from vocabkit.errors import counted
 from vocabkit.report.layout import Columns, Listing, Section, printable, show_token
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def calibration_report(found: Calibration) -> RenderableType:
     elif found.scale != found.best:
         gain = f"{found.gain.value:.3f} ({found.gain.low:.3f} to {found.gain.high:.3f})"
         lines.append(f"the best gains {gain} nats per token, which may be chance, so the scale is kept")
-    lines.append(f"scale {found.scale:.4g} for {printable(found.llm)}, chosen on {_samples(found.samples)}")
+    lines.append(f"scale {found.scale:.4g} for {printable(found.llm)}, chosen on {counted(found.samples, 'sample')}")
     return Group(Text("Caption loss by scale", style="bold"), *map(Text, lines))
 
 
@@ -199,12 +200,12 @@ def validation_report(name: str, result: Result) -> RenderableType:
         for shown, loss in found.caption_loss.items()
     ]
     heads = ("nats/token", "" if few else "95% interval", "retention", "of MLP's gain")
-    sizes = f"{_samples(found.samples)}, {found.visual_tokens:,g} visual tokens"
+    sizes = f"{counted(found.samples, 'sample')}, {found.visual_tokens:,g} visual tokens"
     title = f"{printable(found.llm)} on {printable(name)}: {sizes}"
     parts: list[RenderableType] = [Text(title, style="bold"), Columns(heads, [Section("caption loss, shown", rows)])]
     if found.left_out:
         first = "" if found.first_left_out is None else f"; the first, {printable(found.first_left_out, 200)}"
-        parts.append(Text(f"{_samples(found.left_out)} left out{first}", style="dim"))
+        parts.append(Text(f"{counted(found.left_out, 'sample')} left out{first}", style="dim"))
     if found.pictures is not None and few:
         parts.append(Text(f"{_too_few(found.pictures)} for intervals and a verdict"))
         if found.pictures == 1 and found.gain:
@@ -220,10 +221,6 @@ def validation_report(name: str, result: Result) -> RenderableType:
         verdicts = [(printable(name, _NAME), _verdict(found, name).split()) for name in found.gain]
         parts += [Text(), Listing(verdicts, indent="")]
     return Group(*parts)
-
-
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count:,} samples"
 
 
 def _too_few(pictures: int) -> str:

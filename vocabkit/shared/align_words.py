@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vocabkit.arrow.arrow_file import binary_array
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, counted, quote, warn
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.shared.align import check_tokenizers
 from vocabkit.shared.phrases import count_phrases
@@ -77,7 +76,8 @@ def align_words(
     total = sum(counts.values())
     endless = {word for word in counts if max(map(len, word.split()), default=0) > LONGEST}
     if endless:
-        _warn(f"{_words(len(endless))} of more than {LONGEST} characters left out, such as {quote(min(endless))}")
+        example = quote(min(endless))
+        warn(f"{counted(len(endless), 'word')} of more than {LONGEST} characters left out, such as {example}")
         counts = {word: count for word, count in counts.items() if word not in endless}
     known, listed, of_corpus = {key(word): word for word in counts}, one_form_each(names), len(counts)
     asked = {known.get(each, form) for each, form in listed.items()}
@@ -87,9 +87,10 @@ def align_words(
     presence = np.sum([each.lengths > 0 for each in spelled], axis=0)
     has_row = presence >= required
     if not has_row.any():
-        raise VocabkitError(f"{', '.join(v.name for v in vocabularies)} can spell none of the {_words(len(counts))}")
+        names_of_all = ", ".join(v.name for v in vocabularies)
+        raise VocabkitError(f"{names_of_all} can spell none of the {counted(len(counts), 'word')}")
     if not has_row.all():
-        _warn(_losses(list(counts), [v.name for v in vocabularies], spelled, presence, required))
+        warn(_losses(list(counts), [v.name for v in vocabularies], spelled, presence, required))
     ranked = np.flatnonzero(has_row[:of_corpus])
     if top is not None and not 1 <= top <= len(ranked):
         raise VocabkitError(f"top {top}: choose 1 to {len(ranked)}, the number of words")
@@ -112,7 +113,7 @@ def align_words(
     shared = made.select(kept, selection)
     for vocabulary in vocabularies:
         if told := _long_rows(shared, vocabulary.name):
-            _warn(told)
+            warn(told)
             break
     return shared
 
@@ -129,7 +130,7 @@ def _losses(
     parts = [f"{name} {len(lacking[name]):,} ({_first(lacking[name])})" for name in costly]
     most = int(presence[lost].max())
     remedy = f"; `at_least` {most} keeps what {most} of the {len(names)} can spell" if most else ""
-    left_out = f"{len(lost):,} of {_words(len(words))} left out, which a tokenizer changes or lacks"
+    left_out = f"{len(lost):,} of {counted(len(words), 'word')} left out, which a tokenizer changes or lacks"
     return f"{left_out}: {', '.join(parts)}{remedy}"
 
 
@@ -148,11 +149,3 @@ def _long_rows(shared: SharedVocabulary, name: str) -> str | None:
 def _first(words: Sequence[str]) -> str:
     shown = ", ".join(quote(word) for word in words[:_SHOWN])
     return shown + ", ..." * (len(words) > _SHOWN)
-
-
-def _words(count: int) -> str:
-    return f"{count:,} word" + "s" * (count != 1)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, VocabkitWarning, stacklevel=3)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, quote, warn
 from vocabkit.files.atomic import reading
 from vocabkit.files.patterns import matching
 from vocabkit.files.progress import Progress, no_progress
@@ -144,11 +143,7 @@ def _caption_files(folder: Path) -> list[Path]:
         raise VocabkitError(f"{folder}: no file in this folder ends in {_EXPECTED}")
     if others := sorted(set(visible) - set(found)):
         those = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
-        warnings.warn(
-            f"{folder}: {those} left out, first {others[0].name}; captions are in files that end in {_EXPECTED}",
-            VocabkitWarning,
-            stacklevel=2,
-        )
+        warn(f"{folder}: {those} left out, first {others[0].name}; captions are in files that end in {_EXPECTED}")
     return found
 
 

@@ -123,6 +123,7 @@ class SampleWords:
         self._words = CaptionWords(map(self._rows, samples))
         self.without = self._words.without
         """Samples whose answers have no row."""
+        self.tell_apart = self._words.tell_apart
         if self.without == len(samples):
             what = "word" if shared.of_words else "token"
             raise VocabkitError(

@@ -25,7 +25,7 @@ from vocabkit.adapter.model import Adapter, LangBridgeAdapter, MLPProjector, loa
 from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder, check_llm, llm_info
 from vocabkit.data.samples import Sample
 from vocabkit.data.sources import Columns, samples_of
-from vocabkit.errors import VocabkitError, VocabkitWarning, needs_extra, quote
+from vocabkit.errors import VocabkitError, needs_extra, quote, warn
 from vocabkit.files.atomic import claiming, make_folder, new_folder, write_text
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.load import LLM, load_llm, quiet_transformers
@@ -360,12 +360,13 @@ def _sample_words(recipe: Recipe, samples: list[Sample], llm: LLM, lvlm: LVLM) -
     shared = head_of(lvlm).shared
     words = SampleWords(pictured, shared, llm)
     if words.without:
-        warnings.warn(
+        warn(
             f"{words.without:,} of {len(pictured):,} captions have no {'word' if shared.of_words else 'token'} of the "
-            "shared vocabulary, and teach the word loss nothing",
-            VocabkitWarning,
-            stacklevel=2,
+            "shared vocabulary, and teach the word loss nothing"
         )
+    if not words.tell_apart:
+        what = "words" if shared.of_words else "tokens"
+        warn(f"all captions have the same {what} of the shared vocabulary, which teach the word loss nothing")
     return words
 
 

@@ -49,6 +49,11 @@ class CaptionWords:
             for row in rows:
                 self._found[row] = self._found.get(row, 0) + 1
 
+    @property
+    def tell_apart(self) -> bool:
+        """Whether some caption has a row that another lacks: otherwise no row has a weight."""
+        return any(count < self._captions for count in self._found.values())
+
     def weights(self, rows: Iterable[int]) -> dict[int, float]:
         """Return row -> weight of a caption with these rows.
 

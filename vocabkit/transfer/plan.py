@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ import numpy as np
 
 from vocabkit.adapter.config import AdapterConfig, Spelled, why_not_foldable
 from vocabkit.adapter.description import describe
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, quote, warn
 from vocabkit.hub import hub_id
 from vocabkit.shared.shared_vocabulary import SharedVocabulary, TokenizerInfo
 from vocabkit.shared.verify import other_ids
@@ -229,15 +228,9 @@ def note_spelled(spelled: Spelled | None, scale: float, longest: int) -> None:
     if spelled is None:
         return
     if spelled.positions is not None and spelled.positions < longest:
-        _tell(f"the longest word has {longest} tokens, but `positions` is {spelled.positions}: such words are cut off")
+        warn(f"the longest word has {longest} tokens, but `positions` is {spelled.positions}: such words are cut off")
     if scale != 1:
-        _tell(
-            f"visual tokens are spelled out, but scaled by {scale:g}: an LLM reads them as it reads text at `scale` 1"
-        )
-
-
-def _tell(message: str) -> None:
-    warnings.warn(message, VocabkitWarning, stacklevel=3)
+        warn(f"visual tokens are spelled out, but scaled by {scale:g}: an LLM reads them as it reads text at `scale` 1")
 
 
 _LARGEST_SCALE = 1e6

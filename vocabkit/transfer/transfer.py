@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ from vocabkit.adapter.config import Spelled, Transfer
 from vocabkit.adapter.model import LangBridgeAdapter
 from vocabkit.adapter.partners import LLMTable, llm_info
 from vocabkit.adapter.spelled import SEPARATOR
-from vocabkit.errors import VocabkitError, VocabkitWarning, quote
+from vocabkit.errors import VocabkitError, quote, warn
 from vocabkit.files.progress import Progress, no_progress
 from vocabkit.llm.embeddings import EmbeddingTable, open_embeddings
 from vocabkit.shared.shared_vocabulary import Spellings
@@ -155,11 +154,9 @@ def transfer(
     target = as_target(target)
     before = adapter.config.transfer
     if before is not None and not before.trained:
-        warnings.warn(
+        warn(
             f"the adapter was transferred to {before.target} before, which may have cost it rows; the one that it was "
-            "made from has them all",
-            VocabkitWarning,
-            stacklevel=2,
+            "made from has them all"
         )
     spelled = how_made(adapter.config, visual_tokens)
     if spelled is not None and missing == "compose" and not adapter.shared.of_words:
