@@ -620,6 +620,8 @@ def test_pictures_need_no_conversations(world: World, llava: Path, tmp_path: Pat
         ({"settings": ("llm=other",)}, "`settings` llm: an adoption sets this field itself; give `llm` instead"),
         ({"settings": ("data=[]",)}, "data: an adoption sets this field itself from the projector and its captions"),
         ({"settings": ("teacher=none",)}, "`settings` teacher: an adoption sets this field itself"),
+        ({"settings": ("tracker=nosuch",)}, "tracker 'nosuch' is not installed"),
+        ({"settings": ("start_from_labels=nosuch.txt",)}, "nosuch.txt"),
     ],
 )
 def test_options_that_do_not_go_together(

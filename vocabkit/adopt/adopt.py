@@ -38,7 +38,7 @@ from vocabkit.tokenizer.catalog import resolve, without_name
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.train.loop import Step
 from vocabkit.train.recipe import ADAPTER, STATE, make_recipe
-from vocabkit.train.train import Trained, train
+from vocabkit.train.train import Trained, check_named, train
 from vocabkit.vision.encoder import encoder_of
 from vocabkit.vision.features import Features, cache_features, open_features
 
@@ -175,6 +175,7 @@ def adopt(
         options.settings,
         "`settings`",
     )
+    check_named(recipe)
     make_folder(out)
     if os.environ.get("RANK", "0") == "0":
         with claiming(out):

@@ -97,6 +97,7 @@ def train(
             that is still running there, or a loss that is not finite.
     """
     out = Path(out)
+    check_named(recipe)
     accelerator = _accelerator(recipe, out)
     make_folder(out)
     with claiming(out) if accelerator.is_main_process else nullcontext():
@@ -177,10 +178,18 @@ def _train(
     )
 
 
-def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
+def check_named(recipe: Recipe) -> None:
+    """Raise VocabkitError, before anything is loaded: the tracker that `recipe` names is not installed, or its file of
+    labels is missing or no such list.
+    """
     if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
         names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
         raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; installed are: {names}")
+    if recipe.start_from_labels is not None:
+        read_names(recipe.start_from_labels)
+
+
+def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     AcceleratorState._reset_state()  # otherwise the precision of an earlier training in this process remains
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
