@@ -190,28 +190,32 @@ $(VQA)/$(1).json: $(VQA)/words/done
 endef
 $(foreach llm,$(LLMS),$(eval $(call ASK_EASY_VQA,$(llm))))
 
-# ---- adoption: SmolLM2's MLP after stage 2 is the teacher, the student reads no captions: make -f benchmarks/words.mk adopted
+# ---- adoption: MLPs after stage 2 are the teachers, the students read no captions: make -f benchmarks/words.mk adopted
+TEACHERS := smollm2 qwen-small
 ADOPTED_IN := smollm2 gemma3 qwen-small
-adopted: $(ADOPTED_IN:%=$(OUT)/adopted-in-%.json)
 .PHONY: adopted
 
-MORE = $(TRAIN) --set llm=$(FILE_smollm2) --set word_steps=0 --set batch=16 --set precision=bfloat16 --set adapter=$(<D)/adapter
-$(OUT)/teacher-stage1/done: $(OUT)/smollm2-mlp/done
-	$(MORE) --set steps=500 --set learning_rate=5e-4 && touch $@
-$(OUT)/teacher/done: $(OUT)/teacher-stage1/done
-	$(MORE) --set steps=100 --set learning_rate=2e-4 --set train_llm=lora && touch $@
-
+MORE = $(TRAIN) --set word_steps=0 --set batch=16 --set precision=bfloat16 --set adapter=$(<D)/adapter
 QUESTION = $$($(PYTHON) -c 'import json; print(json.load(open("$(OUT)/scenes/train.json"))[0]["conversations"][0]["value"])')
-$(OUT)/adopted/done: $(OUT)/teacher/done
-	$(VOCABKIT) adopt $(<D)/adapter --llm smollm2=$(<D)/llm --for gemma3 --for qwen2.5 --features $(OUT)/features \
-	  --pictures $(OUT)/scenes/train.json --template completion --question "$(QUESTION)" --max-new-tokens 14 --words \
-	  --out $(@D) --set word_steps=800 --set word_batch=64 --set epochs=0 && touch $@
+NAME = $(firstword $(subst =, ,$(FILE_$(1))))
 
-$(OUT)/adopted-in-smollm2.json: $(OUT)/adopted/done
-	$(VALIDATE) --llm smollm2=$(OUT)/teacher/llm --adapter mlp=$(OUT)/teacher/adapter --adapter adopted=$(<D)/adapter
-$(OUT)/adopted-in-%.json: $(OUT)/%-moved-adopted/done $(OUT)/%-mlp/done
-	$(VALIDATE) --llm $(FILE_$*) --adapter mlp=$(OUT)/$*-mlp/adapter --adapter adopted=$(<D)/adapter \
-	  --rival $(OUT)/teacher/adapter --rival-llm smollm2=$(OUT)/teacher/llm
+define ADOPTED
+adopted: $(OUT)/$(1)-adopted.json $(foreach llm,$(filter-out $(1),$(ADOPTED_IN)),$(OUT)/$(llm)-adopted-$(1).json)
+$(OUT)/$(1)-teacher-stage1/done: $(OUT)/$(1)-mlp/done
+	$$(MORE) --set llm=$(FILE_$(1)) --set steps=500 --set learning_rate=5e-4 && touch $$@
+$(OUT)/$(1)-teacher/done: $(OUT)/$(1)-teacher-stage1/done
+	$$(MORE) --set llm=$(FILE_$(1)) --set steps=100 --set learning_rate=2e-4 --set train_llm=lora && touch $$@
+$(OUT)/$(1)-adopted/done: $(OUT)/$(1)-teacher/done
+	$$(VOCABKIT) adopt $$(<D)/adapter --llm $(NAME)=$$(<D)/llm $(patsubst %,--for %,$(filter-out $(NAME),smollm2 gemma3 qwen2.5)) \
+	  --features $(OUT)/features --pictures $(OUT)/scenes/train.json --template completion --question "$$(QUESTION)" \
+	  --max-new-tokens 14 --words --out $$(@D) --set word_steps=800 --set word_batch=64 --set epochs=0 && touch $$@
+$(OUT)/$(1)-adopted.json: $(OUT)/$(1)-adopted/done
+	$$(VALIDATE) --llm $(NAME)=$(OUT)/$(1)-teacher/llm --adapter mlp=$(OUT)/$(1)-teacher/adapter --adapter adopted=$$(<D)/adapter
+$(OUT)/%-adopted-$(1).json: $(OUT)/%-moved-$(1)-adopted/done $(OUT)/%-mlp/done
+	$$(VALIDATE) --llm $$(FILE_$$*) --adapter mlp=$(OUT)/$$*-mlp/adapter --adapter adopted=$$(<D)/adapter \
+	  --rival $(OUT)/$(1)-teacher/adapter --rival-llm $(NAME)=$(OUT)/$(1)-teacher/llm
+endef
+$(foreach teacher,$(TEACHERS),$(eval $(call ADOPTED,$(teacher))))
 
 # ---- adoption from a folder, as docs/own-llava.md has it: make -f benchmarks/words.mk llava-adopted
 #
