@@ -319,6 +319,33 @@ def test_more_pictures_may_come_before_the_end(world: World, projector: Path, tm
     assert sorted(said) == sorted(record["image"] for record in records)
 
 
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_pictures_of_an_earlier_run_are_not_among_the_new_ones(
+    world: World, llava: Path, pictures: Path, tmp_path: Path, source: str
+) -> None:
+    chosen = options(world, "steps=1", "word_steps=0", images=pictures)
+
+    def given(name: str, keys: list[str]) -> str:
+        if source == "file":
+            (tmp_path / name).write_text(json.dumps([{"id": key, "image": key} for key in keys]))
+        else:
+            (tmp_path / name).mkdir()
+            for key in keys:
+                shutil.copy(pictures / key, tmp_path / name)
+        return str(tmp_path / name)
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        if what.startswith("loading"):
+            raise Stopped
+
+    every = sorted(file.name for file in pictures.iterdir())
+    with pytest.raises(Stopped):
+        adopt(str(llava), given("one.json", every[:8]), tmp_path / "out", chosen, progress=stop)
+    adopt(str(llava), given("two.json", every[4:]), tmp_path / "out", chosen)
+    said = [sample.images[0].key for sample in read_llava(tmp_path / "out" / "captions.jsonl")]
+    assert sorted(set(said)) == every[4:]
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

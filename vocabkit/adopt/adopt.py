@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -260,20 +260,27 @@ def _open_features(
 ) -> tuple[Features, set[str], int]:
     """Return the features, computed unless they are given, the keys of the pictures, and how many are left out."""
     left_out, why = 0, ""
+    wanted: set[str] = set()
     if options.features is None:
         assert pictures is not None
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         encoder = encoder_of(teacher.projector, options.vision, device=device, dtype=dtype)
         with_fingerprint(teacher.projector, encoder.info["fingerprint"])
-        report = cache_features(encoder, _pictures(pictures, options), out / FEATURES, progress=progress)
+        shown = _pictures(pictures, options)
+        if isinstance(shown, list):  # of a known length, which progress shows
+            wanted = {picture.key for picture in shown}
+        else:
+            shown = _noting(shown, wanted)
+        report = cache_features(encoder, shown, out / FEATURES, progress=progress)
         left_out, why = report.broken, "".join(f"; the first: {problem}" for problem in report.first_broken[:1])
     features = open_features(options.features or out / FEATURES)
     check_encoder(teacher.projector.config, features.encoder, features.folder)
     keys = set(features.keys)
     if pictures is not None and options.features is not None:
         wanted = {picture.key for picture in _pictures(pictures, options)}
-        keys &= wanted
         left_out, why = len(wanted - keys), f": {features.folder} has no features of them"
+    if pictures is not None:
+        keys &= wanted  # an earlier run may have computed others
     if not keys:
         raise VocabkitError(f"{features.folder}: has no features of any picture in {pictures}")
     for key in keys:
@@ -285,6 +292,13 @@ def _open_features(
     if left_out:
         warn(f"{left_out:,} of {left_out + len(keys):,} pictures left out{why}")
     return features, keys, left_out
+
+
+def _noting(pictures: Iterable[Picture], keys: set[str]) -> Iterator[Picture]:
+    """Hand on the pictures, and add their keys to `keys`."""
+    for picture in pictures:
+        keys.add(picture.key)
+        yield picture
 
 
 def _pictures(source: str, options: AdoptOptions) -> Iterable[Picture]:
