@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import error_of, vocabkit_here
@@ -18,6 +21,7 @@ from small_world import World
 
 from vocabkit.adapter.model import load_adapter
 from vocabkit.errors import VocabkitError
+from vocabkit.shared.shared_vocabulary import open_shared
 from vocabkit.train.recipe import Recipe
 from vocabkit.train.train import train
 
@@ -190,6 +194,62 @@ def test_folder_of_another_recipe_raises(world: World, tmp_path: Path) -> None:
     with pytest.raises(VocabkitError, match=r"state.pt: the state of a training from another recipe"):
         train(world.recipe(steps=2), tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("field", ["data", "features", "shared", "adapter"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_changed_inputs_are_told_and_the_adapter_left_alone(
+    world: World, tmp_path: Path, field: str, finished: bool
+) -> None:
+    """A head's weights belong to the rows that they were trained for, and to one vision encoder."""
+    given, out = tmp_path / "given", tmp_path / "out"
+    shutil.copytree(world.data.parent, given / "data")
+    shutil.copytree(world.features, given / "features")
+    shutil.copy(world.shared, given / "shared.arrow")
+    names: dict[str, Any] = {
+        "data": (str(given / "data" / world.data.name),),
+        "features": str(given / "features"),
+        "shared": str(given / "shared.arrow"),
+    }
+    if field == "adapter":
+        first = train(world.recipe(steps=1), tmp_path / "first").adapter
+        shutil.copytree(first, given / "adapter")
+        names |= {"adapter": str(given / "adapter"), "shared": None}
+    recipe = world.recipe(**names, steps=4, checkpoint_every=2)
+    if finished:
+        train(recipe, out)
+    else:
+        stopped_after(3, recipe, out)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    if field == "data":
+        data = given / "data" / world.data.name
+        data.write_text(data.read_text().replace("a red thing", "a crimson thing"))
+    elif field == "features":
+        info = given / "features" / "index.json"
+        content = json.loads(info.read_text())
+        content["encoder"]["fingerprint"] = "sha256:" + "0" * 64
+        info.write_text(json.dumps(content))
+    elif field == "shared":
+        shared = open_shared(world.shared)
+        shared.select(np.arange(len(shared))[::-1]).save(given / "shared.arrow")
+    else:
+        shutil.rmtree(given / "adapter")
+        shutil.copytree(train(world.recipe(steps=2), tmp_path / "second").adapter, given / "adapter")
+    with pytest.raises(VocabkitError, match=rf"state.pt: what `{field}` of the recipe names changed"):
+        train(recipe, out)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_state_of_an_earlier_version_is_resumed(world: World, tmp_path: Path) -> None:
+    """It says nothing of inputs."""
+    recipe = world.recipe(checkpoint_every=2)
+    train(recipe, tmp_path / "whole")
+    stopped_after(3, recipe, tmp_path / "stopped")
+    whole = torch.load(tmp_path / "stopped" / "state.pt", weights_only=False)
+    del whole["inputs"]
+    torch.save(whole, tmp_path / "stopped" / "state.pt")
+    train(recipe, tmp_path / "stopped")
+    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_damaged_state_raises(world: World, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def learning_rate(phase: Phase, step: int, warmup: float) -> float:
     return phase.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, phase.steps - rising)))
 
 
-_KEYS = {"recipe", "step", "skipped", "model", "optimizer"}
+_KEYS = {"recipe", "inputs", "step", "skipped", "model", "optimizer"}
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,8 @@ class Saved:
     step: int
     """The last completed step."""
     skipped: int
+    inputs: dict[str, str]
+    """Digests of what the training read, by the field of the recipe that names it."""
     model: dict[str, Any]
     """Trained tensors."""
     optimizer: dict[str, Any]
@@ -202,6 +204,8 @@ class State:
         if not self._path.exists():
             return None
         content = read_torch(self._path)
+        if isinstance(content, dict):
+            content.setdefault("inputs", {})  # earlier versions did not record them
         if not (isinstance(content, dict) and content.keys() == _KEYS):
             raise VocabkitError(f"{self._path}: not the state of a training; remove it, or choose another `out`")
         if content.pop("recipe") != self._recipe:
@@ -210,12 +214,29 @@ class State:
             )
         return Saved(**content)
 
-    def save(self, accelerator: Accelerator, model: nn.Module, optimizer: Any, step: int, skipped: int) -> None:
+    def check_inputs(self, found: Saved, inputs: dict[str, str]) -> None:
+        """Raise VocabkitError: the files that the recipe names are not those that the training has read so far."""
+        if changed := [f"`{field}`" for field, digest in found.inputs.items() if inputs.get(field) != digest]:
+            raise VocabkitError(
+                f"{self._path}: what {' and '.join(changed)} of the recipe names changed since this training began; "
+                "put it back, or choose another `out`"
+            )
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        step: int,
+        skipped: int,
+        inputs: dict[str, str],
+    ) -> None:
         """Write the file on the main process."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         names = trained_names(model)
         content = {
             "recipe": self._recipe,
+            "inputs": inputs,
             "step": step,
             "skipped": skipped,
             "model": {name: tensor for name, tensor in whole_tensors(model, frozen=False).items() if name in names},

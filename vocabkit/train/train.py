@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -118,6 +119,9 @@ def _train(
     llm = load_llm(recipe.llm, torch.float32 if keeps_bits else torch.bfloat16)
     torch.manual_seed(recipe.seed)
     connector = _open_connector(recipe, samples, images, llm)
+    inputs = _inputs(recipe, samples, images, connector)
+    if saved is not None:
+        state.check_inputs(saved, inputs)
     llm = dataclasses.replace(llm, model=_trainable(llm.model, recipe))
     spelled = isinstance(connector, LangBridgeAdapter) and connector.config.spelled is not None
     if spelled and recipe.train_adapter and (recipe.steps or recipe.epochs):
@@ -155,7 +159,7 @@ def _train(
         if step.step % recipe.checkpoint_every == 0 or step.step == step.steps:
             if recipe.keep_adapters:  # before the state: a run that resumes from it does not write this adapter again
                 _save_adapter(accelerator, connector, llm, out / f"step-{step.step:06d}" / ADAPTER)
-            state.save(accelerator, model, adamw, step.step, step.skipped)
+            state.save(accelerator, model, adamw, step.step, step.skipped, inputs)
             accelerator.wait_for_everyone()
     _save_adapter(accelerator, connector, llm, out / ADAPTER)
     tuned = None if recipe.train_llm == "no" else _save_llm(accelerator, llm, recipe.llm, out / LLM_FOLDER)
@@ -287,6 +291,27 @@ def _open_connector(recipe: Recipe, samples: Sequence[Sample], images: Images, l
     for parameter in connector.parameters():
         parameter.data = parameter.data.float()  # small updates would be lost in half precision
     return connector.requires_grad_(recipe.train_adapter)
+
+
+def _inputs(recipe: Recipe, samples: Sequence[Sample], images: Images, connector: Adapter) -> dict[str, str]:
+    """Digests of what the training reads, by the field of the recipe that names it, except for the LLM and pixels.
+
+    Args:
+        connector: before its first step.
+    """
+    said = hashlib.sha256()
+    for sample in samples:
+        said.update(repr((sample.id, [picture.key for picture in sample.images], sample.turns)).encode())
+    found = {"data": said.hexdigest(), "features" if recipe.features else "vision": _info(images)["fingerprint"]}
+    if recipe.shared is not None and connector.shared is not None:
+        found["shared"] = connector.shared.fingerprint
+    if recipe.start_from_labels is not None:
+        found["start_from_labels"] = hashlib.sha256(repr(read_names(recipe.start_from_labels)).encode()).hexdigest()
+    if recipe.adapter is not None:
+        found["adapter"] = connector.fingerprint()
+    if recipe.teacher is not None:
+        found["teacher"] = load_adapter(recipe.teacher).fingerprint()
+    return found
 
 
 def _open_teacher(recipe: Recipe, images: Images, llm: LLM, student: Adapter) -> Adapter:
