@@ -285,15 +285,26 @@ def test_data_and_features_are_read_before_the_llm_is_loaded(
     assert seen == []
 
 
-def test_retention_needs_a_native_gain() -> None:
-    estimate, nothing = Estimate(0.5, 0.4, 0.6), Estimate(0.01, -0.1, 0.1)
-    for native, said in ((estimate, True), (nothing, False)):
-        found = Validation(
-            "llm", 9, 0, 4, "plain", {"blind": Estimate(3, 2, 4), "moved": Estimate(2, 1, 3)},
-            retention={"moved": Estimate(50.0, -90, 90)}, of_mlp={}, gain={"native": native, "moved": estimate},
-            gain_of_picture={},
-        )  # fmt: skip
-        assert ("of what native gains" in lines_of(found)[-1]) == said
+@pytest.mark.parametrize("name", ["native", "mlp"])
+def test_share_of_a_gain_needs_a_gain(world: World, trained: dict[str, Path], name: str) -> None:
+    """Of two losses, each above blind, the larger one would be the better share."""
+    llm = load_llm(world.two)
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    worse = load_adapter(trained["mlp"])
+    torch.nn.init.normal_(worse.linear_2.bias, std=10)
+    adapters = {"moved": load_adapter(trained["transferred"]), name: worse}
+    found = validate(llm, samples, features, adapters, EvaluateOptions(template="completion"))
+    assert found.caption_loss[name].value > found.caption_loss["blind"].value
+    assert (found.retention, found.of_mlp) == ({}, {})
+    assert f"no share of the gain of {name}, which is not certainly better than blind" in lines_of(found)
+
+
+def test_control_has_a_name_of_its_own(world: World, trained: dict[str, Path]) -> None:
+    samples, features = list(read_llava(world.data)), open_features(world.features)
+    moved = load_adapter(trained["transferred"])
+    for adapters in ({"words": moved, "words as text": moved}, {"words as text": moved, "words": moved}):
+        with pytest.raises(VocabkitError, match="two conditions are called 'words as text'"):
+            validate(load_llm(world.two), samples, features, adapters, EvaluateOptions(template="completion"))
 
 
 def test_results_feed_the_comparison(whole: tuple[Done, Path]) -> None:

@@ -201,7 +201,7 @@ def mean_loss(losses: Losses, *, seed: int = 0) -> Estimate:
 def retention(blind: Losses, transferred: Losses, native: Losses, *, seed: int = 0) -> Estimate:
     """(blind - transferred) / (blind - native): the share of the gain from seeing that survives the transfer.
 
-    Not finite where `native` is no better than `blind`.
+    Says nothing where `native` is no better than `blind`.
     """
     return _of_means([blind, transferred, native], lambda b, t, n: (b - t) / (b - n), seed)
 

@@ -93,9 +93,10 @@ class Validation:
     permuted; not for an MLP), `ridge` and `procrustes`. Of a softmax head also `NAME as text`: its words of each image
     as text in the prompt; not with the template plain, which has no text."""
     retention: Mapping[str, Estimate]
-    """(blind - NAME) / (blind - native), for all but `native`."""
+    """(blind - NAME) / (blind - native), for all but `native`; empty if that does not certainly gain."""
     of_mlp: Mapping[str, Estimate]
-    """(blind - NAME) / (blind - mlp): the share of an MLP's gain, for all but `mlp`."""
+    """(blind - NAME) / (blind - mlp): the share of an MLP's gain, for all but `mlp`; empty if that does not
+    certainly gain."""
     gain: Mapping[str, Estimate] = field(default_factory=dict)
     """blind - NAME, for each adapter."""
     gain_of_picture: Mapping[str, Estimate] = field(default_factory=dict)
@@ -205,6 +206,9 @@ def validate(
 
     def shares(reference: str) -> dict[str, Estimate]:
         if reference not in losses:
+            return {}
+        gain = difference(losses[BLIND], losses[reference], seed=seed)
+        if not (gain.value if held.pictures < FEWEST_PICTURES else gain.low) > 0:
             return {}
         others = [name for name in losses if name not in (BLIND, reference)]
         return {name: retention(losses[BLIND], losses[name], losses[reference], seed=seed) for name in others}
@@ -322,6 +326,8 @@ def conditions(
 
     others = other_images(held.keys, seed)
     for name, adapter in adapters.items():
+        if (control := f"{name} {AS_TEXT}") in adapters:
+            raise VocabkitError(f"two conditions are called {quote(control)}; give the adapter another name")
         check_encoder(adapter.config, held.features.encoder, held.features.folder)
         lvlm = LVLM(llm, adapter, other_weights=other_weights)
         show = shown_by(lvlm, held)

@@ -186,6 +186,8 @@ def calibration_report(found: Calibration) -> RenderableType:
 
 def validation_report(name: str, result: Result) -> RenderableType:
     """Caption losses, retention and answers on one dataset."""
+    from vocabkit.evaluate.validate import MLP, NATIVE
+
     found, few = result.validation, result.validation.too_few
     rows = [
         (
@@ -210,6 +212,9 @@ def validation_report(name: str, result: Result) -> RenderableType:
         parts.append(Text(f"{_too_few(found.pictures)} for intervals and a verdict"))
         if found.pictures == 1 and found.gain:
             parts.append(Text("not shuffled: there is no other picture to show"))
+    for reference, shares in ((NATIVE, found.retention), (MLP, found.of_mlp)):
+        if reference in found.gain and not shares and len(found.gain) > 1:
+            parts.append(Text(f"no share of the gain of {reference}, which is not certainly better than blind"))
     if result.answers:
         parts += [Text(), *_right_answers(result.answers, few)]
         for name, answers in result.answers.items():
@@ -263,16 +268,13 @@ def _right_answers(answers: Mapping[str, Answers], few: bool) -> Iterator[Render
 
 
 def _verdict(found: Validation, name: str) -> str:
-    from vocabkit.evaluate.validate import NATIVE
-
     gain, of_picture, kept = found.gain[name], found.gain_of_picture.get(name), found.retention.get(name)
     if gain.high < 0:
         return "worse than blind"
     if not gain.low > 0:
         return "not certainly better than blind"
     words = f"{gain.value:.2f} nats better than blind"
-    native_gains = NATIVE not in found.gain or found.gain[NATIVE].low > 0
-    if kept is not None and math.isfinite(kept.value) and native_gains:
+    if kept is not None:
         words += f", {kept.value:.0%} of what native gains"
     if of_picture is None:
         return words
