@@ -366,6 +366,47 @@ def test_captions_asked_otherwise_are_left_alone(
     assert (adopted / "captions.jsonl").read_bytes() == before
 
 
+def test_other_pictures_leave_a_finished_adoption_as_it_is(
+    world: World, llava: Path, pictures: Path, tmp_path: Path
+) -> None:
+    chosen = options(world, "steps=1", "word_steps=0")
+    some, out = tmp_path / "some", tmp_path / "out"
+    some.mkdir()
+    for name in ("0.png", "1.png", "2.png", "3.png"):
+        shutil.copy(pictures / name, some)
+    adopt(str(llava), str(some), out, chosen)
+    files = [file for file in sorted(out.rglob("*")) if file.is_file() and file.parent.name != "features"]
+    before = {file: file.read_bytes() for file in files}
+    shutil.copy(pictures / "4.png", some)
+    with pytest.raises(VocabkitError, match="out: was adopted from 4 answers, and these pictures need 5; choose"):
+        adopt(str(llava), str(some), out, chosen)
+    for name in ("3.png", "4.png"):
+        (some / name).unlink()
+    with pytest.raises(VocabkitError, match=r"captions.jsonl: answers about other pictures; choose another folder"):
+        adopt(str(llava), str(some), out, chosen)
+    shutil.copy(pictures / "3.png", some)
+    adopt(str(llava), str(some), out, chosen)
+    assert {file: file.read_bytes() for file in files} == before
+
+
+def test_teacher_is_the_same_wherever_it_lies(
+    world: World, llava: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(what: str, done: int, total: int | None) -> None:
+        if what.startswith("comparing"):
+            raise Stopped
+
+    chosen = options(world, "steps=1", "word_steps=0")
+    shutil.copytree(llava, tmp_path / "old" / "llava")
+    with pytest.raises(Stopped):
+        adopt(str(tmp_path / "old" / "llava"), str(pictures), tmp_path / "out", chosen, progress=stop)
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    asked: list[str] = []
+    adopt("llava", str(pictures), tmp_path / "out", chosen, progress=lambda what, *_: asked.append(what))
+    assert "captions of the teacher" not in asked, "they are there"
+
+
 def test_captions_of_an_llm_tuned_since_are_left_alone(
     world: World, projector: Path, adopted: Path, tmp_path: Path
 ) -> None:
@@ -648,7 +689,12 @@ def test_pictures_need_no_conversations(world: World, llava: Path, tmp_path: Pat
         ({"settings": ("data=[]",)}, "data: an adoption sets this field itself from the projector and its captions"),
         ({"settings": ("teacher=none",)}, "`settings` teacher: an adoption sets this field itself"),
         ({"settings": ("tracker=nosuch",)}, "tracker 'nosuch' is not installed"),
-        ({"settings": ("start_from_labels=nosuch.txt",)}, "nosuch.txt"),
+        ({"settings": ("start_from_labels=names.txt",)}, "start_from_labels: an adoption sets this field itself"),
+        ({"settings": ("train_llm=lora",)}, "train_llm: an adoption sets this field itself"),
+        (
+            {"settings": ("batch=4", "micro_batch=3")},
+            "batch of 4 can't be divided into micro-batches of 3 on 1 process$",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(

@@ -386,7 +386,7 @@ def test_tracker_gets_the_same_figures(world: World, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"tracker": "abacus"}, "tracker 'abacus' is not installed"),
-        ({"batch": 6, "micro_batch": 4}, "a batch of 6 can't be divided into micro-batches of 4 on 1 processes"),
+        ({"batch": 6, "micro_batch": 4}, "a batch of 6 can't be divided into micro-batches of 4 on 1 process"),
         ({"learning_rate": 1e30}, "not finite in step . of captions; lower the learning"),
         ({"shared": None, "adapter": "missing"}, "missing: no such file or folder, and no hub id"),
         ({"llm": "elsewhere="}, "elsewhere is not in this shared vocabulary; it holds one, two"),

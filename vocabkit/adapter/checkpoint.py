@@ -95,10 +95,15 @@ class Pretrained(nn.Module):
             tensors = {name if name == "embeddings" else _INNER + name: tensor for name, tensor in tensors.items()}
         return Checkpoint(config, tensors, self.shared)
 
-    def fingerprint(self, others: Mapping[str, Tensor] | None = None) -> str:
-        """Return the sha256 of config, weights and `others`; it does not depend on how they are stored."""
+    def fingerprint(self, others: Mapping[str, Tensor] | None = None, *, names: bool = True) -> str:
+        """Return the sha256 of config, weights and `others`; it does not depend on how they are stored.
+
+        Args:
+            names: whether those of LLM and vision model count, which may be paths.
+        """
         stored = self.checkpoint()
-        config = {key: value for key, value in stored.config.items() if key != "adapter_type"}
+        left_out = {"adapter_type"} if names else {"adapter_type", "llm", "vision_model"}
+        config = {key: value for key, value in stored.config.items() if key not in left_out}
         return hash_tensors(json.dumps(config, sort_keys=True).encode(), {**stored.tensors, **(others or {})})
 
     def save_pretrained(

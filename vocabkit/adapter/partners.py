@@ -204,6 +204,8 @@ def check_llm(
     if not difference:
         return 0.0
     relative = f"relative difference {difference:.2g}"
+    if own is not None and llm.height < own.ids:
+        relative = f"{llm.height:,}, fewer than its {own.ids:,} tokens"
     if not other_weights:
         raise VocabkitError(
             f"{source}: other embedding rows than {name} had for the adapter ({relative}); name that LLM, or set "

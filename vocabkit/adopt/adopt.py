@@ -17,7 +17,15 @@ import torch
 
 from vocabkit.adapter.config import AspectRatio
 from vocabkit.adapter.partners import check_encoder
-from vocabkit.adopt.captions import QUESTIONS, Asked, check_captions, gain_of_picture, in_order, write_captions
+from vocabkit.adopt.captions import (
+    QUESTIONS,
+    Asked,
+    check_captions,
+    count_captions,
+    gain_of_picture,
+    in_order,
+    write_captions,
+)
 from vocabkit.adopt.teacher import Teacher, open_teacher, with_fingerprint
 from vocabkit.data.pictures import path_key
 from vocabkit.data.samples import Picture
@@ -37,8 +45,8 @@ from vocabkit.shared.shared_vocabulary import SharedVocabulary, open_shared
 from vocabkit.tokenizer.catalog import resolve, without_name
 from vocabkit.tokenizer.vocabulary import Vocabulary
 from vocabkit.train.loop import Step
-from vocabkit.train.recipe import ADAPTER, STATE, make_recipe
-from vocabkit.train.train import Trained, check_named, train
+from vocabkit.train.recipe import ADAPTER, STATE, Recipe, make_recipe
+from vocabkit.train.train import Trained, check_recipe, train
 from vocabkit.vision.encoder import encoder_of
 from vocabkit.vision.features import Features, cache_features, open_features
 
@@ -58,8 +66,11 @@ STEPS = {"batch": 16, "learning_rate": 2e-4, "word_weight": 0.2}
 alone makes a head forget the words that it has chosen."""
 
 
-SET = {"data", "shared", "teacher", "adapter", "connector", "text_column", "vision_layer", "vision_pool"}
-"""Fields of the recipe that follow from the projector and its captions."""
+SET = {
+    "data", "shared", "teacher", "adapter", "connector", "text_column", "vision_layer", "vision_pool", "train_llm",
+    "start_from_labels",
+}  # fmt: skip
+"""Fields of the recipe that follow from the projector and its captions; the LLM stays as it is."""
 GIVEN = {"llm", "features", "template", "vision", "image_aspect_ratio", "images", "split", "image_column"}
 """Fields that have a parameter of the same name."""
 
@@ -175,13 +186,11 @@ def adopt(
         options.settings,
         "`settings`",
     )
-    check_named(recipe)
+    check_recipe(recipe)
     make_folder(out)
     if os.environ.get("RANK", "0") == "0":
         with claiming(out):
-            shared, left_out, gain = _prepare(
-                teacher, tokenizers, pictures, out, questions, options, recipe.precision, progress
-            )
+            shared, left_out, gain = _prepare(teacher, tokenizers, pictures, out, questions, options, recipe, progress)
     else:
         while not (out / SHARED).exists():  # hours, beyond the patience of torch's barriers
             time.sleep(1)
@@ -209,7 +218,7 @@ def _prepare(
     out: Path,
     questions: Sequence[str],
     options: AdoptOptions,
-    precision: str,
+    recipe: Recipe,
     progress: Progress,
 ) -> tuple[SharedVocabulary, int | None, float | None]:
     """Write all that the training reads. Returns V_shared, how many pictures are left out, and the gain of the first
@@ -227,11 +236,22 @@ def _prepare(
             "pictures: give more"
         )
     progress(f"loading {teacher.llm}", 0, None)
-    low = device.type == "cuda" or precision == "bfloat16"
+    low = device.type == "cuda" or recipe.precision == "bfloat16"
     llm = load_llm(teacher.llm, torch.bfloat16 if low else torch.float32)
     llm.model.to(device)
     lvlm = LVLM(llm, projector.to(device))
     asked = Asked(llm, lvlm, features, keys, questions, options.template, options.max_new_tokens, options.batch)
+    for question in questions:
+        if (length := len(asked.prompt(question))) >= recipe.max_tokens:
+            raise VocabkitError(
+                f"`settings` max_tokens: {recipe.max_tokens}, but question and picture are {length:,}; set more"
+            )
+    said, wanted = count_captions(captions, asked), len(keys) * len(questions)
+    if (out / SHARED).exists() and said < wanted:
+        raise VocabkitError(
+            f"{out}: was adopted from {said:,} answers, and these pictures need {wanted:,}; choose another `out`, or "
+            "give the same pictures"
+        )
     write_captions(captions, asked, limit=tried, progress=progress)
     progress("comparing captions with other pictures", 0, None)
     gain = gain_of_picture(captions, asked, tried)

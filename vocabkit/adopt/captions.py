@@ -32,6 +32,7 @@ QUESTIONS = {
 }
 """What a teacher is asked by default, by template."""
 _NOT_OURS = "holds something other than a teacher's answers, or those of an earlier version"
+_OTHER_PICTURES = "answers about other pictures;"
 FAR = 0.38
 """How far away the other picture is in the order, as a share of all."""
 SAMPLED = 256
@@ -76,7 +77,7 @@ class Asked:
     @cached_property
     def teacher(self) -> str:
         """The fingerprint of projector, LLM and tokenizer."""
-        digest = hashlib.sha256(self.lvlm.connector.fingerprint().encode())
+        digest = hashlib.sha256(self.lvlm.connector.fingerprint(names=False).encode())
         for name, tensor in self.llm.model.named_parameters():
             values = tensor.detach().flatten()
             some = values[:: max(1, len(values) // SAMPLED)].float().cpu().numpy()
@@ -135,6 +136,11 @@ def write_captions(file: Path, asked: Asked, *, limit: int | None = None, progre
         progress("captions of the teacher", start // len(asked.questions) + len(batch), len(keys))
 
 
+def count_captions(file: Path, asked: Asked) -> int:
+    """Return how many answers `file` has. Raises VocabkitError: as `write_captions`."""
+    return len(_lines(file, asked))
+
+
 def check_captions(file: Path) -> None:
     """Raise VocabkitError: the file, if there is one, was not written by `write_captions`."""
     lines, _ = _read(file)
@@ -151,6 +157,8 @@ def _lines(file: Path, asked: Asked) -> list[str]:
     for key, line in zip(np.repeat(asked.keys, len(asked.questions)), lines, strict=False):
         if problem := _difference(_record(line), asked, key):
             raise VocabkitError(f"{file}: {problem} choose another folder, or remove this one")
+    if len(lines) > len(asked.keys) * len(asked.questions):
+        raise VocabkitError(f"{file}: {_OTHER_PICTURES} choose another folder, or remove this one")
     return [f"{line}\n" for line in lines]
 
 
@@ -182,7 +190,7 @@ def _difference(record: Mapping[str, Any], asked: Asked, key: str) -> str | None
         return f"answers that were given with another {' and '.join(changed)}; set it as before, or"
     if record.get("teacher") != asked.teacher:
         return "answers of another teacher: another projector or LLM;"
-    return "answers about other pictures;" if record.get("image") != key else None
+    return _OTHER_PICTURES if record.get("image") != key else None
 
 
 def _answers(asked: Asked, question: str, visual: Tensor) -> list[str]:

@@ -156,9 +156,8 @@ def plan(
     """
     share = batch // processes
     if batch % processes or share % micro:
-        raise VocabkitError(
-            f"a batch of {batch} can't be divided into micro-batches of {micro} on {processes} processes"
-        )
+        where = f"{processes} process{'es' * (processes > 1)}"
+        raise VocabkitError(f"a batch of {batch} can't be divided into micro-batches of {micro} on {where}")
     orders: dict[int, np.ndarray] = {}
 
     def order(epoch: int) -> np.ndarray:

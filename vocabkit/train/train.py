@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -98,7 +99,7 @@ def train(
             that is still running there, or a loss that is not finite.
     """
     out = Path(out)
-    check_named(recipe)
+    check_recipe(recipe)
     accelerator = _accelerator(recipe, out)
     make_folder(out)
     with claiming(out) if accelerator.is_main_process else nullcontext():
@@ -182,10 +183,15 @@ def _train(
     )
 
 
-def check_named(recipe: Recipe) -> None:
-    """Raise VocabkitError, before anything is loaded: the tracker that `recipe` names is not installed, or its file of
-    labels is missing or no such list.
+def check_recipe(recipe: Recipe) -> None:
+    """Raise VocabkitError, before anything is loaded: a batch that can't be divided, a tracker that is not installed, or
+    a file of labels that is missing or no such list.
     """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    captions = recipe.steps or recipe.epochs, recipe.batch, recipe.micro_batch
+    for steps, batch, micro in (captions, (recipe.steps_on_words, recipe.word_batch, None)):
+        if steps:
+            plan(1, batch, 0, 0, process=0, processes=processes, micro=micro or max(1, batch // processes))
     if recipe.tracker is not None and recipe.tracker not in get_available_trackers():
         names = ", ".join(sorted(map(str, get_available_trackers()))) or "none"
         raise VocabkitError(f"tracker {quote(recipe.tracker)} is not installed; installed are: {names}")
@@ -308,9 +314,9 @@ def _inputs(recipe: Recipe, samples: Sequence[Sample], images: Images, connector
     if recipe.start_from_labels is not None:
         found["start_from_labels"] = hashlib.sha256(repr(read_names(recipe.start_from_labels)).encode()).hexdigest()
     if recipe.adapter is not None:
-        found["adapter"] = connector.fingerprint()
+        found["adapter"] = connector.fingerprint(names=False)
     if recipe.teacher is not None:
-        found["teacher"] = load_adapter(recipe.teacher).fingerprint()
+        found["teacher"] = load_adapter(recipe.teacher).fingerprint(names=False)
     return found
 
 
