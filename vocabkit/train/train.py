@@ -184,8 +184,8 @@ def _train(
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise VocabkitError, before anything is loaded: a batch that can't be divided, a tracker that is not installed, or
-    a file of labels that is missing or no such list.
+    """Raise VocabkitError, before anything is loaded: a batch that can't be divided, a tracker that is not installed,
+    or a file of labels that is missing or no such list.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     captions = recipe.steps or recipe.epochs, recipe.batch, recipe.micro_batch
