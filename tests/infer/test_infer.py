@@ -115,6 +115,12 @@ def test_mlp_projector_needs_no_llm(world: InferWorld, encoder: VisionEncoder, t
     assert error_of(refused).startswith("--llm: only for captions; the adapter itself gives visual tokens of one")
 
 
+@pytest.mark.parametrize("option", ["--question=<image> Is", "--template=chat"])
+def test_prompt_is_for_captions(world: InferWorld, tmp_path: Path, option: str) -> None:
+    refused = vocabkit_here(tmp_path, "infer", world.mlp, world.pictures / "5.png", "--out", "other", option)
+    assert error_of(refused) == f"{option.partition('=')[0]}: only for captions; also give --captions"
+
+
 def test_bfloat16_is_computed_and_stored(world: InferWorld, encoder: VisionEncoder, tmp_path: Path) -> None:
     file = world.pictures / "5.png"
     assert "in bfloat16" in infer(tmp_path, world.mlp, file, "--dtype", "bfloat16").stdout

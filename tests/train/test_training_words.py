@@ -153,6 +153,11 @@ def test_infer_lists_ids_of_each_word(world: World, moved: Path, tmp_path: Path)
     assert pa.types.is_list(table.schema.field("token_id").type.value_type.value_type)
 
 
+def test_interpret_tells_that_an_llm_is_shown_something_else(world: World, spelled: Path) -> None:
+    with pytest.warns(VocabkitWarning, match="an LLM is shown its words spelled out; here is what each patch adds"):
+        interpret(spelled, [world.data.parent / "0.png"], llms=[world.two])
+
+
 @pytest.mark.parametrize("llm", ["one", "two"])
 def test_interpret_reads_pictures_in_words(world: World, trained: Path, llm: str) -> None:
     found = interpret(trained, [world.data], llms=[getattr(world, llm)], top=2, limit=4)
@@ -237,9 +242,7 @@ def test_stage_2_trains_llm_on_spelled_tokens_but_not_the_adapter(world: World, 
 def test_head_starts_from_the_labels_of_the_vision_model(world: World, tmp_path: Path) -> None:
     """Without a step; names that are no rows are left out."""
     vision = whole_clip(tmp_path / "clip")
-    tokenizer = byte_tokenizer()
-    tokenizer.pad_token = "</s>"
-    tokenizer.save_pretrained(vision)
+    byte_tokenizer().save_pretrained(vision)  # without a padding token
     pictures = [picture for sample in read_llava(world.data) for picture in sample.images]
     encoder = open_vision(str(vision), layer=-1)
     cache_features(encoder, pictures, tmp_path / "features")
@@ -263,9 +266,10 @@ def test_head_starts_from_the_labels_of_the_vision_model(world: World, tmp_path:
     scores = adapter.coefficients(patches).log()
     expected = patches @ (weight[0] - weight[2]) + bias[0] - bias[2]
     torch.testing.assert_close(scores[:, red] - scores[:, blue], expected, rtol=1e-3, atol=1e-3)
-    names.write_text("xylophone\n")
-    with pytest.raises(VocabkitError, match=r"none of its names is a row of the shared vocabulary; build that with"):
-        train(recipe, tmp_path / "again")
+    for few, found in (("xylophone\n", "none"), ("xylophone\nred\n", "only one")):
+        names.write_text(few)
+        with pytest.raises(VocabkitError, match=rf"{found} of its names is a row of the shared vocabulary; build that"):
+            train(recipe, tmp_path / "again")
 
 
 def test_mlp_in_closed_form_gives_the_mean_embedding_of_captions(world: World, tmp_path: Path) -> None:

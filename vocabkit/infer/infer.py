@@ -326,6 +326,9 @@ class Reader:
 
 def _open_reader(connector: Adapter, wanted: InferOptions, dtype: torch.dtype) -> Reader:
     own, llm = connector.llm, wanted.llm
+    for name in ("question", "template"):
+        if getattr(wanted, name) is not None and not wanted.captions:
+            raise VocabkitError(f"`{name}`: only for captions; also give `captions`")
     if wanted.captions:
         if llm is None:
             raise VocabkitError("`captions`: also give `llm` as NAME=SOURCE, the LLM that writes them")

@@ -152,8 +152,11 @@ def _series(adapter: str | Path, checkpoints: str | Path | None) -> dict[str, Ad
         if not steps:
             raise VocabkitError(f"{folder}: no step-*/adapter in it; train with keep_adapters = true")
     series = {label: load_adapter(path) for label, path in steps.items()} | {"adapter": load_adapter(adapter)}
+    whole = series["adapter"]
+    if isinstance(whole, LangBridgeAdapter) and whole.config.spelled is not None:
+        warn(f"{adapter}: an LLM is shown its words spelled out; here is what each patch adds to them")
     for label, connector in series.items():
-        config, own = connector.config, series["adapter"].config
+        config, own = connector.config, whole.config
         if config.kind != own.kind or config.vision_width != own.vision_width:
             raise VocabkitError(f"{steps[label]}: not the same type of adapter or vision width as {adapter}")
     return series

@@ -38,13 +38,14 @@ def rows_of_names(names: Sequence[str], shared: SharedVocabulary) -> list[int | 
 def start_from_labels(adapter: LangBridgeAdapter, file: str, samples: Sequence[Sample], images: Images) -> None:
     """Start a head at the scores that the vision model gives to the names in `file`, see `label_scores`.
 
-    Raises VocabkitError: as `read_names` and `label_scores`; no name is a row.
+    Raises VocabkitError: as `read_names` and `label_scores`; fewer than two names are rows.
     """
     names = read_names(file)
     rows = rows_of_names(names, adapter.shared)
-    if set(rows) == {None}:
+    if len(found := set(rows) - {None}) < 2:  # scores of one name say nothing
         raise VocabkitError(
-            f"{file}: none of its names is a row of the shared vocabulary; build that with `build-shared --names`"
+            f"{file}: {'only one' if found else 'none'} of its names is a row of the shared vocabulary; build that "
+            "with `build-shared --names`"
         )
     patches = torch.cat(list(_patches(_spread([s.images[0] for s in samples if s.images], SEEN), images))).flatten(0, 1)
     info = images.encoder if isinstance(images, Features) else images.info

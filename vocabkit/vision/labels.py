@@ -99,6 +99,11 @@ def _with_text(source: str) -> tuple[Any, Any]:
         raise VocabkitError(f"{source}: its text encoder can't be loaded ({first_line(error)})") from error
     if not has_text:
         raise VocabkitError(f"{source}: has neither names of classes nor a text encoder, so no labels to start from")
+    assert tokenizer is not None
+    if tokenizer.pad_token is None:  # a CLIP does not see what comes after the end
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise VocabkitError(f"{source}: its tokenizer has neither a padding token nor an end of text; name one in it")
     return model.eval(), tokenizer
 
 
