@@ -459,7 +459,11 @@ def test_other_captions_are_never_replaced(world: World, projector: Path, tmp_pa
         ({"mm_use_im_start_end": True}, r"<im_start> and <im_end> around pictures \(mm_use_im_start_end\)"),
         ({"mm_vision_select_feature": "cls"}, "its mm_vision_select_feature is 'cls', but LLaVA has patch and"),
         ({"mm_resampler_type": "perceiver"}, "its projector stands behind the resampler 'perceiver', not alone"),
-        ({"unfreeze_mm_vision_tower": True}, "its vision model was trained with it"),
+        ({"unfreeze_mm_vision_tower": True}, "its vision model was trained with the projector"),
+        ({"mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter"}, r"trained with the projector \(mm_tunable_parts\)"),
+        ({"architectures": ["LlavaGemmaForCausalLM"]}, "its architecture is 'LlavaGemmaForCausalLM'"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"its weights are quantised \('awq'\)"),
+        ({"model_type": "vocabkit_llava"}, "an export of vocabkit, which has a head .*; `vocabkit transfer` moves"),
         ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type 'spatial', which vocabkit does not compute"),
     ],
 )  # fmt: skip
@@ -469,6 +473,28 @@ def test_other_projectors_are_refused_by_name(
     folder = own_layout(world, projector, tmp_path / "own", **changes)
     with pytest.raises(VocabkitError, match=problem):
         open_teacher(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["llava_phi3", "llama", ""])
+def test_config_beside_an_mm_projector_may_be_of_any_llm(
+    world: World, projector: Path, tmp_path: Path, kind: str
+) -> None:
+    """The LLM is given; the config says what the projector is shown."""
+    own = own_layout(world, projector, tmp_path / "own", model_type=kind, mm_vision_select_layer=-1)
+    file = tmp_path / "mm_projector.bin"
+    torch.save(load_file(own / "model.safetensors"), file)
+    config = json.loads((own / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for model in (file, own):
+        found = open_teacher(str(model), world.one).projector.config
+        assert (found.vision_model, found.vision_layer, found.vision_aspect_ratio) == (str(world.vision), -1, "pad")
+    edit(tmp_path / "config.json", mm_tunable_parts="mm_vision_tower,mm_mlp_adapter,mm_language_model")
+    with pytest.raises(VocabkitError, match=r"mm_projector\.bin: its vision model was trained with the projector"):
+        open_teacher(str(file), world.one)
+    assert open_teacher(str(file), world.one, str(world.vision)).projector.config.vision_model == str(world.vision)
+    edit(tmp_path / "config.json", model_type="aya_vision", text_config={}, vision_config={})
+    with pytest.raises(VocabkitError, match="its model type is 'aya_vision', not one that is read"):
+        open_teacher(str(file), world.one, str(world.vision))
 
 
 def test_llm_without_a_projector_is_refused(tmp_path: Path) -> None:

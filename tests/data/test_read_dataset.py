@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,18 @@ def test_unreadable_dataset_raises_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
     assert refusal(str(tmp_path / "empty")) == "no pictures in this folder; name one that has some"
     assert refusal(str(tmp_path / "absent")) == "no such folder, and no hub id (owner/name)"
-    assert "can't read split 'train' of this dataset" in refusal("nobody/nothing")  # offline
+    absent = "no such file or folder, and can't read split 'train' of this dataset"
+    assert absent in refusal("nobody/nothing")  # offline
+
+
+@pytest.mark.parametrize("read", [pictures_of, samples_of])
+def test_lists_and_tables_are_no_file_of_pictures(tmp_path: Path, read: Callable[[str], Iterable[Any]]) -> None:
+    for name, content in (("list.txt", "a.png\nb.png\n"), ("list.csv", "image,text\na.png,owl\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(VocabkitError, match=rf"{name}: no file of pictures; give images, a folder of them, tars"):
+            list(read(str(tmp_path / name)))
+    (tmp_path / "records.txt").write_text('\ufeff\n{"image": "a.png", "conversations": []}\n')
+    assert [picture.key for picture in pictures_of(str(tmp_path / "records.txt"))] == ["a.png"]
 
 
 def test_missing_library_raises_with_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

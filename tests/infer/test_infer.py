@@ -805,8 +805,8 @@ def test_vision_encoder_that_is_gone_is_named_with_the_option(world: InferWorld,
     adapter.save(tmp_path / "adapter.pt")
     refused = vocabkit_here(tmp_path, "infer", "adapter.pt", world.pictures, "--out", "out")
     assert error_of(refused).endswith(
-        "gone: no such path, and no valid hub id (owner/name); the adapter was trained with it: if it has moved, name "
-        "it with --vision"
+        "gone: no such path, and no valid hub id (owner/name); the projector was trained with it: if it has moved, "
+        "name it with --vision"
     )
     infer(tmp_path, "adapter.pt", world.pictures / "5.png", "--vision", world.small.vision)
 

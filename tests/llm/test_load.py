@@ -15,7 +15,7 @@ import torch
 from hub_server import COMMIT, GATED, NOT_FOUND, HubServer, _Handler
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_models import byte_tokenizer, llm, projector
+from small_models import byte_tokenizer, llm, projector, small_llm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +23,7 @@ from transformers import (
     GPT2Config,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Qwen2Config,
 )
 from transformers.utils import logging as transformers_logging
 from vision_models import clip, save, seeded
@@ -102,6 +103,106 @@ def test_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(VocabkitError, match=r"its weights lack model\.layers\.1\.mlp\.up_proj\.weight, one of 1"):
+        load_llm(folder)
+
+
+QUANTISED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization_config": QUANTISED},
+        {"compression_config": QUANTISED},
+        {"text_config": {"model_type": "llama", "quantization_config": QUANTISED}},
+        {"model_type": "llava_llama", "quantization_config": QUANTISED},
+    ],
+)
+def test_quantised_llava_is_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Its config says so beside that of its LLM, without which numbers lose their scales."""
+    folder = llm(tmp_path / "llm")
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(text | {"model_type": "llava", "text_config": text} | changes))
+    for read in (load_llm, llm_table):
+        with pytest.raises(
+            VocabkitError, match=r"llm: its weights are quantised \('compressed-tensors'\), but the LLM"
+        ):
+            read(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.1.mlp.up_proj.weight_scale", "model.layers.0.self_attn.q_norm.weight", "lm_head.bias", "norm.bias"],
+)
+def test_weights_of_another_kind_of_model_are_not_dropped(tmp_path: Path, name: str) -> None:
+    folder = llm(tmp_path / "llm")
+    with_tensors(folder, name)
+    with pytest.raises(VocabkitError, match=rf"llm: its weights have 1 tensor that a llama lacks, such as .*{name}'"):
+        load_llm(folder)
+
+
+def test_what_stands_beside_an_llm_is_left_out(tmp_path: Path) -> None:
+    """Buffers of older releases, other halves, and heads beyond its layers."""
+    folder = llm(tmp_path / "llm")
+    expected = load_llm(folder).model.state_dict()
+    with_tensors(
+        folder, "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.bias", "model.image_newline",
+        "model.mm_projector.0.weight", "model.vision_tower.encoder.layers.0.mlp.fc1.weight", "score.weight",
+        "model.layers.2.mlp.up_proj.weight", "mtp.layers.0.weight",
+    )  # fmt: skip
+    found = load_llm(folder).model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def with_tensors(folder: Path, *names: str) -> None:
+    """Put more tensors into the weights of a folder."""
+    more = {name: torch.ones(4) for name in names}
+    save_file(load_file(folder / "model.safetensors") | more, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_family_of_llavas_own_layout_is_that_of_its_architecture(tmp_path: Path) -> None:
+    """As of LLaVA-OneVision, whose model type is llava; a Llama would lose the biases of Qwen2."""
+    qwen = Qwen2Config(**small_llm())
+    folder, ids = llm(tmp_path / "llm", qwen), torch.arange(200)[None]
+    tensors = load_file(folder / "model.safetensors")
+    biases = {name: torch.ones_like(tensor) for name, tensor in tensors.items() if name.endswith("proj.bias")}
+    save_file(tensors | biases, folder / "model.safetensors", {"format": "pt"})
+    expected, config = load_llm(folder).model(input_ids=ids).logits, json.loads((folder / "config.json").read_text())
+
+    def own(**changes: Any) -> Path:
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": "llava"} | changes))
+        return folder
+
+    for changes in ({"architectures": ["LlavaQwenForCausalLM"]}, {"model_type": "llava_qwen", "architectures": None}):
+        assert torch.equal(load_llm(own(**changes)).model(input_ids=ids).logits, expected)
+    with pytest.raises(VocabkitError, match=r"its weights have 6 tensors that a llama lacks, .*k_proj\.bias"):
+        load_llm(own(architectures=None))
+    for read in (load_llm, llm_table):
+        with pytest.raises(
+            VocabkitError, match=r"config\.json: its architecture is 'LlavaGemmaForCausalLM'; in LLaVA's"
+        ):
+            read(str(own(architectures=["LlavaGemmaForCausalLM"])))
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_chat_template_of_an_older_processor_is_read(tmp_path: Path, name: str) -> None:
+    """As llava-hf/llava-v1.6-mistral-7b-hf has it; that of the tokenizer comes first."""
+    for own in (None, "{{ 'own' }}"):
+        folder = llm(tmp_path / f"llm {own is None}", template=own)
+        (folder / name).write_text(json.dumps({"chat_template": "{{ 'theirs' }}"}))
+        assert load_llm(folder).tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False) == (
+            "own" if own else "theirs"
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [("{", "not valid JSON"), ('{"chat_template": {"default": ""}}', "is no text, but dict")]
+)
+def test_chat_template_of_another_form_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+    folder = llm(tmp_path / "llm")
+    (folder / "chat_template.json").write_text(content)
+    with pytest.raises(VocabkitError, match=rf"chat_template\.json: .*{problem}"):
         load_llm(folder)
 
 

@@ -95,6 +95,19 @@ def test_chat_template_of_a_processor_gets_parts() -> None:
     assert "".join(text for text, _ in found) == "user:###\nWhat?;assistant:an owl;"
 
 
+def test_chat_template_that_fails_on_text_gets_parts() -> None:
+    chat = "{% for message in messages %}{{ message.role }}:{{ message.content[0].text + ';' }}{% endfor %}"
+    found = encoded(tokenizer(chat=chat), "chat", Turn("<image>\nWhat?", "an owl"))
+    assert "".join(text for text, _ in found) == "user:###\nWhat?;assistant:an owl;"
+
+
+@pytest.mark.parametrize("chat", ["{% for %}", "{{ raise_exception('no\nway') }}", "{{ 1 + 'a' }}"])
+def test_chat_template_that_fails_is_told_in_one_line(chat: str) -> None:
+    with pytest.raises(VocabkitError, match=r"chat template fails \(.*\); use template plain or completion") as caught:
+        encoded(tokenizer(chat=chat), "chat")
+    assert "\n" not in str(caught.value)
+
+
 def test_llm_without_chat_template_gets_that_of_llava() -> None:
     assert encoded(tokenizer(), "chat") == [
         ("USER: ###\nWhat? ASSISTANT:", False), (" A dog.</s>", True),

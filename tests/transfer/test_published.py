@@ -182,6 +182,17 @@ def test_features_follow_the_config_beside_the_weights(
     assert (told.vision_model, told.vision_layer) == ("mine", -2)
 
 
+@pytest.mark.parametrize("said", [{"unfreeze_mm_vision_tower": True}, {"mm_tunable_parts": "mm_vision_tower"}])
+def test_vision_model_that_was_trained_is_not_the_one_that_is_named(
+    tmp_path: Path, shared: SharedVocabulary, said: dict[str, Any]
+) -> None:
+    config = {"mm_vision_tower": "openai/clip", "mm_vision_select_layer": -3} | said
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = written(tmp_path, published("mm_projector."))
+    assert f"its vision model was trained with the projector ({next(iter(said))})" in refusal(file, shared)
+    assert import_published(file, shared, "qwen2", vision="mine").config.vision_model == "mine"
+
+
 def test_vision_model_in_a_folder_is_recorded_by_its_fingerprint(tmp_path: Path, shared: SharedVocabulary) -> None:
     vision = clip(tmp_path / "vision")
     content = published("mm_projector.")

@@ -36,6 +36,10 @@ def without(file: Path, name: str) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def added(file: Path, name: str) -> None:
+    save_file(load_file(file) | {name: torch.ones(4)}, file, metadata={"format": "pt"})
+
+
 def naflex(folder: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     save(seeded(Siglip2VisionModel, Siglip2VisionConfig(**sizes)), folder)
@@ -80,6 +84,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "lacks a tensor": (
         lambda v: without(v / "model.safetensors", "pre_layrnorm.bias"),
         r"its weights lack .*pre_layrnorm\.bias, one of 1 missing tensors of its vision model",
+    ),
+    "scales beside its weights": (
+        lambda v: added(v / "model.safetensors", "vision_model.encoder.layers.0.mlp.fc1.weight_scale"),
+        "its weights have 1 tensor that a clip_vision_model lacks, such as .*fc1.weight_scale'",
     ),
     "wrong shape": (lambda v: edit(v / "config.json", intermediate_size=80), "transformers can't load its weights"),
 }

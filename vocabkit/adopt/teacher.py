@@ -16,7 +16,7 @@ from vocabkit.errors import VocabkitError
 from vocabkit.files.records import optional_json
 from vocabkit.llm.load import llm_table, model_folder, read_config
 from vocabkit.tokenizer.lora import is_lora
-from vocabkit.transfer.published import aspect_ratio_of, llava_config, of_transformers, read_mlp
+from vocabkit.transfer.published import aspect_ratio_of, check_vision, llava_config, of_transformers, read_mlp
 from vocabkit.vision.encoder import open_vision
 from vocabkit.vision.transformers_model import pads
 
@@ -52,8 +52,9 @@ def open_teacher(
         if llm is None:
             raise VocabkitError(f"{path}: a projector for {projector.config.llm}, without that LLM: give `llm`")
         return Teacher(projector.float(), llm)
-    tensors, recorded = read_mlp(path)
-    if llm is None and _is_projector_alone(path):
+    alone = _is_projector_alone(path)
+    tensors, recorded = read_mlp(path, llm_inside=llm is None and not alone)
+    if llm is None and alone:
         raise VocabkitError(
             f"{path}: a projector without its LLM: give `llm`, and `vision` if it names no vision model"
         )
@@ -70,12 +71,8 @@ def open_teacher(
     ratio = image_aspect_ratio or _aspect_ratio(path, content, vision)
     if vision is not None:
         recorded["vision_model"] = vision
-    elif content.get("unfreeze_mm_vision_tower"):  # what it names is no longer what it was shown by
-        raise VocabkitError(
-            f"{path}: its vision model was trained with it (unfreeze_mm_vision_tower), and is read in the layout of "
-            "transformers only: take the checkpoint converted to that (llava-hf has many), or give the vision model as "
-            "`vision`"
-        )
+    else:
+        check_vision(path)
     hidden, width = tensors["linear_1.weight"].shape
     if of_transformers(content):
         recorded["vision_fingerprint"] = _fingerprint_of_vision(path, width, ratio, **recorded)

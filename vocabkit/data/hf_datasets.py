@@ -165,8 +165,9 @@ def _opening(source: str, split: str) -> Iterator[None]:
     except Exception as error:  # of datasets, Arrow, fsspec, the HTTP library, ...
         told = type(error).__name__ != "DatasetGenerationError" or error.__cause__ is None  # which says nothing itself
         reason = (str(error if told else error.__cause__).splitlines() or [type(error).__name__])[0]
+        absent = "" if is_url(source) or Path(source).exists() else "no such file or folder, and "
         raise VocabkitError(
-            f"{source}: can't read split {quote(split)} of this dataset ({quote(reason, 160)})"
+            f"{source}: {absent}can't read split {quote(split)} of this dataset ({quote(reason, 160)})"
         ) from error
 
 

@@ -14,6 +14,8 @@ from vocabkit.data.samples import Picture, Sample
 from vocabkit.data.tars import is_tar, tar_pictures, tar_samples
 from vocabkit.data.urls import UrlFile, check_url, each_file, files_below, is_url, last_name
 from vocabkit.errors import VocabkitError, warn
+from vocabkit.files.atomic import reading
+from vocabkit.files.records import COMPRESSIONS
 from vocabkit.hub import is_hub_id
 
 
@@ -112,7 +114,15 @@ def _is_local_image(source: str) -> bool:
 def _local(source: str) -> Path:
     if is_url(source):
         raise VocabkitError(f"{source}: LLaVA files are read from a disk; copy it and its images there")
-    return Path(source)
+    path = Path(source)
+    if path.is_file() and not is_llava(path):  # of another name, so it may be of another kind
+        with reading(path), path.open("rb") as file:
+            start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if start and not start.startswith((b"[", b"{", *(magic for _, magic in COMPRESSIONS.values()))):
+            raise VocabkitError(
+                f"{source}: no file of pictures; give images, a folder of them, tars, Parquet, or LLaVA's JSON or JSONL"
+            )
+    return path
 
 
 def _is_dataset(source: str) -> bool:

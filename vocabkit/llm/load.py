@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ from transformers.utils import logging as transformers_logging
 
 from vocabkit.adapter.partners import LLMTable, llm_spellings
 from vocabkit.adapter.spelled import compose
-from vocabkit.errors import VocabkitError, needs_extra, quote
-from vocabkit.files.records import decode_json
+from vocabkit.errors import VocabkitError, counted, needs_extra, quote
+from vocabkit.files.records import decode_json, optional_json
 from vocabkit.hub import Repository, why_unreachable
 from vocabkit.llm.embeddings import open_embeddings
 from vocabkit.llm.gguf_reader import quick_reader
@@ -137,6 +138,10 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds on a damaged model
             raise VocabkitError(f"{llm}: transformers can't load this LLM ({first_line(error)})") from error
+        tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(own)
+        quantised = "quantization_config" in optional_json(folder / "config.json")
+    if not quantised:  # else transformers has put the scales where they belong
+        check_all_read(str(llm), model, found["unexpected_keys"])
     if missing := sorted(found["missing_keys"]):
         raise VocabkitError(f"{llm}: its weights lack {missing[0]}, one of {len(missing)} missing tensors")
     for lora in reversed(loras):
@@ -148,20 +153,71 @@ def load_model(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def check_all_read(source: str, model: torch.nn.Module, unexpected: Iterable[str]) -> None:
+    """Raise VocabkitError if `unexpected`, names of tensors that transformers did not read, has weights of `model`:
+    inside one of its layers, or beside a weight. What was loaded is not what was saved then.
+    """
+    modules = dict(model.named_modules())
+    lists = {name for name, each in modules.items() if isinstance(each, torch.nn.ModuleList)}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."  # which weights of a model without its output layer lack
+
+    def belongs(name: str) -> bool:
+        above = name.rpartition(".")[0]
+        while above not in modules:
+            above = above.rpartition(".")[0]
+        in_layer = any(above.startswith(f"{each}.") for each in lists)
+        return above != "" and (in_layer or bool(modules[above]._parameters)) and not _BUFFER.search(name)
+
+    if unread := sorted(name for name in unexpected if belongs(name) or belongs(prefix + name)):
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        raise VocabkitError(
+            f"{source}: its weights have {counted(len(unread), 'tensor')} that a {kind} lacks, such as "
+            f"{quote(unread[0], 120)}: they are quantised, or of another kind of model than config.json says; give "
+            "unquantised weights, and the config.json that was published with them"
+        )
+
+
+_BUFFER = re.compile(
+    r"(inv_freq|position_ids|embed_positions|causal_mask|masked_bias|(cos|sin)_cached|(attn|attention)\.bias)$"
+)
+"""What older releases of transformers stored in layers, beside their weights: no weights."""
+
+
+def _template_of_processor(folder: Path) -> str | None:
+    """The chat template that older processors have in a JSON file of their own, where a tokenizer does not look for it.
+    Raises VocabkitError: not text.
+    """
+    for name in ("processor_config.json", "chat_template.json"):  # in the order of transformers
+        template = optional_json(folder / name).get("chat_template")
+        if template is not None and not isinstance(template, str):
+            raise VocabkitError(
+                f"{folder / name}: its chat_template is no text, but {type(template).__name__}; write the one to use "
+                "to chat_template.jinja beside it"
+            )
+        if template:
+            return template
+    return None
+
+
 LLAVA = ("llava", "llava_next")
 """`model_type` of checkpoints of Llava and LlavaNext in the layout of transformers."""
 LLAVA_OWN = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 """`model_type` of LLaVA's own checkpoints, whose config is that of their LLM -> that of their LLM."""
+_FAMILIES = {"Llama": "llama", "Mistral": "mistral", "Qwen": "qwen2", "Qwen2": "qwen2"}
+"""Name in the architecture of such a checkpoint, as in LlavaQwenForCausalLM -> `model_type` of its LLM."""
 
 
 def _inside_llava(folder: Path) -> dict[str, Any]:
     """How transformers loads the LLM inside a Llava checkpoint; nothing for other models.
 
-    Raises VocabkitError: its config does not describe that LLM; transformers would make up one of 7B.
+    Raises VocabkitError: its config does not describe that LLM (transformers would make up one of 7B), or it is
+        quantised or of another family.
     """
     file = folder / "config.json"
     content = decode_json(file, dict[str, Any], "a model's config.json") if file.is_file() else {}
     kind = content.get("model_type")
+    if kind in (*LLAVA, *LLAVA_OWN):
+        _check_not_quantised(folder, content)
     if kind in LLAVA and "text_config" in content:
         config = read_config(folder).text_config
         # what the LLM alone has before the names of its layers: `model.` or, as GPT-2, `transformer.`
@@ -177,8 +233,39 @@ def _inside_llava(folder: Path) -> dict[str, Any]:
             "LLaVA's own, is in it; take the config.json that was published with the weights"
         )
     if kind in LLAVA_OWN:
-        return {"config": AutoConfig.for_model(**content | {"model_type": LLAVA_OWN[kind]})}
+        return {"config": AutoConfig.for_model(**content | {"model_type": _family(file, content)})}
     return {}
+
+
+def _check_not_quantised(folder: Path, content: Mapping[str, Any]) -> None:
+    """Raise VocabkitError for a quantised Llava: what its config says of it is not in that of the LLM alone, by which
+    transformers would take numbers without their scales for weights.
+    """
+    inner = content.get("text_config")
+    for place in (content, inner if isinstance(inner, dict) else {}):
+        if settings := place.get("quantization_config") or place.get("compression_config"):
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise VocabkitError(
+                f"{folder}: its weights are quantised{f' ({quote(str(method))})' if method else ''}, but the LLM in a "
+                "Llava is read unquantised only; give the Llava that they were made of"
+            )
+
+
+def _family(file: Path, content: Mapping[str, Any]) -> str:
+    """The `model_type` of the LLM in a checkpoint of LLaVA's own layout: as its architecture says, which is newer than
+    some values of its `model_type`. Raises VocabkitError: another family.
+    """
+    listed = content.get("architectures")
+    architecture = str(listed[0]) if isinstance(listed, list) and listed else ""
+    named = re.fullmatch(r"(?:Llava)?(?!Llava)(\w+)ForCausalLM", architecture)
+    if named is None:
+        return LLAVA_OWN[content["model_type"]]
+    if named[1] not in _FAMILIES:
+        raise VocabkitError(
+            f"{file}: its architecture is {quote(architecture)}; in LLaVA's own layout, the LLM is read of "
+            f"{', '.join(_FAMILIES)} only; give a checkpoint in the layout of transformers (llava-hf has many)"
+        )
+    return _FAMILIES[named[1]]
 
 
 def llm_table(source: str) -> LLMTable:

@@ -114,9 +114,15 @@ def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
     template = tokenizer.chat_template or _PLAIN_CHAT
 
     def rendered(*, asks: bool) -> str:
-        text: str = tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=asks, tokenize=False
-        )
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=asks, tokenize=False
+            )
+        except Exception as error:  # jinja2 and what the template does raise many kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise VocabkitError(
+                f"the LLM's chat template fails ({quote(reason, 120)}); use template plain or completion"
+            ) from error
         return text
 
     def content(text: str) -> Any:
@@ -124,7 +130,10 @@ def _chat(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
         return text if takes_text else [{"type": "text", "text": text}]
 
     messages.append({"role": "user", "content": _PROBE})
-    takes_text = _PROBE in rendered(asks=False)
+    try:
+        takes_text = _PROBE in rendered(asks=False)
+    except VocabkitError:  # as one of parts may, which the first turn will show
+        takes_text = False
     messages.clear()
 
     for turn in turns:

@@ -73,9 +73,12 @@ def import_published(
 
     Raises:
         VocabkitError: damaged, a pickle with more than tensors, not a LangBridge projector, another number of rows
-            than the index map, trained on tiles of pictures, or a vision model of another width.
+            than the index map, trained on tiles of pictures, or a vision model of another width, or that was trained
+            with it.
     """
     weights = Path(weights)
+    if vision is None:
+        check_vision(weights)
     tensors = _read_layers(weights)
     first, head = tensors["linear_1.weight"], tensors["head.weight"]
     if first.ndim != 2 or head.ndim != 2:
@@ -98,8 +101,11 @@ def import_published(
     return LangBridgeAdapter.from_parts(weights, config, tensors, shared)
 
 
-def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_mlp(weights: Path, *, llm_inside: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the layers of an MLP projector from an `mm_projector.bin`, LLaVA's own checkpoint or one of transformers.
+
+    Args:
+        llm_inside: whether its LLM is in the checkpoint, too. If not, the config.json of LLaVA may be that of any LLM.
 
     Returns:
         `linear_1` and `linear_2` by name, and what a checkpoint's config.json says of the features, as fields of an
@@ -112,11 +118,17 @@ def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     kind, own = str(content.get("model_type", "")), content.get("mm_projector_type", "mlp2x_gelu")
     if content and kind in _OTHER_KINDS:
         raise VocabkitError(f"{weights}: its model type {quote(kind)} has {_OTHER_KINDS[kind]}; {_MLP}")
-    if content and kind not in (*LLAVA, *LLAVA_OWN):
+    if kind == "vocabkit_llava":
+        raise VocabkitError(
+            f"{weights}: an export of vocabkit, which has a head over a shared vocabulary already; `vocabkit transfer` "
+            "moves the adapter that it was made of"
+        )
+    others = bool(content.keys() & {"text_config", "vision_config"})  # of transformers, with a projector of its own
+    if content and kind not in (*LLAVA, *LLAVA_OWN) and (llm_inside or others):
         raise VocabkitError(
             f"{weights}: its model type is {quote(kind) if kind else 'missing'}, not one that is read "
-            f"({', '.join(dict.fromkeys((*LLAVA, *LLAVA_OWN)))}); give such a checkpoint, or an mm_projector.bin that "
-            "has no other config.json beside it"
+            f"({', '.join(dict.fromkeys((*LLAVA, *LLAVA_OWN)))}); give such a checkpoint"
+            f"{'' if others else ', or also name its LLM with `llm`'}"
         )
     activation = content.get("projector_hidden_act", "gelu")
     if own != "mlp2x_gelu" or activation != "gelu":
@@ -142,6 +154,22 @@ def read_mlp(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     kept = content.get("vision_feature_select_strategy") == "full"
     return tensors, {"vision_model": str(weights), "vision_layer": layer, "vision_keep_cls": kept}
+
+
+def check_vision(weights: Path) -> None:
+    """Raise VocabkitError if the config.json beside the weights names a vision model in LLaVA's own layout that was
+    trained with them, and so is no longer what it names.
+    """
+    content = llava_config(weights)
+    in_next = re.findall(r"\w+", str(content.get("mm_tunable_parts")))  # what LLaVA-NeXT trains, by commas
+    trained = {"unfreeze_mm_vision_tower": content.get("unfreeze_mm_vision_tower")}
+    trained["mm_tunable_parts"] = "mm_vision_tower" in in_next
+    for name in filter(trained.get, trained):
+        raise VocabkitError(
+            f"{weights}: its vision model was trained with the projector ({name}), and is read in the layout of "
+            "transformers only: take the checkpoint converted to that (llava-hf has many), or give the vision model as "
+            "`vision`"
+        )
 
 
 def of_transformers(config: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vocabkit.adapter.config import AspectRatio
-from vocabkit.adapter.model import Adapter
+from vocabkit.adapter.model import Adapter, MLPProjector
 from vocabkit.adapter.partners import WHOLE, EncoderInfo, check_encoder
 from vocabkit.adapter.tensors import hash_tensors
 from vocabkit.data.pictures import PICTURE_RULES, BrokenImage, check_shape, load_image
@@ -296,8 +296,9 @@ def encoder_of(
         )
     except VocabkitError as error:
         if vision is None and source != NAME and not Path(source).exists():
+            what = "projector" if isinstance(connector, MLPProjector) else "adapter"
             raise VocabkitError(
-                f"{error}; the adapter was trained with it: if it has moved, name it with `vision`"
+                f"{error}; the {what} was trained with it: if it has moved, name it with `vision`"
             ) from error
         raise
     check_encoder(config, encoder.info, source)

@@ -16,7 +16,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vocabkit.errors import VocabkitError, quote
-from vocabkit.llm.load import LLAVA, first_line, model_folder, quiet_transformers, read_config
+from vocabkit.llm.load import LLAVA, check_all_read, first_line, model_folder, quiet_transformers, read_config
 from vocabkit.vision.tiles import Layout, Sizes, Tiles
 
 _PREPARATION = (
@@ -227,6 +227,8 @@ def _load(folder: Path, config: PreTrainedConfig) -> tuple[Any, frozenset[str]]:
         )
     except Exception as error:  # safetensors and transformers raise many kinds on damaged files
         raise VocabkitError(f"{folder}: transformers can't load its weights ({first_line(error)})") from error
+    if getattr(config, "quantization_config", None) is None:  # else transformers has put the scales where they belong
+        check_all_read(str(folder), module, found["unexpected_keys"])
     absent = frozenset(found["missing_keys"])
     if needed := sorted(key for key in absent if not key.startswith(_AFTER_FEATURES)):
         raise VocabkitError(
