@@ -56,7 +56,7 @@ class SceneSplit(enum.StrEnum):
 def scenes(
     out: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
     train: Annotated[int, typer.Option(min=1, help="Training pictures.")] = 12_000,
-    held_out: Annotated[int, typer.Option(min=1, help="Pictures in each of the three held-out splits.")] = 500,
+    held_out: Annotated[int, typer.Option(min=1, help="Pictures in each held-out split.")] = 500,
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same data.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Width and height of the pictures in pixels.")] = 224,
     only: Annotated[
@@ -76,8 +76,8 @@ def scenes(
 ) -> None:
     """Draw captioned scenes, from OpenMoji or cut-outs.
 
-    One training split and three held-out ones: known scenes drawn anew, new combinations of known drawings, and new
-    drawings. A fourth has other pictures of known things, where these have several. All are in LLaVA's JSON format.
+    One training split, and held-out ones: known scenes drawn anew, new combinations of known things, other pictures of
+    them, where a folder has several, and new things. All are in LLaVA's JSON format.
     """
     from vocabkit.data.scene_files import write_scenes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from vocabkit.data.llava import read_llava
 from vocabkit.data.pictures import load_image
 from vocabkit.data.scene_files import QUESTION, write_scenes
-from vocabkit.data.scenes import BACKGROUNDS, SPLITS, cut_out, drawings, name_in_caption, pictures_of_things
+from vocabkit.data.scenes import BACKGROUNDS, SPLITS, cut_out, drawings, pictures_of_things, thing_in_caption
 from vocabkit.errors import VocabkitWarning
 
 SMALL = ("--train", "40", "--held-out", "5")
@@ -191,7 +190,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("things")
     (folder / "more").mkdir()
     for number in range(20):
-        dot(folder / f"{number:02}.png", (10 * number, 250, 0), f"A thing-{'abcdefghijklmnopqrst'[number]}.")
+        dot(folder / f"{number:02}.png", (10 * number, 250, 0), f"A {'abcdefghijklmnopqrst'[number]}-thing.")
     dot(folder / "reed.png", (1, 2, 3), "A Reed!\nUn roseau.")
     dot(folder / "more/reed.png", (3, 2, 1), "a reed")
     dot(folder / "moss.png", (1, 2, 3), "Some moss.")
@@ -214,34 +213,63 @@ def colours(folder: Path, record: dict[str, Any]) -> set[tuple[int, ...]]:
 
 
 def test_captions_name_pictures_of_a_folder(things: Path) -> None:
-    found = pictures_of_things(things)
+    found, phrases = pictures_of_things(things)
     assert found["reed"] == [things / "more/reed.png", things / "reed.png"]
-    assert set(found) == {"moss", "reed", *(f"thing-{letter}" for letter in "abcdefghijklmnopqrst")}
+    assert set(found) == {"moss", "reed", *(f"{letter}-thing" for letter in "abcdefghijklmnopqrst")}
+    assert phrases.keys() == found.keys()
+    assert (phrases["reed"], phrases["moss"]) == ("a reed", "moss")
 
 
 @pytest.mark.parametrize(
-    ("caption", "name"),
+    ("caption", "thing"),
     [
-        ("A red apple.", "red apple"),
-        ("a lamp\r\nUne lampe\r\n", "lamp"),
-        ("a\tdoor", "door"),
-        ("a café", "café"),
-        ("Some cafe\u0301 !", "café"),
-        ("a jack-o'-lantern", "jack-o'-lantern"),
-        ("a potter’s wheel", "potter’s wheel"),
-        ("a सेब", "सेब"),
-        ("a one two three four", "one two three four"),
-        ("a one two three four five", None),
-        ("the lamp", None),
-        ("a lamp, a door", None),
-        ("a 3", None),
-        ("a -", None),
-        ("a", None),
-        ("", None),
+        ("A red apple.", "a red apple"),
+        ("a lamp\r\nUne lampe\r\n", "a lamp"),
+        ("a\tdoor", "a door"),
+        ("a café", "a café"),
+        ("A cafe\u0301 !", "a café"),
+        ("a jack-o'-lantern", "a jack-o'-lantern"),
+        ("a potter’s wheel", "a potter’s wheel"),
+        ("a सेब", "a सेब"),
+        ("a one two three four", "a one two three four"),
+        ("A useful tool.", "a useful tool"),
+        ("An MRI scanner.", "an mri scanner"),
+        ("An heirloom", "an heirloom"),
+        ("An iron for ironing clothes.", "an iron for ironing clothes"),
     ],
 )
-def test_caption_names_a_thing_in_words_of_any_script(caption: str, name: str | None) -> None:
-    assert name_in_caption(caption) == name
+def test_caption_names_a_thing_in_words_of_any_script(caption: str, thing: str) -> None:
+    assert thing_in_caption(caption) == (thing.partition(" ")[2], thing)
+
+
+@pytest.mark.parametrize(("caption", "thing"), [("Some milk.", "milk"), ("some red grapes", "red grapes")])
+def test_thing_of_which_there_is_some_has_no_article(caption: str, thing: str) -> None:
+    assert thing_in_caption(caption) == (thing, thing)
+
+
+@pytest.mark.parametrize("caption", ["a one two three four five", "the lamp", "a lamp, a door", "a 3", "a -", "a", ""])
+def test_caption_of_another_form_names_nothing(caption: str) -> None:
+    assert thing_in_caption(caption) is None
+
+
+def test_scenes_keep_the_articles_of_captions_and_count_only_what_has_one(tmp_path: Path) -> None:
+    for number, caption in enumerate(
+        ("A useful tool", "An honest woman", "An heirloom", "An MRI scanner", "A ukulele", "A wolf", "A unit")
+    ):
+        dot(tmp_path / f"{number}.png", (1, 1, 1), caption)
+    for letter in "abcdefgh":
+        dot(tmp_path / f"{letter}.png", (1, 1, 1), f"Some {letter}-milk")
+    splits = write_scenes(tmp_path / "out", train=60, held_out=4, seed=2, size=32, objects=tmp_path)
+    all_records = [record for split in splits for record in records(tmp_path / "out", split.name)]
+    for record in all_records:
+        assert all(re.fullmatch(rf"(an? )?{n}", p) for n, p in zip(record["objects"], record["phrases"], strict=True))
+        if record["count"]:
+            assert record["objects"][0] in {"useful tool", "heirloom", "mri scanner", "ukulele", "unit"}
+        else:
+            said = record["conversations"][1]["value"]
+            assert said.startswith(" and ".join(record["phrases"]))
+    phrases = {phrase for record in all_records for phrase in record["phrases"]}
+    assert {"a useful tool", "an honest woman", "an heirloom", "an mri scanner", "a wolf", "a-milk"} <= phrases
 
 
 def test_pictures_that_are_left_out_are_counted_with_the_reason(tmp_path: Path) -> None:
@@ -254,17 +282,51 @@ def test_pictures_that_are_left_out_are_counted_with_the_reason(tmp_path: Path) 
     dot(tmp_path / "d.gif", (1, 1, 1), "a gif")
     Image.new("RGB", (1000, 1)).save(tmp_path / "e.png")
     (tmp_path / "e.txt").write_text("a line")
+    assert left_out(tmp_path) == [
+        "2 of 6 pictures left out, first a.png: no caption in a .txt beside it",
+        "1 of 6 pictures left out, first c.png: its caption is not a, an or some and up to 4 words, such as "
+        "`A red apple.`",
+        "1 of 6 pictures left out, first d.gif: not .png, .jpg, .jpeg, .webp",
+        "1 of 6 pictures left out, first e.png: too long and thin to be seen",
+    ]
+
+
+def left_out(folder: Path) -> list[str]:
+    """What is told of a folder of which only lamp.png can be used."""
     with pytest.warns(VocabkitWarning) as told:
-        assert pictures_of_things(tmp_path) == {"lamp": [tmp_path / "lamp.png"]}
-    assert [str(each.message).replace(f"{tmp_path}/", "") for each in told] == [
-        f"{tmp_path}: {what}"
-        for what in (
-            "2 of 6 pictures left out, first a.png: no caption in a .txt beside it",
-            "1 of 6 pictures left out, first c.png: its caption is not a, an or some and up to 4 words, such as "
-            "`A red apple.`",
-            "1 of 6 pictures left out, first d.gif: not .png, .jpg, .jpeg, .webp",
-            "1 of 6 pictures left out, first e.png: too long and thin to be seen",
-        )
+        assert pictures_of_things(folder) == ({"lamp": [folder / "lamp.png"]}, {"lamp": "a lamp"})
+    return [str(each.message).removeprefix(f"{folder}: ").replace(f"{folder}/", "") for each in told]
+
+
+def test_pictures_in_which_nothing_can_be_seen_are_left_out(tmp_path: Path) -> None:
+    for name in ("lamp", "clear", "cut", "cut shorter", "text"):
+        dot(tmp_path / f"{name}.png", (1, 1, 1), f"a {name}")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
+    for name, size in (("cut", 80), ("cut shorter", 60)):
+        (tmp_path / f"{name}.png").write_bytes((tmp_path / f"{name}.png").read_bytes()[:size])
+    (tmp_path / "text.png").write_bytes(b"text")
+    clear, cut, text = left_out(tmp_path)
+    assert clear == "1 of 5 pictures left out, first clear.png: nothing but transparency"
+    assert cut.startswith("2 of 5 pictures left out, first cut shorter.png: broken image (")
+    assert text.startswith("1 of 5 pictures left out, first text.png: not an image in any of BMP")
+
+
+def test_caption_in_another_encoding_is_told(tmp_path: Path) -> None:
+    dot(tmp_path / "lamp.png", (1, 1, 1), None)
+    (tmp_path / "lamp.txt").write_bytes("a lamp\nune lampe d'été".encode("latin-1"))  # only the first line counts
+    for encoding in ("latin-1", "utf-16", "utf-16-be"):
+        dot(tmp_path / f"{encoding}.png", (1, 1, 1), None)
+        (tmp_path / f"{encoding}.txt").write_bytes("A café.\r\n".encode(encoding))
+    assert left_out(tmp_path) == [
+        "3 of 4 pictures left out, first latin-1.png: its caption is not UTF-8; save it as UTF-8"
+    ]
+
+
+def test_pictures_of_one_name_have_one_article(tmp_path: Path) -> None:
+    for file, caption in (("lamp", "a lamp"), ("other", "some lamp")):
+        dot(tmp_path / f"{file}.png", (1, 1, 1), caption)
+    assert left_out(tmp_path) == [
+        "1 of 2 pictures left out, first other.png: an earlier caption of the same words has another article"
     ]
 
 
@@ -313,22 +375,24 @@ def test_folder_without_captions_raises(tmp_path: Path) -> None:
     done = vocabkit_here(tmp_path, "scenes", "out", "--objects", "folder")
     told, problem = done.stderr.splitlines()
     assert "first folder/a.png: no caption in a .txt beside it" in told
-    assert problem == "error: folder: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`"
+    assert problem == (
+        "error: folder: no NAME.png that can be used with a NAME.txt that says what it shows, such as `A red apple.`"
+    )
     assert error_of(vocabkit_here(tmp_path, "scenes", "out", "--objects", "none")).startswith("none: no such folder")
 
 
-@pytest.mark.parametrize("content", [b"not a picture", None])
-def test_broken_or_empty_picture_raises_and_leaves_nothing(things: Path, tmp_path: Path, content: bytes | None) -> None:
-    shutil.copytree(things, tmp_path / "things")
-    for file in (tmp_path / "things").rglob("*.png"):
-        if content is None:
-            Image.new("RGBA", (8, 8)).save(file)
-        else:
-            file.write_bytes(content)
-    problem = error_of(vocabkit_here(tmp_path, "scenes", "out", *SMALL, "--objects", "things"))
-    assert problem.startswith("things/")
-    assert "nothing but transparency" in problem or "not an image" in problem
-    assert not (tmp_path / "out").exists()
+def test_readme_lists_what_was_written_from_train_outwards(things: Path, tmp_path: Path) -> None:
+    def readme(*only: str) -> str:
+        folder = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        write_scenes(folder, train=20, held_out=4, seed=3, size=32, objects=things, only=only or None)
+        return (folder / "README.md").read_text("utf-8")
+
+    listed = re.findall(r"^- `(\w+)\.json`", readme(), re.MULTILINE)
+    assert listed == ["train", "rendering", "combination", "picture", "drawing"]
+    assert " Four of its splits are held out from `train.json`, ever further from it." in readme()
+    assert "drawings" not in readme()
+    assert " One of its splits is held out from `train.json`." in readme("train", "picture")
+    assert "held out" not in readme("train") + readme("picture", "drawing")
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------

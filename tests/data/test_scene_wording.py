@@ -59,6 +59,15 @@ def test_plurals_and_mass_nouns_take_no_article(name: str) -> None:
         ("potato", "potatoes"),
         ("kangaroo", "kangaroos"),
         ("octopus", "octopuses"),
+        ("hero", "heroes"),
+        ("grand piano", "grand pianos"),
+        ("roof", "roofs"),
+        ("café", "cafés"),
+        ("potter's wheel", "potter's wheels"),
+        ("tear-off calendar", "tear-off calendars"),
+        ("diamond ring", "diamond rings"),
+        ("garden shed", "garden sheds"),
+        ("washing machine", "washing machines"),
     ],
 )
 def test_regular_plurals(name: str, expected: str) -> None:
@@ -67,9 +76,28 @@ def test_regular_plurals(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["mouse", "snowman", "tooth", "fish", "maple leaf", "grapes", "two hearts", "bread", "slice of pizza", "deer"],
+    [
+        *("mouse", "snowman", "tooth", "fish", "maple leaf", "grapes", "two hearts", "bread", "slice of pizza", "deer"),
+        *("wolf", "timber-wolf", "book shelf", "midwife", "goose", "quiz", "stomach", "oasis", "aircraft", "trout"),
+    ],
 )
 def test_names_without_regular_plural_give_none(name: str) -> None:
+    assert plural(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mushroom from japan", "bear that dances", "iron for ironing clothes", "bow on bow", "mother-in-law"),
+        *("dog chasing cat", "cat sleeping", "fist raised", "door open", "runner up", "attorney general"),
+    ],
+)
+def test_names_whose_noun_may_stand_before_their_last_word_have_no_plural(name: str) -> None:
+    assert plural(name) is None
+
+
+@pytest.mark.parametrize("name", ["ginger 'root'", "kids'", "सेब", "letter s"])
+def test_names_that_english_endings_do_not_fit_have_no_plural(name: str) -> None:
     assert plural(name) is None
 
 
@@ -77,6 +105,8 @@ def test_answers_complete_the_question() -> None:
     assert Scene("single", ("red apple",)).answer == "a red apple."
     assert Scene("pair", ("owl", "red apple"), None, "blue").answer == "an owl and a red apple on a blue background."
     assert Scene("count", ("owl",), 3, "orange").answer == "three owls on an orange background."
+    own = Scene("pair", ("useful tool", "milk"), None, "red", ("a useful tool", "milk"))
+    assert own.answer == "a useful tool and milk on a red background."
     assert [counted("owl", count) for count in (2, 4, 5)] == ["two owls", "four owls", "five owls"]
 
 

@@ -85,6 +85,13 @@ def test_questions_that_were_not_asked_have_no_share(world: World) -> None:
     }
 
 
+def test_scenes_are_asked_about_with_their_own_articles(world: World) -> None:
+    things = {"milk": "milk", "hour": "an hour", "unit": "a unit", **{name: f"a {name}" for name in NAMES[1:8]}}
+    scenes = [Scene("single", (name,), phrases=(thing,)) for name, thing in things.items()]
+    found = values(ask(*stage(world, scenes), EvaluateOptions(template="completion")))
+    assert found == {"named": 1, "recognised": 1, "name_chosen": 1, "yes_no": 1, "said_yes": 0.5, "yes_no_ranked": 1}
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -93,6 +100,7 @@ def test_questions_that_were_not_asked_have_no_share(world: World) -> None:
         {"objects": 5},
         {"objects": ["owl"], "kind": "mob"},
         {"objects": ["owl", "cat"], "kind": "single"},
+        {"objects": ["owl"], "kind": "single", "phrases": ["an owl", "a cat"]},
         {"objects": ["owl"], "kind": "count", "count": 7},
         {"objects": ["sheep"], "kind": "count", "count": 2},
     ],

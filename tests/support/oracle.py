@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import MLPProjector
 from vocabkit.data.samples import Picture, Sample, Turn
-from vocabkit.data.scenes import Scene, with_article
+from vocabkit.data.scenes import Scene
 from vocabkit.llm.load import LLM, load_llm
 from vocabkit.vision.tiles import Layout
 
@@ -114,7 +114,7 @@ class Oracle(nn.Module):
     def _next(self, text: str, scene: Scene) -> int | None:
         question, asked, said = text.rpartition("Answer:")
         if asked:
-            there = any(f"Is there {with_article(name)} in" in question for name in scene.objects)
+            there = any(f"Is there {thing} in" in question for thing in scene.things)
             truth = " yes" if there else " no"
         else:
             _, asked, said = text.rpartition("This is")

@@ -43,7 +43,7 @@ _README = """\
 # Scenes of {title}
 
 {pictures:,} pictures of {size} x {size} pixels with answers, made of {drawings:,} {kind} by `vocabkit scenes` with
-seed {seed}, in LLaVA's JSON format. Three of its splits are held out from `train.json`, ever further from it.
+seed {seed}, in LLaVA's JSON format.{held_out}
 
 {splits}
 
@@ -51,11 +51,17 @@ A record also holds what its picture shows, for questions about it: `kind` (sing
 a pair the left one first), `count` (copies of the one object, or null) and `background` (the name of its colour, or
 null for a light one that the answer does not name).
 
-Names are those of {names} in lower case. Plural names and names of stuff stand without an article (`grapes`, `bread`).
-Only drawings whose names have a regular plural are counted: `three owls`, but never several mice.
+{names}
 
-{attribution}
+{source}
 """
+_OPENMOJI_NAMES = """\
+Names are those of Unicode in lower case. Plural names and names of stuff stand without an article (`grapes`, `bread`).
+Only drawings whose names have a regular plural are counted: `three owls`, but never several mice."""
+_OTHER_NAMES = """\
+Names are those of the captions in lower case. `phrases` holds them with the captions' own articles: `a useful tool`,
+but `milk` for *some milk*. Only things with an article whose names have a regular plural are counted: `three owls`, but
+never several mice."""
 _OPENMOJI = f"""\
 {ATTRIBUTION}
 The pictures are adaptations of these drawings (resized, turned, put on backgrounds) under the same licence; its text is
@@ -63,13 +69,23 @@ in LICENSE.txt."""
 _OTHERS = (
     "The pictures are adaptations (resized, turned, put on backgrounds) of those in {folder}, whose licence they keep."
 )
+_HELD_OUT = (
+    "",
+    " One of its splits is held out from `train.json`.",
+    *(
+        f" {number} of its splits are held out from `train.json`, ever further from it."
+        for number in ("Two", "Three", "Four")
+    ),
+)
+"""By the number of splits that are held out."""
 _ABOUT = {
     "train": "to train on",
     "rendering": "scenes of train, drawn anew: other sizes, places, turns and light backgrounds",
-    "combination": "two drawings that train has, but never together, on a background on which it has neither of them",
-    "drawing": "drawings that train does not have",
-    OTHER_PICTURES: "other pictures of things that train has",
+    "combination": "two {kind} that train has, but never together, on a background on which it has neither of them",
+    OTHER_PICTURES: "other pictures of {kind} that train has",
+    "drawing": "{kind} that train does not have",
 }
+"""What is in each split, ever further from train."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +113,8 @@ def write_scenes(
     objects: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Split, ...]:
-    """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json and drawing.json
-    (see `vocabkit.data.scenes`), images/, README.md and LICENSE.txt.
+    """Write the new folder `out`, whole or not at all: train.json, rendering.json, combination.json, drawing.json
+    and, of `objects`, picture.json (see `vocabkit.data.scenes`), images/, README.md and LICENSE.txt.
 
     The same seed and sizes give the same bytes; those of pictures depend on the versions of OpenMoji, resvg and Pillow.
 
@@ -116,10 +132,13 @@ def write_scenes(
     """
     out = Path(out)
     with new_folder(out) as folder:
-        files = {name: [file] for name, file in drawings().items()} if objects is None else pictures_of_things(objects)
+        files, phrases, source = {name: [file] for name, file in drawings().items()}, None, "OpenMoji"
+        if objects is not None:
+            (files, phrases), source = pictures_of_things(objects), str(objects)
         several = [name for name in files if files[name][1:]]
-        source = "OpenMoji" if objects is None else str(objects)
-        plan = plan_scenes(files, train=train, held_out=held_out, seed=seed, several=several, source=source)
+        plan = plan_scenes(
+            files, train=train, held_out=held_out, seed=seed, several=several, phrases=phrases, source=source
+        )
         if only is not None:
             if OTHER_PICTURES in only and OTHER_PICTURES not in plan:
                 raise VocabkitError(
@@ -151,6 +170,7 @@ def _shown(files: Mapping[str, Sequence[Path]], *, other: bool) -> dict[str, Seq
 
 
 def _record(name: str, scene: Scene) -> dict[str, Any]:
+    own = {} if scene.phrases is None else {"phrases": scene.phrases}
     return {
         "id": name,
         "image": f"images/{name}.png",
@@ -159,7 +179,7 @@ def _record(name: str, scene: Scene) -> dict[str, Any]:
         "objects": scene.objects,
         "count": scene.count,
         "background": scene.background,
-    }
+    } | own
 
 
 def _split(out: Path, name: str, scenes: Sequence[Scene]) -> Split:
@@ -169,16 +189,23 @@ def _split(out: Path, name: str, scenes: Sequence[Scene]) -> Split:
 
 
 def _readme(plan: Mapping[str, Sequence[Scene]], drawn: int, seed: int, size: int, objects: str | Path | None) -> str:
+    kind = "drawings" if objects is None else "things"
+    held_out = len(plan.keys() - {"train"})
     return _README.format(
         title="OpenMoji drawings" if objects is None else "pictures",
-        kind="drawings" if objects is None else "things",
-        names="Unicode" if objects is None else "their captions",
+        kind=kind,
+        held_out=_HELD_OUT[held_out] if "train" in plan else "",
+        names=_OPENMOJI_NAMES if objects is None else _OTHER_NAMES,
         pictures=sum(map(len, plan.values())),
         size=size,
         seed=seed,
         drawings=drawn,
-        splits="\n".join(f"- `{name}.json` ({len(scenes):,}): {_ABOUT[name]}" for name, scenes in plan.items()),
-        attribution=_OPENMOJI if objects is None else _OTHERS.format(folder=objects),
+        splits="\n".join(
+            f"- `{name}.json` ({len(plan[name]):,}): {about.format(kind=kind)}"
+            for name, about in _ABOUT.items()
+            if name in plan
+        ),
+        source=_OPENMOJI if objects is None else _OTHERS.format(folder=objects),
     )
 
 

@@ -7,26 +7,27 @@ folder, of which a thing may have several. The splits:
 - rendering: scenes of train, to be drawn anew.
 - combination: two drawings that train has, but never together, on a background on which it has neither of them.
 - drawing: drawings that train does not have.
-- picture: other pictures of things that train has; only where at least two have several, and one of these a plural.
+- picture: other pictures of things that train has; only where two or more have several, one of them countable.
 
-Articles and plurals follow the rules of English, with the exceptions that the names of OpenMoji's drawings need. A
-drawing whose name has no regular plural never appears in a counted scene.
+Captions of pictures have their own articles; those of OpenMoji's drawings follow the rules of English, with the
+exceptions that their names need. A thing whose name may have no regular plural never appears in a counted scene.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import random
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vocabkit.data.pictures import IMAGE, check_shape, load_cut_out
-from vocabkit.errors import VocabkitError, needs_extra, warn
+from vocabkit.errors import VocabkitError, needs_extra, one_line, warn
 from vocabkit.files.atomic import reading
 
 if TYPE_CHECKING:
@@ -68,11 +69,18 @@ class Scene:
     """Copies of the drawing in a counted scene."""
     background: str | None = None
     """Name of its colour; None for a light background, which the answer does not mention."""
+    phrases: tuple[str, ...] | None = None
+    """The objects as their own captions call them, `a useful tool`; None for articles by the rules of English."""
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The objects with their articles."""
+        return self.phrases or tuple(map(with_article, self.objects))
 
     @property
     def answer(self) -> str:
         """`an owl and a red apple on a blue background.`"""
-        things = counted(self.objects[0], self.count) if self.count else " and ".join(map(with_article, self.objects))
+        things = counted(self.objects[0], self.count) if self.count else " and ".join(self.things)
         return things + (f" on {with_article(self.background)} background." if self.background else ".")
 
 
@@ -83,12 +91,14 @@ def plan_scenes(
     held_out: int,
     seed: int,
     several: Collection[str] = (),
+    phrases: Mapping[str, str] | None = None,
     source: str = "OpenMoji",
 ) -> dict[str, list[Scene]]:
     """Plan the scenes of each split by name: `train` of them in train, `held_out` in each of the others.
 
     Args:
         several: those of `names` that have several pictures.
+        phrases: each of `names` with its article, or without one if it can't be counted; None to find both by rules.
         source: where the things are from, for messages.
 
     Raises VocabkitError: `held_out` is more than `train` or the drawings allow, they are too few,
@@ -101,30 +111,42 @@ def plan_scenes(
     new = shuffled[: round(len(shuffled) * _NEW_DRAWINGS)]
     known = shuffled[len(new) :]
     lacking = {name: frozenset(rng.sample(list(BACKGROUNDS), _LACKING)) for name in known}
-    if uncounted := next((each for each in (known, new) if not any(map(plural, each))), None):
+    countable = {name for name in names if plural(name) and (phrases is None or phrases[name] != name)}
+    if uncounted := next((each for each in (known, new) if countable.isdisjoint(each)), None):
         raise VocabkitError(
             f"{source}: none of the {len(uncounted):,} things of a split has a regular plural, such as "
             f"{uncounted[0]}; add things, or take another `seed`"
         )
-    scenes = _scenes(rng, known, train, lacking)
+    scenes = _scenes(rng, known, countable, train, lacking)
     if held_out > train:
         raise VocabkitError(f"{held_out:,} held-out scenes of {train:,} in train; hold out fewer, or train on more")
     plan = {
         "train": scenes,
         "rendering": rng.sample(scenes, held_out),
         "combination": _combinations(rng, scenes, held_out, lacking, source),
-        "drawing": _scenes(rng, new, held_out, {}),
+        "drawing": _scenes(rng, new, countable, held_out, {}),
     }
     known_several = [name for name in known if name in several]
-    if len(known_several) > 1 and any(map(plural, known_several)):
-        plan[OTHER_PICTURES] = _scenes(rng, known_several, held_out, lacking)
-    return plan
+    if len(known_several) > 1 and not countable.isdisjoint(known_several):
+        plan[OTHER_PICTURES] = _scenes(rng, known_several, countable, held_out, lacking)
+    if phrases is None:
+        return plan
+    return {
+        split: [replace(scene, phrases=tuple(phrases[name] for name in scene.objects)) for scene in scenes]
+        for split, scenes in plan.items()
+    }
 
 
-def _scenes(rng: random.Random, names: Sequence[str], size: int, lacking: Mapping[str, frozenset[str]]) -> list[Scene]:
+def _scenes(
+    rng: random.Random,
+    names: Sequence[str],
+    countable: Collection[str],
+    size: int,
+    lacking: Mapping[str, frozenset[str]],
+) -> list[Scene]:
     """Make scenes in which all drawings are about equally frequent, none on a background in `lacking`."""
-    countable = [name for name in names if plural(name)]
-    singles, paired, numbered = _deck(rng, names), _deck(rng, names), _deck(rng, countable)
+    singles, paired = _deck(rng, names), _deck(rng, names)
+    numbered = _deck(rng, [name for name in names if name in countable])
 
     def background(*objects: str) -> str:
         return rng.choice([c for c in BACKGROUNDS if not any(c in lacking.get(name, ()) for name in objects)])
@@ -184,8 +206,14 @@ def short_names(name: str) -> list[str]:
 
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _VOWEL_SOUND = re.compile(r"(?!eu|one\b|uni)[aeiou]|hour|x-")
-_AFTER_HEAD = re.compile(r" (?:and|at|behind|doing|in|inside|making|of|on|or|over|with|without) .*")
-"""The words after the head noun of a name, such as ` of pizza`."""
+_NO_NOUN = (
+    r"(?:about|above|across|after|against|along|among|and|around|as|at|au|before|behind|below|beneath|beside|between|but"
+    r"|by|de|del|di|doing|down|du|during|for|from|has|in|inside|into|is|like|made|making|near|next|not|of|off|on|onto|or"
+    r"|out|outside|over|past|per|plus|than|that|the|through|to|towards?|under|underneath|until|up|upon|versus|via|vs|was"
+    r"|when|where|which|while|who|whose|with|within|without|worn)"
+)
+_AFTER_HEAD = re.compile(rf"(?:(?<!palm)(?<!palms) {_NO_NOUN}(?: .*)?|-{_NO_NOUN}(?:-[^ ]*)?)$")
+"""What stands after the head noun of a name, such as ` of pizza` or `-in-law`; but a palm up hand is a hand."""
 _PLURAL = re.compile(r"(?:.*[^aious]s|biceps)")
 """Plural words; not `dress`, `octopus`, `iris`."""
 _UNCOUNTABLE = re.compile(
@@ -194,12 +222,23 @@ _UNCOUNTABLE = re.compile(
 )
 """Mass nouns and proper names: words without an article or a plural."""
 _IRREGULAR = re.compile(
-    r".*(?:man|child|foot|tooth|louse|mouse|fish|sheep|deer|leaf|knife|scarf)"
-    r"|americas|bison|buffalo|clothes|climbing|dancing|deeply|die|elf|fleur-de-lis|frowning|helix|ox|shrimp|squid"
-    r"|together|yang"
+    r".|.*(?:man|child|foot|tooth|louse|mouse|goose|fish|sheep|deer|moose|craft|leaf|loaf|sheaf|thief|hoof|calf|half"
+    r"|shelf|wolf|scarf|wharf|dwarf|knife|wife|life|quiz|[^aeiou][aeiou]z|quy|stomach|monarch|triarch|loch|epoch|eunuch"
+    r"|tech|axis|[aeioy]sis|ois|[ao]ux|(?:ind|cod|vort|vert)ex|(?:matr|append)ix|bacterium|stratum|criterion|phenomenon"
+    r"|alumn[au]s?|larva|vertebra|alga|stimulus|bacillus|genus|corpus|[^e]ese)"
+    r"|americas|bison|buffalo|cannon|carp|chassis|clothes|climbing|cod|dancing|debris|deeply|die|elf|elk|frowning|grouse"
+    r"|halibut|helix|offspring|ox|penny|quail|salmon|self|shrimp|squid|swine|together|trout|tuna|yang"
+    r"|children|cattle|dice|feet|geese|mice|oxen|people|police|teeth|women"
+    r"|ablaze|afloat|ajar|alight|alive|alone|apparent|asleep|awake|broken|elect|full|general|laureate|martial|open|shut"
 )
-"""Head nouns with an irregular plural."""
-_ENDS_IN_ES = re.compile(r".*(?:s|x|z|ch|sh)|(?:mosquit|potat|superher|tomat|volcan)o")
+"""Last words that have no regular plural, or may be no noun."""
+_PARTICIPLE = re.compile(
+    r"[ -](?!(?:build|ceil|cross|draw|duckl|dumpl|earr|k|light|paint|pudd|r|seedl|spr|stock|str|sw|th|w|wedd)ing\b"
+    r"|(?:blow|cry|frown|smil)ing face|viewing ceremony)"
+    r"\w+ing\b|[ -](?!(?:b|flowerb|mop|sl|bobsl|sh|thoroughbr|\w*[^e]e)ed$)\w+ed$"
+)
+"""A word after the first that may say what the thing before it does: `dog chasing cat`, `fist raised`."""
+_ENDS_IN_ES = re.compile(r".*(?:s|x|z|ch|sh)|(?:(?:super)?her|ech|embarg|mosquit|potat|tomat|torped|vet|volcan)o")
 
 
 def with_article(name: str) -> str:
@@ -214,11 +253,13 @@ def with_article(name: str) -> str:
 def plural(name: str) -> str | None:
     """Return `owls`, `cherry blossoms`, `mosquitoes`.
 
-    None if English has no regular plural (`mouse`, `bread`), the name is plural (`grapes`), or its noun is not its last
-    word (`slice of pizza`).
+    None rather than a wrong one: if there may be no regular plural (`mouse`, `bread`, a word of another script), the
+    name is plural (`grapes`), or its noun may not be its last word (`slice of pizza`).
     """
     noun = _noun(name)
-    if not name.endswith(noun) or any(rule.fullmatch(noun) for rule in (_UNCOUNTABLE, _PLURAL, _IRREGULAR)):
+    if _AFTER_HEAD.search(name) or _PARTICIPLE.search(name) or not re.search("[a-zé]$", name):
+        return None
+    if any(rule.fullmatch(noun) for rule in (_UNCOUNTABLE, _PLURAL, _IRREGULAR)):
         return None
     if _ENDS_IN_ES.fullmatch(noun):
         return f"{name}es"
@@ -233,7 +274,7 @@ def counted(name: str, count: int) -> str:
 
 
 def _noun(name: str) -> str:
-    return _AFTER_HEAD.sub("", name).split(" ")[-1]
+    return re.split("[ -]", _AFTER_HEAD.sub("", name))[-1]
 
 
 ATTRIBUTION = (
@@ -292,64 +333,84 @@ _MOST_WORDS = 4
 """Of a thing's name."""
 
 
-def pictures_of_things(folder: str | Path) -> dict[str, list[Path]]:
-    """Return the pictures of each thing in a folder and the folders below it, by the name of the thing in lower case.
+def pictures_of_things(folder: str | Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return the pictures of each thing in a folder and the folders below it, by the name of the thing in lower case,
+    and what captions call it: its name with its article, alone after *some*.
 
     The first line of NAME.txt beside NAME.png is its caption: `A red apple.` names a red apple. Hidden files are none.
-    Pictures that are left out, for another caption or for their shape, are counted in warnings with the reason.
+    Pictures that are left out are counted in warnings with the reason: another caption, another article than earlier
+    pictures of the thing have, a picture that is broken, wholly transparent, or too long and thin.
 
-    Raises VocabkitError: no such folder, it has no such pictures, or one of them is broken.
+    Raises VocabkitError: no such folder, it has no such pictures, or Pillow is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise VocabkitError(f"{folder}: no such folder; it should hold pictures with their captions in NAME.txt")
+    with needs_extra("offline", "drawing scenes"):
+        import PIL.Image  # noqa: F401 - otherwise each picture would seem to be broken
     found: dict[str, list[Path]] = {}
-    left_out: dict[str, list[Path]] = {}
+    phrases: dict[str, str] = {}
+    left_out: dict[str, list[str]] = {}
     visible = (each for each in folder.rglob("*") if not each.name.startswith("."))
     files = sorted(each for each in visible if IMAGE.fullmatch(each.name) or each.suffix.lower() == ".svg")
     for file in files:
-        name, problem = _name_or_problem(file)
-        if name:
-            found.setdefault(name, []).append(file)
+        try:
+            name, phrase = _thing(file)
+            if phrases.setdefault(name, phrase) != phrase:
+                raise VocabkitError("an earlier caption of the same words has another article")
+        except VocabkitError as error:
+            problem = str(error).removeprefix(f"{one_line(str(file))}: ")
+            kind = re.sub(r".*: | \(.*", "", problem)  # without names of files and details
+            left_out.setdefault(kind, []).append(f"{file}: {problem}")
         else:
-            left_out.setdefault(problem, []).append(file)
-    for problem, those in left_out.items():
-        message = f"{folder}: {len(those):,} of {len(files):,} pictures left out, first {those[0]}: {problem}"
-        warn(message)
+            found.setdefault(name, []).append(file)
+    for those in left_out.values():
+        warn(f"{folder}: {len(those):,} of {len(files):,} pictures left out, first {those[0]}")
     if not found:
-        raise VocabkitError(f"{folder}: no NAME.png with a NAME.txt that says what it shows, such as `A red apple.`")
-    return found
+        raise VocabkitError(
+            f"{folder}: no NAME.png that can be used with a NAME.txt that says what it shows, such as `A red apple.`"
+        )
+    return found, phrases
 
 
-def _name_or_problem(file: Path) -> tuple[str, str]:
-    """The name of the thing in a picture, or "" and why it can't be used."""
+def _thing(file: Path) -> tuple[str, str]:
+    """Name and phrase of the thing in a picture. Raises VocabkitError: why it can't be used."""
     if file.suffix.lower() not in _PICTURES:
-        return "", f"not {', '.join(_PICTURES)}"
+        raise VocabkitError(f"not {', '.join(_PICTURES)}")
     text = file.with_suffix(".txt")
     if not text.is_file():
-        return "", "no caption in a .txt beside it"
+        raise VocabkitError("no caption in a .txt beside it")
     with reading(text):
-        caption = text.read_text("utf-8-sig", "replace")
-    name = name_in_caption(caption)
-    if name is None:
-        return "", f"its caption is not a, an or some and up to {_MOST_WORDS} words, such as `A red apple.`"
-    with load_cut_out(file) as picture:
-        try:
-            check_shape(picture, pad=False)
-        except VocabkitError:
-            return "", "too long and thin to be seen"
-    return name, ""
+        first, *_ = [*text.read_bytes().removeprefix(codecs.BOM_UTF8).strip().splitlines(), b""]
+    try:
+        caption = first.decode()
+    except UnicodeDecodeError:
+        caption = "\0"
+    if "\0" in caption:  # as in UTF-16
+        raise VocabkitError("its caption is not UTF-8; save it as UTF-8")
+    thing = thing_in_caption(caption)
+    if thing is None:
+        raise VocabkitError(f"its caption is not a, an or some and up to {_MOST_WORDS} words, such as `A red apple.`")
+    picture = load_cut_out(file)
+    try:
+        check_shape(picture, pad=False)
+    except VocabkitError as error:
+        raise VocabkitError("too long and thin to be seen") from error
+    return thing
 
 
-def name_in_caption(caption: str) -> str | None:
-    """The name in the first line of a caption, in lower case: `red apple` of `A red apple.`; None in another form.
+def thing_in_caption(caption: str) -> tuple[str, str] | None:
+    """What the first line of a caption names, in lower case, alone and with its article: `red apple`, `a red apple`.
 
-    Its words are of letters of any script, hyphens and apostrophes.
+    After *some* it has none: `milk`, `milk`. Its words are of letters of any script, hyphens and apostrophes. None for
+    a caption in another form.
     """
     first, *_ = [*caption.strip().splitlines(), ""]
     determiner, *words = unicodedata.normalize("NFC", first).lower().rstrip(" \t.!").split() or [""]
-    is_name = determiner in _DETERMINERS and 1 <= len(words) <= _MOST_WORDS and all(map(_is_word, words))
-    return " ".join(words) if is_name else None
+    if determiner not in _DETERMINERS or not 1 <= len(words) <= _MOST_WORDS or not all(map(_is_word, words)):
+        return None
+    name = " ".join(words)
+    return name, name if determiner == "some" else f"{determiner} {name}"
 
 
 def _is_word(text: str) -> bool:

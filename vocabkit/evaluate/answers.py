@@ -7,7 +7,7 @@ between captions that differ in one word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 
 from vocabkit.adapter.model import Adapter
 from vocabkit.data.samples import Sample, Turn
-from vocabkit.data.scenes import COUNTS, Scene, plural, short_names, with_article
+from vocabkit.data.scenes import COUNTS, Scene, plural, short_names
 from vocabkit.evaluate.losses import (
     LONGEST_PROMPT,
     Estimate,
@@ -111,20 +111,20 @@ def ask(
     template, seed = options.template, options.seed
     scenes = [_Seen(s, scene) for s in samples if (scene := _scene_of(s)) and not why_unusable(s, features)]
     random = np.random.default_rng(seed)
-    names = sorted({name for seen in scenes for name in seen.scene.objects})
+    things = dict(sorted(pair for seen in scenes for pair in zip(seen.scene.objects, seen.scene.things, strict=True)))
     asker = _Asker(
         llm, LVLM(llm, adapter, other_weights=options.other_weights), features, template, options.batch, progress
     )
-    alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(names) >= CHOICES else []
+    alone = [seen for seen in scenes if seen.scene.kind == "single"] if len(things) >= CHOICES else []
     several = [seen for seen in scenes if seen.scene.count]
-    favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, names, template, random)])
+    favour = asker.favour_yes([q for seen in scenes for q in _yes_no_questions(seen, things, template, random)])
     favour = favour.reshape(-1, 2)  # (S, 2): a present object, an absent one
     texts = asker.write([seen.sample for seen in scenes])
     named, recognised = (
         np.array([names_all(text, seen.scene, names_of) for text, seen in zip(texts, scenes, strict=True)])
         for names_of in (full_name, short_names)
     )
-    chosen = asker.first_is_best(alone, [_other_names(seen.scene, names, random) for seen in alone])
+    chosen = asker.first_is_best(alone, [_other_names(seen.scene, things, random) for seen in alone])
     counted = asker.first_is_best(several, [_other_counts(seen.scene) for seen in several])
     return Answers(
         named=_share(named, np.mean, seed),
@@ -155,7 +155,8 @@ def _scene_of(sample: Sample) -> Scene | None:
     except msgspec.ValidationError:
         return None
     countable = scene.count is None or (scene.count in COUNTS and plural(scene.objects[0]) is not None)
-    return scene if countable and len(scene.objects) == (2 if scene.kind == "pair" else 1) else None
+    named = len(scene.objects) == len(scene.things) == (2 if scene.kind == "pair" else 1)
+    return scene if countable and named else None
 
 
 class _Asker:
@@ -218,11 +219,11 @@ class _Asker:
         ).nats
 
 
-def _other_names(scene: Scene, names: Sequence[str], random: np.random.Generator) -> list[str]:
+def _other_names(scene: Scene, things: Mapping[str, str], random: np.random.Generator) -> list[str]:
     """The right answer, and the same with nine other names."""
-    (own,) = scene.objects
+    (own,), names = scene.objects, list(things)
     others = [names[i] for i in random.permutation(len(names)) if names[i] != own][: CHOICES - 1]
-    return [replace(scene, objects=(name,)).answer for name in (own, *others)]
+    return [replace(scene, objects=(name,), phrases=(things[name],)).answer for name in (own, *others)]
 
 
 def _other_counts(scene: Scene) -> list[str]:
@@ -231,19 +232,19 @@ def _other_counts(scene: Scene) -> list[str]:
 
 
 def _yes_no_questions(
-    seen: _Seen, names: Sequence[str], template: Template, random: np.random.Generator
+    seen: _Seen, things: Mapping[str, str], template: Template, random: np.random.Generator
 ) -> list[tuple[Sample, str]]:
     """One question about a present object and one about an absent one; none if the data has no other object."""
     objects = seen.scene.objects
-    others = [name for name in names if name not in objects]
+    others = [name for name in things if name not in objects]
     if not others:
         return []
     asked = [objects[random.integers(len(objects))], others[random.integers(len(others))]]
-    return [(seen.sample, _is_there(name, template)) for name in asked]
+    return [(seen.sample, _is_there(things[name], template)) for name in asked]
 
 
-def _is_there(name: str, template: Template) -> str:
-    question = f"Is there {with_article(name)} in this picture?"
+def _is_there(thing: str, template: Template) -> str:
+    question = f"Is there {thing} in this picture?"
     if template == "chat":
         return f"<image>\n{question} Answer yes or no."
     return f"Image: <image>\nQuestion: {question}\nAnswer:"
