@@ -106,7 +106,7 @@ def build_shared(
     The result is one Arrow file: a row for each shared token or, with --words, for each word; a column of ids for each
     tokenizer (see docs/formats.md).
     """
-    from vocabkit.errors import VocabkitError, quote
+    from vocabkit.errors import VocabkitError, counted, quote
     from vocabkit.shared.align import align, unmatched_roles
 
     if union and at_least is not None:
@@ -160,15 +160,11 @@ def build_shared(
         show_json({**shared_as_json(path, shared), **({"unmatched_roles": unmatched} if special_roles else {})})
         return
     required, count = shared.selection.at_least, len(shared.names)
-    rows = (
-        f"words{' and phrases' * (phrases or names is not None)}"
-        if of_words
-        else "shared tokens"
-        if required == count
-        else "tokens"
-    )
+    rows = counted(len(shared), "word" if of_words else "shared token" if required == count else "token")
+    if phrases or names is not None:
+        rows += " or phrase" if len(shared) == 1 else " and phrases"
     what = rows if required == count else f"{rows} that {required} or more of {count} have"
-    say(f"{path}: {len(shared):,} {what}, {shared.fingerprint}")
+    say(f"{path}: {what}, {shared.fingerprint}")
     for info in shared.tokenizers:
         if of_words:
             lengths = shared.spellings(info.name).lengths
@@ -180,10 +176,10 @@ def build_shared(
     for one, lacking in unmatched.items():
         say(f"  role {one} not matched, missing in {', '.join(lacking)}")
     if shared.selection.unreachable is not None:
-        say(f"  {shared.selection.unreachable:,} tokens left out that encode never produces")
+        say(f"  {counted(shared.selection.unreachable, 'token')} left out that encode never produces")
     if shared.selection.mass_kept is not None and (words or rank_by):
-        unit = "words" if words else "tokens"
-        say(f"  {shared.selection.mass_kept:.2%} of {shared.selection.corpus_tokens:,} corpus {unit} kept")
+        total = counted(shared.selection.corpus_tokens or 0, "corpus word" if words else "corpus token")
+        say(f"  {shared.selection.mass_kept:.2%} of {total} kept")
 
 
 def _with_given_roles(vocabularies: list[Vocabulary], given: Sequence[str]) -> list[Vocabulary]:
@@ -309,7 +305,8 @@ def _check_shared(file: Path, tokenizer: list[str] | None, *, json: bool) -> Non
     else:
         for line in (*verdict.problems, *verdict.notes):
             say(line)
-        right = f"all {len(shared):,} rows are right in {', '.join(shared.names)}"
+        rows = "its row is" if len(shared) == 1 else f"all {len(shared):,} rows are"
+        right = f"{rows} right in {', '.join(shared.names)}"
         say(f"{file}: {right if verdict.passed else 'does not fit its tokenizers'}")
     raise typer.Exit(0 if verdict.passed else 1)
 

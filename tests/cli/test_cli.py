@@ -312,6 +312,25 @@ def test_origin_changes_no_fingerprint(small: Path, monkeypatch: pytest.MonkeyPa
 # ---- ranking -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--words", "captions.txt", "--top", "1"], ["1 word, ", "corpus words kept"]),
+        (["--words", "word.txt"], ["1 word, ", "100.00% of 1 corpus word kept"]),
+        (["--names", "word.txt"], ["1 word or phrase, "]),
+        (["--names", "names.txt"], ["2 words and phrases, "]),
+        (["--rank-by", "captions.txt", "--top", "1"], ["1 shared token, ", "corpus tokens kept"]),
+    ],
+)
+def test_one_row_is_counted_as_one(tmp_path: Path, options: list[str], says: list[str]) -> None:
+    for name, content in {"captions.txt": "a banjo", "word.txt": "banjo", "names.txt": "sea lion\nbanjo"}.items():
+        (tmp_path / name).write_text(content)
+    built = output_of(tmp_path, "build-shared", "gemma3", "smollm2", *options, "--out", "w.arrow")
+    assert all(each in built for each in says)
+    if says[0].startswith("1 "):
+        assert output_of(tmp_path, "check", "w.arrow") == "w.arrow: its row is right in gemma3, smollm2\n"
+
+
 def test_words_are_rows_that_show_lists_and_check_proves(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a banjo and a hamsa\n", "utf-8")
     built = output_of(tmp_path, "build-shared", "gemma3", "smollm2", "--words", "captions.txt", "--out", "w.arrow")
@@ -323,8 +342,8 @@ def test_words_are_rows_that_show_lists_and_check_proves(tmp_path: Path) -> None
     ]
     shown = output_of(tmp_path, "show", "w.arrow", "--token", " banjo").splitlines()
     assert shown[3] == "  words of at least 2 tokenizers, in order of count"
-    assert shown[-1] == "       2  ' banjo'  gemma3 200388  smollm2 5517 12780  count 1"
-    assert output_of(tmp_path, "show", "w.arrow", "--csv").splitlines()[3] == "2, banjo,,1,200388,5517 12780"
+    assert shown[-1] == "       1  ' banjo'  gemma3 200388  smollm2 5517 12780  count 1"
+    assert output_of(tmp_path, "show", "w.arrow", "--csv").splitlines()[2] == "1, banjo,,1,200388,5517 12780"
     row = json_of(tmp_path, "show", "w.arrow", "--token", " banjo")["listed"][0]
     assert row["ids"] == {"gemma3": [200388], "smollm2": [5517, 12780]}
     assert output_of(tmp_path, "check", "w.arrow") == "w.arrow: all 4 rows are right in gemma3, smollm2\n"

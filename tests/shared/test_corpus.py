@@ -107,6 +107,13 @@ def test_conversation_counts_by_its_answers_without_image_placeholders(tmp_path:
     assert list(captions([write(tmp_path / "chat.json", json.dumps([record]))])) == ["A cat.", "On a mat."]
 
 
+def test_texts_instead_of_objects_are_captions(tmp_path: Path) -> None:
+    for name, content in {"a.json": '["a dog",\n"a cat"]', "b.jsonl": '"a dog"\n"a cat"\n'}.items():
+        path = write(tmp_path / name, content)
+        assert list(captions([path])) == ["a dog", "a cat"]
+        assert "is not a JSON object; expected a record with the field 'word'" in refusal(path, "word")
+
+
 def test_blank_and_null_captions_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "\n \t\r\n\nA\n<image> \n")
     write(tmp_path / "b.jsonl", '{"text": null}\n{"text": ""}\n  \n{"text": "B"}\n')
@@ -320,7 +327,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "fields with text": ("a.jsonl", b'{"url": "x", "size": 1}', "it has fields with text: 'url'; name one in `text_"),
     "no field with text": ("a.json", b'{"annotations": [{"caption": "a"}]}', "it has no field with text"),
     "no object": ("a.jsonl", b"7", "line 1 is not a JSON object"),
-    "array of texts": ("a.json", b'["a"]', "record 1 is not a JSON object"),
+    "array of arrays": ("a.json", b'[["a"]]', "record 1 is not a JSON object"),
+    "half a surrogate pair as a caption": ("a.json", b'["\\ud83c"]', "record 1: 'caption' holds half a surrogate pair"),
     "pretty object": ("a.json", b'{\n"caption": "a"\n}', "line 1: not valid JSON"),
     "number": ("a.jsonl", b'{"caption": 7}', "line 1: 'caption' holds int"),
     "list": ("a.jsonl", b'{"caption": ["a", "b"]}', "line 1: 'caption' holds list"),

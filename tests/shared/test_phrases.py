@@ -39,7 +39,7 @@ def test_words_that_belong_together_are_phrases_in_their_commonest_form(tmp_path
     found = counted(corpus(tmp_path, CAPTIONS * LEAST + FILLER * 5 * LEAST))
     phrases = [(text, count) for text, count in found.items() if " " in text]
     assert phrases == [
-        ("teddy bear", 10), ("Christmas star", 5), ("New York taxi", 5), ("brown bear", 5), ("slice of pizza", 5),
+        ("teddy bear", 10), ("brown bear", 5), ("slice of pizza", 5), ("Christmas star", 5), ("New York taxi", 5),
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -130,10 +131,10 @@ def test_words_stand_between_white_space_without_punctuation_at_their_ends() -> 
 
 
 def test_words_that_differ_in_case_are_one_in_their_commonest_form(tmp_path: Path) -> None:
-    """Most frequent first; of equal counts in the order of characters."""
+    """Most frequent first; of equal counts in the order of the captions."""
     file = tmp_path / "captions.txt"
     file.write_text("A zither in Paris.\nTHE\nA barn, a barn, Paris\nthe paris\n", "utf-8")
-    expected = [("Paris", 3), ("a", 3), ("barn", 2), ("the", 2), ("in", 1), ("zither", 1)]
+    expected = [("a", 3), ("Paris", 3), ("the", 2), ("barn", 2), ("zither", 1), ("in", 1)]
     assert list(count_words([file]).items()) == expected
 
 
@@ -147,6 +148,40 @@ def test_rows_are_most_frequent_words_with_their_counts(tmp_path: Path) -> None:
     assert (found.selection.order, found.selection.corpus) == ("count", "words of captions.txt")
     assert found.selection.mass_kept == 5 / 7
     assert "top 9: choose 1 to 4" in refusal(align_words, [known("llama3"), known("deepseek")], [file], top=9)
+
+
+def test_beginning_of_a_list_of_words_is_kept_and_told(tmp_path: Path) -> None:
+    file = captions_file(tmp_path, "the\nof\nand\na\n")
+    with pytest.warns(VocabkitWarning, match="^`top` 2: nearly all of the 4 words occur equally often"):
+        found = align_words([known("llama3"), known("deepseek")], [file], top=2)
+    assert list(found) == [b" the", b" of"]
+    with warnings.catch_warnings(action="error"):
+        align_words([known("llama3"), known("deepseek")], [file], top=4)
+        align_words([known("llama3"), known("deepseek")], [captions_file(tmp_path, "a harp and a barn\n")], top=1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "100.jpg#0\tA dog runs.",
+        "100.jpg,A dog runs.",
+        "the\t23135851162",
+        "you 28787591",
+        "the,23",
+        "7 dogs",
+        "dog\tbark",
+    ],
+)
+def test_tables_that_are_read_as_captions_are_told(tmp_path: Path, line: str) -> None:
+    file = captions_file(tmp_path, "word\n" + f"{line}\n" * 9)
+    with pytest.warns(VocabkitWarning, match=r"captions\.txt: its captions are like rows of a table, such as '"):
+        count_words([file])
+
+
+def test_captions_may_hold_numbers_names_of_files_and_tabs(tmp_path: Path) -> None:
+    lines = ["7 dogs", "a Boeing 747", "\tA cat.\t", "a sign: dog.jpg", "bark\tdog", "7", "7up"]
+    with warnings.catch_warnings(action="error"):
+        count_words([captions_file(tmp_path, "\n".join(lines))])
 
 
 @pytest.mark.parametrize("content", ["... !\n", "\U0001f34e \u2764\ufe0f\n", "\0 \u200b \u00ad\n"])
@@ -186,7 +221,7 @@ def test_words_that_differ_in_more_than_case_are_several(tmp_path: Path) -> None
 
 def test_of_forms_as_frequent_as_each_other_the_one_in_lower_case_is_taken(tmp_path: Path) -> None:
     assert list(count_words([captions_file(tmp_path, "café CAFÉ\nThe BARN, the barn\n")])) == [
-        "barn", "café", "the",
+        "café", "the", "barn",
     ]  # fmt: skip
     assert one_form_each(["cat", "Cat", "cat", "sea lion", "Sea  Lion"]) == {"cat": "cat", "sea lion": "sea lion"}
 
@@ -355,18 +390,44 @@ def test_names_are_rows_whatever_number_of_words_is_kept(tmp_path: Path) -> None
     ("content", "says"),
     [
         (b"", "line 1 has no name in it"),
-        (b"cat\n\ndog\n", "line 2 has no name in it"),
+        (b"cat\n\ndog\n", r"line 2 has no name in it; leave it out, .* \(blank lines may stand at the end only\)"),
         (b"!\n", "line 1 has no name in it"),
         (b"cat\ntench, Tinca tinca\n", "line 2 has ',' in it; give one name in a line, such as tench"),
         (b"0\tcat\n", r"line 1 has '\\t' in it"),
         (b"cat\nc\0t\n", r"line 2 has '\\x00' in it"),
         (b"\xff\n", "not UTF-8 text"),
+        (b"cat\ngreat_white_shark\n", "line 2, 'great_white_shark', has '_' in it; write spaces"),
+        (b"n01440764 tench\n", "line 1, 'n01440764 tench', has the number of a synset in it"),
+        (b"/a/airfield 0\n", "line 1, '/a/airfield 0', begins with '/', as paths do; give the name alone"),
+        (b"# classes\ncat\n", "line 1, '# classes', begins with '#', as comments do; leave it out"),
     ],
 )
 def test_lists_with_lines_without_one_name_raise(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(VocabkitError, match=rf"names\.txt: {says}"):
         read_names(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("lines", "where"),
+    [
+        (["1: person", "2: bicycle"], "begin"),
+        (["001.Ovenbird", "002.Mallard"], "begin"),
+        (["0 person", "1 bicycle", "12 stop sign"], "begin"),
+        (["airfield 0", "alley 1"], "end"),
+    ],
+)
+def test_numbers_of_lines_are_told(tmp_path: Path, lines: list[str], where: str) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(lines))
+    with pytest.warns(VocabkitWarning, match=f"nearly all lines {where} with a number, such as '{lines[0]}'"):
+        read_names(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("names", [["7up", "2 wheeler", "Boeing 747", "AT&T", "o'clock", "AC/DC"], ["Boeing 747"]])
+def test_names_with_digits_and_signs_are_names(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    with warnings.catch_warnings(action="error"):
+        assert read_names(tmp_path / "names.txt") == names
 
 
 @pytest.mark.parametrize("ending", ["csv", "JSON", "jsonl", "parquet"])

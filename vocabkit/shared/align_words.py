@@ -95,6 +95,8 @@ def align_words(
     if top is not None and not 1 <= top <= len(ranked):
         raise VocabkitError(f"top {top}: choose 1 to {len(ranked)}, the number of words")
     if top is not None:
+        if told := _first_of_list(np.fromiter(counts.values(), np.int64)[ranked], top):
+            warn(told)
         has_row[ranked[top:]] = np.array([word in asked for word in counts])[ranked[top:]]
     kept = np.flatnonzero(has_row)
     made = make_shared(
@@ -134,6 +136,17 @@ def _losses(
     return f"{left_out}: {', '.join(parts)}{remedy}"
 
 
+def _first_of_list(counts: np.ndarray, top: int) -> str | None:
+    """Say that `top` keeps words by their place alone, if nearly all, also of those kept, have the same count."""
+    same = counts == counts[-1]
+    if top == len(counts) or min(same.mean(), same[:top].mean()) < 1 - _MANY:
+        return None
+    return (
+        f"`top` {top}: nearly all of the {len(counts):,} words occur equally often, so those that come first are kept; "
+        "a list of words must be in order of frequency (counts beside the words are not read)"
+    )
+
+
 def _long_rows(shared: SharedVocabulary, name: str) -> str | None:
     """Say that the rows of a tokenizer are no words, if many have so many ids that they must be clauses."""
     long = np.flatnonzero(shared.spellings(name).lengths > _CLAUSE)
@@ -142,7 +155,7 @@ def _long_rows(shared: SharedVocabulary, name: str) -> str | None:
     first = quote(shared[int(long[0])].decode().strip())
     return (
         f"words of more than {_CLAUSE} ids in {name}: {len(long):,} of {len(shared):,}, such as {first}; words are cut "
-        "at spaces: put some into text that has none"
+        "at spaces: put some into text that has none, and leave out addresses and names of files"
     )
 
 

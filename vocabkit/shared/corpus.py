@@ -2,8 +2,9 @@
 
 The format follows from the ending of the name (before `.gz` or `.zst`): `.txt` holds one caption per line, `.parquet` a
 column of them, and `.json`, `.jsonl` and `.ndjson` records: an array of objects, as LLaVA writes it, or one object per
-line. Compression is detected from a file's first bytes. A folder means the files in it with these endings (a warning
-tells of others), and a pattern, such as part-{00..15}.txt or *.jsonl, the files that it names.
+line; a string instead of an object is a caption itself. Compression is detected from a file's first bytes. A folder
+means the files in it with these endings (a warning tells of others), and a pattern, such as part-{00..15}.txt or
+*.jsonl, the files that it names.
 
 `-` is standard input. It, and pipes whose name has none of these endings, hold records if they begin like JSON, else
 one caption per line. Parquet can't be read from a pipe, because reading starts at its end.
@@ -266,8 +267,13 @@ def _in_word(character: str) -> bool:
 
 
 def _texts(where: str, record: Any, text_column: str | None) -> list[str]:
+    if isinstance(record, str) and text_column is None:
+        record = {_FIELDS[0]: record}
     if not isinstance(record, dict):
-        raise VocabkitError(f"{where} is not a JSON object; expected a record with a caption")
+        raise VocabkitError(
+            f"{where} is not a JSON object; expected a record with "
+            + ("a caption, or the caption itself" if text_column is None else f"the field {quote(text_column)}")
+        )
     readable = [name for name, value in record.items() if isinstance(value, str) or _is_conversation(value)]
     name = _field(where, "field", text_column, record, readable)
     value = record[name]

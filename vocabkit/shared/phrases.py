@@ -30,6 +30,8 @@ def count_phrases(
 ) -> dict[str, int]:
     """Count the words and phrases of the captions in `paths`, most frequent first; a word only outside of phrases.
 
+    Of equal counts, as they come in the corpus.
+
     Args:
         paths, text_column, progress: as for `captions`. They are read twice.
         words: the words of the captions, as `count_words` gives them.
@@ -47,7 +49,7 @@ def count_phrases(
     for text in captions(paths, text_column=text_column, progress=progress):
         counts.update(finder.rows(text))
     found = {rows[row]: count for row, count in counts.items()}
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _phrases(texts: Iterable[str]) -> list[tuple[str, ...]]:
