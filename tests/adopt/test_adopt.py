@@ -26,12 +26,15 @@ from vocabkit.adapter.config import MLPConfig
 from vocabkit.adapter.model import LangBridgeAdapter, MLPProjector, load_adapter
 from vocabkit.adopt import captions
 from vocabkit.adopt.adopt import AdoptOptions, adopt
+from vocabkit.adopt.captions import words_prompt
 from vocabkit.adopt.teacher import open_teacher
 from vocabkit.data.llava import read_llava
 from vocabkit.errors import VocabkitError, VocabkitWarning
 from vocabkit.evaluate.validate import FileOptions, validate_files
 from vocabkit.llm.load import load_llm, quiet_transformers
+from vocabkit.shared.align_words import align_words
 from vocabkit.shared.shared_vocabulary import open_shared
+from vocabkit.tokenizer.catalog import resolve
 from vocabkit.transfer.published import export_mm_projector
 from vocabkit.transfer.transfer import transfer
 from vocabkit.vision.features import cache_files, open_features
@@ -119,6 +122,29 @@ def test_rows_may_be_words(world: World, llava: Path, pictures: Path, tmp_path: 
     """Of captions in the file already, so the teacher is not asked."""
     adopt(str(llava), str(pictures), tmp_path / "out", options(world, "steps=1", "word_steps=1", words=True))
     assert open_shared(tmp_path / "out" / "shared.arrow").of_words
+
+
+def test_prompt_shows_answers_after_their_rarer_words(tmp_path: Path) -> None:
+    file = tmp_path / "captions.jsonl"
+    said = [
+        "a red cup on a mat",
+        "A blue owl on a mat.",
+        "A blue jug on a mat.",
+        "A red fox on a mat.",
+        *["A mat."] * 20,
+    ]
+    lines = []
+    for picture, answer in enumerate(said):
+        for number, text in enumerate((answer, "Something else.")):
+            turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": text}]
+            lines.append(json.dumps({"id": f"{picture}.png#{number}", "image": "x.png", "conversations": turns}))
+    file.write_text("\n".join(lines) + "\n")
+    shared = align_words([resolve(name).vocabulary for name in ("smollm2", "qwen2")], [file])
+    expected = ["Words: blue owl", "Caption: A blue owl on a mat.", "Words: fox red", "Caption: A red fox on a mat."]
+    found = words_prompt(file, shared)
+    assert found == "\n".join([*expected, "Words: <image>", "Caption:"]), "whole answers, no word twice"
+    file.write_text(lines[-2] + "\n")
+    assert words_prompt(file, shared) is None
 
 
 def test_captions_are_written_in_the_precision_of_the_training(

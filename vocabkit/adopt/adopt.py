@@ -6,6 +6,7 @@ loss), then the LLM's next-token distributions in them (KL divergence, through t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from vocabkit.adopt.captions import (
     count_captions,
     gain_of_picture,
     in_order,
+    words_prompt,
     write_captions,
 )
 from vocabkit.adopt.teacher import Teacher, open_teacher, with_fingerprint
@@ -195,6 +197,8 @@ def adopt(
         while not (out / SHARED).exists():  # hours, beyond the patience of torch's barriers
             time.sleep(1)
         shared, left_out, gain = open_shared(out / SHARED), None, None
+    if options.words and recipe.prompt is None:
+        recipe = dataclasses.replace(recipe, prompt=words_prompt(out / CAPTIONS, shared))
     trained = train(recipe, out, on_step=on_step, progress=progress)
     covered = shared.selection.mass_kept or 0.0
     return Adopted(trained, teacher.projector.config.llm, len(shared), covered, left_out, gain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from vocabkit.files.records import parse_json
 from vocabkit.llm.load import LLM
 from vocabkit.llm.lvlm import LVLM, caption_loss, collate, write_answers
 from vocabkit.llm.prompts import IGNORED, Template, encode_question, encode_sample
+from vocabkit.shared.shared_vocabulary import SharedVocabulary
+from vocabkit.shared.words import WordFinder
 from vocabkit.vision.features import Features
 
 QUESTIONS = {
@@ -35,6 +38,10 @@ _NOT_OURS = "holds something other than a teacher's answers, or those of an earl
 _OTHER_PICTURES = "answers about other pictures;"
 FAR = 0.38
 """How far away the other picture is in the order, as a share of all."""
+EXAMPLES = 5
+"""Answers that a prompt shows."""
+COMMON = 0.2
+"""Words of a larger share of all answers, such as *a*, are not among those that a prompt shows."""
 SAMPLED = 256
 """Values of each of the LLM's tensors in a teacher's fingerprint: tuning changes nearly all of those it trains."""
 
@@ -196,6 +203,28 @@ def _difference(record: Mapping[str, Any], asked: Asked, key: str) -> str | None
 def _answers(asked: Asked, question: str, visual: Tensor) -> list[str]:
     ids = [asked.prompt(question)] * len(visual)
     return write_answers(asked.llm, ids, visual, template=asked.template, max_new_tokens=asked.longest)
+
+
+def words_prompt(file: Path, shared: SharedVocabulary) -> str | None:
+    """Return a prompt that shows an LLM how words become a caption, by the teacher's answers to the first question and
+    the words in them that few others have; None if no answer has two of these.
+
+    Args:
+        shared: V_shared of words.
+    """
+    said = [" ".join(sample.turns[0].answer.split()) for sample in read_llava(file) if sample.id.endswith("#0")]
+    said = [text for text in said if text.endswith((".", "!", "?"))] or said  # others may have been cut off
+    finder = WordFinder(token.decode() for token in shared.tokens.to_pylist())
+    rows = [set(finder.rows(text)) for text in said]
+    often = Counter(row for each in rows for row in each)
+    examples, shown = list[str](), set[int]()
+    for text, each in zip(said, rows, strict=True):
+        rare = {row for row in each if often[row] <= COMMON * len(said)}
+        if len(rare) > 1 and not rare & shown and PLACEHOLDER not in text and len(examples) < EXAMPLES:
+            shown |= rare
+            words = " ".join(sorted(shared[row].decode().strip() for row in rare))
+            examples.append(f"Words: {words}\nCaption: {text}\n")
+    return "".join(examples) + f"Words: {PLACEHOLDER}\nCaption:" if examples else None
 
 
 @torch.no_grad()
