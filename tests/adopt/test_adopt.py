@@ -131,7 +131,7 @@ def test_prompt_shows_answers_after_their_rarer_words(tmp_path: Path) -> None:
         "A blue owl on a mat.",
         "A blue jug on a mat.",
         "A red fox on a mat.",
-        *["A mat."] * 20,
+        *["A rug on a mat."] * 20,
     ]
     lines = []
     for picture, answer in enumerate(said):
