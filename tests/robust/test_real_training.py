@@ -32,7 +32,7 @@ def test_lora_overfits_four_pictures_below_the_best_blind_loss(sources: Path, tm
         llm = "{llm}"
         adapter = "{ADAPTER}"
         train_llm = "lora"
-        steps = 24
+        steps = 48
         batch = {PICTURES}
         learning_rate = 4e-3
         """
